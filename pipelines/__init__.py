@@ -1,0 +1,1 @@
+"""How a run goes, from top to bottom; copy one to change it."""

@@ -1,0 +1,28 @@
+"""Photographs in; camera poses and a sparse cloud for splat training out.
+
+Importing this package imports neither torch nor OpenCV nor nerfstudio.
+"""
+
+from sfmprep.config import Recipe, load_recipe
+from sfmprep.errors import (
+    ConfigError,
+    ImageError,
+    ReconstructionError,
+    SfmprepError,
+    StoreError,
+    WeightsError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ImageError",
+    "Recipe",
+    "ReconstructionError",
+    "SfmprepError",
+    "StoreError",
+    "WeightsError",
+    "__version__",
+    "load_recipe",
+]

@@ -1,0 +1,116 @@
+"""Every half pixel, resize, quarter turn and axis flip of the project.
+
+COLMAP pixels put the centre of the first pixel at (0.5, 0.5), so a resize is one
+multiplication and a flip is `W - x`. Each function here has its inverse here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.types import Float32, ImageBatch
+
+Float64 = NDArray[np.float64]
+
+# EXIF orientation -> the 2x2 integer matrix A and whether W and H swap, such that
+# upright = A (stored - centre) + upright centre. Values from the EXIF 2.3 standard,
+# tag 0x0112: 3 is half a turn, 6 is shown after a quarter turn clockwise.
+_UPRIGHT: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
+    1: ((1, 0), (0, 1)),
+    2: ((-1, 0), (0, 1)),
+    3: ((-1, 0), (0, -1)),
+    4: ((1, 0), (0, -1)),
+    5: ((0, 1), (1, 0)),
+    6: ((0, -1), (1, 0)),
+    7: ((0, -1), (-1, 0)),
+    8: ((0, 1), (-1, 0)),
+}
+
+
+def colmap_from_centre(xy: Float32) -> Float32:
+    """Adds half a pixel: from pixel centres at integers to COLMAP pixels."""
+    return np.asarray(xy, np.float32) + np.float32(0.5)
+
+
+def centre_from_colmap(xy: Float32) -> Float32:
+    """Takes half a pixel: from COLMAP pixels to pixel centres at integers."""
+    return np.asarray(xy, np.float32) - np.float32(0.5)
+
+
+def resize_xy(
+    xy: Float32, from_size: tuple[int, int], to_size: tuple[int, int]
+) -> Float32:
+    """Maps COLMAP pixels of an image of (W, H) `from_size` to one of `to_size`."""
+    scale = np.array(to_size, np.float64) / np.array(from_size, np.float64)
+    return (np.asarray(xy, np.float64) * scale).astype(np.float32)
+
+
+def upright_matrix(orientation: int) -> Float64:
+    """The 2x2 matrix that turns stored pixel axes to upright ones.
+
+    Raises:
+        ValueError: `orientation` is not an EXIF orientation (1..8).
+    """
+    if orientation not in _UPRIGHT:
+        raise ValueError(f"{orientation=} but expected an EXIF orientation, 1..8")
+    return np.array(_UPRIGHT[orientation], np.float64)
+
+
+def is_mirrored(orientation: int) -> bool:
+    """Whether this EXIF orientation says that the stored pixels are mirrored."""
+    return bool(np.linalg.det(upright_matrix(orientation)) < 0)
+
+
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(W, H) after the pixels are turned upright; its own inverse."""
+    return size if upright_matrix(orientation)[0, 0] else (size[1], size[0])
+
+
+def upright_xy(xy: Float32, size: tuple[int, int], orientation: int) -> Float32:
+    """Maps COLMAP pixels of the stored image of (W, H) `size` to the upright one."""
+    matrix = upright_matrix(orientation)
+    centre = np.array(size, np.float64) / 2
+    upright_centre = np.array(upright_size(size, orientation), np.float64) / 2
+    return ((np.asarray(xy, np.float64) - centre) @ matrix.T + upright_centre).astype(
+        np.float32
+    )
+
+
+def stored_xy(xy: Float32, size: tuple[int, int], orientation: int) -> Float32:
+    """The inverse of `upright_xy`; `size` is that of the stored image."""
+    matrix = upright_matrix(orientation)
+    centre = np.array(size, np.float64) / 2
+    upright_centre = np.array(upright_size(size, orientation), np.float64) / 2
+    return ((np.asarray(xy, np.float64) - upright_centre) @ matrix + centre).astype(
+        np.float32
+    )
+
+
+def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turns stored pixels [H, W, ...] upright."""
+    matrix = upright_matrix(orientation)
+    swap = matrix[0, 0] == 0
+    turned = np.swapaxes(pixels, 0, 1) if swap else pixels
+    flip_x = matrix[0].sum() < 0
+    flip_y = matrix[1].sum() < 0
+    turned = turned[:, ::-1] if flip_x else turned
+    turned = turned[::-1] if flip_y else turned
+    return np.ascontiguousarray(turned)
+
+
+def stored_from_network(xy: Float32, batch: ImageBatch, item: int) -> Float32:
+    """Maps COLMAP pixels of item `item` of a network's batch to the file on disk."""
+    size = (int(batch.sizes[item, 0]), int(batch.sizes[item, 1]))
+    orientation = int(batch.orientations[item])
+    upright = resize_xy(xy, batch.network_size, upright_size(size, orientation))
+    return stored_xy(upright, size, orientation)
+
+
+def opengl_from_opencv(world_from_cam: Float64) -> Float64:
+    """Flips the camera's y and z axes of [..., 4, 4] poses; its own inverse.
+
+    OpenCV and COLMAP cameras look along +z with y down, OpenGL's and nerfstudio's
+    along -z with y up.
+    """
+    return world_from_cam * np.array([1.0, -1.0, -1.0, 1.0])

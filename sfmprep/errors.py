@@ -1,0 +1,39 @@
+"""What can go wrong, as types.
+
+    SfmprepError                 exit code 1
+    ├── ConfigError              exit code 2: the call or the recipe is wrong
+    ├── ImageError               a photograph cannot be used
+    ├── StoreError               a store is damaged, busy or made otherwise
+    ├── WeightsError             weights are missing or not what they should be
+    └── ReconstructionError      COLMAP found no model, or none worth exporting
+
+Every message says what happened, where, what was expected and what to do.
+"""
+
+
+class SfmprepError(Exception):
+    """The root of all errors that sfmprep raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SfmprepError):
+    """A recipe, an option or an argument is wrong."""
+
+    exit_code = 2
+
+
+class ImageError(SfmprepError):
+    """An image, or the folder of images, cannot be used."""
+
+
+class StoreError(SfmprepError):
+    """A store is damaged, in use, full, or was made with another configuration."""
+
+
+class WeightsError(SfmprepError):
+    """Weights are missing, cannot be fetched, or are not the expected ones."""
+
+
+class ReconstructionError(SfmprepError):
+    """No camera poses could be found from the matches."""

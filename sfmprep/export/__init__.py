@@ -1,0 +1,1 @@
+"""Datasets that trainers open as they are."""

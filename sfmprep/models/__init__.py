@@ -1,0 +1,1 @@
+"""Networks and classical operators behind the protocols of `protocols.py`."""

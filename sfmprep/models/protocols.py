@@ -1,0 +1,66 @@
+"""What the stages ask of a model: batch in, list out, numpy at the boundary.
+
+A model never sees a path of an image. Its device and dtype go into its constructor.
+A batch gives the same result as its items one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
+
+
+class Extractor(Protocol):
+    """Finds and describes keypoints."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The checksum of the weights in use, or None for a classical operator."""
+        ...
+
+    def extract(self, batch: ImageBatch) -> list[Features]:
+        """Extracts the features of each image of a batch.
+
+        Returns, per image of the batch:
+            1. `xy` in COLMAP pixels of the file on disk (not of the network's input),
+            2. rows sorted by falling score, at most `max_keypoints` of them,
+            3. zero rows where nothing was found (a blank image is no error).
+        """
+        ...
+
+
+class Matcher(Protocol):
+    """Matches the features of image pairs."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The checksum of the weights in use, or None for a classical operator."""
+        ...
+
+    def match(self, pairs: Sequence[tuple[Features, Features]]) -> list[Matches]:
+        """Matches each pair.
+
+        Returns, per pair:
+            1. `index` rows (i, j) of the first and second image's features,
+            2. one-to-one, sorted by falling score,
+            3. zero rows where either image has no feature.
+        """
+        ...
+
+
+class DenseMatcher(Protocol):
+    """Matches image pairs without detecting keypoints first."""
+
+    def match(self, first: ImageBatch, second: ImageBatch) -> list[DenseMatches]:
+        """Matches item k of the first batch with item k of the second."""
+        ...
+
+
+class Retriever(Protocol):
+    """Describes whole images."""
+
+    def embed(self, batch: ImageBatch) -> Float32:
+        """Returns one unit row [B, D] per image; their dot product is similarity."""
+        ...
