@@ -1,0 +1,25 @@
+"""How a stage reports its progress: an iterable wrapper that tqdm fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Wraps an iterable and shows how far it has come."""
+
+    def __call__(
+        self, items: Iterable[T], *, desc: str, total: int | None = None
+    ) -> Iterable[T]:
+        """Yields the items of `items`; `total` where it has no length."""
+        ...
+
+
+def silent(
+    items: Iterable[T], *, desc: str = "", total: int | None = None
+) -> Iterable[T]:
+    """Shows nothing."""
+    return items

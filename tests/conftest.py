@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real weights and scenes; skips the test where it is absent."""
+    folder = Path(os.environ.get("SFMPREP_SHARED") or _BESIDE)
+    if not (folder / "data" / "scenes").is_dir():
+        pytest.skip(f"no real data at {folder}; name it in SFMPREP_SHARED")
+    return folder
+
+
+@pytest.fixture
+def real_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Points SFMPREP_WEIGHTS to the real weights."""
+    folder = shared / "weights"
+    monkeypatch.setenv("SFMPREP_WEIGHTS", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
+    """No test downloads, reads the user's cache, or sees the caller's weights."""
+    monkeypatch.setenv("SFMPREP_OFFLINE", "1")
+    monkeypatch.delenv("SFMPREP_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
