@@ -6,7 +6,7 @@ of the first pixel is (0.5, 0.5). `image_size` is (W, H) of the file on disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ class Features:
     scores: Float32  # [N] higher is better
     descriptors: Array  # [N, D] float16 or float32 unit rows, or uint8 (SIFT)
     image_size: tuple[int, int]  # (W, H) of the file on disk
+    orientation: int = 1  # EXIF: the descriptors are those of the upright image
     scale: Float32 | None = None  # [N] pixels
     angle: Float32 | None = None  # [N] radians
 
@@ -87,7 +88,7 @@ class Matches:
     """Matches of one pair, one-to-one; M may be 0."""
 
     index: Int32  # [M, 2] rows of the first and of the second image's features
-    scores: Float32 = field()  # [M] in 0..1, higher is better
+    scores: Float32  # [M] in 0..1, higher is better
 
     def __post_init__(self) -> None:
         rows = len(self.index)

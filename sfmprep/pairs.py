@@ -1,0 +1,115 @@
+"""Which images are matched with which, before anything is known of their content."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfmprep.errors import ConfigError
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Unordered pairs of image names, each once: name0 < name1, sorted."""
+
+    items: tuple[Pair, ...]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Pairs:
+        """Brings pairs into order; repeated and reversed ones are merged.
+
+        Raises:
+            ValueError: an image is paired with itself.
+        """
+        unique = {(a, b) if a < b else (b, a) for a, b in pairs}
+        if same := next((a for a, b in unique if a == b), None):
+            raise ValueError(f"{same!r} is paired with itself")
+        return cls(tuple(sorted(unique)))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.items)
+
+    def write(self, path: Path) -> None:
+        """Writes one pair a line, separated by a tab, for `pairs_from_file`."""
+        text = "".join(f"{name0}\t{name1}\n" for name0, name1 in self.items)
+        path.write_text(text, "utf-8")
+
+
+def exhaustive_pairs(names: Sequence[str]) -> Pairs:
+    """Every image with every other; none for fewer than two images."""
+    return Pairs.of(itertools.combinations(names, 2))
+
+
+def sequential_pairs(
+    names: Sequence[str], *, window: int = 10, quadratic: bool = True
+) -> Pairs:
+    """Each image with those that follow it in the order of `names`.
+
+    Args:
+        names: Frames in the order of time.
+        window: With the next 1, 2, ... `window` images.
+        quadratic: Also with those 2, 4, 8, ... up to 2 ** `window` images later, which
+            closes small loops.
+    """
+    steps = set(range(1, window + 1))
+    if quadratic:
+        steps |= {2**k for k in range(window + 1)}
+    return Pairs.of(
+        (name, names[k + step])
+        for k, name in enumerate(names)
+        for step in steps
+        if k + step < len(names)
+    )
+
+
+def pairs_from_file(path: Path, names: Sequence[str]) -> Pairs:
+    """Reads pairs of names, one pair a line; empty lines and `#` comments are skipped.
+
+    Names are separated by a tab, or by spaces where that leaves one way to read the
+    line as two known names.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line does not name two images.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"pairs file {path} cannot be read: {error}") from error
+    known = set(names)
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            pairs.append(_parse_line(line, known, f"{path}, line {number}"))
+    return Pairs.of(pairs)
+
+
+def _parse_line(line: str, known: set[str], where: str) -> Pair:
+    if "\t" in line:
+        readings = [tuple(part.strip() for part in line.split("\t"))]
+    else:
+        words = line.split(" ")
+        readings = [
+            (" ".join(words[:k]).strip(), " ".join(words[k:]).strip())
+            for k in range(1, len(words))
+        ]
+    fitting = {
+        (reading[0], reading[1])
+        for reading in readings
+        if len(reading) == 2 and known.issuperset(reading)
+    }
+    if len(fitting) != 1:
+        raise ConfigError(
+            f"{where}: {line!r} does not name two images of this capture. Expected two"
+            " paths relative to the image folder, separated by a tab."
+        )
+    name0, name1 = fitting.pop()
+    if name0 == name1:
+        raise ConfigError(f"{where}: {name0!r} is paired with itself.")
+    return name0, name1

@@ -1,0 +1,336 @@
+"""Ragged tables: many arrays of unequal length in one HDF5 file, safe to append to.
+
+File format, version 1:
+
+    attributes   format, version, provenance (JSON)
+    /index       int64 [n, 5 + extras]: offset and count of rows in the columns,
+                 offset and count of bytes in /keys, 1, then the extras of the item
+    /keys        uint8 [bytes]: the items' keys, UTF-8, one behind the other
+    /columns/*   [rows, ...]: the values of all items, one behind the other
+
+One HDF5 group per item, the usual way, costs 50 times as much to write and to read
+and 260 times as much to list. Values are flushed before the index row that names them
+is written, so the index is the commit: a file left by a killed process is cut back to
+its last complete row. Only the default `libver` survives that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.errors import StoreError
+
+VERSION = 1
+_CHUNK_BYTES = 1 << 18
+_BLOCK_BYTES = 64 << 20
+_FIXED = 5  # columns of the index before the extras
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Item:
+    """One entry of a table: every column has the same number of rows."""
+
+    key: str
+    columns: Mapping[str, NDArray[Any]]
+    extras: tuple[int, ...] = ()
+
+
+class RaggedTable:
+    """One HDF5 file of ragged columns; one writer, any number of readers after it.
+
+    Args:
+        path: The file.
+        kind: What the file holds, such as `features`; checked on opening.
+        provenance: How its content is made, JSON-ready. A file with another one is
+            refused. None opens for reading only.
+        num_extras: Integers that come with each item.
+
+    Raises:
+        StoreError: no such file, not a table of this kind, made in another way, in
+            use by another process, damaged, or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        provenance: Mapping[str, Any] | None = None,
+        num_extras: int = 0,
+    ) -> None:
+        self.path = path
+        self._width = _FIXED + num_extras
+        self.writable = provenance is not None
+        fresh = self.writable and not path.exists()
+        if not fresh and not path.is_file():
+            raise StoreError(f"{path}: no such store. Run the stage that writes it.")
+        try:
+            self._file = h5py.File(path, "w-" if fresh else "r+" if provenance else "r")
+        except BlockingIOError as error:
+            raise StoreError(
+                f"{path} is in use by another sfmprep. Wait for it, or stop it."
+            ) from error
+        except OSError as error:
+            raise _store_error(path, error) from error
+        try:
+            if fresh:
+                self._create(kind, provenance)
+            self._check(kind, provenance)
+            self._load_index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    # ------------------------------------------------------------------ life cycle
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> RaggedTable:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --------------------------------------------------------------------- reading
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the content was made, as recorded on creation."""
+        return dict(json.loads(self._file.attrs["provenance"]))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of every column, over all items."""
+        return int(self._index[-1, 0] + self._index[-1, 1]) if len(self._index) else 0
+
+    def extras(self, row: int) -> tuple[int, ...]:
+        """The integers that came with item number `row`."""
+        return tuple(int(value) for value in self._index[row, _FIXED:])
+
+    def count(self, row: int) -> int:
+        """How many rows item number `row` has in every column."""
+        return int(self._index[row, 1])
+
+    def read(self, row: int) -> dict[str, NDArray[Any]]:
+        """The columns of item number `row`; zero rows where it is empty."""
+        start, count = (int(value) for value in self._index[row, :2])
+        return {name: c[start : start + count] for name, c in self._columns.items()}
+
+    def read_all(
+        self, names: Sequence[str] | None = None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yields the columns of every item in the order of writing.
+
+        The file is read in large blocks, so this is far faster than `read` one by one.
+        """
+        wanted = names or self._columns
+        columns = {name: c for name, c in self._columns.items() if name in wanted}
+        row_bytes = sum(_row_bytes(column) for column in columns.values())
+        block = max(_BLOCK_BYTES // max(row_bytes, 1), 1)
+        first = 0
+        ends = self._index[:, 0] + self._index[:, 1]
+        while first < len(self._index):
+            start = int(self._index[first, 0])
+            last = int(np.searchsorted(ends, start + block, side="right"))
+            last = max(last, first + 1)
+            stop = int(ends[last - 1])
+            values = {name: column[start:stop] for name, column in columns.items()}
+            for offset, count in self._index[first:last, :2]:
+                low = int(offset) - start
+                yield {name: v[low : low + int(count)] for name, v in values.items()}
+            first = last
+
+    # --------------------------------------------------------------------- writing
+    def append(self, items: Sequence[Item]) -> None:
+        """Adds items; they are on disk, and will survive a kill, when this returns.
+
+        Raises:
+            StoreError: a key is there already, columns differ in length or from those
+                of earlier items, the store is read-only, or the disk is full.
+        """
+        if not items:
+            return
+        if not self.writable:
+            raise StoreError(f"{self.path} was opened for reading only")
+        keys = [item.key for item in items]
+        taken = self.keys.keys() & set(keys)
+        if taken or len(set(keys)) < len(keys):
+            name = min(taken) if taken else next(k for k in keys if keys.count(k) > 1)
+            raise StoreError(f"{self.path} holds {name!r} already")
+        model = self._columns or items[0].columns
+        shapes = {name: column.shape[1:] for name, column in model.items()}
+        counts = [self._count_rows(item, shapes) for item in items]
+        try:
+            self._append(items, counts)
+        except OSError as error:
+            raise _store_error(self.path, error) from error
+
+    # -------------------------------------------------------------------- internals
+    def _create(self, kind: str, provenance: Mapping[str, Any] | None) -> None:
+        self._file.attrs["format"] = f"sfmprep.{kind}"
+        self._file.attrs["version"] = VERSION
+        self._file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        self._file.create_group("columns")
+        self._file.create_dataset(
+            "keys", (0,), "u1", maxshape=(None,), chunks=(_CHUNK_BYTES,)
+        )
+        self._file.create_dataset(
+            "index", (0, self._width), "i8", maxshape=(None, self._width), chunks=True
+        )
+        self._file.flush()
+
+    def _check(self, kind: str, provenance: Mapping[str, Any] | None) -> None:
+        found = self._file.attrs.get("format"), self._file.attrs.get("version")
+        if found != (f"sfmprep.{kind}", VERSION) or "index" not in self._file:
+            raise StoreError(
+                f"{self.path} is not a store of {kind}, version {VERSION} (found"
+                f" {found[0]}, version {found[1]}). Delete it, or choose another"
+                " output folder."
+            )
+        if provenance is None:
+            return
+        wanted = json.loads(json.dumps(provenance))
+        if differences := _differences(self.provenance, wanted):
+            raise StoreError(
+                f"{self.path} was made with other settings: {'; '.join(differences)}."
+                " Choose another output folder, or delete the file."
+            )
+
+    def _load_index(self) -> None:
+        """Reads the index and cuts everything behind its last complete row."""
+        index = self._file["index"][:]
+        complete = index[:, 4] == 1
+        num_items = len(index) if complete.all() else int(np.argmin(complete))
+        self._index: NDArray[np.int64] = index[:num_items]
+        self._columns = dict(self._file["columns"].items())
+        columns = self._columns
+        if any(len(column) < self.num_rows for column in columns.values()):
+            raise StoreError(
+                f"{self.path} is damaged: rows that its index names are missing."
+                " Delete it; the next run makes it again."
+            )
+        key_end = int(self._index[-1, 2] + self._index[-1, 3]) if num_items else 0
+        text = self._file["keys"][:key_end].tobytes()
+        self.keys: dict[str, int] = {
+            text[start : start + count].decode(): row
+            for row, (start, count) in enumerate(self._index[:, 2:4].tolist())
+        }
+        if self.writable:
+            for dataset, rows in (
+                (self._file["index"], num_items),
+                (self._file["keys"], key_end),
+                *((column, self.num_rows) for column in columns.values()),
+            ):
+                if len(dataset) > rows:
+                    dataset.resize(rows, axis=0)
+
+    def _count_rows(self, item: Item, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        counts = {len(column) for column in item.columns.values()}
+        if len(counts) != 1 or len(item.extras) != self._width - _FIXED:
+            raise StoreError(
+                f"{self.path}: {item.key!r} has columns of {sorted(counts)} rows and"
+                f" {len(item.extras)} extras, but expected equal rows and"
+                f" {self._width - _FIXED} extras"
+            )
+        found = {name: column.shape[1:] for name, column in item.columns.items()}
+        if found != shapes:
+            raise StoreError(
+                f"{self.path}: {item.key!r} has columns of shapes {found} but the"
+                f" store {dict(shapes)}"
+            )
+        return counts.pop()
+
+    def _append(self, items: Sequence[Item], counts: Sequence[int]) -> None:
+        start = self.num_rows
+        stop = start + sum(counts)
+        for name in items[0].columns:
+            values = np.concatenate([item.columns[name] for item in items])
+            column = self._column(name, values)
+            column.resize(stop, axis=0)
+            column[start:stop] = values
+        encoded = [item.key.encode() for item in items]
+        key_start = len(self._file["keys"])
+        key_bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._file["keys"].resize(key_start + len(key_bytes), axis=0)
+        self._file["keys"][key_start:] = key_bytes
+        self._file.flush()
+
+        rows = np.empty((len(items), self._width), np.int64)
+        rows[:, 1] = counts
+        rows[:, 0] = start + np.cumsum(counts) - counts
+        rows[:, 3] = [len(key) for key in encoded]
+        rows[:, 2] = key_start + np.cumsum(rows[:, 3]) - rows[:, 3]
+        rows[:, 4] = 1
+        rows[:, _FIXED:] = [item.extras for item in items]
+        index = self._file["index"]
+        num_items = len(self._index)
+        index.resize(num_items + len(items), axis=0)
+        index[num_items:] = rows
+        self._file.flush()
+        self.keys |= {item.key: num_items + k for k, item in enumerate(items)}
+        self._index = np.concatenate([self._index, rows])
+
+    def _column(self, name: str, values: NDArray[Any]) -> Any:
+        if name not in self._columns:
+            row_bytes = max(values.dtype.itemsize * int(np.prod(values.shape[1:])), 1)
+            self._columns[name] = self._file["columns"].create_dataset(
+                name,
+                (0, *values.shape[1:]),
+                values.dtype,
+                maxshape=(None, *values.shape[1:]),
+                chunks=(max(_CHUNK_BYTES // row_bytes, 1), *values.shape[1:]),
+            )
+        return self._columns[name]
+
+
+def _row_bytes(column: Any) -> int:
+    return int(column.dtype.itemsize * np.prod(column.shape[1:]))
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """What differs between two nested settings, in words."""
+    lines = []
+    for key in sorted({*old, *new}):
+        was, now = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            lines += _differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            lines.append(f"{prefix}{key} is {was!r} there and {now!r} now")
+    return lines
+
+
+def _store_error(path: Path, error: OSError) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreError(
+            f"{path}: the disk is full ({error.strerror}). Free some space and run the"
+            " same command again: it goes on from the last complete item."
+        )
+    reason = error.strerror or str(error)
+    return StoreError(
+        f"{path} cannot be opened or written ({reason}). If it is not a store of"
+        " sfmprep, move it away; if it is damaged, delete it and run again."
+    )
+
+
+def close_quietly(tables: Sequence[RaggedTable]) -> None:
+    """Closes tables, also after a full disk made closing one of them fail."""
+    for table in tables:
+        with contextlib.suppress(OSError, RuntimeError):
+            table.close()
