@@ -99,6 +99,42 @@ def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.ui
     return np.ascontiguousarray(turned)
 
 
+def stored_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """The inverse of `upright_pixels`."""
+    return upright_pixels(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def rotation_part(orientation: int) -> int:
+    """The EXIF orientation (1, 3, 6 or 8) with this one's turn but no mirroring.
+
+    A mirrored orientation is a turn followed by swapping left and right.
+    """
+    return {2: 1, 4: 3, 5: 6, 7: 8}.get(orientation, orientation)
+
+
+def upright_pose(cam_from_world: Float64, orientation: int) -> Float64:
+    """Turns the camera of a [3, 4] pose as `upright_pixels` turns its image.
+
+    Raises:
+        ValueError: `orientation` is mirrored, which no camera pose can express.
+    """
+    return _turn(orientation) @ cam_from_world
+
+
+def stored_pose(cam_from_world: Float64, orientation: int) -> Float64:
+    """The inverse of `upright_pose`."""
+    return _turn(orientation).T @ cam_from_world
+
+
+def _turn(orientation: int) -> Float64:
+    """The rotation about the optical axis of an orientation that is no mirroring."""
+    if is_mirrored(orientation):
+        raise ValueError(f"{orientation=} is mirrored but expected 1, 3, 6 or 8")
+    turn = np.eye(3)
+    turn[:2, :2] = upright_matrix(orientation)
+    return turn
+
+
 def stored_from_network(xy: Float32, batch: ImageBatch, item: int) -> Float32:
     """Maps COLMAP pixels of item `item` of a network's batch to the file on disk."""
     size = (int(batch.sizes[item, 0]), int(batch.sizes[item, 1]))
@@ -107,10 +143,30 @@ def stored_from_network(xy: Float32, batch: ImageBatch, item: int) -> Float32:
     return stored_xy(upright, size, orientation)
 
 
+def stored_shape_from_network(
+    scale: Float32, angle: Float32, batch: ImageBatch, item: int
+) -> tuple[Float32, Float32]:
+    """Maps keypoints' scales and angles as `stored_from_network` maps their places.
+
+    Angles are radians from +x towards +y, the result in -pi..pi. Scales grow by the
+    geometric mean of the two resize factors, which rounding can make unequal.
+    """
+    size = (int(batch.sizes[item, 0]), int(batch.sizes[item, 1]))
+    orientation = int(batch.orientations[item])
+    factors = np.array(upright_size(size, orientation)) / np.array(batch.network_size)
+    direction = np.stack((np.cos(angle), np.sin(angle)), axis=1) * factors
+    direction = direction @ upright_matrix(orientation)
+    return (
+        (scale * np.sqrt(factors.prod())).astype(np.float32),
+        np.arctan2(direction[:, 1], direction[:, 0]).astype(np.float32),
+    )
+
+
 def opengl_from_opencv(world_from_cam: Float64) -> Float64:
     """Flips the camera's y and z axes of [..., 4, 4] poses; its own inverse.
 
     OpenCV and COLMAP cameras look along +z with y down, OpenGL's and nerfstudio's
     along -z with y up.
     """
-    return world_from_cam * np.array([1.0, -1.0, -1.0, 1.0])
+    flipped: Float64 = world_from_cam * np.array([1.0, -1.0, -1.0, 1.0])
+    return flipped

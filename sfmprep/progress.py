@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -23,3 +24,10 @@ def silent(
 ) -> Iterable[T]:
     """Shows nothing."""
     return items
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields lists of up to `size` items, as `itertools.batched` of Python 3.12."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch

@@ -218,6 +218,26 @@ def load_tensors(weights: ResolvedWeights) -> dict[str, torch.Tensor]:
     return _flatten(tree)
 
 
+def load_strict(
+    network: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    weights: ResolvedWeights,
+) -> None:
+    """Loads tensors into a network that needs exactly these.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected or of another shape.
+    """
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"weights of {weights.name}: {weights.path} does not fit the network"
+            f" ({error}). Expected the tensors of {WEIGHTS[weights.name].url}; correct"
+            " the key `weights` of the recipe or remove it."
+        ) from error
+
+
 def file_sha256(path: Path) -> str:
     """The checksum of a file, in hexadecimal."""
     digest = hashlib.sha256()

@@ -1,1 +1,98 @@
-"""Networks and classical operators behind the protocols of `protocols.py`."""
+"""Networks and classical operators behind the protocols of `protocols.py`.
+
+The heavy import of each stands beside the case that needs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from sfmprep.config import (
+    AlikedConfig,
+    DiskConfig,
+    Frontend,
+    LightGlueConfig,
+    NearestConfig,
+    SiftConfig,
+    XFeatConfig,
+)
+
+if TYPE_CHECKING:
+    from sfmprep.models.protocols import Extractor, Matcher
+
+
+def build_extractor(
+    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig,
+    *,
+    device: str = "cpu",
+) -> Extractor:
+    """Makes the extractor that a configuration names.
+
+    Raises:
+        WeightsError: its weights are missing, damaged or do not fit.
+    """
+    match config:
+        case SiftConfig():
+            from sfmprep.models.sift import Sift
+
+            return Sift(config, device=device)
+        case AlikedConfig():
+            from sfmprep.models.aliked import Aliked
+
+            return Aliked(config, device=device)
+        case XFeatConfig():
+            from sfmprep.models.xfeat import XFeat
+
+            return XFeat(config, device=device)
+        case DiskConfig():
+            from sfmprep.models.disk import Disk
+
+            return Disk(config, device=device)
+        case _:
+            assert_never(config)
+
+
+def build_matcher(
+    config: NearestConfig | LightGlueConfig, *, device: str = "cpu"
+) -> Matcher:
+    """Makes the matcher that a configuration names.
+
+    Raises:
+        WeightsError: its weights are missing, damaged or do not fit.
+    """
+    match config:
+        case NearestConfig():
+            from sfmprep.models.nearest import Nearest
+
+            return Nearest(config, device=device)
+        case LightGlueConfig():
+            from sfmprep.models.lightglue import LightGlue
+
+            return LightGlue(config, device=device)
+        case _:
+            assert_never(config)
+
+
+def weights_of(frontend: Frontend) -> list[tuple[str, Path | None]]:
+    """The weights a choice of features and matcher needs: name, path in the recipe."""
+    needed: list[tuple[str, Path | None]] = []
+    match frontend.features:
+        case AlikedConfig(model=model, weights=path):
+            needed.append((model, path))
+        case XFeatConfig(weights=path):
+            needed.append(("xfeat", path))
+        case DiskConfig(weights=path):
+            needed.append(("disk", path))
+        case SiftConfig():
+            pass
+        case _:
+            assert_never(frontend.features)
+    match frontend.matcher:
+        case LightGlueConfig(model=model, weights=path):
+            needed.append((model, path))
+        case NearestConfig():
+            pass
+        case _:
+            assert_never(frontend.matcher)
+    return needed

@@ -1,0 +1,25 @@
+"""The main job on a scene that is rendered here, so that its true poses are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfmprep.pipelines.reconstruct import Summary, reconstruct
+from sfmprep.pipelines.stages import read_result
+
+from sfmprep.config import Recipe
+from sfmprep.demo import render_demo_scene
+from sfmprep.evaluate import Evaluation, evaluate_model, read_reference
+from sfmprep.progress import Progress, silent
+
+
+def reconstruct_demo(
+    out: Path, recipe: Recipe, *, device: str = "cpu", progress: Progress = silent
+) -> tuple[Summary, Evaluation]:
+    """Renders into `out/scene`, reconstructs into `out/dataset`, and evaluates."""
+    scene, dataset = out / "scene", out / "dataset"
+    render_demo_scene(scene, progress=progress)
+    summary = reconstruct(
+        scene / "images", dataset, recipe, device=device, progress=progress
+    )
+    return summary, evaluate_model(read_result(dataset), read_reference(scene))

@@ -1,0 +1,55 @@
+"""What is here: versions, GPU, weights, trainers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+
+import pycolmap
+import torch
+
+from sfmprep.weights import WEIGHTS, cache_folder, is_offline, weights_here
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """Yields what was looked for and what was found."""
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for package in ("sfmprep", "torch", "pycolmap", "kornia", "numpy", "h5py"):
+        yield package, importlib.metadata.version(package)
+    yield "opencv", _opencv_version()
+    yield "cores", str(os.cpu_count())
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(k)
+            memory = properties.total_memory / 2**30
+            yield "gpu", f"cuda:{k} {properties.name}, {memory:.0f} GiB"
+    else:
+        yield "gpu", "none that torch can use"
+    yield "pycolmap CUDA", "yes" if pycolmap.has_cuda else "no (not needed)"
+    for package, install in (
+        ("nerfstudio", "pip install sfmprep[nerfstudio]"),
+        ("av", "pip install sfmprep[video]"),
+        ("pillow_heif", "pip install sfmprep[heic]"),
+        ("viser", "pip install sfmprep[view]"),
+    ):
+        here = importlib.util.find_spec(package) is not None
+        yield package, "here" if here else f"not here ({install})"
+    yield "weights", f"cache {cache_folder()}, SFMPREP_WEIGHTS {_environment()}"
+    if is_offline():
+        yield "", "SFMPREP_OFFLINE is set: nothing is downloaded"
+    for name in WEIGHTS:
+        found = weights_here(name)
+        yield f"  {name}", str(found.path) if found else "not here"
+
+
+def _environment() -> str:
+    return os.environ.get("SFMPREP_WEIGHTS") or "not set"
+
+
+def _opencv_version() -> str:
+    import cv2
+
+    return str(cv2.__version__)

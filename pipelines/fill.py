@@ -1,0 +1,66 @@
+"""An existing COLMAP project gets other features: its database is filled in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfmprep.pipelines import stages
+
+from sfmprep.config import Recipe
+from sfmprep.database import (
+    VerifiedPairs,
+    read_verified,
+    verify_matches,
+    write_database,
+)
+from sfmprep.images import ImageSet
+from sfmprep.progress import Progress, silent
+from sfmprep.workspace import Workspace
+
+
+def fill_existing_database(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    database: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> VerifiedPairs:
+    """Replaces keypoints, matches and two-view geometries in a COLMAP database.
+
+    Images, their names and ids, and cameras stay as they are; images of the folder
+    that the database lacks are added.
+
+    Raises:
+        SfmprepError: see `write_database`; until everything is matched the database
+            is not touched.
+    """
+    with (
+        stages.extract(
+            images, workspace, recipe, device=device, progress=progress
+        ) as features,
+        stages.match(
+            pairs := stages.make_pairs(
+                images, workspace, recipe, features, progress=progress
+            ),
+            workspace,
+            recipe,
+            features,
+            device=device,
+            progress=progress,
+        ) as matches,
+    ):
+        write_database(
+            database,
+            images,
+            features,
+            matches,
+            pairs,
+            recipe.database,
+            progress=progress,
+        )
+    verify_matches(
+        database, pairs, recipe.database, seed=recipe.seed, progress=progress
+    )
+    return read_verified(database)

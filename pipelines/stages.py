@@ -1,0 +1,279 @@
+"""Each stage over the stores of one output folder: does what is missing, no more.
+
+`reconstruct.py` calls them one after the other; the command line, one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import assert_never
+
+import pycolmap
+
+from sfmprep.config import (
+    AutoPairsConfig,
+    ExhaustiveConfig,
+    PairsFileConfig,
+    Recipe,
+    RetrievalConfig,
+    SequentialConfig,
+)
+from sfmprep.database import (
+    VerifiedPairs,
+    read_verified,
+    verify_matches,
+    write_database,
+)
+from sfmprep.errors import ImageError, ReconstructionError
+from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.extract import extract_features
+from sfmprep.images import ImageSet
+from sfmprep.mapping import explain_failure, map_images
+from sfmprep.match import match_features
+from sfmprep.models import build_extractor, build_matcher
+from sfmprep.pairs import (
+    Pairs,
+    exhaustive_pairs,
+    pairs_from_file,
+    sequential_pairs,
+)
+from sfmprep.progress import Progress, silent
+from sfmprep.retrieve import retrieval_pairs
+from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def extract(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> FeatureStore:
+    """Extracts what is missing and returns the feature store, open for reading.
+
+    Raises:
+        ImageError: fewer than two images could be read.
+    """
+    extractor = build_extractor(recipe.features, device=device)
+    provenance = {
+        "config": recipe.features.model_dump(mode="json"),
+        "weights_sha256": extractor.weights_sha256,
+    }
+    with FeatureStore(workspace.features, provenance) as store:
+        unreadable = extract_features(
+            images,
+            extractor,
+            store,
+            max_size=recipe.features.max_size,
+            progress=progress,
+        )
+    for name, reason in unreadable.items():
+        logger.warning("%s is left out: %s", images.path(name), reason)
+    if len(images) - len(unreadable) < 2:
+        raise ImageError(
+            f"{images.root}: only {len(images) - len(unreadable)} of {len(images)}"
+            " images could be decoded; poses need at least two."
+        )
+    return FeatureStore(workspace.features)
+
+
+def make_pairs(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    features: FeatureStore,
+    *,
+    progress: Progress = silent,
+) -> Pairs:
+    """Chooses the pairs to match and writes them to `work/pairs.txt`."""
+    names = [name for name in images.names if name in features]
+    config = recipe.pairs
+    if isinstance(config, AutoPairsConfig):
+        small = len(names) <= config.exhaustive_up_to
+        config = ExhaustiveConfig() if small else config.retrieval
+    match config:
+        case ExhaustiveConfig():
+            pairs = exhaustive_pairs(names)
+        case SequentialConfig(window=window, quadratic=quadratic):
+            pairs = sequential_pairs(names, window=window, quadratic=quadratic)
+        case RetrievalConfig():
+            pairs = retrieval_pairs(
+                names, features, config, seed=recipe.seed, progress=progress
+            )
+        case PairsFileConfig(path=path):
+            pairs = pairs_from_file(path, names)
+        case _:
+            assert_never(config)
+    pairs.write(workspace.pairs)
+    return pairs
+
+
+def match(
+    pairs: Pairs,
+    workspace: Workspace,
+    recipe: Recipe,
+    features: FeatureStore,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> MatchStore:
+    """Matches what is missing and returns the match store, open for reading."""
+    matcher = build_matcher(recipe.matcher, device=device)
+    provenance = {
+        "config": recipe.matcher.model_dump(mode="json"),
+        "weights_sha256": matcher.weights_sha256,
+        "features": features.provenance,
+    }
+    with MatchStore(workspace.matches, provenance) as store:
+        match_features(pairs, features, matcher, store, progress=progress)
+    return MatchStore(workspace.matches)
+
+
+def fill_database(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    features: FeatureStore,
+    pairs: Pairs,
+    matches: MatchStore,
+    *,
+    progress: Progress = silent,
+) -> VerifiedPairs:
+    """Imports everything into the database and verifies it, unless that is done."""
+    database = workspace.database(recipe)
+    inputs = [
+        recipe.database.model_dump(mode="json"),
+        recipe.seed,
+        features.provenance,
+        matches.provenance,
+        sorted(features.names()),
+        list(pairs),
+    ]
+    if not (database.is_file() and workspace.is_done("database", inputs)):
+        if not (database.is_file() and workspace.is_done("import", inputs)):
+            workspace.start("import")
+            database.unlink(missing_ok=True)
+            write_database(
+                database,
+                images,
+                features,
+                matches,
+                pairs,
+                recipe.database,
+                progress=progress,
+            )
+            workspace.finish("import", inputs)
+        verify_matches(
+            database, pairs, recipe.database, seed=recipe.seed, progress=progress
+        )
+        workspace.finish("database", inputs)
+    return read_verified(database)
+
+
+def map_and_refine(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    verified: VerifiedPairs,
+    *,
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Finds poses, unless that is done; returns the models, largest first.
+
+    Raises:
+        ReconstructionError: there is no model, and why.
+    """
+    inputs = [workspace.done("database"), recipe.mapping.model_dump(mode="json")]
+    if not workspace.is_done("map", inputs):
+        workspace.start("map")
+        shutil.rmtree(workspace.models, ignore_errors=True)
+        models = map_images(
+            workspace.database(recipe),
+            images,
+            workspace.models,
+            recipe.mapping,
+            seed=recipe.seed,
+            progress=progress,
+        )
+        if not models:
+            raise ReconstructionError(explain_failure(images, verified))
+        workspace.finish("map", inputs)
+        return models
+    return read_models(workspace)
+
+
+def export(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    model: pycolmap.Reconstruction,
+    *,
+    progress: Progress = silent,
+) -> ExportSummary | None:
+    """Writes the dataset into the output folder, unless that is done (then None)."""
+    inputs = [workspace.done("map"), recipe.export.model_dump(mode="json")]
+    if workspace.is_done("export", inputs):
+        return None
+    workspace.start("export")
+    summary = export_dataset(
+        model, images, workspace.out, recipe.export, progress=progress
+    )
+    workspace.finish("export", inputs)
+    return summary
+
+
+def fill_from_stores(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+) -> VerifiedPairs:
+    """As `fill_database`, with the stores that earlier stages left."""
+    pairs = pairs_from_file(workspace.pairs, images.names)
+    with (
+        FeatureStore(workspace.features) as features,
+        MatchStore(workspace.matches) as matches,
+    ):
+        return fill_database(
+            images, workspace, recipe, features, pairs, matches, progress=progress
+        )
+
+
+def read_models(workspace: Workspace) -> list[pycolmap.Reconstruction]:
+    """The models of an earlier run, largest first.
+
+    Raises:
+        ReconstructionError: there is none.
+    """
+    numbered = [f for f in workspace.models.glob("*") if f.name.isdigit()]
+    if not numbered:
+        raise ReconstructionError(
+            f"{workspace.models} holds no model. Run `sfmprep map`."
+        )
+    return [
+        pycolmap.Reconstruction(folder)
+        for folder in sorted(numbered, key=lambda folder: int(folder.name))
+    ]
+
+
+def read_result(path: Path) -> pycolmap.Reconstruction:
+    """The largest model of an output folder, or the COLMAP model that `path` is.
+
+    Raises:
+        ReconstructionError: it is neither.
+    """
+    if (path / "work" / "models").is_dir():
+        return read_models(Workspace(path))[0]
+    for folder in (path, path / "sparse" / "0"):
+        if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            return pycolmap.Reconstruction(folder)
+    raise ReconstructionError(
+        f"{path} is neither an output of sfmprep nor a COLMAP model (no cameras.bin)."
+    )

@@ -1,0 +1,310 @@
+"""From stores to a COLMAP database: cameras, keypoints, matches, verified pairs.
+
+A new database is written in one transaction. An existing one is filled in place: its
+images, names, ids and cameras stay, its keypoints and matches are replaced, and its
+descriptors, which belonged to the old keypoints, go.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.config import DatabaseConfig
+from sfmprep.errors import ConfigError, StoreError
+from sfmprep.images import ImageSet
+from sfmprep.pairs import Pairs
+from sfmprep.progress import Progress, batched, silent
+from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.types import Features, Float32
+
+import pycolmap  # isort: skip  # after Pillow, which `images` imports: see there
+
+logger = logging.getLogger(__name__)
+
+_VERIFY_BATCH = 256  # pairs in memory at once, and lost when a run is killed
+_CACHED_IMAGES = 1024
+_MIN_MATCHES = 8  # fewer cannot be verified by any model
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedPairs:
+    """What geometric verification left."""
+
+    num_pairs: int  # pairs with matches
+    num_verified: int  # pairs with enough inliers
+    num_inliers: int
+    num_rotation_only: int  # verified pairs explained by a homography
+    images: frozenset[str]  # images with at least one verified pair
+
+
+def write_database(
+    path: Path,
+    images: ImageSet,
+    features: FeatureStore,
+    matches: MatchStore,
+    pairs: Pairs,
+    config: DatabaseConfig,
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Writes keypoints and matches into a COLMAP database, in one transaction.
+
+    Args:
+        path: The database; it is made if it does not exist, else filled in place.
+        images: The capture; images without features here are left out.
+        features: Keypoints of the images.
+        matches: Matches of the pairs; a pair that is not here is left out.
+        pairs: The pairs of this capture.
+        config: Cameras of images that the database does not hold yet.
+        progress: Wraps the loop over pairs.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+        ConfigError: an image in the database has another size than its file.
+    """
+    wanted = set(pairs)
+    with _open(path) as database, pycolmap.DatabaseTransaction(database):
+        ids = _write_images(database, images, features, config)
+        database.clear_keypoints()
+        database.clear_descriptors()
+        database.clear_matches()
+        database.clear_two_view_geometries()
+        for name, found in features.keypoints():
+            if name in ids:
+                database.write_keypoints(ids[name], _keypoint_rows(found))
+        for (name0, name1), found in progress(
+            matches.items(), desc="import", total=len(matches)
+        ):
+            known = name0 in ids and name1 in ids and (name0, name1) in wanted
+            if known and len(found) >= _MIN_MATCHES:
+                index = np.ascontiguousarray(found.index, np.uint32)
+                database.write_matches(ids[name0], ids[name1], index)
+
+
+def verify_matches(
+    path: Path,
+    pairs: Pairs,
+    config: DatabaseConfig,
+    *,
+    seed: int = 0,
+    num_threads: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Estimates the two-view geometry of every matched pair, on all cores.
+
+    Pairs that have one already are left as they are, so a run that was stopped goes
+    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
+
+    Args:
+        path: A database that `write_database` filled.
+        pairs: The pairs to verify; those without matches are passed over.
+        config: Thresholds.
+        seed: Of RANSAC.
+        num_threads: None for all cores.
+        progress: Wraps the loop over pairs.
+    """
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = config.min_num_inliers
+    options.ransac.max_error = config.max_error_px
+    options.ransac.random_seed = seed
+
+    with _open(path) as database, ThreadPoolExecutor(num_threads) as pool:
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        images = {image.name: image for image in database.read_all_images()}
+        camera_ids = {image.image_id: image.camera_id for image in images.values()}
+
+        @lru_cache(maxsize=_CACHED_IMAGES)
+        def points(image_id: int) -> NDArray[np.float64]:
+            return database.read_keypoints(image_id)[:, :2].astype(np.float64)
+
+        for batch in batched(progress(pairs, desc="verify"), _VERIFY_BATCH):
+            ids = [
+                (images[name0].image_id, images[name1].image_id)
+                for name0, name1 in batch
+                if name0 in images and name1 in images
+            ]
+            ids = [
+                pair
+                for pair in ids
+                if database.exists_matches(*pair)
+                and not database.exists_two_view_geometry(*pair)
+            ]
+            jobs = [
+                pool.submit(
+                    pycolmap.estimate_two_view_geometry,
+                    cameras[camera_ids[id0]],
+                    points(id0),
+                    cameras[camera_ids[id1]],
+                    points(id1),
+                    database.read_matches(id0, id1),
+                    options,
+                )
+                for id0, id1 in ids
+            ]
+            with pycolmap.DatabaseTransaction(database):
+                for pair, job in zip(ids, jobs, strict=True):
+                    geometry = job.result()
+                    if len(geometry.inlier_matches) < config.min_num_inliers:
+                        geometry = pycolmap.TwoViewGeometry()
+                    database.write_two_view_geometry(*pair, geometry)
+
+
+def read_verified(path: Path) -> VerifiedPairs:
+    """Counts what geometric verification left in a database."""
+    with _open(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, geometries = database.read_two_view_geometries()
+        num_pairs = database.num_matched_image_pairs()
+    rotation_only = (
+        pycolmap.TwoViewGeometryConfiguration.PANORAMIC,
+        pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC,
+    )
+    verified = [
+        (pycolmap.pair_id_to_image_pair(pair_id), geometry)
+        for pair_id, geometry in zip(pair_ids, geometries, strict=True)
+        if len(geometry.inlier_matches)
+    ]
+    return VerifiedPairs(
+        num_pairs=num_pairs,
+        num_verified=len(verified),
+        num_inliers=sum(len(geometry.inlier_matches) for _, geometry in verified),
+        num_rotation_only=sum(g.config in rotation_only for _, g in verified),
+        images=frozenset(names[k] for ids, _ in verified for k in ids),
+    )
+
+
+def _open(path: Path) -> pycolmap.Database:
+    """Opens a COLMAP database, refusing what is not one.
+
+    COLMAP ends the process on a file that is no database, so look first.
+    """
+    if path.exists():
+        try:
+            with sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True) as db:
+                db.execute("BEGIN IMMEDIATE")
+                tables = {
+                    row[0] for row in db.execute("SELECT name FROM sqlite_master")
+                }
+                db.rollback()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{path} cannot be opened as a database ({error}). Close COLMAP if it"
+                " has it open; give the path of a COLMAP database."
+            ) from error
+        if tables and not {"cameras", "images", "keypoints", "matches"} <= tables:
+            raise StoreError(
+                f"{path} is a database, but not one of COLMAP (its tables:"
+                f" {', '.join(sorted(tables))})."
+            )
+    elif not path.parent.is_dir():
+        raise StoreError(f"{path}: the folder {path.parent} does not exist.")
+    return pycolmap.Database.open(path)
+
+
+def _write_images(
+    database: pycolmap.Database,
+    images: ImageSet,
+    features: FeatureStore,
+    config: DatabaseConfig,
+) -> dict[str, int]:
+    """Adds images that are missing; returns the id of each image with features."""
+    cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+    ids = {}
+    for image in database.read_all_images():
+        if image.name in images.infos and image.name in features:
+            _check_size(image.name, cameras[image.camera_id], images)
+            ids[image.name] = image.image_id
+        else:
+            logger.warning(
+                "%s is in the database, but there is no such image with features in"
+                " %s: it gets no matches",
+                image.name,
+                images.root,
+            )
+    for group in images.camera_groups(config.cameras):
+        new = [name for name in group if name not in ids and name in features]
+        if new:
+            ids |= _add_camera_group(database, images, new, config)
+    return ids
+
+
+def _check_size(name: str, camera: pycolmap.Camera, images: ImageSet) -> None:
+    size = images.infos[name].size
+    if size != (camera.width, camera.height):
+        raise ConfigError(
+            f"{name} has {size[0]} x {size[1]} pixels on disk but"
+            f" {camera.width} x {camera.height} in the database. Give the folder of"
+            " images that the database was made from."
+        )
+
+
+def _add_camera_group(
+    database: pycolmap.Database,
+    images: ImageSet,
+    names: Iterable[str],
+    config: DatabaseConfig,
+) -> dict[str, int]:
+    """Adds a camera, its trivial rig, and the images that it took."""
+    names = list(names)
+    camera = infer_camera(images, names[0], config)
+    camera.camera_id = database.write_camera(camera)
+    rig = pycolmap.Rig()
+    rig.add_ref_sensor(camera.sensor_id)
+    rig_id = database.write_rig(rig)
+    ids = {}
+    for name in names:
+        image = pycolmap.Image(name=name, camera_id=camera.camera_id)
+        image.image_id = database.write_image(image)
+        frame = pycolmap.Frame()
+        frame.rig_id = rig_id
+        frame.add_data_id(image.data_id)
+        image.frame_id = database.write_frame(frame)
+        ids[name] = image.image_id
+    return ids
+
+
+def infer_camera(
+    images: ImageSet, name: str, config: DatabaseConfig
+) -> pycolmap.Camera:
+    """The camera of an image before bundle adjustment.
+
+    Its focal length is the configured one, else that of EXIF, else COLMAP's guess of
+    1.2 times the longer side.
+    """
+    info = images.infos[name]
+    focal = config.focal_length or _exif_focal_length(info.size, images, name)
+    camera = pycolmap.Camera.create_from_model_name(
+        0, config.camera_model, focal or 1.2 * max(info.size), *info.size
+    )
+    camera.has_prior_focal_length = focal is not None
+    return camera
+
+
+def _exif_focal_length(
+    size: tuple[int, int], images: ImageSet, name: str
+) -> float | None:
+    """Focal length in pixels where EXIF tells it: directly, or by COLMAP's tables."""
+    info = images.infos[name]
+    if info.focal_length_35mm:
+        # a frame of 36 x 24 mm; the EXIF standard compares diagonals
+        return info.focal_length_35mm * float(np.hypot(*size) / np.hypot(36, 24))
+    if not (info.focal_length_mm and info.model):
+        return None
+    camera = pycolmap.infer_camera_from_image(images.path(name))
+    return float(camera.mean_focal_length()) if camera.has_prior_focal_length else None
+
+
+def _keypoint_rows(features: Features) -> Float32:
+    """[N, 2] or, with scale and angle, [N, 4] rows as COLMAP stores them."""
+    if features.scale is None or features.angle is None:
+        return features.xy
+    return np.column_stack([features.xy, features.scale, features.angle])

@@ -1,0 +1,270 @@
+"""The network of LightGlue, and its checkpoints.
+
+Paper: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light
+Speed", ICCV 2023. Ported from cvg/LightGlue and kornia (kornia.feature.LightGlue), both
+Apache-2.0, whose names of tensors it keeps. LighterGlue is the smaller one of XFeat,
+verlab/accelerated_features, Apache-2.0. Changed: padding is masked by keys alone, both
+attentions are `scaled_dot_product_attention`, rotations are complex numbers, and heads
+for adaptive depth and width are optional.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfmprep.weights import ResolvedWeights, load_strict, load_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightGlueShape:
+    """The size of one LightGlue network."""
+
+    input_dim: int  # length of the descriptors
+    dim: int = 256  # length of the tokens
+    num_heads: int = 4
+    num_layers: int = 9
+    has_scale_and_angle: bool = False  # whether positions are (x, y, scale, angle)
+
+
+class LightGlueNetwork(nn.Module):
+    """Updates the tokens of two images layer by layer, and assigns them to each other.
+
+    `log_assignment` has a head for every layer if `adaptive`, else one for the last.
+    """
+
+    def __init__(self, shape: LightGlueShape, *, adaptive: bool) -> None:
+        super().__init__()
+        self.shape = shape
+        self.adaptive = adaptive
+        dim, layers = shape.dim, shape.num_layers
+        self.input_proj: nn.Module = (
+            nn.Identity() if shape.input_dim == dim else nn.Linear(shape.input_dim, dim)
+        )
+        self.posenc = RotaryEncoding(
+            4 if shape.has_scale_and_angle else 2, dim // shape.num_heads
+        )
+        self.transformers = nn.ModuleList(
+            TransformerLayer(dim, shape.num_heads) for _ in range(layers)
+        )
+        with_head = range(layers) if adaptive else [layers - 1]
+        self.log_assignment = nn.ModuleDict(
+            {str(layer): MatchAssignment(dim) for layer in with_head}
+        )
+        self.token_confidence = nn.ModuleList(
+            TokenConfidence(dim) for _ in range(layers - 1 if adaptive else 0)
+        )
+
+    def assignment(self, layer: int) -> MatchAssignment:
+        """The head that assigns the tokens of a layer."""
+        return cast(MatchAssignment, self.log_assignment[str(layer)])
+
+
+class RotaryEncoding(nn.Module):
+    """Learned frequencies that turn positions into rotations (section 3.2)."""
+
+    def __init__(self, position_dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.Wr = nn.Linear(position_dim, head_dim // 2, bias=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Returns unit complex numbers [B, 1, N, head_dim / 2] of [B, N, 2 or 4]."""
+        phase = self.Wr(positions).unsqueeze(1)
+        return torch.polar(torch.ones_like(phase), phase)
+
+
+def feed_forward(dim: int) -> nn.Sequential:
+    """The perceptron after each attention, from token and message to an update."""
+    return nn.Sequential(
+        nn.Linear(2 * dim, 2 * dim),
+        nn.LayerNorm(2 * dim),
+        nn.GELU(),
+        nn.Linear(2 * dim, dim),
+    )
+
+
+class SelfAttention(nn.Module):
+    """Attention within one image, aware of relative positions."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.Wqkv = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.ffn = feed_forward(dim)
+
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns updated tokens [B, N, D]; of [B, 1, 1, N] `mask` padding is False."""
+        qkv = self.Wqkv(x).unflatten(-1, (self.num_heads, -1, 3))
+        qkv = qkv.permute(4, 0, 2, 1, 3).contiguous()  # [3, B, heads, N, head_dim]
+        pairs = torch.view_as_complex(qkv[:2].float().unflatten(-1, (-1, 2)))
+        q, k = torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype)
+        message = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=mask)
+        message = self.out_proj(message.transpose(1, 2).flatten(-2))
+        updated: Tensor = x + self.ffn(torch.cat([x, message], -1))
+        return updated
+
+
+class CrossAttention(nn.Module):
+    """Attention of each image to the other, with one projection for query and key."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_qk = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = nn.Linear(dim, dim)
+        self.ffn = feed_forward(dim)
+
+    def forward(
+        self, x0: Tensor, x1: Tensor, mask0: Tensor | None, mask1: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns updated tokens [B, M, D] and [B, N, D]."""
+        qk0, qk1 = self._heads(self.to_qk(x0)), self._heads(self.to_qk(x1))
+        v0, v1 = self._heads(self.to_v(x0)), self._heads(self.to_v(x1))
+        message0 = F.scaled_dot_product_attention(qk0, qk1, v1, attn_mask=mask1)
+        message1 = F.scaled_dot_product_attention(qk1, qk0, v0, attn_mask=mask0)
+        return self._update(x0, message0), self._update(x1, message1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+    def _update(self, x: Tensor, message: Tensor) -> Tensor:
+        message = self.to_out(message.transpose(1, 2).flatten(-2))
+        updated: Tensor = x + self.ffn(torch.cat([x, message], -1))
+        return updated
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention in both images, then cross-attention between them."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, num_heads)
+        self.cross_attn = CrossAttention(dim, num_heads)
+
+    def forward(
+        self,
+        tokens: tuple[Tensor, Tensor],  # [B, M, D], [B, N, D]
+        rotations: tuple[Tensor, Tensor],
+        masks: tuple[Tensor | None, Tensor | None],  # None: nothing is padding
+    ) -> tuple[Tensor, Tensor]:
+        """Returns updated tokens; those of padding are finite and mean nothing."""
+        x0, x1 = (
+            self.self_attn(*side) for side in zip(tokens, rotations, masks, strict=True)
+        )
+        updated: tuple[Tensor, Tensor] = self.cross_attn(x0, x1, *masks)
+        return updated
+
+
+class TokenConfidence(nn.Module):
+    """Guesses whether a token's match would be the same in the last layer."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token = nn.Sequential(nn.Linear(dim, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns confidences [..., N] in 0..1 of tokens [..., N, D], without gradient.
+
+        The transformer does not learn from this head (section 3.3 of the paper).
+        """
+        confidence: Tensor = self.token(x.detach()).squeeze(-1)
+        return confidence
+
+
+class MatchAssignment(nn.Module):
+    """Similarity times matchability (section 3.2, equations 7 and 8)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.matchability = nn.Linear(dim, 1)
+        self.final_proj = nn.Linear(dim, dim)
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """Returns log assignment scores [..., M, N] of tokens without padding."""
+        scale = x0.shape[-1] ** -0.25
+        similarity = (self.final_proj(x0) * scale) @ (self.final_proj(x1) * scale).mT
+        # The sum of the two log-softmaxes, with one matrix instead of five.
+        shift0 = F.logsigmoid(self.matchability(x0)) - similarity.logsumexp(-1, True)
+        shift1 = F.logsigmoid(self.matchability(x1)).mT - similarity.logsumexp(-2, True)
+        scores: Tensor = (2 * similarity).add_(shift0).add_(shift1)
+        return scores
+
+    def get_matchability(self, x: Tensor) -> Tensor:
+        """Returns how likely each token has a match at all, [..., N] in 0..1."""
+        matchability: Tensor = self.matchability(x).squeeze(-1).sigmoid()
+        return matchability
+
+
+def confidence_threshold(layer: int, num_layers: int) -> float:
+    """The confidence, in 0..1, above which a token of this layer is decided."""
+    return min(0.8 + 0.1 * math.exp(-4.0 * layer / num_layers), 1.0)
+
+
+# ---------------------------------------------------------------------- checkpoints
+_OLD_LAYER = re.compile(r"^(self_attn|cross_attn)\.(\d+)\.")
+_LAYER = re.compile(r"^(?:transformers|log_assignment|token_confidence)\.(\d+)\.")
+
+
+def load_network(
+    weights: ResolvedWeights, shape: LightGlueShape, *, is_cut: bool = False
+) -> LightGlueNetwork:
+    """Builds a network in evaluation mode and loads its weights strictly.
+
+    If any of the heads for adaptive depth and width are missing, the network is built
+    without them. Float16 weights become float32.
+
+    Args:
+        weights: A file in the layout of cvg/LightGlue (released or current), of kornia
+            or of XFeat.
+        shape: The size of the network.
+        is_cut: Whether the network is the first layers of a deeper one; tensors of
+            later layers are then left out.
+
+    Raises:
+        WeightsError: the file cannot be read, or tensors are missing, unexpected or of
+            another shape.
+    """
+    tensors = _rename(load_tensors(weights))
+    if is_cut:
+        tensors = {
+            key: value
+            for key, value in tensors.items()
+            if not (layer := _LAYER.match(key)) or int(layer[1]) < shape.num_layers
+        }
+    with torch.device("meta"):  # the names alone
+        full, plain = (
+            LightGlueNetwork(shape, adaptive=adaptive).state_dict().keys()
+            for adaptive in (True, False)
+        )
+    heads = full - plain
+    has_heads = heads <= tensors.keys()
+    if not has_heads:
+        tensors = {key: value for key, value in tensors.items() if key not in heads}
+    network = LightGlueNetwork(shape, adaptive=has_heads)
+    load_strict(network, tensors, weights)
+    return network.eval().requires_grad_(False)
+
+
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives the tensors of a public checkpoint the names of `LightGlueNetwork`."""
+    if any(key.startswith("matcher.") for key in tensors):
+        # XFeat's file also holds the extractor that it was trained with.
+        tensors = {
+            key.removeprefix("matcher."): value
+            for key, value in tensors.items()
+            if not key.startswith("extractor.")
+        }
+    return {
+        _OLD_LAYER.sub(r"transformers.\2.\1.", key): value
+        for key, value in tensors.items()
+        if key != "confidence_thresholds"  # a constant, see `confidence_threshold`
+    }

@@ -1,0 +1,207 @@
+"""The output folder: what lies where, what is done, and whether a run may go on in it.
+
+out/
+recipe.yaml        the resolved recipe: one choice of features and matcher
+images/ images_2/ ... sparse/0/ transforms.json    the dataset (see `export`)
+database.db        only with `mapping.type: none`
+work/              all that is needed to go on; may be deleted afterwards
+images.json    names and sizes in bytes of the images
+features.h5 pairs.txt matches.h5 database.db
+models/0 ...   COLMAP models of the photographs as they are, largest first
+stages.json    which stages are done, with the checksum of their inputs
+summary.json   what the last run found
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfmprep.config import Frontend, Recipe, read_resolved
+from sfmprep.errors import ConfigError, ImageError, StoreError
+from sfmprep.images import ImageSet
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one output folder."""
+
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        """The folder of everything that is not the dataset."""
+        return self.out / "work"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.out / "recipe.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Names and sizes of the images."""
+        return self.work / "images.json"
+
+    @property
+    def features(self) -> Path:
+        """The feature store."""
+        return self.work / "features.h5"
+
+    @property
+    def pairs(self) -> Path:
+        """The pairs, one a line."""
+        return self.work / "pairs.txt"
+
+    @property
+    def matches(self) -> Path:
+        """The match store."""
+        return self.work / "matches.h5"
+
+    @property
+    def models(self) -> Path:
+        """COLMAP models, the largest is called 0."""
+        return self.work / "models"
+
+    @property
+    def summary(self) -> Path:
+        """What the last run found."""
+        return self.work / "summary.json"
+
+    def database(self, recipe: Recipe) -> Path:
+        """The COLMAP database; in plain sight where it is the result."""
+        folder = self.out if recipe.mapping.type == "none" else self.work
+        return folder / "database.db"
+
+    # ------------------------------------------------------------------- going on
+    def chosen_frontend(self, recipe: Recipe) -> Frontend | None:
+        """The choice of features and matcher that an earlier run here made.
+
+        None where there was no earlier run, or its choice is none of the recipe's.
+        """
+        if not self.recipe.is_file():
+            return None
+        earlier = read_resolved(self.recipe).frontends[0]
+        return earlier if earlier in recipe.frontends else None
+
+    def open(self, recipe: Recipe, images: ImageSet) -> None:
+        """Makes the folder, or checks that a run with these inputs may go on in it.
+
+        Args:
+            recipe: A resolved recipe.
+            images: The capture.
+
+        Raises:
+            ConfigError: the folder holds something else, or the result of another
+                recipe.
+            ImageError: an image changed since its features were extracted.
+            StoreError: the folder cannot be made or written.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file. Give a folder for the output.")
+        if self.recipe.is_file():
+            self._check_recipe(recipe)
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            found = sorted(entry.name for entry in self.out.iterdir())[:3]
+            raise ConfigError(
+                f"{self.out} is not empty and not an output of sfmprep (it holds"
+                f" {', '.join(found)}). Give a new or empty folder."
+            )
+        if _is_inside(self.out, images.root):
+            raise ConfigError(
+                f"{self.out} lies inside the folder of images {images.root}: the"
+                " results would be taken for photographs. Give a folder beside it."
+            )
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._check_manifest(images)
+            write_text(self.recipe, recipe.to_yaml())
+        except OSError as error:
+            raise StoreError(
+                f"{self.out} cannot be written ({error.strerror}). Give a folder that"
+                " you may write to, on a disk with free space."
+            ) from error
+
+    def is_done(self, stage: str, inputs: object) -> bool:
+        """Whether a stage was completed with these inputs."""
+        return self.done(stage) == _checksum(inputs)
+
+    def done(self, stage: str) -> str | None:
+        """The checksum of the inputs that a stage was completed with, or None."""
+        return self._stages().get(stage)
+
+    def start(self, stage: str) -> None:
+        """Notes that the result of a stage is being replaced."""
+        stages = self._stages()
+        if stages.pop(stage, None):
+            write_text(self.work / "stages.json", json.dumps(stages, indent=1))
+
+    def finish(self, stage: str, inputs: object) -> None:
+        """Notes that a stage is complete."""
+        stages = {**self._stages(), stage: _checksum(inputs)}
+        write_text(self.work / "stages.json", json.dumps(stages, indent=1))
+
+    # ------------------------------------------------------------------- internals
+    def _stages(self) -> dict[str, str]:
+        path = self.work / "stages.json"
+        return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        earlier = read_resolved(self.recipe)
+        ignored = {"name", "description"}
+        was = _flat(earlier.model_dump(mode="json", exclude=ignored))
+        now = _flat(recipe.model_dump(mode="json", exclude=ignored))
+        differing = [
+            f"{key}: {was.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted({*was, *now})
+            if was.get(key) != now.get(key)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.out} holds the result of recipe {earlier.name!r} with other"
+                f" settings:\n  " + "\n  ".join(differing) + "\nGive another output"
+                f" folder, or go on with the old settings: --recipe {self.recipe}"
+            )
+
+    def _check_manifest(self, images: ImageSet) -> None:
+        now = {name: info.num_bytes for name, info in images.infos.items()}
+        was: dict[str, int] = {}
+        if self.manifest.is_file():
+            was = json.loads(self.manifest.read_text("utf-8"))
+        changed = [name for name in now if name in was and was[name] != now[name]]
+        if changed:
+            raise ImageError(
+                f"{images.path(changed[0])} changed since {self.out} was begun"
+                f" ({len(changed)} such images). Give another output folder."
+            )
+        write_text(self.manifest, json.dumps({**was, **now}, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8")
+    part.replace(path)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _checksum(inputs: object) -> str:
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
