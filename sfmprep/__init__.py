@@ -3,6 +3,8 @@
 Importing this package imports neither torch nor OpenCV nor nerfstudio.
 """
 
+import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
+
 from sfmprep.config import Recipe, load_recipe
 from sfmprep.errors import (
     ConfigError,

@@ -434,9 +434,7 @@ def _pick_device(device: str) -> str:
 
 def _start_logging(verbose: bool) -> None:
     """Shows sfmprep's log on stderr, and COLMAP's only if asked."""
-    import sfmprep.images  # noqa: F401  # Pillow before pycolmap, see there
-
-    import pycolmap  # isort: skip
+    import pycolmap
 
     handler = _TqdmHandler()
     handler.setFormatter(_Formatter())

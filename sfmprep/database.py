@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
@@ -25,8 +26,6 @@ from sfmprep.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.types import Features, Float32
-
-import pycolmap  # isort: skip  # after Pillow, which `images` imports: see there
 
 logger = logging.getLogger(__name__)
 

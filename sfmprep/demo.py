@@ -84,8 +84,8 @@ def render_demo_scene(
         progress: Sees one item per image.
 
     Raises:
-        ConfigError: `num_images` or `size` is too small, or `folder` holds images or a
-            reference that are not of this scene.
+        ConfigError: `num_images` or `size` is too small, or `folder` cannot be made, or
+            holds images or a reference that are not of this scene.
     """
     if num_images < 2 or min(size) < 64:
         raise ConfigError(
@@ -95,7 +95,13 @@ def render_demo_scene(
     names = [f"{k:04d}.jpg" for k in range(num_images)]
     _refuse_other_files(folder, names)
     cameras = camera_walk(num_images, size, seed)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"demo scene: folder {folder} cannot be made ({error.strerror}); name one"
+            " that can be written"
+        ) from error
     reference = {
         "convention": _CONVENTION,
         "quality": _QUALITY,
@@ -364,7 +370,7 @@ def _shrub(rng: Rng, place: tuple[float, float], radius: float) -> list[list[Sur
 
 
 def _daylight() -> Light:
-    """A hazy sun in the south-south-east and a bluish sky."""
+    """A hazy sun in the south-east and a bluish sky."""
     number = np.arange(32)
     height = 1 - (number + 0.5) / 32
     angle = number * np.pi * (3 - np.sqrt(5))  # Fibonacci lattice on the hemisphere

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+import pycolmap
+
 from sfmprep.config import MappingConfig
 from sfmprep.database import VerifiedPairs
 from sfmprep.images import ImageSet
 from sfmprep.progress import Progress, silent
-
-import pycolmap  # isort: skip  # after Pillow, which `images` imports: see there
 
 logger = logging.getLogger(__name__)
 

@@ -67,7 +67,8 @@ def export_dataset(
     """Writes the registered images, cameras and points as a dataset for trainers.
 
     A dataset that an earlier export wrote to `out` is replaced, together with the
-    reduced copies that gsplat made of it; other files there stay as they are. The earlier dataset stays whole until the new one is complete.
+    reduced copies that gsplat made of it, but stays whole until the new one is
+    complete. Other files in `out` stay as they are.
 
     Args:
         reconstruction: In pixels of the files on disk; point colours are taken as
@@ -98,7 +99,8 @@ def export_dataset(
     renamed = {old: new for old, new in names.items() if old != new}
     partial = out / _PARTIAL
     with _explained(out):
-        _remove(partial)
+        if partial.exists():
+            shutil.rmtree(partial)
         (partial / "sparse" / "0").mkdir(parents=True)
         try:
             # First, because COLMAP is silent where a full disk cuts its files short,
@@ -175,11 +177,6 @@ def _install(partial: Path, out: Path) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 @contextmanager

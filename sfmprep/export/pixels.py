@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _PNG_DEPTH = 24  # where a PNG says how many bits a sample has
 _MAX_THREADS = 8  # each holds a few images in memory
 # What a trainer may compensate exposure with. Nothing else is taken over: sizes and
-# orientation would be wrong, and a place is nobody's business.
+# orientation would be wrong, and GPS positions should not spread with a dataset.
 _CAMERA_TAGS = (Base.Make, Base.Model)
 _EXPOSURE_TAGS = (
     *(Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings, Base.ExposureBiasValue),
@@ -86,7 +86,7 @@ class ImageWriter:
             )
         with path.open("rb") as file, open_header(file) as source:
             plain = _is_plain_rgb(source, path, target.suffix)
-            saved = _taken_over(source)
+            saved = _taken_over(source, path)
         if plain and view.is_identity and self.images.infos[name].orientation == 1:
             pixels = stored
             shutil.copyfile(path, target)
@@ -103,8 +103,8 @@ class ImageWriter:
         self, pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any]
     ) -> None:
         if path.suffix.lower() == ".png":
-            # The default level 6 takes three times as long for 3 % less.
-            options: dict[str, Any] = {"format": "PNG", "compress_level": 3}
+            # Pillow's own 6 takes 2.5 times as long on photographs and saves 3 %.
+            options: dict[str, Any] = {"format": "PNG", "compress_level": 4}
         else:
             options = {
                 "format": "JPEG",
@@ -129,7 +129,7 @@ def _is_plain_rgb(source: Image.Image, path: Path, suffix: str) -> bool:
     return source.format == "PNG" and header[_PNG_DEPTH] == 8
 
 
-def _taken_over(source: Image.Image) -> dict[str, Any]:
+def _taken_over(source: Image.Image, path: Path) -> dict[str, Any]:
     """The exposure and the colour space of a file, as options of `Image.save`."""
     saved: dict[str, Any] = {}
     try:
@@ -137,7 +137,7 @@ def _taken_over(source: Image.Image) -> dict[str, Any]:
         before = Image.Image.getexif(source)
         exposure = before.get_ifd(IFD.Exif)
     except Exception as error:  # damaged EXIF makes Pillow raise almost anything
-        _log.warning("an image's EXIF is damaged and left out: %s", error)
+        _log.warning("%s: damaged EXIF is not taken over: %s", path, error)
     else:
         after = Image.Exif()
         for tags, old, new in (

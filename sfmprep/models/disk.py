@@ -60,36 +60,24 @@ class Disk:
         Returns:
             Per image what `Extractor.extract` promises; scores are logits.
         """
+        # One by one: a larger batch rounds otherwise, and needs 129 maps per image.
+        return [self._extract_one(batch, item) for item in range(len(batch))]
+
+    def _extract_one(self, batch: ImageBatch, item: int) -> Features:
         width, height = batch.network_size
-        pixels = torch.from_numpy(batch.pixels).to(self._device)
+        pixels = torch.from_numpy(batch.pixels[item : item + 1]).to(self._device)
         padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
-        heatmap, dense = self._network.heatmap_and_dense_descriptors(
+        maps, dense = self._network.heatmap_and_dense_descriptors(
             F.pad(pixels, padding)
         )
-        return [
-            self._select(
-                batch,
-                item,
-                heatmap[item, 0, :height, :width],
-                dense[item, :, :height, :width],
-            )
-            for item in range(len(batch))
-        ]
-
-    def _select(
-        self,
-        batch: ImageBatch,
-        item: int,
-        heatmap: torch.Tensor,  # [H, W]
-        dense: torch.Tensor,  # [128, H, W]
-    ) -> Features:
+        heatmap = maps[0, 0, :height, :width]
         xy = strict_maxima(
             heatmap, radius=self._config.nms_radius, threshold=self._config.min_score
         )
         scores = heatmap[xy[:, 1], xy[:, 0]]
         scores, best = scores.topk(min(len(xy), self._config.max_keypoints))
         xy = xy[best]
-        descriptors = F.normalize(dense[:, xy[:, 1], xy[:, 0]].T, dim=1)
+        descriptors = F.normalize(dense[0, :, xy[:, 1], xy[:, 0]].T, dim=1)
         xy_network = coords.colmap_from_centre(xy.cpu().numpy())
         return Features(
             xy=coords.stored_from_network(xy_network, batch, item),

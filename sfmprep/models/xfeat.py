@@ -70,39 +70,27 @@ class XFeat:
         Returns:
             Per image what `Extractor.extract` promises; scores are in 0..1.
         """
+        # One by one: a larger batch rounds otherwise, and is no faster on a CPU.
+        return [self._extract_one(batch, item) for item in range(len(batch))]
+
+    def _extract_one(self, batch: ImageBatch, item: int) -> Features:
         width, height = (
             max(_MULTIPLE, side // _MULTIPLE * _MULTIPLE) for side in batch.network_size
         )
-        grey = torch.from_numpy(batch.pixels).to(self._device).mean(1, keepdim=True)
+        size = (width, height)
+        pixels = torch.from_numpy(batch.pixels[item : item + 1]).to(self._device)
         grey = F.interpolate(
-            grey, (height, width), mode="bilinear", align_corners=False
+            pixels.mean(1, keepdim=True),
+            (height, width),
+            mode="bilinear",
+            align_corners=False,
         )
         dense, logits, reliability = self._network(grey)
-        heatmap = F.pixel_shuffle(logits.softmax(1)[:, :-1], _CELL)
+        heatmap = F.pixel_shuffle(logits.softmax(1)[:, :-1], _CELL)[0, 0]
         dense = F.normalize(dense, dim=1)
-        return [
-            self._select(
-                batch,
-                item,
-                heatmap[item, 0],
-                reliability[item : item + 1],
-                dense[item : item + 1],
-            )
-            for item in range(len(batch))
-        ]
-
-    def _select(
-        self,
-        batch: ImageBatch,
-        item: int,
-        heatmap: torch.Tensor,  # [H, W]
-        reliability: torch.Tensor,  # [1, 1, H / 8, W / 8]
-        dense: torch.Tensor,  # [1, 64, H / 8, W / 8]
-    ) -> Features:
         xy = strict_maxima(
             heatmap, radius=_NMS_RADIUS, threshold=self._config.min_score
         )
-        size = (heatmap.shape[1], heatmap.shape[0])
         scores = heatmap[xy[:, 1], xy[:, 0]]
         scores = scores * _sample(reliability, xy, size, mode="bilinear")[:, 0]
         scores, best = scores.topk(min(len(xy), self._config.max_keypoints))
