@@ -77,9 +77,9 @@ def write_database(
         database.clear_descriptors()
         database.clear_matches()
         database.clear_two_view_geometries()
-        for name, found in features.keypoints():
+        for name, keypoints in features.keypoints():
             if name in ids:
-                database.write_keypoints(ids[name], _keypoint_rows(found))
+                database.write_keypoints(ids[name], _keypoint_rows(keypoints))
         for (name0, name1), found in progress(
             matches.items(), desc="import", total=len(matches)
         ):

@@ -78,7 +78,7 @@ def render_demo_scene(
 
     Args:
         folder: Made if it is missing.
-        num_images: At least 2; neighbours overlap by some 80 % with 24.
+        num_images: At least 2; with 24, neighbours overlap by some 90 %.
         size: (W, H) in pixels, at least 64 each.
         seed: For textures, path and light.
         progress: Sees one item per image.
@@ -118,7 +118,7 @@ def render_demo_scene(
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
         (folder / "images" / names[k]).write_bytes(jpeg.tobytes())
 
-    # at most four at once: each takes some 200 MB
+    # at most four at once, since each takes some 200 MB
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         written = pool.map(write_image, range(num_images))
         for _ in progress(written, desc="render", total=num_images):

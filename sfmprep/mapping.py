@@ -14,6 +14,7 @@ import pycolmap
 
 from sfmprep.config import MappingConfig
 from sfmprep.database import VerifiedPairs
+from sfmprep.errors import ReconstructionError
 from sfmprep.images import ImageSet
 from sfmprep.progress import Progress, silent
 
@@ -76,14 +77,27 @@ def refine_model(model: pycolmap.Reconstruction, config: MappingConfig) -> None:
     With `refine_principal_point` it runs twice: principal points move only after
     everything else has settled.
     """
+    _adjust(model, refine_principal_point=False)
+    if _moves_principal_point(model, config):
+        _adjust(model, refine_principal_point=True)
+    model.update_point_3d_errors()
+
+
+def _adjust(model: pycolmap.Reconstruction, *, refine_principal_point: bool) -> None:
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
+    options.refine_principal_point = refine_principal_point
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
-    pycolmap.bundle_adjustment(model, options)
-    if _moves_principal_point(model, config):
-        options.refine_principal_point = True
-        pycolmap.bundle_adjustment(model, options)
-    model.update_point_3d_errors()
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    summary = pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    if not summary.is_solution_usable():
+        raise ReconstructionError(
+            f"the last bundle adjustment of {model.num_reg_images()} images failed"
+            f" ({summary.termination_type.name}); please report it with the database."
+        )
 
 
 def _moves_principal_point(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sfmprep.config import RetrievalConfig
-from sfmprep.models.nearest import unit_descriptors
+from sfmprep.models.pair_batches import unit_descriptors
 from sfmprep.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
@@ -125,7 +125,7 @@ def learn_vocabulary(
 
 def _best_descriptors(features: FeatureStore, name: str) -> torch.Tensor:
     found = features.get(name)
-    return unit_descriptors(found.descriptors[:_DESCRIPTORS_PER_IMAGE])
+    return torch.from_numpy(unit_descriptors(found)[:_DESCRIPTORS_PER_IMAGE])
 
 
 def _nearest_word(points: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

@@ -89,8 +89,8 @@ def weights_of(frontend: Frontend) -> list[tuple[str, Path | None]]:
         case _:
             assert_never(frontend.features)
     match frontend.matcher:
-        case LightGlueConfig(model=model, weights=path):
-            needed.append((model, path))
+        case LightGlueConfig():
+            needed.append((frontend.matcher.model, frontend.matcher.weights))
         case NearestConfig():
             pass
         case _:
