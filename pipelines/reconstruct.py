@@ -16,6 +16,7 @@ from sfmprep.pipelines.choose import choose_frontend
 
 from sfmprep.config import Recipe
 from sfmprep.database import VerifiedPairs
+from sfmprep.errors import ImageError
 from sfmprep.images import ImageSet
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
@@ -89,6 +90,13 @@ def reconstruct(
         )
         few = _few_keypoints(images, features)
     summary.num_pairs, summary.num_verified = len(pairs), verified.num_verified
+    if verified.num_rotation_only > verified.num_verified / 2:
+        logger.warning(
+            "%d of %d verified pairs show no parallax: where the camera only turned,"
+            " poses and points cannot be trusted. Walk sideways between photographs.",
+            verified.num_rotation_only,
+            verified.num_verified,
+        )
 
     if recipe.mapping.type != "none":
         with _timed(summary, "map"):
@@ -108,11 +116,17 @@ def open_workspace(
     """Makes the output folder or goes on in it, with one choice of features made.
 
     Raises:
+        ImageError: fewer than two images can be read.
         ConfigError, ImageError, StoreError: see `Workspace.open`.
         WeightsError: see `choose_frontend`.
     """
     for name, reason in images.unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
+    if len(images) < 2:
+        raise ImageError(
+            f"{images.root} holds one image that can be read, {images.names[0]};"
+            " poses need at least two. Take twenty or more, a step apart."
+        )
     workspace = Workspace(out)
     earlier = workspace.chosen_frontend(recipe)
     if earlier is None:
