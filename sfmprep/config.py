@@ -7,10 +7,9 @@ network. Unknown keys are refused. `Recipe.frontends` are the choices in order.
 
 from __future__ import annotations
 
+import copy
 import difflib
-import hashlib
 import importlib.resources
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,13 +34,11 @@ class Config(BaseModel):
     """Frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
-
-    def sha256(self) -> str:
-        """The checksum of these settings, as it is recorded in stores."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------- features
@@ -183,10 +180,10 @@ class RetrievalConfig(Config):
     type: Literal["retrieval"] = "retrieval"
     num_neighbours: PositiveInt = 20
     """Each image is paired with so many of the most similar ones."""
-    num_clusters: PositiveInt = 64
+    num_clusters: PositiveInt = 256
     """Words of the vocabulary that is learned from the capture itself."""
-    min_similarity: float = 0.0
-    """Pairs with a lower cosine are left out."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """Pairs with a lower cosine are left out; neighbours often have one below 0."""
 
 
 class PairsFileConfig(Config):
@@ -331,6 +328,27 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         ConfigError: no such recipe or file, not YAML, an unknown key or a bad value.
     """
+    data, source = _read_recipe(name_or_path)
+    data.setdefault("name", Path(name_or_path).stem)
+    data.setdefault("pairs", {"type": "auto"})
+    recipe = _validate(data, source)
+    for override in overrides:
+        data = _override(data, override)
+        recipe = _validate(data, f"{source} with --set {override}")
+    return recipe
+
+
+def read_resolved(path: Path) -> Recipe:
+    """Reads the recipe that a run has written into its output folder.
+
+    Raises:
+        ConfigError: the file cannot be read or is damaged.
+    """
+    return _validate(*_read_recipe(path))
+
+
+def _read_recipe(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    """The content of a recipe, not checked yet, and what to call it in messages."""
     text, source = _recipe_text(name_or_path)
     try:
         data = yaml.safe_load(text)
@@ -341,16 +359,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             f"{source} holds {type(data).__name__} but a recipe is a mapping of keys"
             " such as `features:` and `matcher:`. See `sfmprep recipes splat`."
         )
-    data.setdefault("name", Path(name_or_path).stem)
-    data.setdefault("pairs", {"type": "auto"})
-    for override in overrides:
-        data = _override(data, override)
-    return _validate(data, source)
-
-
-def read_resolved(path: Path) -> Recipe:
-    """Reads the recipe that a run has written into its output folder."""
-    return _validate(yaml.safe_load(path.read_text("utf-8")), str(path))
+    return data, source
 
 
 def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
@@ -391,10 +400,10 @@ def _override(data: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError(
             f"--set {override!r}: {text!r} is not a YAML value"
         ) from error
-    result = json.loads(json.dumps(data, default=str))
+    result = copy.deepcopy(dict(data))
     if path[0] not in ("features", "matcher") or not result.get("otherwise"):
         _set(result, path, value, override)
-        return dict(result)
+        return result
     return _override_frontends(result, path, value, override)
 
 
@@ -407,6 +416,11 @@ def _override_frontends(
         *data["otherwise"],
     ]
     part, *rest = path
+    if not rest:
+        raise ConfigError(
+            f"--set {override!r}: {part!r} is a section; set one of its keys, or write"
+            " a recipe file."
+        )
     if rest in (["type"], ["model"]):
         kept = [f for f in frontends if f[part].get(rest[0]) == value]
         if not kept:
@@ -417,9 +431,9 @@ def _override_frontends(
             )
         frontends = kept
     else:
-        owners = [f for f in frontends if rest and rest[0] in _field_names(f[part])]
+        owners = [f for f in frontends if rest[0] in _fields(part, f[part])]
         if not owners:
-            have = sorted({n for f in frontends for n in _field_names(f[part])})
+            have = sorted({n for f in frontends for n in _fields(part, f[part])})
             raise ConfigError(
                 f"--set {override!r}: no {part} of this recipe has the setting"
                 f" {'.'.join(rest)!r}.{_did_you_mean('.'.join(rest), have)}"
@@ -430,15 +444,9 @@ def _override_frontends(
     return {**data, **first, "otherwise": others}
 
 
-def _field_names(part: Mapping[str, Any]) -> set[str]:
+def _fields(part: str, section: Mapping[str, Any]) -> Sequence[str]:
     """The settings that a features or matcher section of this type has."""
-    for model in (SiftConfig, AlikedConfig, XFeatConfig, DiskConfig):
-        if part.get("type") == model.model_fields["type"].default:
-            return set(model.model_fields)
-    for matcher in (NearestConfig, LightGlueConfig):
-        if part.get("type") == matcher.model_fields["type"].default:
-            return set(matcher.model_fields)
-    return set()
+    return list(_TYPES[part][section["type"]].model_fields)
 
 
 def _set(data: dict[str, Any], path: Sequence[str], value: object, text: str) -> None:
@@ -447,7 +455,8 @@ def _set(data: dict[str, Any], path: Sequence[str], value: object, text: str) ->
         if not isinstance(below, dict):
             raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
         data = below
-    if path[-1] == "type" and data.get("type") != value:
+    is_choice = len(path) == 2 and path[0] in _TYPES and path[1] == "type"
+    if is_choice and data.get("type") != value:
         data.clear()  # the settings of another type mean nothing to this one
     data[path[-1]] = value
 
@@ -465,6 +474,15 @@ def _describe(item: Mapping[str, Any]) -> str:
     where = [str(part) for part in item["loc"]]
     # pydantic puts the tag of a discriminated union into the location
     key = ".".join(part for k, part in enumerate(where) if not _is_tag(where, k))
+    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        types = list(_TYPES[where[-1]])
+        if item["type"] == "union_tag_not_found":
+            return f"key '{key}.type' is missing. Types: {', '.join(types)}."
+        tag = item["ctx"]["tag"]
+        return (
+            f"{key}.type = {tag!r} is unknown.{_did_you_mean(tag, types)}"
+            f" Types: {', '.join(types)}."
+        )
     if item["type"] == "extra_forbidden":
         known = list(_keys_beside(where))
         return (
@@ -476,38 +494,43 @@ def _describe(item: Mapping[str, Any]) -> str:
     return f"{key} = {item['input']!r}: {item['msg']}."
 
 
-_UNIONS = ("features", "matcher", "pairs")
+# the sections that are a choice by `type`
+_TYPES: Mapping[str, Mapping[str, type[Config]]] = {
+    section: {model.model_fields["type"].default: model for model in models}
+    for section, models in (
+        ("features", (SiftConfig, AlikedConfig, XFeatConfig, DiskConfig)),
+        ("matcher", (NearestConfig, LightGlueConfig)),
+        (
+            "pairs",
+            (
+                AutoPairsConfig,
+                ExhaustiveConfig,
+                SequentialConfig,
+                RetrievalConfig,
+                PairsFileConfig,
+            ),
+        ),
+    )
+}
 
 
 def _is_tag(where: Sequence[str], k: int) -> bool:
-    return k > 0 and where[k - 1] in _UNIONS and k < len(where) - 1
+    return k > 0 and where[k - 1] in _TYPES and k < len(where) - 1
 
 
 def _keys_beside(where: Sequence[str]) -> Iterator[str]:
     """The keys that are allowed where an unknown one was found."""
     models: Mapping[str, type[Config]] = {
-        "sift": SiftConfig,
-        "aliked": AlikedConfig,
-        "xfeat": XFeatConfig,
-        "disk": DiskConfig,
-        "nearest": NearestConfig,
-        "lightglue": LightGlueConfig,
-        "auto": AutoPairsConfig,
-        "exhaustive": ExhaustiveConfig,
-        "sequential": SequentialConfig,
-        "retrieval": RetrievalConfig,
-        "file": PairsFileConfig,
+        **_TYPES["features"],
+        **_TYPES["matcher"],
+        **_TYPES["pairs"],
         "database": DatabaseConfig,
         "mapping": MappingConfig,
         "export": ExportConfig,
+        "otherwise": Frontend,
     }
     parents = [part for part in where[:-1] if not part.isdigit()]
-    if not parents:
-        yield from Recipe.model_fields
-    elif parents[-1] == "otherwise":
-        yield from Frontend.model_fields
-    else:
-        yield from models[parents[-1]].model_fields
+    yield from (models[parents[-1]] if parents else Recipe).model_fields
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

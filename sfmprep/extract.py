@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from itertools import chain
 
@@ -11,8 +10,6 @@ from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
 from sfmprep.types import Features
-
-logger = logging.getLogger(__name__)
 
 
 def extract_features(

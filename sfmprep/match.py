@@ -66,4 +66,6 @@ class _FeatureCache:
 
 
 def _num_bytes(features: Features) -> int:
-    return features.descriptors.nbytes + features.xy.nbytes + features.scores.nbytes
+    columns = (features.xy, features.scores, features.descriptors)
+    shape = (features.scale, features.angle)
+    return sum(column.nbytes for column in (*columns, *shape) if column is not None)

@@ -11,6 +11,8 @@ from sfmprep.errors import ConfigError
 
 Pair = tuple[str, str]
 
+_SEPARATORS = frozenset("\t\n\r")
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -37,7 +39,17 @@ class Pairs:
         return iter(self.items)
 
     def write(self, path: Path) -> None:
-        """Writes one pair a line, separated by a tab, for `pairs_from_file`."""
+        """Writes one pair a line, separated by a tab, for `pairs_from_file`.
+
+        Raises:
+            ConfigError: a name holds a tab or a line break, which this file and
+                COLMAP's text files have no way to write.
+        """
+        for name in itertools.chain.from_iterable(self.items):
+            if not _SEPARATORS.isdisjoint(name):
+                raise ConfigError(
+                    f"image name {name!r} holds a tab or a line break. Rename the file."
+                )
         text = "".join(f"{name0}\t{name1}\n" for name0, name1 in self.items)
         path.write_text(text, "utf-8")
 
@@ -73,38 +85,43 @@ def pairs_from_file(path: Path, names: Sequence[str]) -> Pairs:
     """Reads pairs of names, one pair a line; empty lines and `#` comments are skipped.
 
     Names are separated by a tab, or by spaces where that leaves one way to read the
-    line as two known names.
+    line as two known names. Of a line that is a comment and a pair, the pair counts.
 
     Raises:
         ConfigError: the file cannot be read, or a line does not name two images.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"pairs file {path} cannot be read: {error}") from error
     known = set(names)
     pairs = []
     for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            pairs.append(_parse_line(line, known, f"{path}, line {number}"))
+        if pair := _parse_line(line, known, f"{path}, line {number}"):
+            pairs.append(pair)
     return Pairs.of(pairs)
 
 
-def _parse_line(line: str, known: set[str], where: str) -> Pair:
+def _parse_line(line: str, known: set[str], where: str) -> Pair | None:
+    """The pair that a line names; None for an empty line or a comment."""
     if "\t" in line:
-        readings = [tuple(part.strip() for part in line.split("\t"))]
+        cuts = [line.split("\t")]
     else:
         words = line.split(" ")
-        readings = [
-            (" ".join(words[:k]).strip(), " ".join(words[k:]).strip())
-            for k in range(1, len(words))
+        cuts = [
+            [" ".join(words[:k]), " ".join(words[k:])] for k in range(1, len(words))
         ]
-    fitting = {
-        (reading[0], reading[1])
-        for reading in readings
-        if len(reading) == 2 and known.issuperset(reading)
-    }
-    if len(fitting) != 1:
+    fitting = _known_pairs(cuts, known)
+    if not fitting:  # spaces around a name do not count, unless they are part of it
+        fitting = _known_pairs([[n.strip() for n in cut] for cut in cuts], known)
+    if not fitting and line.strip()[:1] in ("", "#"):
+        return None
+    if len(fitting) > 1:
+        raise ConfigError(
+            f"{where}: {line!r} can be read as two names in {len(fitting)} ways."
+            " Separate them by a tab."
+        )
+    if not fitting:
         raise ConfigError(
             f"{where}: {line!r} does not name two images of this capture. Expected two"
             " paths relative to the image folder, separated by a tab."
@@ -113,3 +130,7 @@ def _parse_line(line: str, known: set[str], where: str) -> Pair:
     if name0 == name1:
         raise ConfigError(f"{where}: {name0!r} is paired with itself.")
     return name0, name1
+
+
+def _known_pairs(cuts: Iterable[list[str]], known: set[str]) -> set[Pair]:
+    return {(cut[0], cut[1]) for cut in cuts if len(cut) == 2 and known.issuperset(cut)}

@@ -11,18 +11,21 @@ File format, version 1:
 One HDF5 group per item, the usual way, costs 50 times as much to write and to read
 and 260 times as much to list. Values are flushed before the index row that names them
 is written, so the index is the commit: a file left by a killed process is cut back to
-its last complete row. Only the default `libver` survives that.
+its last complete row. Only the default `libver` survives that. A full disk must be
+found before HDF5 writes: a flush that fails leaves a file that cannot be opened, and
+crashes the interpreter later. So the space is reserved first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -34,7 +37,9 @@ from sfmprep.errors import StoreError
 VERSION = 1
 _CHUNK_BYTES = 1 << 18
 _BLOCK_BYTES = 64 << 20
+_METADATA_BYTES = 1 << 18  # more than HDF5 adds of its own in one append
 _FIXED = 5  # columns of the index before the extras
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +74,19 @@ class RaggedTable:
         num_extras: int = 0,
     ) -> None:
         self.path = path
-        self._width = _FIXED + num_extras
         self.writable = provenance is not None
-        fresh = self.writable and not path.exists()
-        if not fresh and not path.is_file():
-            raise StoreError(f"{path}: no such store. Run the stage that writes it.")
+        self._width = _FIXED + num_extras
+        self._blocks: list[NDArray[np.int64]] = []
         try:
-            self._file = h5py.File(path, "w-" if fresh else "r+" if provenance else "r")
+            if provenance is not None and not path.exists():
+                _create(path, kind, provenance, self._width)
+            if not path.is_file():
+                raise StoreError(
+                    f"{path}: no such store. Run the stage that writes it."
+                )
+            if path.stat().st_size == 0:  # HDF5 would fill it
+                raise StoreError(f"{path} is empty, not a store. Delete it.")
+            self._file = h5py.File(path, "r+" if self.writable else "r")
         except BlockingIOError as error:
             raise StoreError(
                 f"{path} is in use by another sfmprep. Wait for it, or stop it."
@@ -83,40 +94,26 @@ class RaggedTable:
         except OSError as error:
             raise _store_error(path, error) from error
         try:
-            if fresh:
-                self._create(kind, provenance)
             self._check(kind, provenance)
             self._load_index()
-        except BaseException:
-            self._file.close()
+        except StoreError:
+            self.close()
             raise
+        except _HDF5_ERRORS as error:
+            self.close()
+            raise self._damaged(str(error)) from error
 
-    # ------------------------------------------------------------------ life cycle
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
-        self._file.close()
-
-    def __enter__(self) -> RaggedTable:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        # What append has returned for is flushed, so a close that fails loses nothing.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._file.close()
 
     # --------------------------------------------------------------------- reading
     @property
     def provenance(self) -> dict[str, Any]:
         """How the content was made, as recorded on creation."""
         return dict(json.loads(self._file.attrs["provenance"]))
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of every column, over all items."""
-        return int(self._index[-1, 0] + self._index[-1, 1]) if len(self._index) else 0
 
     def extras(self, row: int) -> tuple[int, ...]:
         """The integers that came with item number `row`."""
@@ -129,7 +126,7 @@ class RaggedTable:
     def read(self, row: int) -> dict[str, NDArray[Any]]:
         """The columns of item number `row`; zero rows where it is empty."""
         start, count = (int(value) for value in self._index[row, :2])
-        return {name: c[start : start + count] for name, c in self._columns.items()}
+        return self._read_rows(self._columns, start, start + count)
 
     def read_all(
         self, names: Sequence[str] | None = None
@@ -137,6 +134,7 @@ class RaggedTable:
         """Yields the columns of every item in the order of writing.
 
         The file is read in large blocks, so this is far faster than `read` one by one.
+        The arrays are views of a block: copy what is kept.
         """
         wanted = names or self._columns
         columns = {name: c for name, c in self._columns.items() if name in wanted}
@@ -149,7 +147,7 @@ class RaggedTable:
             last = int(np.searchsorted(ends, start + block, side="right"))
             last = max(last, first + 1)
             stop = int(ends[last - 1])
-            values = {name: column[start:stop] for name, column in columns.items()}
+            values = self._read_rows(columns, start, stop)
             for offset, count in self._index[first:last, :2]:
                 low = int(offset) - start
                 yield {name: v[low : low + int(count)] for name, v in values.items()}
@@ -172,27 +170,21 @@ class RaggedTable:
         if taken or len(set(keys)) < len(keys):
             name = min(taken) if taken else next(k for k in keys if keys.count(k) > 1)
             raise StoreError(f"{self.path} holds {name!r} already")
-        model = self._columns or items[0].columns
-        shapes = {name: column.shape[1:] for name, column in model.items()}
-        counts = [self._count_rows(item, shapes) for item in items]
+        layout = _layout(self._columns or items[0].columns)
+        counts = [self._count_rows(item, layout) for item in items]
         try:
+            self._reserve(items)
             self._append(items, counts)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise _store_error(self.path, error) from error
 
     # -------------------------------------------------------------------- internals
-    def _create(self, kind: str, provenance: Mapping[str, Any] | None) -> None:
-        self._file.attrs["format"] = f"sfmprep.{kind}"
-        self._file.attrs["version"] = VERSION
-        self._file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-        self._file.create_group("columns")
-        self._file.create_dataset(
-            "keys", (0,), "u1", maxshape=(None,), chunks=(_CHUNK_BYTES,)
-        )
-        self._file.create_dataset(
-            "index", (0, self._width), "i8", maxshape=(None, self._width), chunks=True
-        )
-        self._file.flush()
+    @property
+    def _index(self) -> NDArray[np.int64]:
+        """The rows of the index, merged where something was appended since."""
+        if len(self._blocks) > 1:
+            self._blocks = [np.concatenate(self._blocks)]
+        return self._blocks[0]
 
     def _check(self, kind: str, provenance: Mapping[str, Any] | None) -> None:
         found = self._file.attrs.get("format"), self._file.attrs.get("version")
@@ -205,9 +197,9 @@ class RaggedTable:
         if provenance is None:
             return
         wanted = json.loads(json.dumps(provenance))
-        if differences := _differences(self.provenance, wanted):
+        if lines := differences(self.provenance, wanted):
             raise StoreError(
-                f"{self.path} was made with other settings: {'; '.join(differences)}."
+                f"{self.path} was made with other settings: {'; '.join(lines)}."
                 " Choose another output folder, or delete the file."
             )
 
@@ -216,30 +208,50 @@ class RaggedTable:
         index = self._file["index"][:]
         complete = index[:, 4] == 1
         num_items = len(index) if complete.all() else int(np.argmin(complete))
-        self._index: NDArray[np.int64] = index[:num_items]
-        self._columns = dict(self._file["columns"].items())
-        columns = self._columns
-        if any(len(column) < self.num_rows for column in columns.values()):
-            raise StoreError(
-                f"{self.path} is damaged: rows that its index names are missing."
-                " Delete it; the next run makes it again."
-            )
-        key_end = int(self._index[-1, 2] + self._index[-1, 3]) if num_items else 0
+        index = index[:num_items]
+        self._blocks = [index]
+        self._num_rows = int(index[-1, 0] + index[-1, 1]) if num_items else 0
+        key_end = int(index[-1, 2] + index[-1, 3]) if num_items else 0
         text = self._file["keys"][:key_end].tobytes()
+        # the first append may have been stopped between two columns
+        columns = dict(self._file["columns"].items()) if num_items else {}
+        self._columns = columns
+        if len(text) < key_end or any(
+            len(c) < self._num_rows for c in columns.values()
+        ):
+            raise self._damaged("rows that its index names are missing")
         self.keys: dict[str, int] = {
             text[start : start + count].decode(): row
-            for row, (start, count) in enumerate(self._index[:, 2:4].tolist())
+            for row, (start, count) in enumerate(index[:, 2:4].tolist())
         }
         if self.writable:
-            for dataset, rows in (
-                (self._file["index"], num_items),
-                (self._file["keys"], key_end),
-                *((column, self.num_rows) for column in columns.values()),
-            ):
-                if len(dataset) > rows:
-                    dataset.resize(rows, axis=0)
+            self._cut_back(num_items, key_end)
 
-    def _count_rows(self, item: Item, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    def _cut_back(self, num_items: int, key_end: int) -> None:
+        for name in set(self._file["columns"]) - set(self._columns):
+            del self._file["columns"][name]
+        for dataset, rows in (
+            (self._file["index"], num_items),
+            (self._file["keys"], key_end),
+            *((column, self._num_rows) for column in self._columns.values()),
+        ):
+            if len(dataset) > rows:
+                dataset.resize(rows, axis=0)
+
+    def _damaged(self, how: str) -> StoreError:
+        return StoreError(
+            f"{self.path} is damaged: {how}. Delete it; the next run makes it again."
+        )
+
+    def _read_rows(
+        self, columns: Mapping[str, Any], start: int, stop: int
+    ) -> dict[str, NDArray[Any]]:
+        try:
+            return {name: column[start:stop] for name, column in columns.items()}
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _count_rows(self, item: Item, layout: str) -> int:
         counts = {len(column) for column in item.columns.values()}
         if len(counts) != 1 or len(item.extras) != self._width - _FIXED:
             raise StoreError(
@@ -247,16 +259,37 @@ class RaggedTable:
                 f" {len(item.extras)} extras, but expected equal rows and"
                 f" {self._width - _FIXED} extras"
             )
-        found = {name: column.shape[1:] for name, column in item.columns.items()}
-        if found != shapes:
+        if (found := _layout(item.columns)) != layout:
             raise StoreError(
-                f"{self.path}: {item.key!r} has columns of shapes {found} but the"
-                f" store {dict(shapes)}"
+                f"{self.path}: {item.key!r} has the columns {found} but expected, as"
+                f" of the items before, {layout}"
             )
         return counts.pop()
 
+    def _reserve(self, items: Sequence[Item]) -> None:
+        """Makes sure that the file can grow by these items.
+
+        What is not used of the space, at most some MB, stays behind the end of the
+        data until the file is written to again.
+        """
+        if not hasattr(os, "posix_fallocate"):  # such as on macOS
+            return
+        num_bytes = sum(c.nbytes for item in items for c in item.columns.values())
+        # new chunks are written whole: one for each column, /keys and /index
+        num_bytes += (len(items[0].columns) + 2) * _CHUNK_BYTES + _METADATA_BYTES
+        file = self._file.id.get_vfd_handle()
+        size = os.fstat(file).st_size
+        end = self._file.id.get_filesize() + num_bytes
+        if end <= size:
+            return
+        try:
+            os.posix_fallocate(file, size, end - size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+
     def _append(self, items: Sequence[Item], counts: Sequence[int]) -> None:
-        start = self.num_rows
+        start = self._num_rows
         stop = start + sum(counts)
         for name in items[0].columns:
             values = np.concatenate([item.columns[name] for item in items])
@@ -278,12 +311,13 @@ class RaggedTable:
         rows[:, 4] = 1
         rows[:, _FIXED:] = [item.extras for item in items]
         index = self._file["index"]
-        num_items = len(self._index)
+        num_items = len(self.keys)
         index.resize(num_items + len(items), axis=0)
         index[num_items:] = rows
         self._file.flush()
         self.keys |= {item.key: num_items + k for k, item in enumerate(items)}
-        self._index = np.concatenate([self._index, rows])
+        self._blocks.append(rows)
+        self._num_rows = stop
 
     def _column(self, name: str, values: NDArray[Any]) -> Any:
         if name not in self._columns:
@@ -292,17 +326,51 @@ class RaggedTable:
                 name,
                 (0, *values.shape[1:]),
                 values.dtype,
-                maxshape=(None, *values.shape[1:]),
-                chunks=(max(_CHUNK_BYTES // row_bytes, 1), *values.shape[1:]),
+                # HDF5 has neither a chunk nor a fixed dimension of length 0
+                maxshape=(None, *(n or None for n in values.shape[1:])),
+                chunks=(
+                    max(_CHUNK_BYTES // row_bytes, 1),
+                    *(n or 1 for n in values.shape[1:]),
+                ),
             )
         return self._columns[name]
+
+
+def _create(path: Path, kind: str, provenance: Mapping[str, Any], width: int) -> None:
+    """Makes an empty table, whole or not at all."""
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs["format"] = f"sfmprep.{kind}"
+        file.attrs["version"] = VERSION
+        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        file.create_group("columns")
+        file.create_dataset(
+            "keys", (0,), "u1", maxshape=(None,), chunks=(_CHUNK_BYTES,)
+        )
+        file.create_dataset(
+            "index", (0, width), "i8", maxshape=(None, width), chunks=True
+        )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(image.getvalue())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _layout(columns: Mapping[str, Any]) -> str:
+    """The names, types and shapes of columns, in words."""
+    return ", ".join(
+        f"{name} {column.dtype} [{', '.join(('N', *map(str, column.shape[1:])))}]"
+        for name, column in sorted(columns.items())
+    )
 
 
 def _row_bytes(column: Any) -> int:
     return int(column.dtype.itemsize * np.prod(column.shape[1:]))
 
 
-def _differences(
+def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
     """What differs between two nested settings, in words."""
@@ -310,27 +378,21 @@ def _differences(
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            lines += _differences(was, now, f"{prefix}{key}.")
+            lines += differences(was, now, f"{prefix}{key}.")
         elif was != now:
             lines.append(f"{prefix}{key} is {was!r} there and {now!r} now")
     return lines
 
 
-def _store_error(path: Path, error: OSError) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def _store_error(path: Path, error: OSError | RuntimeError) -> StoreError:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(
-            f"{path}: the disk is full ({error.strerror}). Free some space and run the"
-            " same command again: it goes on from the last complete item."
+            f"{path}: the disk is full ({os.strerror(number)}). Free some space and run"
+            " the same command again: it goes on from the last complete item."
         )
-    reason = error.strerror or str(error)
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return StoreError(
         f"{path} cannot be opened or written ({reason}). If it is not a store of"
         " sfmprep, move it away; if it is damaged, delete it and run again."
     )
-
-
-def close_quietly(tables: Sequence[RaggedTable]) -> None:
-    """Closes tables, also after a full disk made closing one of them fail."""
-    for table in tables:
-        with contextlib.suppress(OSError, RuntimeError):
-            table.close()

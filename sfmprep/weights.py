@@ -15,6 +15,8 @@ import hashlib
 import http.client
 import logging
 import os
+import pickle
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -162,7 +164,8 @@ def weights_here(name: str, path: Path | None = None) -> ResolvedWeights | None:
     """The weights as they are on this machine, or None; never asks the network.
 
     Raises:
-        WeightsError: a file is there, but it is not the expected one.
+        WeightsError: a file is there, but it is not the expected one, or
+            SFMPREP_WEIGHTS names no folder.
     """
     entry = WEIGHTS[name]
     if path is not None:
@@ -173,6 +176,11 @@ def weights_here(name: str, path: Path | None = None) -> ResolvedWeights | None:
             )
         return ResolvedWeights(name=name, path=path, sha256=file_sha256(path))
     if folder := os.environ.get("SFMPREP_WEIGHTS"):
+        if not Path(folder).is_dir():
+            raise WeightsError(
+                f"SFMPREP_WEIGHTS names {folder}, which is not a folder. Correct or"
+                " unset it."
+            )
         local = Path(folder) / f"{name}.safetensors"
         if local.is_file():
             return _checked(entry, local, entry.converted_sha256)
@@ -210,10 +218,15 @@ def load_tensors(weights: ResolvedWeights) -> dict[str, torch.Tensor]:
         if weights.path.suffix == ".safetensors":
             return load_file(weights.path)
         tree = torch.load(weights.path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        if not isinstance(tree, Mapping):
+            raise ValueError(f"it holds a {type(tree).__name__}, not named tensors")
+    except (
+        *(SafetensorError, pickle.UnpicklingError, RuntimeError),
+        *(OSError, EOFError, ValueError, KeyError, AttributeError),
+    ) as error:
         raise WeightsError(
             f"weights of {weights.name}: {weights.path} cannot be read ({error})."
-            " Delete the file; the next run fetches it again."
+            " Expected safetensors or a torch checkpoint; put a good copy in its place."
         ) from error
     return _flatten(tree)
 
@@ -294,9 +307,19 @@ def _download(entry: Weights) -> ResolvedWeights:
             urllib.request.urlopen(entry.url, timeout=_TIMEOUT_S) as answer,
             part.open("wb") as file,
         ):
-            while chunk := answer.read(_CHUNK):
-                file.write(chunk)
-        _checked(entry, part, entry.sha256)
+            shutil.copyfileobj(answer, file, _CHUNK)
+            # http.client takes an early end of the connection for the end of the file
+            announced = int(answer.headers.get("Content-Length") or file.tell())
+            if file.tell() != announced:
+                raise OSError(
+                    f"the transfer stopped after {file.tell()} of {announced} bytes"
+                )
+        sha256 = file_sha256(part)
+        if entry.sha256 and sha256 != entry.sha256:
+            raise WeightsError(
+                f"weights of {entry.name}: {entry.url} gave a file of sha256 {sha256}"
+                f" but expected {entry.sha256}; it was not kept. {advice}"
+            )
         part.replace(target)
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
@@ -306,7 +329,7 @@ def _download(entry: Weights) -> ResolvedWeights:
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return _checked(entry, target, entry.sha256)
+    return ResolvedWeights(name=entry.name, path=target, sha256=sha256)
 
 
 def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, torch.Tensor]:

@@ -103,6 +103,7 @@ class Workspace:
         """
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file. Give a folder for the output.")
+        self._check_place(images.root)
         if self.recipe.is_file():
             self._check_recipe(recipe)
         elif self.out.is_dir() and any(self.out.iterdir()):
@@ -111,20 +112,15 @@ class Workspace:
                 f"{self.out} is not empty and not an output of sfmprep (it holds"
                 f" {', '.join(found)}). Give a new or empty folder."
             )
-        if _is_inside(self.out, images.root):
-            raise ConfigError(
-                f"{self.out} lies inside the folder of images {images.root}: the"
-                " results would be taken for photographs. Give a folder beside it."
-            )
+        manifest = self._continued_manifest(images)
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            self._check_manifest(images)
+            # first, so that a run stopped here can go on
+            self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.recipe, recipe.to_yaml())
+            self.work.mkdir(exist_ok=True)
         except OSError as error:
-            raise StoreError(
-                f"{self.out} cannot be written ({error.strerror}). Give a folder that"
-                " you may write to, on a disk with free space."
-            ) from error
+            raise _not_written(self.out, error) from error
+        write_text(self.manifest, json.dumps(manifest, ensure_ascii=False))
 
     def is_done(self, stage: str, inputs: object) -> bool:
         """Whether a stage was completed with these inputs."""
@@ -147,8 +143,20 @@ class Workspace:
 
     # ------------------------------------------------------------------- internals
     def _stages(self) -> dict[str, str]:
-        path = self.work / "stages.json"
-        return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+        return _read_table(self.work / "stages.json")
+
+    def _check_place(self, images: Path) -> None:
+        if _is_inside(self.out, images):
+            raise ConfigError(
+                f"{self.out} lies inside the folder of images {images}: the results"
+                " would be taken for photographs. Give a folder beside it."
+            )
+        for folder in (self.out / "images", self.work):
+            if _is_inside(images, folder):
+                raise ConfigError(
+                    f"the folder of images {images} lies inside the results in"
+                    f" {self.out}, which are written anew. Give another output folder."
+                )
 
     def _check_recipe(self, recipe: Recipe) -> None:
         earlier = read_resolved(self.recipe)
@@ -167,25 +175,53 @@ class Workspace:
                 f" folder, or go on with the old settings: --recipe {self.recipe}"
             )
 
-    def _check_manifest(self, images: ImageSet) -> None:
+    def _continued_manifest(self, images: ImageSet) -> dict[str, int]:
+        """Name and size in bytes of every image of this run and of earlier ones."""
         now = {name: info.num_bytes for name, info in images.infos.items()}
-        was: dict[str, int] = {}
-        if self.manifest.is_file():
-            was = json.loads(self.manifest.read_text("utf-8"))
+        was: dict[str, int] = _read_table(self.manifest)
         changed = [name for name in now if name in was and was[name] != now[name]]
         if changed:
             raise ImageError(
                 f"{images.path(changed[0])} changed since {self.out} was begun"
                 f" ({len(changed)} such images). Give another output folder."
             )
-        write_text(self.manifest, json.dumps({**was, **now}, ensure_ascii=False))
+        return {**was, **now}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+    """Writes a small file whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written ({error.strerror}). Give an output folder that you"
+        " may write to, on a disk with free space."
+    )
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Delete {path.parent}; the next run makes it"
+            " again."
+        ) from error
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -1,0 +1,48 @@
+# Every target does its own set-up in .venv; PYTHON names the interpreter to start from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+NERFSTUDIO := .venv-nerfstudio
+
+.PHONY: demo test lint bench test-nerfstudio clean
+
+demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
+	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/lint
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/lint .
+	$(BIN)/pip install -q --no-deps --target build/lint/site build/lint/*.whl
+	cd build/lint && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p sfmprep
+
+bench: $(READY) ## the table of the README, on the scenes of ../shared or SFMPREP_SHARED
+	$(BIN)/python -m tests.bench.scenes
+
+test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports, in nerfstudio's own loaders
+	SFMPREP_NERFSTUDIO_PYTHON=$(abspath $(NERFSTUDIO))/bin/python \
+		$(BIN)/python -m pytest tests/test_export_consumers.py
+
+$(READY):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+# nerfstudio pins numpy 1.26 and pulls CUDA torch: 8 GB, in a venv of its own.
+# open3d, which reads its point clouds, needs libusb beside it where the system has none.
+$(NERFSTUDIO)/.ready:
+	$(PYTHON) -m venv $(NERFSTUDIO)
+	$(NERFSTUDIO)/bin/pip install -q nerfstudio==1.1.5 libusb-package
+	cd $(NERFSTUDIO)/lib/python*/site-packages && \
+		ln -sf ../libusb_package/libusb-1.0.so open3d/libusb-1.0.so.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(NERFSTUDIO) build demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m sfmprep` is the command line."""
+
+from sfmprep.cli import main
+
+main()
