@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pycolmap
 import torch
 
+from sfmprep.errors import WeightsError
 from sfmprep.weights import WEIGHTS, cache_folder, is_offline, weights_here
 
 
@@ -41,8 +42,15 @@ def report() -> Iterator[tuple[str, str]]:
     if is_offline():
         yield "", "SFMPREP_OFFLINE is set: nothing is downloaded"
     for name in WEIGHTS:
+        yield f"  {name}", _weights(name)
+
+
+def _weights(name: str) -> str:
+    try:
         found = weights_here(name)
-        yield f"  {name}", str(found.path) if found else "not here"
+    except WeightsError as error:
+        return str(error)
+    return str(found.path) if found else "not here"
 
 
 def _environment() -> str:

@@ -9,6 +9,7 @@ from sfmprep.pipelines import stages
 from sfmprep.config import Recipe
 from sfmprep.database import (
     VerifiedPairs,
+    check_database,
     read_verified,
     verify_matches,
     write_database,
@@ -36,10 +37,12 @@ def fill_existing_database(
         SfmprepError: see `write_database`; until everything is matched the database
             is not touched.
     """
+    check_database(database, images)  # now, and not after hours of matching
+    features, _ = stages.extract(
+        images, workspace, recipe, device=device, progress=progress
+    )
     with (
-        stages.extract(
-            images, workspace, recipe, device=device, progress=progress
-        ) as features,
+        features,
         stages.match(
             pairs := stages.make_pairs(
                 images, workspace, recipe, features, progress=progress

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -72,23 +72,28 @@ def reconstruct(
         left_out=dict(images.unreadable),
     )
 
-    with _timed(summary, "extract"):
-        features = stages.extract(
-            images, workspace, recipe, device=device, progress=progress
-        )
-    with _timed(summary, "pairs"):
-        pairs = stages.make_pairs(
-            images, workspace, recipe, features, progress=progress
-        )
-    with _timed(summary, "match"):
-        matches = stages.match(
-            pairs, workspace, recipe, features, device=device, progress=progress
-        )
-    with _timed(summary, "database"), features, matches:
-        verified = stages.fill_database(
-            images, workspace, recipe, features, pairs, matches, progress=progress
-        )
+    with ExitStack() as stores:
+        with _timed(summary, "extract"):
+            features, undecoded = stages.extract(
+                images, workspace, recipe, device=device, progress=progress
+            )
+            stores.enter_context(features)
+        with _timed(summary, "pairs"):
+            pairs = stages.make_pairs(
+                images, workspace, recipe, features, progress=progress
+            )
+        with _timed(summary, "match"):
+            matches = stores.enter_context(
+                stages.match(
+                    pairs, workspace, recipe, features, device=device, progress=progress
+                )
+            )
+        with _timed(summary, "database"):
+            verified = stages.fill_database(
+                images, workspace, recipe, features, pairs, matches, progress=progress
+            )
         few = _few_keypoints(images, features)
+    summary.left_out |= undecoded
     summary.num_pairs, summary.num_verified = len(pairs), verified.num_verified
     if verified.num_rotation_only > verified.num_verified / 2:
         logger.warning(
@@ -156,7 +161,7 @@ def _describe_model(
         {model.images[k].name for k in model.reg_image_ids()} for model in models
     ]
     for name in images.names:
-        if name in registered[0]:
+        if name in registered[0] or name in summary.left_out:
             continue
         other = next((k for k, names in enumerate(registered) if name in names), None)
         if name in few_keypoints:

@@ -23,10 +23,11 @@ from sfmprep.config import (
 from sfmprep.database import (
     VerifiedPairs,
     read_verified,
+    remove_database,
     verify_matches,
     write_database,
 )
-from sfmprep.errors import ImageError, ReconstructionError
+from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.extract import extract_features
 from sfmprep.images import ImageSet
@@ -36,6 +37,7 @@ from sfmprep.models import build_extractor, build_matcher
 from sfmprep.pairs import (
     Pairs,
     exhaustive_pairs,
+    natural_order,
     pairs_from_file,
     sequential_pairs,
 )
@@ -54,11 +56,15 @@ def extract(
     *,
     device: str = "cpu",
     progress: Progress = silent,
-) -> FeatureStore:
-    """Extracts what is missing and returns the feature store, open for reading.
+) -> tuple[FeatureStore, dict[str, str]]:
+    """Extracts what is missing.
+
+    Returns:
+        The feature store, open for reading, and the images that could not be decoded
+        with the reason.
 
     Raises:
-        ImageError: fewer than two images could be read.
+        ImageError: fewer than two images could be decoded.
     """
     extractor = build_extractor(recipe.features, device=device)
     provenance = {
@@ -80,7 +86,37 @@ def extract(
             f"{images.root}: only {len(images) - len(unreadable)} of {len(images)}"
             " images could be decoded; poses need at least two."
         )
-    return FeatureStore(workspace.features)
+    return FeatureStore(workspace.features), unreadable
+
+
+def open_features(images: ImageSet, workspace: Workspace) -> FeatureStore:
+    """Opens the features that `extract` left, for reading.
+
+    Raises:
+        StoreError: there are none.
+    """
+    _expect(workspace.features.is_file(), workspace.features, "extract")
+    features = FeatureStore(workspace.features)
+    if lacking := [name for name in images.names if name not in features]:
+        logger.warning(
+            "%d of %d images have no features, such as %s, and are left out. Run"
+            " `sfmprep extract` if it was stopped.",
+            len(lacking),
+            len(images),
+            lacking[0],
+        )
+    return features
+
+
+def read_pairs(images: ImageSet, workspace: Workspace) -> Pairs:
+    """Reads the pairs that `make_pairs` left.
+
+    Raises:
+        StoreError: there are none.
+        ConfigError: see `pairs_from_file`.
+    """
+    _expect(workspace.pairs.is_file(), workspace.pairs, "pairs")
+    return pairs_from_file(workspace.pairs, images.names)
 
 
 def make_pairs(
@@ -101,7 +137,9 @@ def make_pairs(
         case ExhaustiveConfig():
             pairs = exhaustive_pairs(names)
         case SequentialConfig(window=window, quadratic=quadratic):
-            pairs = sequential_pairs(names, window=window, quadratic=quadratic)
+            pairs = sequential_pairs(
+                natural_order(names), window=window, quadratic=quadratic
+            )
         case RetrievalConfig():
             pairs = retrieval_pairs(
                 names, features, config, seed=recipe.seed, progress=progress
@@ -158,7 +196,8 @@ def fill_database(
     if not (database.is_file() and workspace.is_done("database", inputs)):
         if not (database.is_file() and workspace.is_done("import", inputs)):
             workspace.start("import")
-            database.unlink(missing_ok=True)
+            workspace.start("database")
+            remove_database(database)
             write_database(
                 database,
                 images,
@@ -187,12 +226,19 @@ def map_and_refine(
     """Finds poses, unless that is done; returns the models, largest first.
 
     Raises:
+        ConfigError: the recipe is one without mapping.
         ReconstructionError: there is no model, and why.
     """
+    if recipe.mapping.type == "none":
+        raise ConfigError(
+            f"recipe {recipe.name!r} has mapping.type: none, so there is nothing to map"
+            " here; go on with COLMAP, or use a recipe with a mapper."
+        )
     inputs = [workspace.done("database"), recipe.mapping.model_dump(mode="json")]
-    if not workspace.is_done("map", inputs):
+    if not ((workspace.models / "0").is_dir() and workspace.is_done("map", inputs)):
         workspace.start("map")
-        shutil.rmtree(workspace.models, ignore_errors=True)
+        if workspace.models.exists():
+            shutil.rmtree(workspace.models)
         models = map_images(
             workspace.database(recipe),
             images,
@@ -218,7 +264,10 @@ def export(
 ) -> ExportSummary | None:
     """Writes the dataset into the output folder, unless that is done (then None)."""
     inputs = [workspace.done("map"), recipe.export.model_dump(mode="json")]
-    if workspace.is_done("export", inputs):
+    reduced = [f"images_{factor}" for factor in recipe.export.downscales]
+    entries = ("images", *reduced, "sparse", "transforms.json")
+    is_whole = all((workspace.out / entry).exists() for entry in entries)
+    if is_whole and workspace.is_done("export", inputs):
         return None
     workspace.start("export")
     summary = export_dataset(
@@ -235,15 +284,38 @@ def fill_from_stores(
     *,
     progress: Progress = silent,
 ) -> VerifiedPairs:
-    """As `fill_database`, with the stores that earlier stages left."""
-    pairs = pairs_from_file(workspace.pairs, images.names)
-    with (
-        FeatureStore(workspace.features) as features,
-        MatchStore(workspace.matches) as matches,
-    ):
-        return fill_database(
-            images, workspace, recipe, features, pairs, matches, progress=progress
-        )
+    """As `fill_database`, with the stores that earlier stages left.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    with open_features(images, workspace) as features:
+        pairs = read_pairs(images, workspace)
+        _expect(workspace.matches.is_file(), workspace.matches, "match")
+        with MatchStore(workspace.matches) as matches:
+            _expect(
+                all(
+                    pair in matches
+                    for pair in pairs
+                    if pair[0] in features and pair[1] in features
+                ),
+                workspace.matches,
+                "match",
+            )
+            return fill_database(
+                images, workspace, recipe, features, pairs, matches, progress=progress
+            )
+
+
+def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:
+    """Counts what the database stage left.
+
+    Raises:
+        StoreError: it was not run, or not to its end.
+    """
+    path = workspace.database(recipe)
+    _expect(path.is_file() and workspace.done("database") is not None, path, "database")
+    return read_verified(path)
 
 
 def read_models(workspace: Workspace) -> list[pycolmap.Reconstruction]:
@@ -253,12 +325,12 @@ def read_models(workspace: Workspace) -> list[pycolmap.Reconstruction]:
         ReconstructionError: there is none.
     """
     numbered = [f for f in workspace.models.glob("*") if f.name.isdigit()]
-    if not numbered:
+    if not numbered or workspace.done("map") is None:
         raise ReconstructionError(
-            f"{workspace.models} holds no model. Run `sfmprep map`."
+            f"{workspace.models} holds no model, or not all of them. Run `sfmprep map`."
         )
     return [
-        pycolmap.Reconstruction(folder)
+        _read_model(folder)
         for folder in sorted(numbered, key=lambda folder: int(folder.name))
     ]
 
@@ -267,13 +339,30 @@ def read_result(path: Path) -> pycolmap.Reconstruction:
     """The largest model of an output folder, or the COLMAP model that `path` is.
 
     Raises:
-        ReconstructionError: it is neither.
+        ReconstructionError: it is neither, or the model is damaged.
     """
     if (path / "work" / "models").is_dir():
         return read_models(Workspace(path))[0]
     for folder in (path, path / "sparse" / "0"):
         if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return pycolmap.Reconstruction(folder)
+            return _read_model(folder)
     raise ReconstructionError(
         f"{path} is neither an output of sfmprep nor a COLMAP model (no cameras.bin)."
     )
+
+
+def _read_model(folder: Path) -> pycolmap.Reconstruction:
+    try:
+        return pycolmap.Reconstruction(folder)
+    except (ValueError, IndexError, RuntimeError, MemoryError) as error:
+        raise ReconstructionError(
+            f"{folder} holds a damaged COLMAP model ({error}). Make it again."
+        ) from error
+
+
+def _expect(is_there: bool, path: Path, stage: str) -> None:
+    """Raises StoreError where what an earlier stage writes is missing or unfinished."""
+    if not is_there:
+        raise StoreError(
+            f"{path} is missing or incomplete. Run `sfmprep {stage}` first."
+        )

@@ -59,7 +59,13 @@ def main() -> None:
     # OpenMP threads that spin while they wait made ALIKED 3 to 5 times slower on a
     # machine with other work; it must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as of `| head`; Python would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
@@ -91,6 +97,11 @@ def run(args: list[str]) -> int:
     except SfmprepError as error:
         _say(f"sfmprep: error: {error}")
         return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # what no stage has an answer to
+        _say(f"sfmprep: error: {error}")
+        return 1
     except KeyboardInterrupt:
         _say("sfmprep: stopped. The same command goes on where this run was.")
         return 130
@@ -134,9 +145,10 @@ def extract(
     from sfmprep.pipelines import stages
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-    with stages.extract(
+    store, _ = stages.extract(
         scanned, workspace, chosen, device=_pick_device(device), progress=_progress
-    ) as store:
+    )
+    with store:
         print(f"{len(store)} images have features in {workspace.features}")
 
 
@@ -150,10 +162,9 @@ def pairs(
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
     from sfmprep.pipelines import stages
-    from sfmprep.stores import FeatureStore
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-    with FeatureStore(workspace.features) as features:
+    with stages.open_features(scanned, workspace) as features:
         found = stages.make_pairs(
             scanned, workspace, chosen, features, progress=_progress
         )
@@ -170,15 +181,13 @@ def match(
     verbose: Verbose = False,
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
-    from sfmprep.pairs import pairs_from_file
     from sfmprep.pipelines import stages
-    from sfmprep.stores import FeatureStore
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
     with (
-        FeatureStore(workspace.features) as features,
+        stages.open_features(scanned, workspace) as features,
         stages.match(
-            pairs_from_file(workspace.pairs, scanned.names),
+            stages.read_pairs(scanned, workspace),
             workspace,
             chosen,
             features,
@@ -249,11 +258,10 @@ def map_(
     verbose: Verbose = False,
 ) -> None:
     """Find poses and points from the database, into OUT/work/models."""
-    from sfmprep.database import read_verified
     from sfmprep.pipelines import stages
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-    verified = read_verified(workspace.database(chosen))
+    verified = stages.read_database(workspace, chosen)
     models = stages.map_and_refine(
         scanned, workspace, chosen, verified, progress=_progress
     )
@@ -427,7 +435,7 @@ def _pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -332,10 +332,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     data.setdefault("name", Path(name_or_path).stem)
     data.setdefault("pairs", {"type": "auto"})
     recipe = _validate(data, source)
+    if not overrides:
+        return recipe
     for override in overrides:
         data = _override(data, override)
-        recipe = _validate(data, f"{source} with --set {override}")
-    return recipe
+    return _validate(data, f"{source} with --set {' '.join(overrides)}")
 
 
 def read_resolved(path: Path) -> Recipe:
@@ -400,6 +401,8 @@ def _override(data: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError(
             f"--set {override!r}: {text!r} is not a YAML value"
         ) from error
+    if path[0] == "otherwise" and value != []:
+        raise ConfigError(f"--set {override!r}: `otherwise` can only be set to [].")
     result = copy.deepcopy(dict(data))
     if path[0] not in ("features", "matcher") or not result.get("otherwise"):
         _set(result, path, value, override)

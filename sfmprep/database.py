@@ -1,16 +1,19 @@
 """From stores to a COLMAP database: cameras, keypoints, matches, verified pairs.
 
-A new database is written in one transaction. An existing one is filled in place: its
-images, names, ids and cameras stay, its keypoints and matches are replaced, and its
-descriptors, which belonged to the old keypoints, go.
+An existing database is filled in place: its images, names, ids and cameras stay, its
+keypoints and matches are replaced, and its descriptors, which belonged to the old
+keypoints, go. It is written whole or not at all: the work is done on a copy. COLMAP's
+transactions would not do: one that an exception ends is committed, and one that meets a
+full disk ends the process.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,9 +32,10 @@ from sfmprep.types import Features, Float32
 
 logger = logging.getLogger(__name__)
 
-_VERIFY_BATCH = 256  # pairs in memory at once, and lost when a run is killed
+_VERIFY_BATCH = 256  # pairs in memory at once
 _CACHED_IMAGES = 1024
 _MIN_MATCHES = 8  # fewer cannot be verified by any model
+_OTHER_FOLDER = "Give the folder of images that the database was made from."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ def write_database(
     *,
     progress: Progress = silent,
 ) -> None:
-    """Writes keypoints and matches into a COLMAP database, in one transaction.
+    """Writes keypoints and matches into a COLMAP database, whole or not at all.
 
     Args:
         path: The database; it is made if it does not exist, else filled in place.
@@ -64,14 +68,16 @@ def write_database(
         matches: Matches of the pairs; a pair that is not here is left out.
         pairs: The pairs of this capture.
         config: Cameras of images that the database does not hold yet.
-        progress: Wraps the loop over pairs.
+        progress: Wraps the loop over matches.
 
     Raises:
         StoreError: `path` is not a COLMAP database, is locked or cannot be written.
-        ConfigError: an image in the database has another size than its file.
+        ConfigError: see `check_database`; or images are to share a camera that differ
+            in size.
     """
+    check_database(path, images)
     wanted = set(pairs)
-    with _open(path) as database, pycolmap.DatabaseTransaction(database):
+    with _rewritten(path) as copy, pycolmap.Database.open(copy) as database:
         ids = _write_images(database, images, features, config)
         database.clear_keypoints()
         database.clear_descriptors()
@@ -87,6 +93,47 @@ def write_database(
             if known and len(found) >= _MIN_MATCHES:
                 index = np.ascontiguousarray(found.index, np.uint32)
                 database.write_matches(ids[name0], ids[name1], index)
+
+
+def check_database(path: Path, images: ImageSet) -> None:
+    """Makes sure that a database can be filled with these images; changes nothing.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked, or its folder does not
+            exist.
+        ConfigError: it holds images, but none of these, or one that has another size.
+    """
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise StoreError(
+                f"{path}: the folder {path.parent} does not exist. Make it, or correct"
+                " the path."
+            )
+        return
+    with _open(path) as database:
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        there = database.read_all_images()
+    known = [image for image in there if image.name in images.infos]
+    if there and not known:
+        raise ConfigError(
+            f"{path} holds {len(there)} images such as {there[0].name!r}, but"
+            f" {images.root} none of them; its images are called such as"
+            f" {images.names[0]!r}. {_OTHER_FOLDER}"
+        )
+    for image in known:
+        size, camera = images.infos[image.name].size, cameras[image.camera_id]
+        if size != (camera.width, camera.height):
+            raise ConfigError(
+                f"{images.path(image.name)} has {size[0]} x {size[1]} pixels but"
+                f" {camera.width} x {camera.height} in {path}. {_OTHER_FOLDER}"
+            )
+
+
+def remove_database(path: Path) -> None:
+    """Deletes a database and what SQLite may have left beside it."""
+    # a log that outlives its database would be played into the next one of that name
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def verify_matches(
@@ -110,13 +157,20 @@ def verify_matches(
         seed: Of RANSAC.
         num_threads: None for all cores.
         progress: Wraps the loop over pairs.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
     """
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = config.min_num_inliers
     options.ransac.max_error = config.max_error_px
     options.ransac.random_seed = seed
 
-    with _open(path) as database, ThreadPoolExecutor(num_threads) as pool:
+    with (
+        _explained(path),
+        _open(path) as database,
+        ThreadPoolExecutor(num_threads) as pool,
+    ):
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         images = {image.name: image for image in database.read_all_images()}
         camera_ids = {image.image_id: image.camera_id for image in images.values()}
@@ -149,16 +203,19 @@ def verify_matches(
                 )
                 for id0, id1 in ids
             ]
-            with pycolmap.DatabaseTransaction(database):
-                for pair, job in zip(ids, jobs, strict=True):
-                    geometry = job.result()
-                    if len(geometry.inlier_matches) < config.min_num_inliers:
-                        geometry = pycolmap.TwoViewGeometry()
-                    database.write_two_view_geometry(*pair, geometry)
+            for pair, job in zip(ids, jobs, strict=True):
+                geometry = job.result()
+                if len(geometry.inlier_matches) < config.min_num_inliers:
+                    geometry = pycolmap.TwoViewGeometry()
+                database.write_two_view_geometry(*pair, geometry)
 
 
 def read_verified(path: Path) -> VerifiedPairs:
-    """Counts what geometric verification left in a database."""
+    """Counts what geometric verification left in a database.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, or is locked.
+    """
     with _open(path) as database:
         names = {image.image_id: image.name for image in database.read_all_images()}
         pair_ids, geometries = database.read_two_view_geometries()
@@ -182,31 +239,69 @@ def read_verified(path: Path) -> VerifiedPairs:
 
 
 def _open(path: Path) -> pycolmap.Database:
-    """Opens a COLMAP database, refusing what is not one.
+    """Opens a COLMAP database that exists, refusing what is not one.
 
     COLMAP ends the process on a file that is no database, so look first.
     """
-    if path.exists():
-        try:
-            with sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True) as db:
-                db.execute("BEGIN IMMEDIATE")
-                tables = {
-                    row[0] for row in db.execute("SELECT name FROM sqlite_master")
-                }
-                db.rollback()
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{path} cannot be opened as a database ({error}). Close COLMAP if it"
-                " has it open; give the path of a COLMAP database."
-            ) from error
-        if tables and not {"cameras", "images", "keypoints", "matches"} <= tables:
-            raise StoreError(
-                f"{path} is a database, but not one of COLMAP (its tables:"
-                f" {', '.join(sorted(tables))})."
-            )
-    elif not path.parent.is_dir():
-        raise StoreError(f"{path}: the folder {path.parent} does not exist.")
+    try:
+        uri = f"{path.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            rows = database.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"{path} cannot be opened as a database ({error}). Close COLMAP if it"
+            " has it open; give the path of a COLMAP database."
+        ) from error
+    tables = {name for (name,) in rows}
+    if tables and not {"cameras", "images", "keypoints", "matches"} <= tables:
+        raise StoreError(
+            f"{path} is a database, but not one of COLMAP (its tables:"
+            f" {', '.join(sorted(tables))}). Give the path of a COLMAP database."
+        )
     return pycolmap.Database.open(path)
+
+
+@contextmanager
+def _rewritten(path: Path) -> Iterator[Path]:
+    """A copy to work on, which replaces the database when the block has succeeded."""
+    part = path.with_name(f".{path.name}.part")
+    remove_database(part)
+    try:
+        with _explained(path):
+            if path.exists():
+                _copy_database(path, part)
+            yield part
+            if part.with_name(f"{part.name}-wal").exists():
+                raise RuntimeError("SQLite could not merge its log")
+            if path.exists():
+                _copy_database(part, path)
+            else:
+                remove_database(path)
+                part.replace(path)
+    finally:
+        remove_database(part)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Gives `target` the content of `source`, in one transaction of SQLite."""
+    with (
+        closing(sqlite3.connect(source)) as old,
+        closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what SQLite refuses, here or inside COLMAP, into a StoreError."""
+    try:
+        yield
+    except (RuntimeError, sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"{path} cannot be written ({error}). Close COLMAP if it has it open, free"
+            " some disk space, and run the same command again."
+        ) from error
 
 
 def _write_images(
@@ -216,44 +311,43 @@ def _write_images(
     config: DatabaseConfig,
 ) -> dict[str, int]:
     """Adds images that are missing; returns the id of each image with features."""
-    cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-    ids = {}
-    for image in database.read_all_images():
-        if image.name in images.infos and image.name in features:
-            _check_size(image.name, cameras[image.camera_id], images)
-            ids[image.name] = image.image_id
-        else:
-            logger.warning(
-                "%s is in the database, but there is no such image with features in"
-                " %s: it gets no matches",
-                image.name,
-                images.root,
-            )
+    there = {image.name: image.image_id for image in database.read_all_images()}
+    ids = {
+        name: image_id
+        for name, image_id in there.items()
+        if name in images.infos and name in features
+    }
+    if useless := sorted(there.keys() - ids.keys()):
+        logger.warning(
+            "%d images of the database, such as %s, get no matches: %s has no such"
+            " image, or it cannot be read",
+            len(useless),
+            useless[0],
+            images.root,
+        )
     for group in images.camera_groups(config.cameras):
-        new = [name for name in group if name not in ids and name in features]
+        new = [name for name in group if name not in there and name in features]
         if new:
             ids |= _add_camera_group(database, images, new, config)
     return ids
 
 
-def _check_size(name: str, camera: pycolmap.Camera, images: ImageSet) -> None:
-    size = images.infos[name].size
-    if size != (camera.width, camera.height):
-        raise ConfigError(
-            f"{name} has {size[0]} x {size[1]} pixels on disk but"
-            f" {camera.width} x {camera.height} in the database. Give the folder of"
-            " images that the database was made from."
-        )
-
-
 def _add_camera_group(
     database: pycolmap.Database,
     images: ImageSet,
-    names: Iterable[str],
+    names: Sequence[str],
     config: DatabaseConfig,
 ) -> dict[str, int]:
     """Adds a camera, its trivial rig, and the images that it took."""
-    names = list(names)
+    size = images.infos[names[0]].size
+    for name in names:
+        if images.infos[name].size != size:
+            other = images.infos[name].size
+            raise ConfigError(
+                f"database.cameras: {config.cameras} lets {names[0]} ({size[0]} x"
+                f" {size[1]} pixels) and {name} ({other[0]} x {other[1]}) share a"
+                " camera, but one camera has one size. Use `auto`."
+            )
     camera = infer_camera(images, names[0], config)
     camera.camera_id = database.write_camera(camera)
     rig = pycolmap.Rig()

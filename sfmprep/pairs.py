@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,16 @@ class Pairs:
 def exhaustive_pairs(names: Sequence[str]) -> Pairs:
     """Every image with every other; none for fewer than two images."""
     return Pairs.of(itertools.combinations(names, 2))
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names with their numbers in order of size: `2.jpg` comes before `10.jpg`."""
+
+    def key(name: str) -> list[tuple[int, str]]:
+        parts = re.split(r"([0-9]+)", name)
+        return [(int(p), "") if p.isdecimal() else (0, p) for p in parts]
+
+    return sorted(names, key=key)
 
 
 def sequential_pairs(

@@ -11,6 +11,7 @@ Sources of the checksums: the authors' repositories and COLMAP's and kornia's ta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -328,7 +329,8 @@ def _download(entry: Weights) -> ResolvedWeights:
             f" ({reason}). {advice}"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return ResolvedWeights(name=entry.name, path=target, sha256=sha256)
 
 

@@ -14,6 +14,7 @@ summary.json   what the last run found
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -201,7 +202,8 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _not_written(path: Path, error: OSError) -> StoreError:

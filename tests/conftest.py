@@ -27,6 +27,16 @@ def real_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small images of the demo scene in `images`, and `reference.json`."""
+    from sfmprep.demo import render_demo_scene
+
+    folder = tmp_path_factory.mktemp("demo-scene")
+    render_demo_scene(folder, num_images=8, size=(480, 360))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     """No test downloads, reads the user's cache, or sees the caller's weights."""

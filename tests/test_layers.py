@@ -28,7 +28,7 @@ LAYERS = (
     ),
     ("export", "report"),
     ("pipelines",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 TRAINING = "train"  # may import everything and is imported by nothing else
 HEAVY = {"torch", "cv2", "kornia", "pycolmap", "nerfstudio"}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmprep.errors import ConfigError
 from sfmprep.pairs import (
     Pairs,
     exhaustive_pairs,
+    natural_order,
     pairs_from_file,
     sequential_pairs,
 )
@@ -80,6 +81,7 @@ def test_fewer_than_two_images_make_no_pair(names: list[str]) -> None:
 
 
 # ---------------------------------------------------------------------------- files
+@settings(deadline=None)
 @given(SETS_OF_NAMES)
 def test_a_written_file_reads_back(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
@@ -161,3 +163,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert error_of(path, b"\xff\xfe", []).startswith(
         f"pairs file {path} cannot be read: 'utf-8' codec can't decode"
     )
+
+
+def test_natural_order_sorts_numbers_by_size() -> None:
+    names = ["b/1.jpg", "a10.jpg", "a2.jpg", "a02b.jpg", "a.jpg", "10", "9"]
+
+    assert natural_order(names) == [
+        *("9", "10", "a.jpg", "a2.jpg", "a02b.jpg", "a10.jpg", "b/1.jpg")
+    ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmprep.errors import StoreError
@@ -67,6 +67,7 @@ def refusal(path: Path, made: object = None, kind: str = "things") -> str:
 
 
 # --------------------------------------------------------------------------- content
+@settings(deadline=None, max_examples=40)
 @given(
     batches=st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5),
     reopened=st.booleans(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sfmprep.config import RetrievalConfig, SiftConfig
 from sfmprep.extract import extract_features
@@ -28,6 +29,15 @@ def described(rows: Float32) -> Features:
         descriptors=rows.astype(np.float16),
         image_size=(640, 480),
     )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine, threads that wait for each other take 100 times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

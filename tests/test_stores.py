@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmprep.errors import StoreError
@@ -80,6 +80,7 @@ def error_of(call: object, *args: object) -> str:
 
 
 # -------------------------------------------------------------------------- features
+@settings(deadline=None, max_examples=40)
 @given(
     names=st.lists(NAMES, unique=True, max_size=6),
     counts=st.lists(st.integers(0, 20), min_size=6, max_size=6),
@@ -170,6 +171,7 @@ def test_an_image_without_features_is_named(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------- matches
+@settings(deadline=None, max_examples=40)
 @given(
     pairs=st.sets(
         st.tuples(NAMES, NAMES).filter(lambda p: p[0] < p[1]), max_size=6
