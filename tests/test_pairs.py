@@ -169,5 +169,5 @@ def test_natural_order_sorts_numbers_by_size() -> None:
     names = ["b/1.jpg", "a10.jpg", "a2.jpg", "a02b.jpg", "a.jpg", "10", "9"]
 
     assert natural_order(names) == [
-        *("9", "10", "a.jpg", "a2.jpg", "a02b.jpg", "a10.jpg", "b/1.jpg")
+        *("9", "10", "a2.jpg", "a02b.jpg", "a10.jpg", "a.jpg", "b/1.jpg")
     ]
