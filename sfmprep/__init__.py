@@ -5,7 +5,7 @@ Importing this package imports neither torch nor OpenCV nor nerfstudio.
 
 import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
 
-from sfmprep.config import Recipe, load_recipe
+from sfmprep.config import Recipe
 from sfmprep.errors import (
     ConfigError,
     ImageError,
@@ -14,6 +14,7 @@ from sfmprep.errors import (
     StoreError,
     WeightsError,
 )
+from sfmprep.recipe_file import load_recipe
 
 __version__ = "0.1.0"
 

@@ -14,9 +14,10 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sfmprep.config import Recipe, load_recipe, recipe_names
+from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, SfmprepError
 from sfmprep.progress import T
+from sfmprep.recipe_file import load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from sfmprep.images import ImageSet

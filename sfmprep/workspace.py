@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfmprep.config import Frontend, Recipe, read_resolved
+from sfmprep.config import Frontend, Recipe
 from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.images import ImageSet
+from sfmprep.recipe_file import read_resolved
 
 
 @dataclass(frozen=True)

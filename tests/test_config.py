@@ -15,11 +15,9 @@ from sfmprep.config import (
     PairsFileConfig,
     SequentialConfig,
     SiftConfig,
-    load_recipe,
-    read_resolved,
-    recipe_names,
 )
 from sfmprep.errors import ConfigError
+from sfmprep.recipe_file import load_recipe, read_resolved, recipe_names
 
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (

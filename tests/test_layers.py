@@ -20,7 +20,16 @@ FOLDERS = {"sfmprep": "sfmprep", "pipelines": "sfmprep.pipelines"}
 # stands for all modules below it.
 LAYERS = (
     ("errors", "coords", "types", "progress"),
-    ("images", "image_file", "pairs", "stores", "ragged", "config", "weights"),
+    (
+        "images",
+        "image_file",
+        "pairs",
+        "stores",
+        "ragged",
+        "config",
+        "recipe_file",
+        "weights",
+    ),
     ("models",),
     (  # the stages, and what only they share
         *("extract", "retrieve", "match", "dense", "database", "mapping"),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sfmprep.config import Recipe, load_recipe
+from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, ImageError, SfmprepError, StoreError
 from sfmprep.images import ImageInfo, ImageSet
+from sfmprep.recipe_file import load_recipe
 from sfmprep.workspace import Workspace, write_text
 
 
