@@ -16,7 +16,7 @@ test: $(READY) ## the whole test suite
 lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/lint
+	rm -rf build
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/lint .
 	$(BIN)/pip install -q --no-deps --target build/lint/site build/lint/*.whl
 	cd build/lint && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p sfmprep
