@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfmprep.pipelines import stages
-
 from sfmprep.config import Recipe
 from sfmprep.database import (
     VerifiedPairs,
@@ -15,6 +13,7 @@ from sfmprep.database import (
     write_database,
 )
 from sfmprep.images import ImageSet
+from sfmprep.pipelines import stages
 from sfmprep.progress import Progress, silent
 from sfmprep.workspace import Workspace
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pycolmap
-from sfmprep.pipelines import stages
-from sfmprep.pipelines.choose import choose_frontend
 
 from sfmprep.config import Recipe
 from sfmprep.database import VerifiedPairs
 from sfmprep.errors import ImageError
 from sfmprep.images import ImageSet
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose import choose_frontend
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
 from sfmprep.workspace import Workspace, write_text
