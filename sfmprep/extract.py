@@ -18,7 +18,6 @@ def extract_features(
     store: FeatureStore,
     *,
     max_size: int,
-    batch_size: int = 1,
     num_workers: int = 2,
     progress: Progress = silent,
 ) -> dict[str, str]:
@@ -29,7 +28,6 @@ def extract_features(
         extractor: A model.
         store: Where features go; it is on disk after every batch.
         max_size: Longer side in pixels that larger images are reduced to.
-        batch_size: The most images of one size that the model sees at once.
         num_workers: Threads that decode and resize.
         progress: Wraps the loop over images.
 
@@ -42,7 +40,7 @@ def extract_features(
         images,
         missing,
         max_size=max_size,
-        batch_size=batch_size,
+        batch_size=extractor.batch_size,
         num_workers=num_workers,
         on_unreadable=unreadable.__setitem__,
     )

@@ -31,6 +31,8 @@ class Aliked:
     score reaches the threshold it lowers it to the mean.
     """
 
+    batch_size = 1  # images go through the network one by one
+
     def __init__(self, config: AlikedConfig, *, device: str = "cpu") -> None:
         """Loads the weights.
 

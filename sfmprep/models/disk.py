@@ -32,6 +32,8 @@ class Disk:
         WeightsError: the weights cannot be had, or do not fit.
     """
 
+    batch_size = 1  # images go through the network one by one
+
     def __init__(self, config: DiskConfig, *, device: str = "cpu") -> None:
         weights = resolve_weights("disk", config.weights)
         tensors = load_tensors(weights)

@@ -15,6 +15,9 @@ from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
 class Extractor(Protocol):
     """Finds and describes keypoints."""
 
+    batch_size: int
+    """How many images of one size it takes best at once."""
+
     @property
     def weights_sha256(self) -> str | None:
         """The checksum of the weights in use, or None for a classical operator."""

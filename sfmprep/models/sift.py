@@ -7,6 +7,11 @@ improve object retrieval", CVPR 2012. The operator is COLMAP's, through pycolmap
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
@@ -15,14 +20,15 @@ from sfmprep import coords
 from sfmprep.config import SiftConfig
 from sfmprep.types import Features, Float32, ImageBatch
 
+_ANY_SIZE = 1 << 20  # the batch loader has reduced the images already
+_MAX_BATCH = 16
+
 # Rec. 709 luma, with which COLMAP reads photographs as grey.
 _RED, _GREEN, _BLUE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 class Sift:
     """Extracts SIFT keypoints, the largest ones first; the score is the scale.
-
-    COLMAP extracts one image on one core and holds the interpreter's lock meanwhile.
 
     Args:
         config: The settings.
@@ -31,16 +37,16 @@ class Sift:
 
     def __init__(self, config: SiftConfig, *, device: str = "cpu") -> None:
         del device
-        self._config = config
-        options = pycolmap.FeatureExtractionOptions(
+        self._max_keypoints = config.max_keypoints
+        self.batch_size = min(os.cpu_count() or 1, _MAX_BATCH)
+        self._options = pycolmap.FeatureExtractionOptions(
             use_gpu=False,
-            num_threads=1,
+            max_image_size=_ANY_SIZE,
             sift=pycolmap.SiftExtractionOptions(
                 max_num_features=config.max_keypoints,
                 normalization=pycolmap.Normalization.L1_ROOT,
             ),
         )
-        self._extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
 
     @property
     def weights_sha256(self) -> None:
@@ -54,31 +60,54 @@ class Sift:
         rows. Descriptors of images that EXIF declares mirrored are those of the
         upright image, as for all others.
 
+        COLMAP extracts the images of a batch in parallel. It does so only from files
+        into a database, so both are made in a temporary folder; calling its extractor
+        from Python instead holds the interpreter's lock and uses one core.
+
         Returns:
             Per image what `Extractor.extract` promises, with `scale` in pixels and
             `angle` in radians of the file on disk; scores are the scale in pixels of
             the network's input.
         """
-        return [self._extract_one(batch, item) for item in range(len(batch))]
+        with tempfile.TemporaryDirectory(prefix="sfmprep-sift-") as folder:
+            images = Path(folder) / "images"
+            images.mkdir()
+            for item, pixels in enumerate(batch.pixels):
+                cv2.imwrite(str(images / f"{item:04d}.pgm"), _grey(pixels))
+            path = Path(folder) / "database.db"
+            pycolmap.extract_features(path, images, extraction_options=self._options)
+            with pycolmap.Database.open(path) as database:
+                found = sorted(database.read_all_images(), key=lambda image: image.name)
+                return [
+                    self._features(
+                        database.read_keypoints(image.image_id),
+                        database.read_descriptors(image.image_id).data,
+                        batch,
+                        item,
+                    )
+                    for item, image in enumerate(found)
+                ]
 
-    def _extract_one(self, batch: ImageBatch, item: int) -> Features:
-        keypoints, descriptors = self._extractor.extract_from_uint8_array(
-            _grey(batch.pixels[item])
-        )
-        table = np.array(
-            [(k.x, k.y, k.compute_scale(), k.compute_orientation()) for k in keypoints],
-            np.float32,
-        ).reshape(-1, 4)
+    def _features(
+        self,
+        keypoints: Float32,
+        descriptors: NDArray[np.uint8],
+        batch: ImageBatch,
+        item: int,
+    ) -> Features:
+        # COLMAP's rows are x, y and the 2x2 matrix of the keypoint's shape
+        shape = keypoints[:, 2:].reshape(-1, 2, 2)
+        scale = np.hypot(shape[:, 0], shape[:, 1]).mean(axis=1)
+        angle = np.arctan2(shape[:, 1, 0], shape[:, 0, 0])
         # COLMAP keeps whole levels of the scale space and so exceeds its limit.
-        best = np.argsort(-table[:, 2], kind="stable")[: self._config.max_keypoints]
-        xy, scale, angle = table[best, :2], table[best, 2], table[best, 3]
+        best = np.argsort(-scale, kind="stable")[: self._max_keypoints]
         stored_scale, stored_angle = coords.stored_shape_from_network(
-            scale, angle, batch, item
+            scale[best], angle[best], batch, item
         )
         return Features(
-            xy=coords.stored_from_network(xy, batch, item),
-            scores=scale,
-            descriptors=descriptors.data[best],
+            xy=coords.stored_from_network(keypoints[best, :2], batch, item),
+            scores=scale[best],
+            descriptors=descriptors[best],
             image_size=(int(batch.sizes[item, 0]), int(batch.sizes[item, 1])),
             orientation=int(batch.orientations[item]),
             scale=stored_scale,

@@ -40,6 +40,8 @@ class XFeat:
         WeightsError: the weights cannot be had, or do not fit.
     """
 
+    batch_size = 1  # images go through the network one by one
+
     def __init__(self, config: XFeatConfig, *, device: str = "cpu") -> None:
         weights = resolve_weights("xfeat", config.weights)
         # The matcher that refines semi-dense matches shares the file.
