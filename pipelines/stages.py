@@ -127,7 +127,11 @@ def make_pairs(
     *,
     progress: Progress = silent,
 ) -> Pairs:
-    """Chooses the pairs to match and writes them to `work/pairs.txt`."""
+    """Chooses the pairs to match and writes them to `work/pairs.txt`.
+
+    Raises:
+        ConfigError: see `pairs_from_file` and `Pairs.write`.
+    """
     names = [name for name in images.names if name in features]
     config = recipe.pairs
     if isinstance(config, AutoPairsConfig):
@@ -141,9 +145,21 @@ def make_pairs(
                 natural_order(names), window=window, quadratic=quadratic
             )
         case RetrievalConfig():
+            inputs = [
+                config.model_dump(mode="json"),
+                recipe.seed,
+                features.provenance,
+                names,
+            ]
+            if workspace.pairs.is_file() and workspace.is_done("retrieve", inputs):
+                return pairs_from_file(workspace.pairs, names)
+            workspace.start("retrieve")
             pairs = retrieval_pairs(
                 names, features, config, seed=recipe.seed, progress=progress
             )
+            pairs.write(workspace.pairs)
+            workspace.finish("retrieve", inputs)
+            return pairs
         case PairsFileConfig(path=path):
             pairs = pairs_from_file(path, names)
         case _:

@@ -116,7 +116,8 @@ def check_database(path: Path, images: ImageSet) -> None:
     known = [image for image in there if image.name in images.infos]
     if there and not known:
         raise ConfigError(
-            f"{path} holds {len(there)} images such as {there[0].name!r}, but"
+            f"{path} holds {len(there)} images such as"
+            f" {min(image.name for image in there)!r}, but"
             f" {images.root} none of them; its images are called such as"
             f" {images.names[0]!r}. {_OTHER_FOLDER}"
         )
@@ -392,7 +393,11 @@ def _exif_focal_length(
         return info.focal_length_35mm * float(np.hypot(*size) / np.hypot(36, 24))
     if not (info.focal_length_mm and info.model):
         return None
-    camera = pycolmap.infer_camera_from_image(images.path(name))
+    try:
+        camera = pycolmap.infer_camera_from_image(images.path(name))
+    except ValueError as error:
+        logger.info("%s: COLMAP cannot read it for its focal length: %s", name, error)
+        return None
     return float(camera.mean_focal_length()) if camera.has_prior_focal_length else None
 
 

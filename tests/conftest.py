@@ -37,6 +37,22 @@ def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_result(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the main job makes of the demo scene, with SIFT; not to be changed."""
+    from sfmprep import load_recipe
+    from sfmprep.pipelines.reconstruct import reconstruct
+
+    settings = (
+        "features.max_size=480",
+        "features.max_keypoints=1500",
+        "export.downscales=[2]",
+    )
+    out = tmp_path_factory.mktemp("demo-result") / "out"
+    reconstruct(demo_scene / "images", out, load_recipe("sift", settings))
+    return out
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     """No test downloads, reads the user's cache, or sees the caller's weights."""
