@@ -50,9 +50,9 @@ class AlikedConfig(Config):
 
     type: Literal["aliked"] = "aliked"
     model: Literal["aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"] = (
-        "aliked-n16rot"
+        "aliked-n16"
     )
-    """n16rot was trained with rotations; n32 has larger descriptors' support."""
+    """n16rot was trained with rotations and is less exact; n32 has more samples."""
     max_keypoints: PositiveInt = 4096
     """The most keypoints of one image, best scores first."""
     max_size: PositiveInt = 1600

@@ -374,7 +374,7 @@ def test_splat_without_weights_uses_sift_and_says_so(
     printed = capsys.readouterr()
     assert "8 of 8 images registered" in printed.out
     assert printed.err.splitlines()[0] == (
-        "features: sift + nearest (no weights), because the weights of aliked-n16rot,"
+        "features: sift + nearest (no weights), because the weights of aliked-n16,"
         " xfeat are not here and could not be fetched"
     )
 

@@ -176,7 +176,7 @@ def test_recipe_is_shown_with_the_licence_of_every_weight(
 ) -> None:
     assert run(["recipes", "splat"]) == 0
     shown = capsys.readouterr().out
-    for name in ("aliked-n16rot", "aliked-lightglue", "xfeat", "lighterglue"):
+    for name in ("aliked-n16", "aliked-lightglue", "xfeat", "lighterglue"):
         entry = WEIGHTS[name]
         assert f"#   {name}: {entry.licence}, by {entry.origin}, not here;" in shown
     assert "# choice 4: sift + nearest" in shown

@@ -86,8 +86,8 @@ def test_recipes_are_frozen() -> None:
 def test_splat_ends_in_features_that_need_no_weights() -> None:
     labels = [frontend.label() for frontend in load_recipe("splat").frontends]
     assert labels == [
-        "aliked-n16rot + aliked-lightglue",
-        "aliked-n16rot + nearest",
+        "aliked-n16 + aliked-lightglue",
+        "aliked-n16 + nearest",
         "xfeat + lighterglue",
         "sift + nearest",
     ]
@@ -244,11 +244,11 @@ def test_an_override_of_the_type_or_model_keeps_the_choices_that_have_it() -> No
 
     assert labels("features.type=sift") == ["sift + nearest"]
     assert labels("matcher.type=nearest") == [
-        "aliked-n16rot + nearest",
+        "aliked-n16 + nearest",
         "sift + nearest",
     ]
     assert labels("matcher.model=lighterglue") == ["xfeat + lighterglue"]
-    assert labels("otherwise=[]") == ["aliked-n16rot + aliked-lightglue"]
+    assert labels("otherwise=[]") == ["aliked-n16 + aliked-lightglue"]
 
 
 def test_overrides_that_are_only_together_valid_are_accepted() -> None:
