@@ -1,27 +1,22 @@
-"""The command line: the only place with log handlers, progress bars and exit codes."""
+"""The command line: what can be called, and exit codes; `terminal.py` is what shows."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, SfmprepError
-from sfmprep.progress import T
 from sfmprep.recipe_file import load_recipe, recipe_names
+from sfmprep.terminal import print_summary, say, show_progress, start_logging
 
 if TYPE_CHECKING:
     from sfmprep.images import ImageSet
-    from sfmprep.pipelines.reconstruct import Summary
     from sfmprep.workspace import Workspace
 
 Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
@@ -96,15 +91,15 @@ def run(args: list[str]) -> int:
             args=args,
         )
     except SfmprepError as error:
-        _say(f"sfmprep: error: {error}")
+        say(f"sfmprep: error: {error}")
         return error.exit_code
     except BrokenPipeError:
         raise
     except OSError as error:  # what no stage has an answer to
-        _say(f"sfmprep: error: {error}")
+        say(f"sfmprep: error: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("sfmprep: stopped. The same command goes on where this run was.")
+        say("sfmprep: stopped. The same command goes on where this run was.")
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
@@ -123,13 +118,13 @@ def reconstruct(
 ) -> None:
     """Turn a folder of photographs into a dataset for splat training."""
     loaded = load_recipe(recipe, _flat(settings))
-    _start_logging(verbose)
+    start_logging(verbose)
     from sfmprep.pipelines.reconstruct import reconstruct
 
     summary = reconstruct(
-        images, out, loaded, device=_pick_device(device), progress=_progress
+        images, out, loaded, device=_pick_device(device), progress=show_progress
     )
-    _print_summary(summary, out, loaded)
+    print_summary(summary, out, loaded)
 
 
 # --------------------------------------------------------------- the stages, one by one
@@ -147,7 +142,7 @@ def extract(
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
     store, _ = stages.extract(
-        scanned, workspace, chosen, device=_pick_device(device), progress=_progress
+        scanned, workspace, chosen, device=_pick_device(device), progress=show_progress
     )
     with store:
         print(f"{len(store)} images have features in {workspace.features}")
@@ -167,7 +162,7 @@ def pairs(
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
     with stages.open_features(scanned, workspace) as features:
         found = stages.make_pairs(
-            scanned, workspace, chosen, features, progress=_progress
+            scanned, workspace, chosen, features, progress=show_progress
         )
     print(f"{len(found)} pairs in {workspace.pairs}")
 
@@ -193,7 +188,7 @@ def match(
             chosen,
             features,
             device=_pick_device(device),
-            progress=_progress,
+            progress=show_progress,
         ) as store,
     ):
         print(f"{len(store)} pairs are matched in {workspace.matches}")
@@ -234,13 +229,13 @@ def database(
             chosen,
             database,
             device=_pick_device(device),
-            progress=_progress,
+            progress=show_progress,
         )
     elif out is not None:
         scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
         path = workspace.database(chosen)
         verified = stages.fill_from_stores(
-            scanned, workspace, chosen, progress=_progress
+            scanned, workspace, chosen, progress=show_progress
         )
     else:
         raise ConfigError("`sfmprep database` needs OUT, or --database PROJECT.db.")
@@ -264,7 +259,7 @@ def map_(
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
     verified = stages.read_database(workspace, chosen)
     models = stages.map_and_refine(
-        scanned, workspace, chosen, verified, progress=_progress
+        scanned, workspace, chosen, verified, progress=show_progress
     )
     for number, model in enumerate(models):
         print(
@@ -286,7 +281,11 @@ def export(
 
     scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
     stages.export(
-        scanned, workspace, chosen, stages.read_models(workspace)[0], progress=_progress
+        scanned,
+        workspace,
+        chosen,
+        stages.read_models(workspace)[0],
+        progress=show_progress,
     )
     print(f"dataset: {out}")
 
@@ -389,18 +388,18 @@ def demo(
 ) -> None:
     """Render a small scene, reconstruct it and compare the poses with the truth."""
     loaded = load_recipe(recipe, _flat(settings))
-    _start_logging(verbose)
+    start_logging(verbose)
     from sfmprep.pipelines.demo import reconstruct_demo
 
     summary, evaluation = reconstruct_demo(
-        out, loaded, device=_pick_device(device), progress=_progress
+        out, loaded, device=_pick_device(device), progress=show_progress
     )
-    _print_summary(summary, out / "dataset", loaded)
+    print_summary(summary, out / "dataset", loaded)
     auc = ", ".join(f"{value:.1f} at {key}°" for key, value in evaluation.auc.items())
     print(f"pose AUC against the truth (per cent): {auc}")
 
 
-# ------------------------------------------------------------------------ what shows
+# ----------------------------------------------------------------------- shared parts
 def _open(
     images: Path,
     out: Path,
@@ -413,7 +412,7 @@ def _open(
     of_run = out / "recipe.yaml"
     name = recipe or (str(of_run) if of_run.is_file() else default)
     loaded = load_recipe(name, _flat(settings))
-    _start_logging(verbose)
+    start_logging(verbose)
     from sfmprep.images import ImageSet
     from sfmprep.pipelines.reconstruct import open_workspace
 
@@ -443,82 +442,3 @@ def _pick_device(device: str) -> str:
             f"--device {device}: torch cannot use it ({reason}). See `sfmprep doctor`."
         ) from error
     return device
-
-
-def _start_logging(verbose: bool) -> None:
-    """Shows sfmprep's log on stderr, and COLMAP's only if asked."""
-    import pycolmap
-
-    handler = _TqdmHandler()
-    handler.setFormatter(_Formatter())
-    root = logging.getLogger("sfmprep")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    if not verbose:
-        pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
-
-
-class _TqdmHandler(logging.Handler):
-    """Writes above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"warning: {text}"
-
-
-def _progress(
-    items: Iterable[T], *, desc: str, total: int | None = None
-) -> Iterable[T]:
-    """A bar on a terminal, else one line at the end of the stage."""
-    if sys.stderr.isatty():
-        return tqdm(items, desc=f"{desc:8}", total=total, dynamic_ncols=True)
-    return _plain_progress(items, desc)
-
-
-def _plain_progress(items: Iterable[T], desc: str) -> Iterator[T]:
-    start, count = time.monotonic(), 0
-    for item in items:
-        yield item
-        count += 1
-    seconds = time.monotonic() - start
-    _say(f"{desc}: {count} in {seconds:.1f} s")
-
-
-def _print_summary(summary: Summary, out: Path, recipe: Recipe) -> None:
-    """What a run found, where it lies and what to do with it."""
-    total = summary.num_images
-    if recipe.mapping.type != "none":
-        print(
-            f"{summary.num_registered} of {total} images registered"
-            f" ({summary.num_registered / total:.0%})"
-        )
-        print(
-            f"{summary.num_points} points, mean track length"
-            f" {summary.mean_track_length:.1f}, mean reprojection error"
-            f" {summary.mean_reprojection_error_px:.2f} px"
-        )
-    print(f"{summary.num_verified} of {summary.num_pairs} pairs verified")
-    for name, reason in list(summary.left_out.items())[:10]:
-        print(f"  left out: {name}: {reason}")
-    if len(summary.left_out) > 10:
-        print(f"  and {len(summary.left_out) - 10} more, see {out}/work/summary.json")
-    if summary.num_models > 1:
-        print(f"smaller models kept in {out}/work/models: {summary.num_models - 1}")
-    print(" · ".join(f"{k} {v:.1f} s" for k, v in summary.seconds.items()))
-    if recipe.mapping.type == "none":
-        print(f"result: {out}/database.db")
-        print(f"next:   colmap mapper --database_path {out}/database.db ...")
-        return
-    print(f"result: {out}")
-    print(f"next:   ns-train splatfacto --data {out}")
-    print(f"        gsplat: simple_trainer.py default --data_dir {out} --data_factor 1")
-    print(f"        3DGS:   train.py -s {out}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

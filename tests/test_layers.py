@@ -37,6 +37,7 @@ LAYERS = (
     ),
     ("export", "report"),
     ("pipelines",),
+    ("terminal",),
     ("cli", "__main__"),
 )
 TRAINING = "train"  # may import everything and is imported by nothing else
