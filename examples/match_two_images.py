@@ -11,6 +11,8 @@ from sfmprep.images import ImageSet, load_batches
 from sfmprep.models import build_extractor, build_matcher
 from sfmprep.pipelines.choose import choose_frontend
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 folder, *recipe = sys.argv[1:]
 chosen = choose_frontend(load_recipe(*recipe or ["splat"]))
 images = ImageSet.scan(Path(folder))

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from sfmprep import load_recipe
 from sfmprep.pipelines.reconstruct import reconstruct
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 images, out, *recipe = sys.argv[1:]
 summary = reconstruct(
     Path(images), Path(out), load_recipe(*recipe or ["splat"]), progress=tqdm

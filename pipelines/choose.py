@@ -8,7 +8,7 @@ from pathlib import Path
 from sfmprep.config import Frontend, Recipe
 from sfmprep.errors import WeightsError
 from sfmprep.models import weights_of
-from sfmprep.weights import WEIGHTS, resolve_weights, weights_here
+from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,14 @@ def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) 
 
 
 def _report(frontend: Frontend, lacking: list[str]) -> None:
-    licences = {WEIGHTS[name].licence for name, _ in weights_of(frontend)}
+    licences = sorted({WEIGHTS[name].licence for name, _ in weights_of(frontend)})
+    why = ""
+    if lacking:
+        barred = "SFMPREP_OFFLINE is set" if is_offline() else "cannot be fetched"
+        why = f", because the weights of {', '.join(lacking)} are not here and {barred}"
     logger.info(
-        "features: %s%s%s",
+        "features: %s (%s)%s",
         frontend.label(),
-        f" (weights: {', '.join(sorted(licences))})" if licences else " (no weights)",
-        f", because the weights of {', '.join(lacking)} are not here and could not be"
-        " fetched"
-        if lacking
-        else "",
+        f"weights: {', '.join(licences)}" if licences else "no weights",
+        why,
     )

@@ -32,9 +32,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "pycolmap CUDA", "yes" if pycolmap.has_cuda else "no (not needed)"
     for package, install in (
         ("nerfstudio", "pip install sfmprep[nerfstudio]"),
-        ("av", "pip install sfmprep[video]"),
         ("pillow_heif", "pip install sfmprep[heic]"),
-        ("viser", "pip install sfmprep[view]"),
     ):
         here = importlib.util.find_spec(package) is not None
         yield package, "here" if here else f"not here ({install})"

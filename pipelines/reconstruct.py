@@ -16,6 +16,7 @@ from sfmprep.config import Recipe
 from sfmprep.database import VerifiedPairs
 from sfmprep.errors import ImageError
 from sfmprep.images import ImageSet
+from sfmprep.mapping import median_triangulation_angle_deg
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.choose import choose_frontend
 from sfmprep.progress import Progress, silent
@@ -23,6 +24,8 @@ from sfmprep.stores import FeatureStore
 from sfmprep.workspace import Workspace, write_text
 
 logger = logging.getLogger(__name__)
+
+_FEW_DEGREES = 10  # a film of a camera that turns on a tripod gives 9, a walk 18 to 46
 
 
 @dataclass(kw_only=True)
@@ -95,19 +98,12 @@ def reconstruct(
         few = _few_keypoints(images, features)
     summary.left_out |= undecoded
     summary.num_pairs, summary.num_verified = len(pairs), verified.num_verified
-    if verified.num_rotation_only > verified.num_verified / 2:
-        logger.warning(
-            "%d of %d verified pairs show no parallax: where the camera only turned,"
-            " poses and points cannot be trusted. Walk sideways between photographs.",
-            verified.num_rotation_only,
-            verified.num_verified,
-        )
-
     if recipe.mapping.type != "none":
         with _timed(summary, "map"):
             models = stages.map_and_refine(
                 images, workspace, recipe, verified, progress=progress
             )
+        _warn_of_little_parallax(models[0], verified)
         with _timed(summary, "export"):
             stages.export(images, workspace, recipe, models[0], progress=progress)
         _describe_model(summary, images, models, verified, few)
@@ -132,7 +128,14 @@ def open_workspace(
             f"{images.root} holds one image that can be read, {images.names[0]};"
             " poses need at least two. Take twenty or more, a step apart."
         )
+    if alpha := [name for name in images.names if images.infos[name].has_alpha]:
+        logger.warning(
+            "%d images have transparency, such as %s; it is ignored, also as a mask",
+            len(alpha),
+            images.path(alpha[0]),
+        )
     workspace = Workspace(out)
+    workspace.check_place(images.root)
     earlier = workspace.chosen_frontend(recipe)
     if earlier is None:
         recipe = choose_frontend(recipe)
@@ -141,6 +144,22 @@ def open_workspace(
         recipe = recipe.with_frontend(earlier)
     workspace.open(recipe, images)
     return workspace, recipe
+
+
+def _warn_of_little_parallax(
+    model: pycolmap.Reconstruction, verified: VerifiedPairs
+) -> None:
+    """Flat walls look like turns in pairs, so the model's rays must be narrow too."""
+    angle = median_triangulation_angle_deg(model)
+    if verified.num_rotation_only > verified.num_verified / 2 and angle < _FEW_DEGREES:
+        logger.warning(
+            "%d of %d verified pairs show no parallax, and half of the points are seen"
+            " within %.0f degrees: where the camera only turned, poses and points"
+            " cannot be trusted. Walk sideways between photographs.",
+            verified.num_rotation_only,
+            verified.num_verified,
+            angle,
+        )
 
 
 def _describe_model(

@@ -48,6 +48,9 @@ from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+_PAIRS_PER_BATCH = 32
+_PAIRS_PER_BATCH_CPU = 4  # more gain nothing there, and a stopped run loses them
+
 
 def extract(
     images: ImageSet,
@@ -185,7 +188,14 @@ def match(
         "features": features.provenance,
     }
     with MatchStore(workspace.matches, provenance) as store:
-        match_features(pairs, features, matcher, store, progress=progress)
+        match_features(
+            pairs,
+            features,
+            matcher,
+            store,
+            batch_size=_PAIRS_PER_BATCH_CPU if device == "cpu" else _PAIRS_PER_BATCH,
+            progress=progress,
+        )
     return MatchStore(workspace.matches)
 
 

@@ -306,7 +306,21 @@ def evaluate(
     from sfmprep.evaluate import evaluate_model, read_reference
     from sfmprep.pipelines.stages import read_result
 
-    print(evaluate_model(read_result(out), read_reference(reference)).to_json())
+    poses = read_reference(_model_of(reference))
+    evaluation = evaluate_model(read_result(out), poses)
+    print(evaluation.to_json())
+    missing = evaluation.num_reference - evaluation.registered_reference
+    if missing:
+        say(
+            f"{missing} of the reference's {evaluation.num_reference} images are not in"
+            f" {out}: every pair with one of them counts as wrong."
+        )
+
+
+def _model_of(reference: Path) -> Path:
+    """The model to compare with, where the reference is an output folder itself."""
+    model = reference / "work" / "models" / "0"
+    return model if model.is_dir() else reference
 
 
 def recipes(

@@ -180,35 +180,41 @@ def verify_matches(
         def points(image_id: int) -> NDArray[np.float64]:
             return database.read_keypoints(image_id)[:, :2].astype(np.float64)
 
-        for batch in batched(progress(pairs, desc="verify"), _VERIFY_BATCH):
-            ids = [
-                (images[name0].image_id, images[name1].image_id)
-                for name0, name1 in batch
-                if name0 in images and name1 in images
-            ]
-            ids = [
-                pair
-                for pair in ids
-                if database.exists_matches(*pair)
-                and not database.exists_two_view_geometry(*pair)
-            ]
-            jobs = [
-                pool.submit(
-                    pycolmap.estimate_two_view_geometry,
-                    cameras[camera_ids[id0]],
-                    points(id0),
-                    cameras[camera_ids[id1]],
-                    points(id1),
-                    database.read_matches(id0, id1),
-                    options,
-                )
-                for id0, id1 in ids
-            ]
-            for pair, job in zip(ids, jobs, strict=True):
-                geometry = job.result()
-                if len(geometry.inlier_matches) < config.min_num_inliers:
-                    geometry = pycolmap.TwoViewGeometry()
-                database.write_two_view_geometry(*pair, geometry)
+        missing = [
+            (images[name0].image_id, images[name1].image_id)
+            for name0, name1 in pairs
+            if name0 in images and name1 in images
+        ]
+        missing = [
+            ids
+            for ids in missing
+            if database.exists_matches(*ids)
+            and not database.exists_two_view_geometry(*ids)
+        ]
+
+        def verified() -> Iterator[pycolmap.TwoViewGeometry]:
+            # in batches, to bound what waits in memory
+            for batch in batched(missing, _VERIFY_BATCH):
+                jobs = [
+                    pool.submit(
+                        pycolmap.estimate_two_view_geometry,
+                        cameras[camera_ids[id0]],
+                        points(id0),
+                        cameras[camera_ids[id1]],
+                        points(id1),
+                        database.read_matches(id0, id1),
+                        options,
+                    )
+                    for id0, id1 in batch
+                ]
+                for job in jobs:
+                    yield job.result()
+
+        geometries = progress(verified(), desc="verify", total=len(missing))
+        for ids, geometry in zip(missing, geometries, strict=True):
+            if len(geometry.inlier_matches) < config.min_num_inliers:
+                geometry = pycolmap.TwoViewGeometry()
+            database.write_two_view_geometry(*ids, geometry)
 
 
 def read_verified(path: Path) -> VerifiedPairs:

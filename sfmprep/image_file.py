@@ -51,6 +51,7 @@ class ImageInfo:
     lens_model: str | None = None
     focal_length_mm: float | None = None
     focal_length_35mm: float | None = None
+    has_alpha: bool = False  # transparency, which `read_pixels` drops
 
 
 def open_header(file: BinaryIO) -> ImageFile.ImageFile:
@@ -149,6 +150,7 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         lens_model=_text(tags.get(Base.LensModel)),
         focal_length_mm=_positive(tags.get(Base.FocalLength)),
         focal_length_35mm=_positive(tags.get(Base.FocalLengthIn35mmFilm)),
+        has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
     )
 
 

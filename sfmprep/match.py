@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from sfmprep.models.protocols import Matcher
-from sfmprep.pairs import Pairs
+from sfmprep.pairs import Pair, Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.types import Features
@@ -41,9 +42,15 @@ def match_features(
         for pair in pairs
         if pair not in store and pair[0] in features and pair[1] in features
     ]
-    for batch in batched(progress(missing, desc="match"), batch_size):
-        loaded = [(cache.get(name0), cache.get(name1)) for name0, name1 in batch]
-        store.append(list(zip(batch, matcher.match(loaded), strict=True)))
+
+    def matched() -> Iterator[Pair]:
+        for batch in batched(missing, batch_size):
+            loaded = [(cache.get(name0), cache.get(name1)) for name0, name1 in batch]
+            store.append(list(zip(batch, matcher.match(loaded), strict=True)))
+            yield from batch
+
+    for _ in progress(matched(), desc="match", total=len(missing)):
+        pass
 
 
 class _FeatureCache:

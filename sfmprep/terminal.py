@@ -6,9 +6,10 @@ This is the only place with log handlers and progress bars. Piped output stays p
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,10 @@ def show_progress(
     items: Iterable[T], *, desc: str, total: int | None = None
 ) -> Iterable[T]:
     """A bar on a terminal, else one line at the end of the stage."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if total == 0:
+        return items
     if sys.stderr.isatty():
         return tqdm(items, desc=f"{desc:8}", total=total, dynamic_ncols=True)
     return _plain_progress(items, desc)
@@ -79,6 +84,7 @@ def print_summary(summary: Summary, out: Path, recipe: Recipe) -> None:
             f" {summary.mean_reprojection_error_px:.2f} px"
         )
     print(f"{summary.num_verified} of {summary.num_pairs} pairs verified")
+    print(f"features: {summary.frontend}")
     for name, reason in list(summary.left_out.items())[:10]:
         print(f"  left out: {name}: {reason}")
     if len(summary.left_out) > 10:
@@ -87,13 +93,19 @@ def print_summary(summary: Summary, out: Path, recipe: Recipe) -> None:
         print(f"smaller models kept in {out}/work/models: {summary.num_models - 1}")
     print(" · ".join(f"{k} {v:.1f} s" for k, v in summary.seconds.items()))
     if recipe.mapping.type == "none":
-        print(f"result: {out}/database.db")
-        print(f"next:   colmap mapper --database_path {out}/database.db ...")
+        database = shlex.quote(str(out / "database.db"))
+        print(f"result: {database}")
+        print(f"next:   colmap mapper --database_path {database} ...")
         return
-    print(f"result: {out}")
-    print(f"next:   ns-train splatfacto --data {out}")
-    print(f"        gsplat: simple_trainer.py default --data_dir {out} --data_factor 1")
-    print(f"        3DGS:   train.py -s {out}")
+    folder = shlex.quote(str(out))
+    print(f"result: {folder}")
+    print("next, one of:")
+    print(f"  ns-train splatfacto --data {folder}")
+    print(
+        f"  python simple_trainer.py default --data_dir {folder} --data_factor 1"
+        "  # gsplat"
+    )
+    print(f"  python train.py -s {folder}  # 3DGS")
 
 
 def say(text: str) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from sfmprep.config import Frontend, Recipe
 from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.images import ImageSet
 from sfmprep.recipe_file import read_resolved
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,9 @@ class Workspace:
             ImageError: an image changed since its features were extracted.
             StoreError: the folder cannot be made or written.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"{self.out} is a file. Give a folder for the output.")
-        self._check_place(images.root)
+        self.check_place(images.root)
         if self.recipe.is_file():
             self._check_recipe(recipe)
-        elif self.out.is_dir() and any(self.out.iterdir()):
-            found = sorted(entry.name for entry in self.out.iterdir())[:3]
-            raise ConfigError(
-                f"{self.out} is not empty and not an output of sfmprep (it holds"
-                f" {', '.join(found)}). Give a new or empty folder."
-            )
         manifest = self._continued_manifest(images)
         try:
             # first, so that a run stopped here can go on
@@ -147,7 +142,15 @@ class Workspace:
     def _stages(self) -> dict[str, str]:
         return _read_table(self.work / "stages.json")
 
-    def _check_place(self, images: Path) -> None:
+    def check_place(self, images: Path) -> None:
+        """Makes sure that results may go here; changes nothing.
+
+        Raises:
+            ConfigError: `out` is a file, lies in or around the folder of images, or
+                holds something else.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file. Give a folder for the output.")
         if _is_inside(self.out, images):
             raise ConfigError(
                 f"{self.out} lies inside the folder of images {images}: the results"
@@ -159,8 +162,15 @@ class Workspace:
                     f"the folder of images {images} lies inside the results in"
                     f" {self.out}, which are written anew. Give another output folder."
                 )
+        if not self.recipe.is_file() and self.out.is_dir() and any(self.out.iterdir()):
+            found = sorted(entry.name for entry in self.out.iterdir())[:3]
+            raise ConfigError(
+                f"{self.out} is not empty and not an output of sfmprep (it holds"
+                f" {', '.join(found)}). Give a new or empty folder."
+            )
 
     def _check_recipe(self, recipe: Recipe) -> None:
+        """Refuses what the stores cannot go on with; other stages are done anew."""
         earlier = read_resolved(self.recipe)
         ignored = {"name", "description"}
         was = _flat(earlier.model_dump(mode="json", exclude=ignored))
@@ -170,7 +180,16 @@ class Workspace:
             for key in sorted({*was, *now})
             if was.get(key) != now.get(key)
         ]
-        if differing:
+        same_stores = {"features", "matcher", "otherwise", "seed"}.isdisjoint(
+            line.partition(":")[0].partition(".")[0] for line in differing
+        )
+        if differing and same_stores:
+            logger.info(
+                "settings that changed since the earlier run: %s; what depends on them"
+                " is done anew",
+                "; ".join(differing),
+            )
+        elif differing:
             raise ConfigError(
                 f"{self.out} holds the result of recipe {earlier.name!r} with other"
                 f" settings:\n  " + "\n  ".join(differing) + "\nGive another output"
@@ -181,6 +200,14 @@ class Workspace:
         """Name and size in bytes of every image of this run and of earlier ones."""
         now = {name: info.num_bytes for name, info in images.infos.items()}
         was: dict[str, int] = _read_table(self.manifest)
+        if gone := sorted(was.keys() - now.keys()):
+            logger.warning(
+                "%d images of the earlier run, such as %s, are not in %s now, so the"
+                " result will be without them",
+                len(gone),
+                gone[0],
+                images.root,
+            )
         changed = [name for name in now if name in was and was[name] != now[name]]
         if changed:
             raise ImageError(

@@ -755,3 +755,10 @@ def test_real_photographs_of_all_orientations_are_one_picture(
         assert np.corrcoef(pixels.ravel(), upright[0].ravel())[0, 1] > 0.99, name
     turned = upright_pixels(read_pixels(scanned.path(names[6])), 3)
     assert turned.shape[:2] != upright[0].shape  # the check above can fail
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_alpha_is_noticed_in_the_header(tmp_path: Path, channels: int) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, channels), np.uint8))
+
+    assert ImageSet.scan(tmp_path).infos["a.png"].has_alpha == (channels == 4)

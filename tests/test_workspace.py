@@ -11,7 +11,7 @@ import pytest
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, ImageError, SfmprepError, StoreError
 from sfmprep.images import ImageInfo, ImageSet
-from sfmprep.recipe_file import load_recipe
+from sfmprep.recipe_file import load_recipe, read_resolved
 from sfmprep.workspace import Workspace, write_text
 
 
@@ -94,6 +94,48 @@ def test_another_recipe_is_refused_naming_what_differs(
         "Give another output folder, or go on with the old settings: --recipe"
         f" {out / 'recipe.yaml'}"
     )
+
+
+def test_settings_of_later_stages_may_change(
+    tmp_path: Path,
+    recipe: Recipe,
+    images: ImageSet,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Workspace(tmp_path / "out").open(recipe, images)
+    other = load_recipe("sift", ["mapping.type=global", "export.downscales=[2]"])
+    caplog.set_level("INFO")
+
+    Workspace(tmp_path / "out").open(other, images)
+
+    assert caplog.messages == [
+        "settings that changed since the earlier run: export.downscales: [2, 4, 8]"
+        " there, [2] now; mapping.type: 'incremental' there, 'global' now; what depends"
+        " on them is done anew"
+    ]
+    assert read_resolved(tmp_path / "out" / "recipe.yaml") == other
+
+
+def test_images_that_are_gone_are_named(
+    tmp_path: Path,
+    recipe: Recipe,
+    images: ImageSet,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Workspace(tmp_path / "out").open(recipe, images)
+    first, *others = images.names
+    fewer = dataclasses.replace(
+        images,
+        names=tuple(others),
+        infos={name: images.infos[name] for name in others},
+    )
+
+    Workspace(tmp_path / "out").open(recipe, fewer)
+
+    assert caplog.messages == [
+        f"1 images of the earlier run, such as {first}, are not in {images.root} now,"
+        " so the result will be without them"
+    ]
 
 
 def test_another_name_or_description_is_no_other_recipe(

@@ -105,7 +105,8 @@ class LightGlue:
             config.depth_confidence is not None or config.width_confidence is not None
         ):
             logger.info(
-                "%s: %s has no confidence heads; adaptive depth and width are off",
+                "%s: %s has no confidence heads, so adaptive depth and width are off"
+                " (the matches are as good, but take longer)",
                 config.model,
                 weights.path.name,
             )
