@@ -134,11 +134,7 @@ def test_second_run_does_nothing_and_says_the_same(
     # stores and database are opened for writing; recipe and pairs are written anew
     opened = {f"work/{name}" for name in ("features.h5", "matches.h5", "database.db")}
     assert not changed - {"recipe.yaml", "work/pairs.txt", *opened}
-    assert log.replace("0.1 s", "0.0 s").splitlines() == [
-        "features: sift + nearest, as in the earlier run",
-        "extract: 0 in 0.0 s",
-        "match: 0 in 0.0 s",
-    ]
+    assert log.splitlines() == ["features: sift + nearest, as in the earlier run"]
     assert second.split("extract")[0] == first.split("extract")[0]
     assert "8 of 8 images registered" in second
 
