@@ -194,6 +194,18 @@ def _sorted_models(
     return kept
 
 
+def _set_options(
+    options: pycolmap.IncrementalPipelineOptions | pycolmap.GlobalPipelineOptions,
+    images: ImageSet,
+    config: MappingConfig,
+    seed: int,
+) -> None:
+    """Sets what both mappers have in common."""
+    options.min_num_matches = config.min_num_matches
+    options.min_model_size = min(config.min_model_size, len(images))
+    options.random_seed = seed
+
+
 def _map_incrementally(
     database: Path,
     images: ImageSet,
@@ -204,9 +216,7 @@ def _map_incrementally(
 ) -> list[pycolmap.Reconstruction]:
     """Runs the mapper in a thread, so that it can be watched and stopped."""
     options = pycolmap.IncrementalPipelineOptions()
-    options.min_num_matches = config.min_num_matches
-    options.min_model_size = min(config.min_model_size, len(images))
-    options.random_seed = seed
+    _set_options(options, images, config, seed)
     registered: SimpleQueue[int] = SimpleQueue()
     token = pycolmap.CancellationToken()
 
@@ -248,9 +258,7 @@ def _map_globally(
     seed: int,
 ) -> list[pycolmap.Reconstruction]:
     options = pycolmap.GlobalPipelineOptions()
-    options.min_num_matches = config.min_num_matches
-    options.min_model_size = min(config.min_model_size, len(images))
-    options.random_seed = seed
+    _set_options(options, images, config, seed)
     found = pycolmap.global_mapping(database, images.root, folder, options)
     return _sorted_models(found.values())
 
