@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 Unit = Annotated[float, Field(ge=0, le=1)]
+Target = Literal["nerfstudio", "gsplat", "3dgs", "brush", "colmap"]
 
 
 class Config(BaseModel):
@@ -246,15 +247,77 @@ class MappingConfig(Config):
     """Whether the last bundle adjustment moves principal points."""
 
 
+class WorldConfig(Config):
+    """The world frame of the dataset: z is up, the origin is the middle."""
+
+    up: Literal["auto", "keep"] = "auto"
+    """auto: z against gravity, as EXIF and XMP, else cameras and planes, tell it."""
+    centre: bool = True
+    """Whether the origin moves to the middle of what the cameras look at."""
+    unit_scale: bool = False
+    """Whether all cameras are scaled into a ball of radius 1."""
+    georeference: bool = False
+    """Whether GPS in the photographs gives metres, and x east, y north, z up."""
+
+
+class SeedConfig(Config):
+    """The cloud of points that a trainer starts from; poses never change with it."""
+
+    level: Literal["sparse", "semi"] = "sparse"
+    """sparse: the mapper's points; semi: also every match that fits the poses."""
+    max_points: PositiveInt = 500_000
+    """The most points; above that they are thinned evenly over the surface."""
+    min_track_length: Annotated[int, Field(ge=2)] = 2
+    """Points seen in fewer images are dropped."""
+    max_error_px: PositiveFloat = 2.0
+    """Points whose mean reprojection error is larger are dropped, pixels."""
+    min_angle_deg: Annotated[float, Field(ge=0, lt=180)] = 1.0
+    """Points whose rays meet at a smaller angle are dropped, degrees."""
+    max_uncertainty: PositiveFloat | None = 0.05
+    """Points whose standard deviation is a larger share of their distance, or null."""
+
+
+class OutlierConfig(Config):
+    """Which registered images are left out of the dataset, with the reason."""
+
+    min_num_points: NonNegativeInt = 20
+    """Images that see fewer points are left out."""
+    max_rotation_stddev_deg: PositiveFloat | None = 1.0
+    """Images whose rotation is less certain are left out, degrees, or null."""
+    max_distance_ratio: PositiveFloat | None = 20.0
+    """Images so many times the median distance from the middle, or null."""
+
+
 class ExportConfig(Config):
     """The dataset that trainers open."""
 
+    targets: tuple[Target, ...] = ("nerfstudio", "gsplat", "3dgs", "brush")
+    """What will read the dataset; those that agree share a folder."""
+    camera: Literal["pinhole", "original"] = "pinhole"
+    """original: keep lens distortion, for the targets that can read it."""
     downscales: tuple[Literal[2, 4, 8], ...] = (2, 4, 8)
     """Factors of the reduced copies `images_2`, `images_4`, ..."""
     max_size: PositiveInt | None = None
     """Longer side in pixels of the exported images, or null for full resolution."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of images that had to be written anew."""
+    world: WorldConfig = WorldConfig()
+    """Up, origin and scale."""
+    seed: SeedConfig = SeedConfig()
+    """The points that training starts from."""
+    outliers: OutlierConfig = OutlierConfig()
+    """Images whose pose is not supported."""
+
+
+class EngineConfig(Config):
+    """How networks are run; nothing here changes what a run finds, up to rounding."""
+
+    precision: Literal["auto", "float32", "half"] = "auto"
+    """auto: half where the network allows it and the device is faster with it."""
+    cache_gb: PositiveFloat = 2.0
+    """Features that are kept ready for matching, on the device, 1e9 bytes."""
+    num_workers: PositiveInt | None = None
+    """Threads that decode photographs; null: one a core, at most 8."""
 
 
 class Recipe(Config):
@@ -270,6 +333,7 @@ class Recipe(Config):
     database: DatabaseConfig = DatabaseConfig()
     mapping: MappingConfig = MappingConfig()
     export: ExportConfig = ExportConfig()
+    engine: EngineConfig = EngineConfig()
     seed: NonNegativeInt = 0
     """Seed of everything random: RANSAC, the retrieval vocabulary, the mapper."""
 

@@ -22,7 +22,7 @@ from sfmprep.recipe_file import load_recipe, read_resolved, recipe_names
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, otherwise, pairs, database,"
-    " mapping, export, seed."
+    " mapping, export, engine, seed."
 )
 
 
@@ -141,7 +141,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         ),
         (
             f"{SIFT}export: {{jpeg: 3}}",
-            "unknown key 'export.jpeg'. Keys here: downscales, max_size, jpeg_quality.",
+            "unknown key 'export.jpeg'. Keys here: targets, camera, downscales, max_size, jpeg_quality, world, seed, outliers.",
         ),
         (
             f"{SIFT}otherwise: [{{feature: 1}}]",

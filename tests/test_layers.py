@@ -34,8 +34,10 @@ LAYERS = (
     (  # the stages, and what only they share
         *("extract", "retrieve", "match", "dense", "database", "mapping"),
         *("evaluate", "demo", "raycast", "textures", "video", "workspace"),
+        *("masks", "schedule", "shards", "write_behind"),
+        *("outliers", "seed", "uncertainty", "world"),
     ),
-    ("export", "report"),
+    ("export", "report", "view", "nerfstudio_plugin"),
     ("pipelines",),
     ("terminal",),
     ("cli", "__main__"),

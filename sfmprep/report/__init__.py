@@ -1,0 +1,1 @@
+"""What a run found: report.json, and report.html for people."""
