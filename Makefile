@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -21,7 +21,10 @@ lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
 	$(BIN)/pip install -q --no-deps --target build/lint/site build/lint/*.whl
 	cd build/lint && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p sfmprep
 
-bench: $(READY) ## the table of the README, on the scenes of ../shared or SFMPREP_SHARED
+bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared or SFMPREP_SHARED
+	$(BIN)/python -m tests.bench.engine
+
+bench-scenes: $(READY) ## the README's table of poses, on the scenes of ../shared
 	$(BIN)/python -m tests.bench.scenes
 
 test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports, in nerfstudio's own loaders

@@ -1,6 +1,6 @@
 """The README's table: registration, pose accuracy and seconds per stage on real scenes.
 
-    python -m tests.bench.scenes [SCENE ...]        (or: make bench)
+    python -m tests.bench.scenes [SCENE ...]        (or: make bench-scenes)
 
 Needs the scenes and weights of `../shared` (SFMPREP_SHARED names another place). Every
 row is a run from nothing, in a process of its own, through the command line. What it
