@@ -27,7 +27,7 @@ bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared
 bench-scenes: $(READY) ## the README's table of poses, on the scenes of ../shared
 	$(BIN)/python -m tests.bench.scenes
 
-test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports, in nerfstudio's own loaders
+test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports and the plugin, in nerfstudio
 	SFMPREP_NERFSTUDIO_PYTHON=$(abspath $(NERFSTUDIO))/bin/python \
 		$(BIN)/python -m pytest tests/test_export_consumers.py
 
@@ -38,11 +38,12 @@ $(READY):
 	rm -f $(VENV)/.ready-*
 	touch $@
 
-# nerfstudio pins numpy 1.26 and pulls CUDA torch: 8 GB, in a venv of its own.
-# open3d, which reads its point clouds, needs libusb beside it where the system has none.
-$(NERFSTUDIO)/.ready:
+# nerfstudio pins numpy 1.26 and pulls CUDA torch: 8 GB, in a venv of its own. sfmprep is
+# resolved with it, so that a conflict ends here. open3d, which reads its point clouds,
+# needs libusb beside it where the system has none.
+$(NERFSTUDIO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(NERFSTUDIO)
-	$(NERFSTUDIO)/bin/pip install -q nerfstudio==1.1.5 libusb-package
+	$(NERFSTUDIO)/bin/pip install -q -e . nerfstudio==1.1.5 libusb-package
 	cd $(NERFSTUDIO)/lib/python*/site-packages && \
 		ln -sf ../libusb_package/libusb-1.0.so open3d/libusb-1.0.so.0
 	touch $@

@@ -1,40 +1,50 @@
-"""The command line: what can be called, and exit codes; `terminal.py` is what shows."""
+"""The command line: what can be called, and exit codes; `terminal.py` is what shows.
+
+Exit codes: 0; 1 for a failed run; 2 for a wrong call; 3 for a result below what
+`--fail-below` asks; 130 when interrupted.
+"""
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sfmprep.config import Recipe
+from sfmprep import __version__
+from sfmprep.config import Recipe, Target
 from sfmprep.errors import ConfigError, SfmprepError
 from sfmprep.recipe_file import load_recipe, recipe_names
-from sfmprep.terminal import print_summary, say, show_progress, start_logging
+from sfmprep.terminal import print_report, say, show_progress, start_logging
 
 if TYPE_CHECKING:
     from sfmprep.images import ImageSet
     from sfmprep.workspace import Workspace
 
+_BELOW = 3
+
 Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
 Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
-RecipeName = Annotated[
-    str,
+Flag = tyro.conf.FlagCreatePairsOff
+Device = Annotated[
+    str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
+]
+Thresholds = Annotated[
+    tuple[str, ...],
     arg(
-        metavar="NAME|FILE",
-        help="A recipe's name (see `sfmprep recipes`) or a YAML file.",
+        metavar="NAME=VALUE",
+        help="Exit with 3 if the result is less, such as registered=0.9 of the images.",
     ),
 ]
-RecipeOfRun = Annotated[
-    str | None,
-    arg(
-        metavar="NAME|FILE",
-        help="A recipe; without it that of the run in OUT, else splat.",
-    ),
-]
+
+
 Settings = Annotated[
     tuple[tuple[str, ...], ...],
     UseAppendAction,
@@ -44,10 +54,83 @@ Settings = Annotated[
         help="Settings such as features.max_keypoints=2048.",
     ),
 ]
-Device = Annotated[str, arg(help="Where networks run: auto, cpu, cuda, cuda:1, ...")]
-Verbose = Annotated[
-    bool, tyro.conf.FlagCreatePairsOff, arg(help="Show the log of COLMAP as well.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every stage can be told."""
+
+    recipe: Annotated[
+        str | None,
+        arg(
+            metavar="NAME|FILE",
+            help="A recipe (see `sfmprep recipes`) or a YAML file; without it that of"
+            " the run in OUT, else splat.",
+        ),
+    ] = None
+    settings: Settings = ()
+    verbose: Annotated[bool, Flag, arg(help="Show the log of COLMAP as well.")] = False
+
+    def load(self, default: str) -> Recipe:
+        """The recipe with all settings."""
+        overrides = [*self.overrides(), *_flat(self.settings)]
+        return load_recipe(self.recipe or default, overrides)
+
+    def overrides(self) -> list[str]:
+        """What the other options are in the recipe."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(Options):
+    """Of stages that read masks."""
+
+    masks: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored.",
+        ),
+    ] = None
+
+    def overrides(self) -> list[str]:
+        """What these options are in the recipe."""
+        masks = [] if self.masks is None else [_setting("masks", self.masks.resolve())]
+        return [*super().overrides(), *masks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(MaskOptions):
+    """Of the dataset that is written."""
+
+    target: Annotated[
+        tuple[Target, ...], arg(help="What will read the dataset; repeatable.")
+    ] = ()
+    georeference: Annotated[
+        bool, Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
+    ] = False
+
+    def overrides(self) -> list[str]:
+        """What these options are in the recipe."""
+        found = super().overrides()
+        if self.target:
+            found.append(_setting("export.targets", self.target))
+        if self.georeference:
+            found.append("export.world.georeference=true")
+        return found
+
+
+def _flat(settings: tuple[tuple[str, ...], ...]) -> list[str]:
+    return [setting for group in settings for setting in group]
+
+
+def _setting(key: str, value: object) -> str:
+    return f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
+
+
+Common = Annotated[Options, arg(name="")]
+WithMasks = Annotated[MaskOptions, arg(name="")]
+OfDataset = Annotated[DatasetOptions, arg(name="")]
 
 
 def main() -> None:
@@ -65,27 +148,36 @@ def main() -> None:
 
 
 def run(args: list[str]) -> int:
-    """Runs the command line.
-
-    Returns:
-        0; 1 for a failed run; 2 for a wrong call; 130 when interrupted.
-    """
+    """Runs the command line and returns its exit code, see above."""
+    commands: dict[str, Callable[..., Any]] = {
+        "reconstruct": reconstruct,
+        "extract": extract,
+        "pairs": pairs,
+        "match": match,
+        "database": database,
+        "map": map_,
+        "export": export,
+        "report": report,
+        "view": view,
+        "evaluate": evaluate,
+        "recipes": recipes,
+        "weights": weights,
+        "doctor": doctor,
+        "demo": demo,
+    }
+    if args == ["--version"]:
+        print(f"sfmprep {__version__}")
+        return 0
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {
-                "reconstruct": reconstruct,
-                "extract": extract,
-                "pairs": pairs,
-                "match": match,
-                "database": database,
-                "map": map_,
-                "export": export,
-                "evaluate": evaluate,
-                "recipes": recipes,
-                "weights": weights,
-                "doctor": doctor,
-                "demo": demo,
-            },
+        if args and not args[0].startswith("-") and args[0] not in commands:
+            near = difflib.get_close_matches(args[0], commands, 1)
+            hint = f" Did you mean `sfmprep {near[0]}`?" if near else ""
+            raise ConfigError(
+                f"no command is called {args[0]!r}.{hint} Commands:"
+                f" {', '.join(commands)}."
+            )
+        code = tyro.extras.subcommand_cli_from_dict(
+            commands,
             prog="sfmprep",
             description="Photographs in; camera poses and a sparse cloud out.",
             args=args,
@@ -103,89 +195,82 @@ def run(args: list[str]) -> int:
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
-    return 0
+    return code or 0
 
 
 # --------------------------------------------------------------------- the main job
 def reconstruct(
     images: Images,
     out: Out,
+    options: OfDataset = DatasetOptions(),  # noqa: B008
     *,
-    recipe: RecipeName = "splat",
-    settings: Settings = (),
     device: Device = "auto",
-    verbose: Verbose = False,
-) -> None:
+    fail_below: Thresholds = (),
+) -> int:
     """Turn a folder of photographs into a dataset for splat training."""
-    loaded = load_recipe(recipe, _flat(settings))
-    start_logging(verbose)
+    loaded = options.load(_recipe_of(out))
+    start_logging(options.verbose)
     from sfmprep.pipelines.reconstruct import reconstruct
+    from sfmprep.report.thresholds import check_thresholds, parse_thresholds
 
-    summary = reconstruct(
+    wanted = parse_thresholds(fail_below)
+    found = reconstruct(
         images, out, loaded, device=_pick_device(device), progress=show_progress
     )
-    print_summary(summary, out, loaded)
+    print_report(found, out, loaded)
+    return _say_below(check_thresholds(found, wanted))
 
 
 # --------------------------------------------------------------- the stages, one by one
 def extract(
     images: Images,
     out: Out,
+    options: WithMasks = MaskOptions(),  # noqa: B008
     *,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
     device: Device = "auto",
-    verbose: Verbose = False,
 ) -> None:
     """Extract features into OUT/work/features.h5."""
     from sfmprep.pipelines import stages
 
-    scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
+    opened = _open(images, out, options)
     store, _ = stages.extract(
-        scanned, workspace, chosen, device=_pick_device(device), progress=show_progress
+        *opened, device=_pick_device(device), progress=show_progress
     )
     with store:
-        print(f"{len(store)} images have features in {workspace.features}")
+        print(f"{len(store)} images have features in {opened[1].features}")
 
 
 def pairs(
     images: Images,
     out: Out,
-    *,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
-    verbose: Verbose = False,
+    options: Common = Options(),  # noqa: B008
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
     from sfmprep.pipelines import stages
 
-    scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
+    opened = scanned, workspace, _ = _open(images, out, options)
     with stages.open_features(scanned, workspace) as features:
-        found = stages.make_pairs(
-            scanned, workspace, chosen, features, progress=show_progress
-        )
+        found = stages.make_pairs(*opened, features, progress=show_progress)
     print(f"{len(found)} pairs in {workspace.pairs}")
 
 
 def match(
     images: Images,
     out: Out,
+    options: Common = Options(),  # noqa: B008
     *,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
     device: Device = "auto",
-    verbose: Verbose = False,
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
     from sfmprep.pipelines import stages
 
-    scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
+    scanned, workspace, recipe = _open(images, out, options)
     with (
         stages.open_features(scanned, workspace) as features,
         stages.match(
             stages.read_pairs(scanned, workspace),
             workspace,
-            chosen,
+            recipe,
             features,
             device=_pick_device(device),
             progress=show_progress,
@@ -200,6 +285,7 @@ def database(
         Positional[Path | None],
         arg(metavar="[OUT]", help="Folder of the results; PROJECT.sfmprep by default."),
     ] = None,
+    options: WithMasks = MaskOptions(),  # noqa: B008
     *,
     database: Annotated[
         Path | None,
@@ -208,10 +294,7 @@ def database(
             help="A COLMAP database to fill in place; extracts and matches as needed.",
         ),
     ] = None,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
     device: Device = "auto",
-    verbose: Verbose = False,
 ) -> None:
     """Import features and matches into a COLMAP database and verify them."""
     from sfmprep.pipelines import stages
@@ -219,24 +302,15 @@ def database(
 
     if database is not None:
         out = out or database.with_suffix(".sfmprep")
-        scanned, workspace, chosen = _open(
-            images, out, recipe, settings, verbose, default="colmap"
-        )
+        opened = _open(images, out, options, default="colmap")
         path = database
         verified = fill_existing_database(
-            scanned,
-            workspace,
-            chosen,
-            database,
-            device=_pick_device(device),
-            progress=show_progress,
+            *opened, database, device=_pick_device(device), progress=show_progress
         )
     elif out is not None:
-        scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-        path = workspace.database(chosen)
-        verified = stages.fill_from_stores(
-            scanned, workspace, chosen, progress=show_progress
-        )
+        opened = _open(images, out, options)
+        path = opened[1].database(opened[2])
+        verified = stages.fill_from_stores(*opened, progress=show_progress)
     else:
         raise ConfigError("`sfmprep database` needs OUT, or --database PROJECT.db.")
     print(
@@ -248,19 +322,14 @@ def database(
 def map_(
     images: Images,
     out: Out,
-    *,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
-    verbose: Verbose = False,
+    options: Common = Options(),  # noqa: B008
 ) -> None:
     """Find poses and points from the database, into OUT/work/models."""
     from sfmprep.pipelines import stages
 
-    scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-    verified = stages.read_database(workspace, chosen)
-    models = stages.map_and_refine(
-        scanned, workspace, chosen, verified, progress=show_progress
-    )
+    opened = _, workspace, recipe = _open(images, out, options)
+    verified = stages.read_database(workspace, recipe)
+    models = stages.map_and_refine(*opened, verified, progress=show_progress)
     for number, model in enumerate(models):
         print(
             f"{workspace.models / str(number)}: {model.num_reg_images()} images,"
@@ -271,23 +340,46 @@ def map_(
 def export(
     images: Images,
     out: Out,
-    *,
-    recipe: RecipeOfRun = None,
-    settings: Settings = (),
-    verbose: Verbose = False,
+    options: OfDataset = DatasetOptions(),  # noqa: B008
 ) -> None:
     """Write the dataset that trainers open into OUT, from its largest model."""
     from sfmprep.pipelines import stages
 
-    scanned, workspace, chosen = _open(images, out, recipe, settings, verbose)
-    stages.export(
-        scanned,
-        workspace,
-        chosen,
-        stages.read_models(workspace)[0],
-        progress=show_progress,
-    )
+    opened = scanned, workspace, _ = _open(images, out, options)
+    model = stages.read_models(workspace)[0]
+    with stages.open_features(scanned, workspace) as features:
+        stages.export(*opened, model, features, progress=show_progress)
     print(f"dataset: {out}")
+
+
+def report(
+    images: Images,
+    out: Out,
+    options: WithMasks = MaskOptions(),  # noqa: B008
+    *,
+    fail_below: Thresholds = (),
+) -> int:
+    """Write OUT/report.html and OUT/report.json anew, and check the result."""
+    from sfmprep.pipelines import stages
+    from sfmprep.report.thresholds import check_thresholds, parse_thresholds
+
+    wanted = parse_thresholds(fail_below)
+    opened = _open(images, out, options)
+    found = stages.write_report(*opened, progress=show_progress)
+    print(f"report: {out / 'report.html'}")
+    return _say_below(check_thresholds(found, wanted))
+
+
+def view(
+    out: Out,
+    *,
+    port: Annotated[int, arg(help="Of the address to open, 1024 to 65535.")] = 8080,
+) -> None:
+    """Show cameras and points in the browser; needs sfmprep[view]."""
+    start_logging(verbose=False)
+    from sfmprep.view import view_result
+
+    view_result(out, port=port)
 
 
 # ------------------------------------------------------------------------- around it
@@ -394,65 +486,67 @@ def demo(
     out: Annotated[
         Positional[Path], arg(metavar="[OUT]", help="Where it goes.")
     ] = Path("demo"),
+    options: Common = Options(),  # noqa: B008
     *,
-    recipe: RecipeName = "splat",
-    settings: Settings = (),
     device: Device = "auto",
-    verbose: Verbose = False,
 ) -> None:
     """Render a small scene, reconstruct it and compare the poses with the truth."""
-    loaded = load_recipe(recipe, _flat(settings))
-    start_logging(verbose)
+    loaded = options.load(_recipe_of(out / "dataset"))
+    start_logging(options.verbose)
     from sfmprep.pipelines.demo import reconstruct_demo
 
-    summary, evaluation = reconstruct_demo(
+    found, evaluation = reconstruct_demo(
         out, loaded, device=_pick_device(device), progress=show_progress
     )
-    print_summary(summary, out / "dataset", loaded)
+    print_report(found, out / "dataset", loaded)
     auc = ", ".join(f"{value:.1f} at {key}°" for key, value in evaluation.auc.items())
     print(f"pose AUC against the truth (per cent): {auc}")
 
 
 # ----------------------------------------------------------------------- shared parts
+def _recipe_of(out: Path, default: str = "splat") -> str:
+    """The recipe of the run in `out`, if there was one."""
+    of_run = out / "recipe.yaml"
+    return str(of_run) if of_run.is_file() else default
+
+
 def _open(
-    images: Path,
-    out: Path,
-    recipe: str | None,
-    settings: tuple[tuple[str, ...], ...],
-    verbose: bool,
-    default: str = "splat",
+    images: Path, out: Path, options: Options, default: str = "splat"
 ) -> tuple[ImageSet, Workspace, Recipe]:
     """Scans the images and opens the output folder for one stage."""
-    of_run = out / "recipe.yaml"
-    name = recipe or (str(of_run) if of_run.is_file() else default)
-    loaded = load_recipe(name, _flat(settings))
-    start_logging(verbose)
+    loaded = options.load(_recipe_of(out, default))
+    start_logging(options.verbose)
     from sfmprep.images import ImageSet
     from sfmprep.pipelines.reconstruct import open_workspace
 
-    scanned = ImageSet.scan(images)
+    scanned = ImageSet.scan(images, mask_root=loaded.masks)
     return scanned, *open_workspace(scanned, out, loaded)
 
 
-def _flat(settings: tuple[tuple[str, ...], ...]) -> list[str]:
-    return [setting for group in settings for setting in group]
+def _say_below(lacking: list[str]) -> int:
+    """Prints what is below a threshold and returns the exit code."""
+    for sentence in lacking:
+        say(f"sfmprep: below the threshold: {sentence}")
+    return _BELOW if lacking else 0
 
 
 def _pick_device(device: str) -> str:
-    """The device to use.
+    """The device or devices to use.
 
     Raises:
-        ConfigError: torch does not have it.
+        ConfigError: torch does not have one of them.
     """
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--device {device}: torch cannot use it ({reason}). See `sfmprep doctor`."
-        ) from error
+    for each in device.split(","):
+        try:
+            torch.zeros(1, device=each).cpu()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"--device {each}: torch cannot use it ({reason}). See `sfmprep"
+                " doctor`."
+            ) from error
     return device

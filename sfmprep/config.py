@@ -284,8 +284,12 @@ class OutlierConfig(Config):
     """Images that see fewer points are left out."""
     max_rotation_stddev_deg: PositiveFloat | None = 1.0
     """Images whose rotation is less certain are left out, degrees, or null."""
-    max_distance_ratio: PositiveFloat | None = 20.0
-    """Images so many times the median distance from the middle, or null."""
+    max_distance_ratio: PositiveFloat | None = 10.0
+    """Images that no chain of cameras joins to most others, null for any distance.
+
+    The longest step of a chain, in units of the median distance of cameras from their
+    middle, or from their points where that is larger.
+    """
 
 
 class ExportConfig(Config):
@@ -329,6 +333,8 @@ class Recipe(Config):
     matcher: MatcherConfig
     otherwise: tuple[Frontend, ...] = ()
     """What to use where the weights of the choice before cannot be had."""
+    masks: Path | None = None
+    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
     pairs: PairsConfig = AutoPairsConfig()
     database: DatabaseConfig = DatabaseConfig()
     mapping: MappingConfig = MappingConfig()

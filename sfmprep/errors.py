@@ -5,6 +5,7 @@
     ├── ImageError               a photograph cannot be used
     ├── StoreError               a store is damaged, busy or made otherwise
     ├── WeightsError             weights are missing or not what they should be
+    ├── DeviceError              a device is too small for what it was given
     └── ReconstructionError      COLMAP found no model, or none worth exporting
 
 Every message says what happened, where, what was expected and what to do.
@@ -33,6 +34,10 @@ class StoreError(SfmprepError):
 
 class WeightsError(SfmprepError):
     """Weights are missing, cannot be fetched, or are not the expected ones."""
+
+
+class DeviceError(SfmprepError):
+    """A device, such as a GPU, has too little memory."""
 
 
 class ReconstructionError(SfmprepError):

@@ -9,11 +9,18 @@ import logging
 import os
 import shlex
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -22,7 +29,7 @@ import numpy as np
 from sfmprep import coords
 from sfmprep.errors import ConfigError, ImageError
 from sfmprep.image_file import ImageInfo, decode, read_info, read_pixels
-from sfmprep.progress import Progress, batched, silent
+from sfmprep.progress import Progress, silent
 from sfmprep.types import Float32, ImageBatch
 
 __all__ = [
@@ -43,6 +50,7 @@ EXTENSIONS = (
 )
 _FILM_EXTENSIONS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SCAN_THREADS = 8
+_MAX_LOAD_THREADS = 8
 _MAX_LISTED = 5
 
 Grouping = Literal["auto", "single", "per-folder", "per-image"]
@@ -255,21 +263,25 @@ def load_batches(
     *,
     max_size: int | None,
     batch_size: int = 1,
-    num_workers: int = 2,
+    num_workers: int | None = None,
     on_unreadable: Callable[[str, str], object] | None = None,
-) -> Iterator[tuple[tuple[str, ...], ImageBatch]]:
+) -> Generator[tuple[tuple[str, ...], ImageBatch]]:
     """Decodes, reduces and turns images upright in threads, a few images ahead.
 
-    Neighbours in `names` whose upright, reduced sizes agree share a batch. The next
-    `batch_size + num_workers` images are read ahead; no more than `num_workers` are in
-    full size in memory. Closing the iterator stops the threads.
+    Images whose upright, reduced sizes agree share a batch. One that waits for others
+    of its size, portrait among landscape, does so until `2 batch_size` images wait;
+    then the batch of the one that waits longest goes as it is. The batches are always
+    the same for the same names. Beside those that wait, `batch_size + num_workers`
+    images are read ahead; no more than `num_workers` are in full size in memory.
+    Closing the generator stops the threads.
 
     Args:
         images: The capture.
-        names: Which of them, in the order in which they come out; may be empty.
+        names: Which of them; they come out in this order where their sizes agree or
+            `batch_size` is 1. May be empty.
         max_size: Longer side in pixels that larger images are reduced to, or None.
         batch_size: The most images of one batch.
-        num_workers: Threads.
+        num_workers: Threads, or None for one a core, at most 8.
         on_unreadable: Called with the name and the reason of each image that cannot be
             decoded, which is then left out. By default this is a warning in the log.
 
@@ -298,7 +310,7 @@ def load_batches(
         names,
         max_size=max_size,
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=num_workers or min(os.cpu_count() or 1, _MAX_LOAD_THREADS),
         on_unreadable=on_unreadable or _warner(images),
     )
     return _batches(images, loaded, batch_size)
@@ -315,20 +327,35 @@ def _batches(
     images: ImageSet,
     loaded: Generator[tuple[str, Float32]],
     batch_size: int,
-) -> Iterator[tuple[tuple[str, ...], ImageBatch]]:
+) -> Generator[tuple[tuple[str, ...], ImageBatch]]:
     with closing(loaded):
-        for _, group in groupby(loaded, key=lambda item: item[1].shape):
-            for items in batched(group, batch_size):
-                names, pixels = zip(*items, strict=True)
-                infos = [images.infos[name] for name in names]
-                yield (
-                    names,
-                    ImageBatch(
-                        pixels=np.stack(pixels),
-                        sizes=np.array([i.size for i in infos], np.int32),
-                        orientations=np.array([i.orientation for i in infos], np.int32),
-                    ),
-                )
+        for items in _group_by_size(loaded, batch_size):
+            names, pixels = zip(*items, strict=True)
+            infos = [images.infos[name] for name in names]
+            yield (
+                names,
+                ImageBatch(
+                    pixels=np.stack(pixels),
+                    sizes=np.array([i.size for i in infos], np.int32),
+                    orientations=np.array([i.orientation for i in infos], np.int32),
+                ),
+            )
+
+
+def _group_by_size(
+    loaded: Iterable[tuple[str, Float32]], batch_size: int
+) -> Iterator[list[tuple[str, Float32]]]:
+    """Yields lists of up to `batch_size` images of one size."""
+    # In the order of their oldest images, as dictionaries keep that of insertion.
+    waiting: dict[tuple[int, ...], list[tuple[str, Float32]]] = {}
+    for name, pixels in loaded:
+        group = waiting.setdefault(pixels.shape, [])
+        group.append((name, pixels))
+        if len(group) == batch_size:
+            yield waiting.pop(pixels.shape)
+        elif sum(map(len, waiting.values())) == 2 * batch_size:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def _load_ahead(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -84,6 +85,18 @@ class _Store:
         """Closes the files; a second call does nothing."""
         for table in self._tables:
             table.close()
+
+    def merge(self, path: Path) -> None:
+        """Adds the items of another store file that are not here.
+
+        Raises:
+            DamagedError: that file is; what comes before the damage was added.
+            StoreError: it was made in another way, or is in use; see also `append`.
+        """
+        with closing(
+            RaggedTable(path, self._kind, num_extras=self._num_extras)
+        ) as other:
+            self._tables[0].append_missing(other)
 
     def _keys(self) -> Iterator[str]:
         return itertools.chain.from_iterable(table.keys for table in self._tables)
@@ -222,15 +235,15 @@ class MatchStore(_Store):
 def _feature_item(image: str, features: Features) -> Item:
     descriptors = features.descriptors
     if descriptors.dtype != np.uint8:
-        descriptors = descriptors.astype(np.float16)
+        descriptors = descriptors.astype(np.float16, copy=False)
     columns: dict[str, NDArray[Any]] = {
         "xy": features.xy,
-        "scores": features.scores.astype(np.float32),
+        "scores": features.scores.astype(np.float32, copy=False),
         "descriptors": descriptors,
     }
     for name, column in (("scale", features.scale), ("angle", features.angle)):
         if column is not None:
-            columns[name] = column.astype(np.float32)
+            columns[name] = column.astype(np.float32, copy=False)
     extras = (*features.image_size, features.orientation)
     return Item(key=image, columns=columns, extras=extras)
 
@@ -253,7 +266,7 @@ def _match_item(pair: Pair, matches: Matches) -> Item:
     if not name0 < name1:
         raise StoreError(f"pair {pair} but expected name0 < name1")
     columns: dict[str, NDArray[Any]] = {
-        "index": matches.index.astype(np.int32),
+        "index": matches.index.astype(np.int32, copy=False),
         "scores": matches.scores.astype(np.float16),
     }
     return Item(key=_pair_key(name0, name1), columns=columns)

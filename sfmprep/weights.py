@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import shutil
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20
 _CHUNK = 1 << 20
+_MAX_REASON = 240  # of characters; torch lists every tensor that differs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +247,10 @@ def load_strict(
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
+        reason = textwrap.shorten(str(error), _MAX_REASON)
         raise WeightsError(
             f"weights of {weights.name}: {weights.path} does not fit the network"
-            f" ({error}). Expected the tensors of {WEIGHTS[weights.name].url}; correct"
+            f" ({reason}). Expected the tensors of {WEIGHTS[weights.name].url}; correct"
             " the key `weights` of the recipe or remove it."
         ) from error
 

@@ -18,6 +18,7 @@ from sfmprep.errors import WeightsError
 from sfmprep.models import aliked_network
 from sfmprep.models.aliked import Aliked, detect_keypoints
 from sfmprep.models.aliked_network import AlikedNetwork, DeformableConv
+from sfmprep.models.precision import Precision
 from sfmprep.types import Features, Float32, ImageBatch
 
 MODELS = ("aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32")
@@ -58,6 +59,13 @@ def random_reference(model: str, seed: int = 0) -> KorniaAliked:
     return reference
 
 
+def prepared_network(dtype: torch.dtype) -> AlikedNetwork:
+    network = AlikedNetwork("aliked-t16")
+    network.load_state_dict(tensors_of(random_reference("aliked-t16")))
+    network.prepare(dtype)
+    return network
+
+
 def assert_same_features(ours: Features, reference: ALIKEDFeatures) -> None:
     xy = reference.keypoints.numpy() + 0.5
     assert len(ours) == len(xy) > 50
@@ -78,41 +86,48 @@ def assert_same_features(ours: Features, reference: ALIKEDFeatures) -> None:
 def test_keypoints_are_the_strict_maxima_that_kornia_finds(radius: int) -> None:
     torch.manual_seed(radius)
     # Few distinct values: ties are frequent and suppress each other.
-    scores = torch.randint(1, 60, (61, 83)) / 60
+    scores = torch.randint(1, 60, (2, 61, 83)) / 60
     size = 2 * radius + 1
-    mask = nms2d(scores[None, None], (size, size), mask_only=True)[0, 0]
-    mask[:radius] = mask[-radius:] = False
+    mask = nms2d(scores[:, None], (size, size), mask_only=True)[:, 0]
     mask[:, :radius] = mask[:, -radius:] = False
-    expected, expected_scores, _ = DKD(radius=radius, top_k=100_000)(scores[None, None])
-    xy, found = detect_keypoints(
+    mask[:, :, :radius] = mask[:, :, -radius:] = False
+    image, xy, found = detect_keypoints(
         scores, radius=radius, min_score=0, max_keypoints=100_000
     )
-    assert len(xy) == mask.sum() > 10
-    expected_xy = (expected[0] + 1) / 2 * torch.tensor([82, 60])
-    order = torch.cdist(xy, expected_xy).argmin(dim=1)
-    torch.testing.assert_close(xy, expected_xy[order], atol=1e-4, rtol=0)
-    torch.testing.assert_close(found, expected_scores[0][order], atol=1e-5, rtol=0)
+    for item in range(2):
+        expected, expected_scores, _ = DKD(radius=radius, top_k=100_000)(
+            scores[item][None, None]
+        )
+        ours = image == item
+        assert ours.sum() == mask[item].sum() > 10
+        expected_xy = (expected[0] + 1) / 2 * torch.tensor([82, 60])
+        order = torch.cdist(xy[ours], expected_xy).argmin(dim=1)
+        torch.testing.assert_close(xy[ours], expected_xy[order], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            found[ours], expected_scores[0][order], atol=1e-5, rtol=0
+        )
 
 
 def test_lower_maxima_are_dropped_and_the_highest_kept() -> None:
-    scores = torch.zeros(40, 40)
-    scores[10, 10], scores[10, 20], scores[20, 30], scores[30, 5] = 0.9, 0.5, 0.7, 0.1
-    xy, _ = detect_keypoints(scores, radius=2, min_score=0.2, max_keypoints=10)
+    scores = torch.zeros(1, 40, 40)
+    for y, x, height in [(10, 10, 0.9), (10, 20, 0.5), (20, 30, 0.7), (30, 5, 0.1)]:
+        scores[0, y, x] = height
+    _, xy, _ = detect_keypoints(scores, radius=2, min_score=0.2, max_keypoints=10)
     assert {tuple(row) for row in xy.round().int().tolist()} == {
         (10, 10),
         (20, 10),
         (30, 20),
     }
-    xy, _ = detect_keypoints(scores, radius=2, min_score=0.2, max_keypoints=2)
+    _, xy, _ = detect_keypoints(scores, radius=2, min_score=0.2, max_keypoints=2)
     assert xy.round().int().tolist() == [[10, 10], [30, 20]]
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (4, 40), (40, 4), (1, 1)])
 def test_a_flat_or_tiny_score_map_has_no_keypoint(shape: tuple[int, int]) -> None:
-    xy, scores = detect_keypoints(
-        torch.full(shape, 0.8), radius=2, min_score=0, max_keypoints=10
+    image, xy, scores = detect_keypoints(
+        torch.full((2, *shape), 0.8), radius=2, min_score=0, max_keypoints=10
     )
-    assert xy.shape == (0, 2) and scores.shape == (0,)
+    assert xy.shape == (0, 2) and scores.shape == image.shape == (0,)
 
 
 def test_deformable_convolution_equals_kornia_beyond_the_border() -> None:
@@ -121,7 +136,7 @@ def test_deformable_convolution_equals_kornia_beyond_the_border() -> None:
     reference.offset_conv.weight.data.mul_(20)
     ours = DeformableConv(6, 5)
     ours.load_state_dict(reference.state_dict())
-    features = torch.randn(1, 6, 13, 17)
+    features = torch.randn(2, 6, 13, 17)
     offsets = reference.offset_conv(features)
     assert offsets.abs().max() > 17 / 4  # the clamp is at work
     torch.testing.assert_close(
@@ -146,17 +161,18 @@ def test_random_network_equals_kornia(tmp_path: Path) -> None:
 
 
 def test_strips_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = AlikedNetwork("aliked-t16", tensors_of(random_reference("aliked-t16")))
-    pixels = torch.rand(3, 150, 90)
+    network = prepared_network(torch.float32)
+    pixels = torch.rand(2, 3, 150, 90)
+    image = torch.arange(300) // 100 % 2
     xy = torch.rand(300, 2) * torch.tensor([89, 149])
     with torch.inference_mode():
         whole = network(pixels)
-        described = network.describe(whole, xy)
+        described = network.describe(whole, image, xy)
         monkeypatch.setattr(aliked_network, "_STRIP_PIXELS", 96 * 9)
         monkeypatch.setattr(aliked_network, "_COLUMN_PIXELS", 50)
         monkeypatch.setattr(aliked_network, "_KEYPOINTS", 7)
         cut = network(pixels)
-        described_again = network.describe(cut, xy)
+        described_again = network.describe(cut, image, xy)
     torch.testing.assert_close(cut.scores, whole.scores, atol=1e-5, rtol=0)
     torch.testing.assert_close(described_again, described, atol=1e-5, rtol=0)
 
@@ -284,15 +300,35 @@ def test_weights_sha256_is_that_of_the_file(shared: Path, real_weights: Path) ->
         assert extractor.weights_sha256 == recorded[f"{model}.safetensors"]
 
 
+@pytest.mark.shared
+def test_half_precision_pyramid_finds_the_same_features(
+    photograph: Float32, real_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Aliked(AlikedConfig()).extract(batch_of(photograph))[0]
+    prepare = AlikedNetwork.prepare
+    monkeypatch.setattr(
+        AlikedNetwork, "prepare", lambda self, _: prepare(self, torch.float16)
+    )
+    half = Aliked(AlikedConfig()).extract(batch_of(photograph))[0]
+    distance = np.linalg.norm(expected.xy[:, None] - half.xy[None], axis=2)
+    row, near = distance.argmin(axis=1), distance.min(axis=1) < 0.05
+    assert near.mean() > 0.99
+    np.testing.assert_allclose(half.scores[row][near], expected.scores[near], atol=0.01)
+    cosine = (half.descriptors[row] * expected.descriptors).sum(axis=1)
+    assert cosine[near].min() > 0.9995
+    assert half.descriptors.dtype == np.float32
+
+
 @pytest.mark.gpu
 @pytest.mark.shared
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "half"])
 def test_cuda_finds_the_keypoints_of_the_cpu(
-    photograph: Float32, real_weights: Path
+    photograph: Float32, real_weights: Path, precision: Precision
 ) -> None:
     batch = batch_of(photograph)
     cpu = Aliked(AlikedConfig()).extract(batch)[0]
-    cuda = Aliked(AlikedConfig(), device="cuda").extract(batch)[0]
+    cuda = Aliked(AlikedConfig(), device="cuda", precision=precision).extract(batch)[0]
     distance = np.linalg.norm(cpu.xy[:, None] - cuda.xy[None], axis=2)
     near = distance.min(axis=1) < 0.1
     # TF32 convolutions, torch's default, move scores by some 1e-3.

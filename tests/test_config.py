@@ -21,8 +21,8 @@ from sfmprep.recipe_file import load_recipe, read_resolved, recipe_names
 
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
-    "Keys here: name, description, features, matcher, otherwise, pairs, database,"
-    " mapping, export, engine, seed."
+    "Keys here: name, description, features, matcher, otherwise, masks, pairs,"
+    " database, mapping, export, engine, seed."
 )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import shutil
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -15,115 +16,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from PIL.TiffImagePlugin import IFDRational
 
-import sfmprep.export.dataset as dataset_module
+import sfmprep.export.install as install_module
 from sfmprep import coords
-from sfmprep.config import ExportConfig
 from sfmprep.errors import (
     ConfigError,
     ImageError,
     ReconstructionError,
     StoreError,
 )
-from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.export.names import flat_names
 from sfmprep.export.undistort import undistortion
 from sfmprep.images import ImageSet
-
-WIDTH, HEIGHT = 384, 288
-CAMERAS = {
-    "SIMPLE_PINHOLE": [480, 192, 144],
-    "PINHOLE": [480, 470, 192, 144],
-    "SIMPLE_RADIAL": [480, 192, 144, -0.15],
-    "OPENCV": [480, 470, 190.3, 146.8, 0.1, -0.05, 0.001, -0.002],
-    "OPENCV_FISHEYE": [300, 300, 192, 144, 0.01, 0.002, 0, 0],
-    "FULL_OPENCV": [480, 480, 192, 144, 0.1, 0, 0, 0, 0, 0.05, 0, 0],
-}
-
-
-def synthesize(*models: str, num_frames: int = 4) -> pycolmap.Reconstruction:
-    """A model with one camera of each kind and `num_frames` images of each."""
-    options = pycolmap.SyntheticDatasetOptions(
-        num_rigs=len(models),
-        num_frames_per_rig=num_frames,
-        num_points3D=60,
-        num_points2D_without_point3D=3,
-        camera_width=WIDTH,
-        camera_height=HEIGHT,
-        camera_model_id=pycolmap.CameraModelId.SIMPLE_PINHOLE,
-        camera_params=CAMERAS["SIMPLE_PINHOLE"],
-    )
-    pycolmap.set_random_seed(3)
-    model = pycolmap.synthesize_dataset(options)
-    for camera_id, kind in enumerate(models, 1):
-        camera = model.cameras[camera_id]
-        camera.model = pycolmap.CameraModelId.__members__[kind]
-        camera.params = CAMERAS[kind]
-    rng = np.random.default_rng(3)
-    for point in model.points3D.values():
-        point.color = rng.integers(0, 256, 3, np.uint8)
-    for image in model.images.values():
-        for observation in image.points2D:
-            if observation.has_point3D():
-                xyz = model.points3D[observation.point3D_id].xyz
-                observation.xy = image.project_point(xyz)
-    return model
-
-
-def write_images(
-    model: pycolmap.Reconstruction,
-    root: Path,
-    names: Mapping[str, str] | None = None,
-    orientations: tuple[int, ...] = (1,),
-) -> ImageSet:
-    """Writes smooth noise for every image, renamed, with EXIF tags in turn."""
-    rng = np.random.default_rng(5)
-    for i, image_id in enumerate(sorted(model.images)):
-        image = model.images[image_id]
-        image.name = (names or {}).get(image.name, image.name)
-        camera = model.cameras[image.camera_id]
-        noise = rng.integers(0, 256, (9, 12, 3), np.uint8)
-        picture = Image.fromarray(noise).resize((camera.width, camera.height))
-        save(picture, root / image.name, orientations[i % len(orientations)])
-    return ImageSet.scan(root)
-
-
-def save(picture: Image.Image, path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    exif.get_ifd(0x8769)[0x829A] = IFDRational(1, 250)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
-
-
-def export(
-    model: pycolmap.Reconstruction, images: ImageSet, out: Path, **config: object
-) -> ExportSummary:
-    return export_dataset(model, images, out, ExportConfig.model_validate(config))
-
-
-def read_model(out: Path) -> pycolmap.Reconstruction:
-    return pycolmap.Reconstruction(out / "sparse" / "0")
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def read_ply(path: Path) -> tuple[list[str], np.ndarray]:
-    head, body = path.read_bytes().split(b"end_header\n", 1)
-    lines = head.decode().splitlines()
-    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
-    properties = [line.split()[1:] for line in lines if line.startswith("property")]
-    types = {"float": "<f4", "uchar": "u1"}
-    rows = np.frombuffer(body, [(name, types[kind]) for kind, name in properties])
-    assert f"element vertex {len(rows)}" in lines
-    return [name for _, name in properties], rows
+from tests.export_scene import (
+    CAMERAS,
+    HEIGHT,
+    WIDTH,
+    centroid,
+    dot,
+    export,
+    files_in,
+    off_middle,
+    read_model,
+    save,
+    synthesize,
+    write_images,
+)
 
 
 # ------------------------------------------------------------------------ the folder
@@ -137,11 +55,13 @@ def test_folder_holds_what_trainers_read_and_nothing_else(tmp_path: Path) -> Non
     }
     expected = {f"sparse/0/{name}" for name in model_files | {"points3D.ply"}}
     expected |= {f"images{s}/{n}" for s in ("", "_2", "_4", "_8") for n in names}
-    assert set(files_in(tmp_path / "out")) == expected | {"transforms.json"}
+    expected |= {"transforms.json", "dataset.json"}
+    assert set(files_in(tmp_path / "out")) == expected
     assert not list((tmp_path / "out").glob(".*"))
     assert summary.num_images == 8
     assert summary.num_points == read_model(tmp_path / "out").num_points3D()
     assert summary.renamed == {}
+    assert set(summary.folders.values()) == {tmp_path / "out"}
 
 
 def test_only_registered_images_are_exported(tmp_path: Path) -> None:
@@ -153,46 +73,6 @@ def test_only_registered_images_are_exported(tmp_path: Path) -> None:
     assert summary.num_images == 3
     assert not (tmp_path / "out" / "images" / lost.name).exists()
     assert len(read_model(tmp_path / "out").images) == 3
-
-
-def test_inria_rules(tmp_path: Path) -> None:
-    """consumers.md 1.3: PINHOLE, PLY with normals and uchar colours, centred view."""
-    model = synthesize("OPENCV", "OPENCV_FISHEYE")
-    export(model, write_images(model, tmp_path / "photos"), tmp_path / "out")
-    exported = read_model(tmp_path / "out")
-    for camera in exported.cameras.values():
-        assert camera.model_name == "PINHOLE"
-        # INRIA knows only the field of view, hence the middle as principal point.
-        assert camera.principal_point_x == camera.width / 2
-        assert camera.principal_point_y == camera.height / 2
-    fields, vertices = read_ply(tmp_path / "out" / "sparse" / "0" / "points3D.ply")
-    assert fields == ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue"]
-    points = [exported.points3D[i] for i in sorted(exported.points3D)]
-    for column, axis in enumerate("xyz"):
-        want = [point.xyz[column] for point in points]
-        np.testing.assert_allclose(vertices[axis], want, rtol=1e-6)
-    for column, name in enumerate(("red", "green", "blue")):
-        want = [model.points3D[i].color[column] for i in sorted(exported.points3D)]
-        np.testing.assert_array_equal(vertices[name], want)
-
-
-def test_gsplat_rules(tmp_path: Path) -> None:
-    """consumers.md 1.2: files are paired by rank, K is scaled by one image's size."""
-    model = synthesize("OPENCV", "FULL_OPENCV")
-    export(model, write_images(model, tmp_path / "photos"), tmp_path / "out")
-    out, exported = tmp_path / "out", read_model(tmp_path / "out")
-    full = sorted(path.name for path in (out / "images").iterdir())
-    by_id = [exported.images[i].name for i in sorted(exported.images)]
-    assert by_id == full
-    for factor in (2, 4, 8):
-        reduced = sorted(path.name for path in (out / f"images_{factor}").iterdir())
-        assert reduced == full
-        for image in exported.images.values():
-            camera = exported.cameras[image.camera_id]
-            with Image.open(out / f"images_{factor}" / image.name) as picture:
-                width, height = picture.size
-            # Not only rounded: then every camera scales by the same exact factor.
-            assert (width * factor, height * factor) == (camera.width, camera.height)
 
 
 def test_old_readers_find_one_frame_and_rig_per_image_and_camera(
@@ -234,7 +114,7 @@ def test_intrinsics_stand_at_top_when_all_images_share_them(tmp_path: Path) -> N
     model = synthesize("SIMPLE_RADIAL")
     export(model, write_images(model, tmp_path / "photos"), tmp_path / "out")
     content = json.loads((tmp_path / "out" / "transforms.json").read_text())
-    assert {"w", "h", "fl_x", "fl_y", "cx", "cy"} <= set(content)
+    assert {"w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "p2"} <= set(content)
     assert set(content["frames"][0]) == {"file_path", "transform_matrix"}
 
 
@@ -276,8 +156,8 @@ def test_bright_dots_are_where_points_project(
     images = write_images(model, tmp_path / "photos", orientations=(1, 3, 6, 8))
     drawn = {}
     for image in model.images.values():
-        xy, drawn[image.name] = _off_middle(image)
-        save(_dot(xy), images.path(image.name), images.infos[image.name].orientation)
+        xy, drawn[image.name] = off_middle(image)
+        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
     export(model, images, tmp_path / "out", max_size=max_size, downscales=factors)
     exported = read_model(tmp_path / "out")
     for name, point_id in drawn.items():
@@ -285,31 +165,8 @@ def test_bright_dots_are_where_points_project(
         want = exported.find_image_with_name(name).project_point(xyz)
         for factor in (1, *factors):
             folder = "images" if factor == 1 else f"images_{factor}"
-            found = _centroid(tmp_path / "out" / folder / name)
+            found = centroid(tmp_path / "out" / folder / name)
             np.testing.assert_allclose(found, want / factor, atol=0.1)
-
-
-def _off_middle(image: pycolmap.Image) -> tuple[np.ndarray, int]:
-    """An observation as far off the middle as a dot fits: wrong turns show there."""
-    middle = np.array([WIDTH, HEIGHT]) / 2
-    seen = [(p.xy, p.point3D_id) for p in image.points2D if p.has_point3D()]
-    fitting = [s for s in seen if (np.abs(s[0] - middle) < (130, 90)).all()]
-    return max(fitting, key=lambda s: np.linalg.norm(s[0] - middle))
-
-
-def _dot(xy: np.ndarray) -> Image.Image:
-    """A blurred dot; its deviation of 4 pixels is half a pixel in the smallest copy."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    square = (columns - xy[0]) ** 2 + (rows - xy[1]) ** 2
-    grey = (250 * np.exp(-square / 2 / 4**2)).round().astype(np.uint8)
-    return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))
-
-
-def _centroid(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        weight = np.asarray(picture.convert("L"), np.float64)
-    rows, columns = np.mgrid[: weight.shape[0], : weight.shape[1]] + 0.5
-    return np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
 
 
 def test_exported_pixels_are_upright_but_stay_mirrored(tmp_path: Path) -> None:
@@ -362,7 +219,8 @@ def test_strongly_off_centre_camera_keeps_its_view(
         view = undistortion(camera, orientation, camera_id=1, multiple=8)
         xy = np.array([[12.5, 200.25], [300, 10]])
         np.testing.assert_allclose(view.source_xy(view.target_xy(xy)), xy, atol=1e-6)
-        target = coords.upright_xy(xy.astype(np.float32), (400, 296), orientation)
+        cut = (xy - (0, 2)).astype(np.float32)
+        target = coords.upright_xy(cut, (400, 296), orientation)
         np.testing.assert_allclose(view.target_xy(xy), target, atol=1e-4)
     assert "INRIA" in caplog.text
 
@@ -521,7 +379,7 @@ def test_flat_names_are_ordered_unique_ascii_and_without_dots(names: list[str]) 
     assert all(name.count(".") == 1 for name in flat)
 
 
-def test_renamed_images_are_listed_in_names_json(tmp_path: Path) -> None:
+def test_renamed_images_are_listed_with_their_originals(tmp_path: Path) -> None:
     model = synthesize("SIMPLE_RADIAL", num_frames=3)
     originals = ["left/Küche 2.png", "left/ok.png", "plain.png"]
     in_order = [model.images[i].name for i in sorted(model.images)]
@@ -532,8 +390,12 @@ def test_renamed_images_are_listed_in_names_json(tmp_path: Path) -> None:
         "left/Küche 2.png": "left-Kueche_2.png",
         "left/ok.png": "left-ok.png",
     }
-    listed = json.loads((tmp_path / "out" / "names.json").read_text("utf-8"))
-    assert listed == {new: old for old, new in summary.renamed.items()}
+    listed = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
+    assert {name: image["original"] for name, image in listed["images"].items()} == {
+        "left-Kueche_2.png": "left/Küche 2.png",
+        "left-ok.png": "left/ok.png",
+        "plain.png": "plain.png",
+    }
     exported = {image.name for image in read_model(tmp_path / "out").images.values()}
     assert exported == {"left-Kueche_2.png", "left-ok.png", "plain.png"}
 
@@ -605,49 +467,91 @@ def test_full_disk_is_explained_and_keeps_the_old_dataset(
     assert files_in(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("calls", range(12))
+@pytest.mark.slow
 def test_killed_export_never_looks_complete(
-    calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stops after each rename, without any cleaning up, as SIGKILL would."""
-    model = synthesize("SIMPLE_RADIAL")
+    """Stops before each rename in turn, without any cleaning up, as SIGKILL would."""
+    model = synthesize("SIMPLE_RADIAL", num_frames=3)
     images = write_images(model, tmp_path / "photos")
-    out = tmp_path / "out"
-    export(model, images, out)
-    old = files_in(out)
+    config = {"downscales": (8,), "targets": ("nerfstudio", "colmap")}
+    export(model, images, tmp_path / "before", **config)
     model.deregister_frame(model.images[2].frame_id)
-    left = [calls]
+    export(model, images, tmp_path / "after", **config)
+    before, after = files_in(tmp_path / "before"), files_in(tmp_path / "after")
+    places = ("", "targets/colmap/")
+    states = set()
+    for calls in itertools.count():
+        out = tmp_path / "out"
+        shutil.copytree(tmp_path / "before", out)
+        with monkeypatch.context() as patch:
+            _kill_after(calls, patch)
+            try:
+                export(model, images, out, **config)
+            except _Killed:
+                pass
+            else:
+                break
+        now = {k: v for k, v in files_in(out).items() if not k.startswith(".partial")}
+        states.add(tuple(_state(now, place, before, after) for place in places))
+        export(model, images, out, **config)
+        assert files_in(out) == after
+        shutil.rmtree(out)
+    assert {("old", "old"), ("begun", "begun"), ("new", "begun")} <= states
+    assert not {("new", "old"), ("old", "new")} & states
 
-    class Killed(BaseException):
-        pass
+
+class _Killed(BaseException):
+    pass
+
+
+def _kill_after(calls: int, patch: pytest.MonkeyPatch) -> None:
+    left = [calls]
 
     def until_killed(move):  # noqa: ANN001, ANN202
         def moved(self: Path, target: Path) -> Path:
             if not left[0]:
-                raise Killed
+                raise _Killed
             left[0] -= 1
             return move(self, target)
 
         return moved
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", until_killed(Path.rename))
-        patch.setattr(Path, "replace", until_killed(Path.replace))
-        patch.setattr(dataset_module.shutil, "rmtree", lambda *a, **k: None)
-        with pytest.raises(Killed):
-            export(model, images, out)
-    now = {k: v for k, v in files_in(out).items() if not k.startswith(".partial")}
-    frames = json.loads((out / "transforms.json").read_text())["frames"]
-    if now != old:
-        assert frames == []
-        complete = (out / "sparse").exists()
-        if complete:
-            names = {image.name for image in read_model(out).images.values()}
-            for folder in ("images", "images_2", "images_4", "images_8"):
-                assert {p.name for p in (out / folder).iterdir()} == names
-    export(model, images, out)
-    export(model, images, tmp_path / "fresh")
-    assert files_in(out) == files_in(tmp_path / "fresh")
+    patch.setattr(Path, "rename", until_killed(Path.rename))
+    patch.setattr(Path, "replace", until_killed(Path.replace))
+    patch.setattr(install_module.shutil, "rmtree", lambda *a, **k: None)
+
+
+def _state(
+    now: dict[str, bytes],
+    place: str,
+    before: dict[str, bytes],
+    after: dict[str, bytes],
+) -> str:
+    """What the dataset in this folder is; fails where it is half one."""
+
+    def of(files: dict[str, bytes]) -> dict[str, bytes]:
+        if place:
+            return {k: v for k, v in files.items() if k.startswith(place)}
+        return {k: v for k, v in files.items() if not k.startswith("targets/")}
+
+    if of(now) == of(before):
+        return "old"
+    if of(now) == of(after):
+        return "new"
+    assert json.loads(now[f"{place}dataset.json"])["images"] == {}
+    looks_complete = f"{place}sparse/0/images.bin" in now
+    if f"{place}transforms.json" in now:
+        assert looks_complete
+    if looks_complete:
+        del now[f"{place}dataset.json"]
+        images = {k for k in of(now) if k.startswith(f"{place}images")}
+        assert any(
+            of(now).items() <= files.items()
+            and images == {k for k in files if k.startswith(f"{place}images")}
+            for files in (of(before), of(after))
+        )
+    return "begun"
 
 
 # -------------------------------------------------------------------------- refusals

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from sfmprep.config import AlikedConfig, DiskConfig, SiftConfig, XFeatConfig
+from sfmprep.errors import ConfigError
 from sfmprep.models import build_extractor
 from sfmprep.models.protocols import Extractor
 from sfmprep.types import Features, ImageBatch
@@ -85,8 +86,11 @@ class Subject:
     def size(self) -> tuple[int, int]:
         return self.case.size
 
-    def changed(self, **settings: float) -> Extractor:
-        return build_extractor(self.config.model_copy(update=settings))
+    def changed(self, *, batch_size: int | None = None, **settings: float) -> Extractor:
+        extractor = build_extractor(self.config.model_copy(update=settings))
+        if batch_size is not None:  # as on CUDA
+            extractor.batch_size = batch_size
+        return extractor
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +243,41 @@ def test_blank_image_is_no_error(subject: Subject) -> None:
 @every
 def test_batch_equals_its_items_one_by_one(subject: Subject) -> None:
     images = [make_texture(4, subject.size), make_texture(5, subject.size)]
-    together = subject.extractor.extract(batch_of(*images))
+    images.insert(1, np.full_like(images[0], 127))  # most find nothing in it
+    together = subject.changed(batch_size=3).extract(batch_of(*images))
     assert len(together) == len(images)
     for image, features in zip(images, together, strict=True):
-        assert_same(features, subject.extractor.extract(batch_of(image))[0])
+        alone = subject.extractor.extract(batch_of(image))[0]
+        assert len(features) == len(alone)
+        assert_same(_in_raster_order(features), _in_raster_order(alone))
+
+
+@every
+def test_half_precision_is_refused_on_a_cpu(subject: Subject) -> None:
+    with pytest.raises(ConfigError, match="half"):
+        build_extractor(subject.config, precision="half")
+
+
+@every
+def test_batch_that_exceeds_the_memory_is_halved(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(subject.extractor, "_extract"):
+        pytest.skip("COLMAP's SIFT runs on the CPU")
+    extractor = subject.changed(batch_size=4)
+    run, sizes = extractor._extract, []
+
+    def short_of_memory(batch: ImageBatch) -> list[Features]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(batch)
+
+    monkeypatch.setattr(extractor, "_extract", short_of_memory)
+    images = [make_texture(seed, (96, 64)) for seed in range(3)]
+    found = extractor.extract(batch_of(*images))
+    assert sizes == [3, 2, 1]
+    assert [features.image_size for features in found] == [(96, 64)] * 3
 
 
 @every
@@ -282,6 +317,17 @@ def test_checksum_is_that_of_the_weights_in_use(subject: Subject) -> None:
         else None
     )
     assert subject.extractor.weights_sha256 == expected
+
+
+def _in_raster_order(features: Features) -> Features:
+    """A batch rounds otherwise than its items, so rows of equal scores may swap."""
+    order = np.lexsort(features.xy.round(2).T)
+    return replace(
+        features,
+        xy=features.xy[order],
+        scores=features.scores[order],
+        descriptors=features.descriptors[order],
+    )
 
 
 def _shown(stored: np.ndarray, orientation: int) -> np.ndarray:

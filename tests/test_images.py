@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.ExifTags import GPS
+from PIL.PngImagePlugin import PngInfo
 
 from sfmprep import image_file, images
-from sfmprep.coords import upright_pixels, upright_size
+from sfmprep.coords import upright_matrix, upright_pixels, upright_size
 from sfmprep.errors import ConfigError, ImageError
 from sfmprep.images import ImageInfo, ImageSet, fit_size, load_batches, read_pixels
 
@@ -103,6 +106,225 @@ def test_focal_length_of_zero_is_none(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", exif=exif(lens={0x920A: 0.0, 0xA405: 0}))
     info = ImageSet.scan(tmp_path).infos["a.jpg"]
     assert (info.focal_length_mm, info.focal_length_35mm) == (None, None)
+
+
+# --------------------------------------------------------------------- GPS and gravity
+def gps_exif(**changes: object) -> Image.Exif:
+    """EXIF of 33 degrees 51' 31.32" S, 151 degrees 12' 51" E, 12.5 m."""
+    tags = {
+        "GPSLatitudeRef": "S",
+        "GPSLatitude": (33.0, 51.0, 31.32),
+        "GPSLongitudeRef": "E",
+        "GPSLongitude": (151.0, 12.0, 51.0),
+        "GPSAltitudeRef": b"\0",
+        "GPSAltitude": 12.5,
+        "GPSHPositioningError": 4.75,
+    } | changes
+    found = Image.Exif()
+    found[0x8825] = {GPS[k].value: v for k, v in tags.items() if v is not None}
+    return found
+
+
+def scanned(root: Path, name: str = "a.jpg") -> ImageInfo:
+    return ImageSet.scan(root).infos[name]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_gps_position_is_read(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"a.{suffix}", exif=gps_exif())
+    info = scanned(tmp_path, f"a.{suffix}")
+    expected = (-33 - 51 / 60 - 31.32 / 3600, 151 + 12 / 60 + 51 / 3600, 12.5)
+    assert info.gps == pytest.approx(expected, abs=1e-9)
+    assert info.gps_accuracy_m == 4.75
+
+
+@pytest.mark.parametrize(("reference", "sign"), [(b"\0", 1), (b"\1", -1), (b"\3", -1)])
+def test_altitude_below_the_sea_is_negative(
+    tmp_path: Path, reference: bytes, sign: int
+) -> None:
+    write(tmp_path / "a.jpg", exif=gps_exif(GPSAltitudeRef=reference))
+    gps = scanned(tmp_path).gps
+    assert gps is not None
+    assert gps[2] == 12.5 * sign
+
+
+def test_position_without_altitude_or_accuracy_is_one(tmp_path: Path) -> None:
+    tags = gps_exif(GPSAltitude=None, GPSHPositioningError=None)
+    write(tmp_path / "a.jpg", exif=tags)
+    info = scanned(tmp_path)
+    assert info.gps is not None
+    assert (info.gps[2], info.gps_accuracy_m) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"GPSLatitude": (95.0, 0.0, 0.0)},
+        {"GPSLongitude": (181.0, 0.0, 0.0)},
+        {"GPSLatitude": (0.0, 0.0, 0.0), "GPSLongitude": (0.0, 0.0, 0.0)},
+        {"GPSLatitude": None},
+        {"GPSLatitudeRef": None},
+        {"GPSLatitudeRef": "E"},
+    ],
+)
+def test_invalid_position_is_none(tmp_path: Path, changes: dict[str, object]) -> None:
+    write(tmp_path / "a.jpg", exif=gps_exif(**changes))
+    assert scanned(tmp_path).gps is None
+
+
+def apple_note(x: float, y: float, z: float, *, count: int = 3) -> bytes:
+    """An iPhone's maker note that holds a version and the acceleration, in g."""
+    number = struct.pack(">HHLl", 1, 9, 1, 14)
+    vector = struct.pack(">HHLL", 8, 10, count, 14 + 2 + 2 * 12 + 4)
+    values = [v for part in (x, y, z) for v in (round(part * 10**6), 10**6)]
+    directory = struct.pack(">H", 2) + number + vector + bytes(4)
+    return b"Apple iOS\0\0\1MM" + directory + struct.pack(">6l", *values)
+
+
+def iphone(note: bytes, lens: str = "iPhone 12 back camera", turn: int = 1) -> bytes:
+    tags = exif(orientation=turn, camera=("Apple", "iPhone 12"))
+    tags[0x8769] = {0x927C: note, 0xA434: lens}
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("held", "orientation", "gravity"),
+    [
+        ((-1, 0, 0), 1, (0, 1, 0)),  # home button to the right
+        ((1, 0, 0), 3, (0, -1, 0)),
+        ((0, -1, 0), 6, (1, 0, 0)),  # upright
+        ((0, 1, 0), 8, (-1, 0, 0)),
+        ((0, 0, -1), 1, (0, 0, 1)),  # the screen faces the sky, the lens the floor
+        ((0.0, -0.8, -0.6), 6, (0.8, 0, 0.6)),
+    ],
+)
+def test_acceleration_of_a_phone_is_gravity_of_the_stored_pixels(
+    tmp_path: Path,
+    held: tuple[float, float, float],
+    orientation: int,
+    gravity: tuple[float, float, float],
+) -> None:
+    write(tmp_path / "a.jpg", exif=iphone(apple_note(*held), turn=orientation))
+    info = scanned(tmp_path)
+    assert info.gravity == pytest.approx(gravity, abs=1e-6)
+    shown = upright_matrix(orientation) @ np.array(gravity[:2])
+    assert shown[1] >= 0  # towards the lower edge of the image as it is shown
+
+
+def test_gravity_of_heic_is_of_the_pixels_that_its_reader_turned(
+    tmp_path: Path,
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = pillow_heif.from_pillow(Image.fromarray(picture()))
+    image.save(tmp_path / "a.heic", exif=iphone(apple_note(0, -1, 0), turn=6))
+    info = scanned(tmp_path, "a.heic")
+    assert info.orientation == 1
+    assert info.gravity == pytest.approx((0, 1, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("note", "lens"),
+    [
+        (apple_note(-1, 0, 0), "iPhone 12 front camera"),  # mirrored, other axes
+        (apple_note(-1.6, 0, 0), "back"),  # shaken
+        (apple_note(-1, 0, 0, count=2), "back"),
+        (apple_note(-1, 0, 0)[:-20], "back"),
+        (apple_note(-1, 0, 0)[:20], "back"),
+        (b"Apple iOS\0\0\1MM\xff\xff", "back"),
+        (b"Apple iOS\0", "back"),
+        (b"Nikon\0" + apple_note(-1, 0, 0), "back"),
+    ],
+)
+def test_other_maker_notes_tell_no_gravity(
+    tmp_path: Path, note: bytes, lens: str
+) -> None:
+    write(tmp_path / "a.jpg", exif=iphone(note, lens))
+    info = scanned(tmp_path)
+    assert info.gravity is None
+    assert info.lens_model == lens
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
+    ' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description'
+    ' xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/"'
+    ' xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"{attributes}>{elements}'
+    "</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+ATTRIBUTES = (
+    ' drone-dji:GimbalRollDegree="{roll}" drone-dji:GimbalPitchDegree="{pitch}"'
+)
+ELEMENTS = (
+    "<drone-dji:GimbalPitchDegree>{pitch}</drone-dji:GimbalPitchDegree>"
+    "<drone-dji:GimbalRollDegree>{roll}</drone-dji:GimbalRollDegree>"
+)
+SPHERE = ' GPano:PosePitchDegrees="{pitch}" GPano:PoseRollDegrees="{roll}"'
+
+
+@pytest.mark.parametrize(
+    ("pitch", "roll", "gravity"),
+    [
+        ("+0.00", "+0.00", (0, 1, 0)),
+        ("-90.00", "+0.00", (0, 0, 1)),  # straight down
+        ("-30.0", "0", (0, 0.8660254, 0.5)),
+        ("+30.0", "0", (0, 0.8660254, -0.5)),
+        ("0", "30", (0.5, 0.8660254, 0)),  # the right side is down
+    ],
+)
+@pytest.mark.parametrize("form", [ATTRIBUTES, ELEMENTS, SPHERE])
+def test_angles_in_xmp_are_gravity(
+    tmp_path: Path, form: str, pitch: str, roll: str, gravity: tuple[float, ...]
+) -> None:
+    text = form.format(pitch=pitch, roll=roll)
+    parts = ("", text) if form is ELEMENTS else (text, "")
+    xmp = XMP.format(attributes=parts[0], elements=parts[1]).encode()
+    write(tmp_path / "a.jpg", xmp=xmp)
+    assert scanned(tmp_path).gravity == pytest.approx(gravity, abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_xmp_of_every_format_is_read(tmp_path: Path, suffix: str) -> None:
+    text = ATTRIBUTES.format(pitch=-90, roll=0)
+    xmp = XMP.format(attributes=text, elements="").encode()
+    options: dict[str, object] = {"xmp": xmp}
+    if suffix == "png":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = {"pnginfo": chunks}
+    elif suffix == "tif":
+        options = {"tiffinfo": {700: xmp}}
+    write(tmp_path / f"a.{suffix}", **options)
+    gravity = scanned(tmp_path, f"a.{suffix}").gravity
+    assert gravity == pytest.approx((0, 0, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", ["", "north", "+-.", "1e999", "--3"])
+def test_angles_that_are_no_numbers_tell_no_gravity(tmp_path: Path, value: str) -> None:
+    text = ATTRIBUTES.format(pitch=value, roll=value)
+    xmp = XMP.format(attributes=text, elements="").encode()
+    write(tmp_path / "a.jpg", xmp=xmp)
+    assert scanned(tmp_path).gravity is None
+
+
+@pytest.mark.filterwarnings("ignore:.*(Tag|EXIF|Truncated)")
+def test_damaged_sensors_never_make_a_photograph_unreadable(tmp_path: Path) -> None:
+    tags = gps_exif()
+    tags[0x8769] = {0x927C: apple_note(-1, 0, 0)}
+    whole = tags.tobytes()
+    rng = np.random.default_rng(1)
+    for k in range(80):
+        damaged = bytearray(whole)
+        for place in rng.integers(6, len(whole), 1 + k // 4):
+            damaged[place] = rng.integers(256)
+        write(tmp_path / f"{k}.jpg", exif=bytes(damaged))
+    infos = ImageSet.scan(tmp_path).infos.values()
+    assert len(infos) == 80
+    for info in infos:
+        if info.gravity is not None:
+            assert np.linalg.norm(info.gravity) == pytest.approx(1)
+        if info.gps is not None:
+            assert abs(info.gps[0]) <= 90
+            assert abs(info.gps[1]) <= 180
 
 
 @pytest.mark.filterwarnings("ignore:.*(Tag|EXIF|Truncated)")
@@ -588,7 +810,7 @@ def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------- batches
-def test_batches_group_neighbours_of_one_size_in_order(tmp_path: Path) -> None:
+def test_batches_hold_images_of_one_size(tmp_path: Path) -> None:
     sizes = [(60, 40), (60, 40), (60, 40), (40, 60), (60, 40)]
     for k, size in enumerate(sizes):
         write(tmp_path / f"{k}.png", picture(*size, seed=k))
@@ -596,9 +818,8 @@ def test_batches_group_neighbours_of_one_size_in_order(tmp_path: Path) -> None:
     batches = list(load_batches(scanned, scanned.names, max_size=None, batch_size=2))
     assert [names for names, _ in batches] == [
         ("0.png", "1.png"),
-        ("2.png",),
+        ("2.png", "4.png"),
         ("3.png",),
-        ("4.png",),
     ]
     for names, batch in batches:
         assert batch.pixels.dtype == np.float32
@@ -616,6 +837,47 @@ def test_batches_follow_the_order_of_the_names(tmp_path: Path) -> None:
     order = [f"{k}.png" for k in (4, 1, 5, 0)]
     batches = load_batches(scanned, order, max_size=8, batch_size=3, num_workers=3)
     assert list(itertools.chain.from_iterable(names for names, _ in batches)) == order
+
+
+def test_portrait_among_landscape_fills_batches(tmp_path: Path) -> None:
+    for k in range(24):
+        write(tmp_path / f"{k:02}.png", picture(*((20, 10), (10, 20))[k % 3 == 2]))
+    scanned = ImageSet.scan(tmp_path)
+
+    def names_of_batches(num_workers: int) -> list[tuple[str, ...]]:
+        batches = load_batches(
+            scanned,
+            scanned.names,
+            max_size=None,
+            batch_size=4,
+            num_workers=num_workers,
+        )
+        return [names for names, _ in batches]
+
+    batches = names_of_batches(1)
+    assert [len(names) for names in batches] == [4] * 6
+    assert sorted(itertools.chain.from_iterable(batches)) == list(scanned.names)
+    assert names_of_batches(5) == batches
+
+
+def test_image_of_a_rare_size_waits_for_so_many_others_only(tmp_path: Path) -> None:
+    for k in range(12):
+        write(tmp_path / f"{k:02}.png", picture(20 + k, 10))
+    scanned = ImageSet.scan(tmp_path)
+    batches = load_batches(
+        scanned, scanned.names, max_size=None, batch_size=3, num_workers=1
+    )
+    names, _ = next(batches)
+    assert names == ("00.png",)
+    assert [names for names, _ in batches] == [(name,) for name in scanned.names[1:]]
+
+
+def test_batches_of_one_keep_the_order_of_the_names(tmp_path: Path) -> None:
+    for k in range(6):
+        write(tmp_path / f"{k}.png", picture(*((20, 10), (10, 20))[k % 2]))
+    scanned = ImageSet.scan(tmp_path)
+    batches = load_batches(scanned, scanned.names, max_size=None)
+    assert [names for names, _ in batches] == [(name,) for name in scanned.names]
 
 
 def test_no_names_give_no_batches(tmp_path: Path) -> None:

@@ -34,13 +34,14 @@ LAYERS = (
     (  # the stages, and what only they share
         *("extract", "retrieve", "match", "dense", "database", "mapping"),
         *("evaluate", "demo", "raycast", "textures", "video", "workspace"),
-        *("masks", "schedule", "shards", "write_behind"),
-        *("outliers", "seed", "uncertainty", "world"),
+        *("masks", "processes", "schedule", "shards", "write_behind"),
+        *("colours", "outliers", "seed", "surface", "tracks", "triangulate"),
+        *("uncertainty", "world", "upright", "georeference"),
     ),
-    ("export", "report", "view", "nerfstudio_plugin"),
+    ("export", "report", "view", "view_scene"),
     ("pipelines",),
     ("terminal",),
-    ("cli", "__main__"),
+    ("cli", "__main__", "nerfstudio_plugin"),
 )
 TRAINING = "train"  # may import everything and is imported by nothing else
 HEAVY = {"torch", "cv2", "kornia", "pycolmap", "nerfstudio"}
@@ -166,6 +167,15 @@ def test_import_loads_nothing_heavy() -> None:
     code = f"import sys, sfmprep; print(sorted({HEAVY} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert run.stdout.decode().strip() == "[]"
+
+
+def test_only_nerfstudio_imports_the_plugin_and_only_that_imports_nerfstudio() -> None:
+    sources = {name: path.read_text("utf-8") for name, path in MODULES.items()}
+    assert [n for n, s in sources.items() if "import nerfstudio" in s] == []
+    importers = [n for n, s in sources.items() if "from nerfstudio" in s]
+    assert importers == ["nerfstudio_plugin"]
+    for name, source in sources.items():
+        assert "nerfstudio_plugin" not in imported(source, set(MODULES)), name
 
 
 def test_all_is_what_is_public() -> None:

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 import torch
 from kornia.feature import LightGlue as KorniaLightGlue
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfmprep import coords
 from sfmprep.config import LightGlueConfig, XFeatConfig
 from sfmprep.errors import ConfigError, WeightsError
-from sfmprep.models.lightglue import LightGlue, _scaled_positions
+from sfmprep.models import lightglue
+from sfmprep.models.lightglue import _SHAPES, LightGlue, _Limits, _scaled_positions
+from sfmprep.models.lightglue_network import (
+    LightGlueNetwork,
+    LightGlueShape,
+    MatchAssignment,
+    flops,
+)
 from sfmprep.types import Features, ImageBatch, Matches
 
 SIZE = (1024, 700)
@@ -326,22 +335,176 @@ def test_sift_lightglue_needs_scale_and_angle():
 def test_half_precision_on_a_cpu_is_refused():
     config = LightGlueConfig(model="lighterglue")
     with pytest.raises(ConfigError, match="only CUDA"):
-        LightGlue(config, half_precision=True)
+        LightGlue(config, precision="half")
+
+
+# ----------------------------------------------------------- as on a GPU, and on a GPU
+SEVERAL = [(300, 260), (120, 200), (40, 30), (260, 300), (9, 5), (300, 260), (70, 70)]
+
+
+@pytest.mark.parametrize(("depth", "width"), [(None, None), *ADAPTIVE])
+@pytest.mark.parametrize("similarities", [1, 200_000, 1 << 26])
+def test_large_padded_batches_equal_single_pairs(depth, width, similarities, tmp_path):
+    path = save(kornia_network().state_dict(), tmp_path)
+    pairs = [random_pair(k, *size) for k, size in enumerate(SEVERAL)]
+    single = matcher(path, depth_confidence=depth, width_confidence=width)
+    expected = [single.match([pair])[0] for pair in pairs]
+    batched = matcher(path, depth_confidence=depth, width_confidence=width)
+    batched._limits = _Limits(
+        keypoints=1 << 17, similarities=similarities, max_unpruned=0, is_bucketed=True
+    )
+    for found, alone in zip(batched.match(pairs), expected, strict=True):
+        assert as_dict(found) == pytest.approx(as_dict(alone), abs=1e-4)
+
+
+def test_small_images_are_not_pruned_where_that_costs_more(tmp_path):
+    path = save(kornia_network().state_dict(), tmp_path)
+    pairs = [random_pair(0, 60, 50), random_pair(1, 300, 260)]
+    plain = [as_dict(m) for m in matcher(path).match(pairs)]
+    pruning = matcher(path, width_confidence=0.8)
+    pruning._limits = _Limits(
+        keypoints=1 << 17, similarities=1, max_unpruned=100, is_bucketed=True
+    )
+    small, large = pruning.match(pairs)
+    assert as_dict(small) == pytest.approx(plain[0], abs=1e-4)
+    assert as_dict(large) != pytest.approx(plain[1], abs=1e-4)
+
+
+def test_out_of_memory_halves_the_batch(tmp_path, monkeypatch):
+    path = save(kornia_network().state_dict(), tmp_path)
+    pairs = [random_pair(k, 40 + k, 50) for k in range(5)]
+    expected = matcher(path).match(pairs)
+    tight = matcher(path)
+    sizes = []
+    whole = tight._advance
+
+    def advance(layer, batch):
+        sizes.append(len(batch.items))
+        if len(batch.items) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        whole(layer, batch)
+
+    monkeypatch.setattr(tight, "_advance", advance)
+    for found, alone in zip(tight.match(pairs), expected, strict=True):
+        assert as_dict(found) == pytest.approx(as_dict(alone), abs=1e-4)
+    assert set(sizes) == {5, 3, 2, 1}
+
+
+def test_half_precision_moves_scores_by_less_than_two_percent(tmp_path, monkeypatch):
+    # On a CPU, which does half precision slowly, but by the same code.
+    path = save(kornia_network().state_dict(), tmp_path)
+    pairs = [random_pair(k, 150 - 50 * k, 100) for k in range(2)]
+    expected = matcher(path).match(pairs)
+    monkeypatch.setattr(lightglue, "use_half", lambda precision, device: True)
+    half = matcher(path)
+    assert half._network.transformers[0].self_attn.Wqkv.weight.dtype == torch.half
+    assert half.prepare(pairs[0][0]).tokens.dtype == torch.float32
+    for found, exact in zip(half.match(pairs), expected, strict=True):
+        assert_close_in_half(found, exact)
+
+
+def assert_close_in_half(found: Matches, exact: Matches) -> None:
+    """Matches that are not close calls are the same, their scores within 0.02."""
+    scores, expected = as_dict(found), as_dict(exact)
+    common = scores.keys() & expected.keys()
+    assert len(common) > 0.95 * len(expected) > 10
+    for pair in common:
+        assert scores[pair] == pytest.approx(expected[pair], abs=0.02)
+    for pair in scores.keys() ^ expected.keys():
+        assert {**scores, **expected}[pair] < 0.1
 
 
 @pytest.mark.gpu
-def test_gpu_equals_cpu(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "half"])
+@pytest.mark.parametrize(("depth", "width"), [(None, None), (0.9, 0.8)])
+def test_gpu_equals_cpu(precision, depth, width, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    if precision == "half" and depth is not None:
+        pytest.skip("rounding moves the layer at which a pair stops")
     path = save(kornia_network().state_dict(), tmp_path)
     config = LightGlueConfig(
-        model="lighterglue", weights=path, width_confidence=None, min_score=0.0
+        model="lighterglue",
+        weights=path,
+        depth_confidence=depth,
+        width_confidence=width,
+        min_score=0.0,
     )
     pairs = [random_pair(k, 400 - 90 * k, 300) for k in range(3)]
     expected = LightGlue(config).match(pairs)
-    found = LightGlue(config, device="cuda").match(pairs)
+    found = LightGlue(config, device="cuda", precision=precision).match(pairs)
     for a, b in zip(found, expected, strict=True):
-        assert as_dict(a) == pytest.approx(as_dict(b), abs=1e-3)
+        if precision == "half":
+            assert_close_in_half(a, b)
+        else:
+            assert as_dict(a) == pytest.approx(as_dict(b), abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_auto_precision_is_half_on_a_gpu(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    path = save(kornia_network().state_dict(), tmp_path)
+    config = LightGlueConfig(model="lighterglue", weights=path)
+    network = LightGlue(config, device="cuda")._network
+    assert network.transformers[0].self_attn.Wqkv.weight.dtype == torch.half
+    assert network.assignment(5).final_proj.weight.dtype == torch.float32
+
+
+# -------------------------------------------------------------------------- the network
+@pytest.mark.parametrize(
+    "model", ["lighterglue", "superpoint-lightglue", "sift-lightglue"]
+)
+def test_flops_are_those_that_torch_counts(model, tmp_path):
+    shape = _SHAPES[model]
+    torch.manual_seed(0)
+    network = LightGlueNetwork(shape, adaptive=False)
+    path = save(network.state_dict(), tmp_path)
+    plain = matcher(path, model)
+    pair = random_pair(0, 37, 23, shape.input_dim)
+    # torch does not count its fused attention on a CPU.
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        plain.match([pair])
+    assert counter.get_total_flops() == flops(shape, 37, 23)
+
+
+def test_nine_layers_at_2048_keypoints_are_240_gflop():
+    assert flops(_SHAPES["superpoint-lightglue"], 2048, 2048) == pytest.approx(
+        240e9, rel=0.005
+    )
+
+
+@torch.no_grad()
+def test_padding_does_not_change_the_assignment_and_is_never_the_best():
+    torch.manual_seed(0)
+    head = MatchAssignment(16)
+    x0, x1 = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
+    real0 = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    real1 = torch.tensor([[True] * 4 + [False] * 3, [True] * 7])
+    scores = head(x0, x1, real0, real1)
+    torch.testing.assert_close(scores[0, :5, :4], head(x0[:1], x1[:1, :4])[0])
+    torch.testing.assert_close(scores[1, :3, :7], head(x0[1:, :3], x1[1:])[0])
+    assert scores[0, :5, 4:].max() < -1e29
+    assert scores[1, 3:, :7].max() < -1e29
+
+
+@torch.no_grad()
+def test_a_folded_network_gives_the_same_tokens():
+    torch.manual_seed(0)
+    shape = LightGlueShape(input_dim=8, dim=32, num_heads=2, num_layers=1)
+    network = LightGlueNetwork(shape, adaptive=False)
+    tokens = (torch.randn(2, 9, 32), torch.randn(2, 7, 32))
+    rotations = tuple(network.posenc(torch.randn(2, n, 2)) for n in (9, 7))
+    (layer,) = network.transformers
+    expected = layer(tokens, rotations, (None, None))
+    network.fold()
+    for found, plain in zip(
+        layer(tokens, rotations, (None, None)), expected, strict=True
+    ):
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------- real data

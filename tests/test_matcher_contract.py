@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sfmprep.config import LightGlueConfig, NearestConfig
+from sfmprep.errors import ConfigError
 from sfmprep.models import build_matcher
 from sfmprep.models.lightglue import _SHAPES
 from sfmprep.models.lightglue_network import LightGlueNetwork
@@ -158,6 +159,45 @@ def test_repetition_gives_the_same_bits(matcher, pairs):
         np.testing.assert_array_equal(again.scores, once.scores)
 
 
+def test_prepared_sides_give_the_same_bits(matcher, pairs):
+    expected = matcher.match(pairs)
+    prepared = [tuple(map(matcher.prepare, pair)) for pair in pairs]
+    mixed = [(pairs[0][0], prepared[0][1]), *prepared[1:]]
+    for sides in (prepared, mixed, prepared):  # and matching leaves them as they are
+        for found, plain in zip(matcher.match(sides), expected, strict=True):
+            np.testing.assert_array_equal(found.index, plain.index)
+            np.testing.assert_array_equal(found.scores, plain.scores)
+
+
+def test_prepared_sides_know_their_size(matcher):
+    (image,) = images(0, 30)
+    prepared = matcher.prepare(image)
+    assert len(prepared) == 30
+    assert prepared.num_bytes >= 30 * DIM * 4
+    assert len(matcher.prepare(nothing())) == 0
+    assert matcher.prepare(nothing()).num_bytes == 0
+
+
+def test_each_image_is_prepared_once(matcher, monkeypatch):
+    first, second, third = images(0, 20, 20, 20)
+    seen = []
+    prepare = matcher.prepare
+    monkeypatch.setattr(matcher, "prepare", lambda f: seen.append(f) or prepare(f))
+    matcher.match([(first, second), (first, third), (second, prepare(third))])
+    assert list(map(id, seen)) == list(map(id, (first, second, third)))
+
+
+def test_what_another_matcher_prepared_is_refused(matcher):
+    class Foreign:
+        num_bytes = 0
+
+        def __len__(self):
+            return 5
+
+    with pytest.raises(ConfigError, match="is Foreign"):
+        matcher.match([(Foreign(), nothing())])
+
+
 def test_swapped_images_swap_the_columns(matcher, pairs):
     swapped = matcher.match([pair[::-1] for pair in pairs])
     for matches, expected in zip(swapped, matcher.match(pairs), strict=True):
@@ -171,3 +211,11 @@ def test_inputs_are_not_changed(matcher):
     for features, (xy, descriptors) in zip(pair, before, strict=True):
         np.testing.assert_array_equal(features.xy, xy)
         np.testing.assert_array_equal(features.descriptors, descriptors)
+
+
+@pytest.mark.parametrize(
+    "config", [NearestConfig(), LightGlueConfig(model="lighterglue")]
+)
+def test_half_precision_without_a_gpu_is_refused(config):
+    with pytest.raises(ConfigError, match=r"engine\.precision"):
+        build_matcher(config, precision="half")

@@ -81,6 +81,33 @@ def test_blocks_and_batches_do_not_change_the_matches(budget):
         assert set(map(tuple, matches.index.tolist())) == reference(a, b, ratio=0.95)
 
 
+def test_the_best_two_of_rows_and_columns_are_found_across_groups_and_blocks():
+    # More columns than fit into one group of the search, planted in chosen places.
+    first, second = unit_rows(0, 150, 32), unit_rows(1, 200, 32)
+    second[[5, 63, 64]] = first[[0, 70, 149]]
+    second[[199, 128]] = first[31] + [[0.08], [0.1]] * unit_rows(2, 2, 32)
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    for ratio in (None, 0.9, 0.5):
+        found = match(first, second, ratio=ratio)
+        index = set(map(tuple, found.index.tolist()))
+        assert index == reference(first, second, ratio=ratio)
+        assert {(0, 5), (70, 63), (149, 64)} <= index
+        assert ((31, 199) in index) == (ratio != 0.5)
+
+
+def test_a_rival_that_prefers_another_counts_in_the_ratio_test_of_the_column():
+    # Row 1 is nearer to column 1, but is the second best of column 0.
+    first = np.array([[1, 0], [0.96, 0.28]], np.float32)
+    second = np.array([[0.9998, 0.02], [0.936, 0.352]], np.float32)
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    assert (0, 0) in reference(first, second, ratio=0.2)
+    wide = np.array([[1, 0], [0.9997, 0.0245]], np.float32)
+    assert (0, 0) not in reference(wide, second, ratio=0.2)
+    for rows in (first, wide):
+        found = set(map(tuple, match(rows, second, ratio=0.2).index.tolist()))
+        assert found == reference(rows, second, ratio=0.2)
+
+
 def test_scores_are_cosines():
     first = np.array([[1, 0], [0, 1]], np.float32)
     second = np.array([[0.6, 0.8], [0.8, -0.6]], np.float32)
@@ -105,6 +132,8 @@ def test_a_keypoint_that_was_found_twice_fails_the_ratio_test():
     rows = unit_rows(0, 20, 128)
     found = match(rows, np.concatenate([rows, rows[:5]]), ratio=0.8)
     assert sorted(found.index[:, 0].tolist()) == list(range(5, 20))
+    found = match(np.concatenate([rows, rows[:5]]), rows, ratio=0.8)
+    assert sorted(found.index[:, 1].tolist()) == list(range(5, 20))
 
 
 def test_ratio_is_asked_of_both_images():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmprep.errors import StoreError
+from sfmprep.ragged import DamagedError, RaggedTable
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
 
@@ -289,3 +291,51 @@ def test_a_refused_store_can_be_opened_right_after(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "f.h5", {"config": {"type": "aliked"}})
     with FeatureStore(tmp_path / "f.h5", MADE) as store:
         assert store.names() == ["a"]
+
+
+# ----------------------------------------------------------------------------- merging
+def test_merging_adds_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "0.h5", "ab")
+    write_shard(tmp_path / "1.h5", "bcde")
+    write_shard(tmp_path / "2.h5", "")
+    monkeypatch.setattr("sfmprep.ragged._BLOCK_BYTES", 300)  # two images
+    with FeatureStore(tmp_path / "0.h5", MADE) as store:
+        for part in ("1.h5", "1.h5", "2.h5"):
+            store.merge(tmp_path / part)
+        assert store.names() == list("abcde")
+        for name, found in store.items():
+            expect_features(found, features(ord(name)))
+            assert store.get(name).image_size == found.image_size
+
+
+def test_merging_refuses_other_settings(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.h5", "a")
+    write_shard(tmp_path / "1.h5", "b", {**MADE, "weights_sha256": "ab"})
+    with FeatureStore(tmp_path / "0.h5", MADE) as store:
+        assert error_of(store.merge, tmp_path / "1.h5") == (
+            f"{tmp_path / '1.h5'} was made with other settings than"
+            f" {tmp_path / '0.h5'}: weights_sha256 is None there and 'ab' now. Delete"
+            " it, or choose another output folder."
+        )
+        assert store.names() == ["a"]
+
+
+def test_merging_takes_what_comes_before_the_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "1.h5", "bcde")
+    read_rows = RaggedTable._read_rows
+
+    def damaged_at_d(self: RaggedTable, columns: object, start: int, stop: int) -> Any:
+        if start >= 10:  # what HDF5 says of a chunk that cannot be read
+            raise self._damaged("can't read")
+        return read_rows(self, columns, start, stop)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RaggedTable, "_read_rows", damaged_at_d)
+    monkeypatch.setattr("sfmprep.ragged._BLOCK_BYTES", 150)
+    with FeatureStore(tmp_path / "0.h5", MADE) as store:
+        with pytest.raises(DamagedError, match="can't read"):
+            store.merge(tmp_path / "1.h5")
+        assert store.names() == ["b", "c"]

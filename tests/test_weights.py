@@ -316,6 +316,13 @@ def test_tensors_that_do_not_fit_the_network_are_an_error(tmp_path: Path) -> Non
             load_strict(network, wrong, resolved(tmp_path))
 
 
+def test_message_about_many_tensors_that_do_not_fit_is_short(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(200)))
+    with pytest.raises(WeightsError, match=r"Missing key.*0\.weight") as caught:
+        load_strict(network, {}, resolved(tmp_path))
+    assert len(str(caught.value)) < 600 + len(str(tmp_path))
+
+
 # ------------------------------------------------------------------------ real files
 @pytest.mark.shared
 def test_the_converted_checksums_are_those_of_the_real_files(

@@ -21,7 +21,8 @@ class BrightPixelNetwork(torch.nn.Module):
     def forward(self, grey: torch.Tensor) -> tuple[torch.Tensor, ...]:
         cells = F.pixel_unshuffle(20 * grey, 8)
         logits = torch.cat([cells, 10 + 0 * cells[:, :1]], dim=1)
-        return cells, logits, torch.ones_like(cells[:, :1])
+        maps = cells, logits, torch.ones_like(cells[:, :1])
+        return tuple(each.permute(0, 2, 3, 1) for each in maps)
 
 
 def batch_of(image: np.ndarray) -> ImageBatch:
@@ -71,6 +72,26 @@ def test_features_are_those_of_kornia(real_weights: Path, shared: Path, size) ->
     np.testing.assert_allclose(features.scores, expected["scores"][rows], atol=1e-4)
     cosine = (features.descriptors * expected["descriptors"][rows]).sum(1)
     assert cosine.min() > 0.999
+
+
+@pytest.mark.shared
+def test_half_precision_backbone_finds_the_same_features(
+    real_weights: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = cv2.imread(str(shared / "data/scenes/fountain-P11/images/0005.jpg"))
+    photo = cv2.resize(photo, (320, 208), interpolation=cv2.INTER_AREA) / 255.0
+    expected = XFeat(XFeatConfig()).extract(batch_of(photo))[0]
+    prepare = XFeatNetwork.prepare
+    monkeypatch.setattr(
+        XFeatNetwork, "prepare", lambda self, _: prepare(self, torch.float16)
+    )
+    half = XFeat(XFeatConfig()).extract(batch_of(photo))[0]
+    # The keypoint head stays in float32, so positions do not move at all.
+    rows = {tuple(xy): row for row, xy in enumerate(half.xy.tolist())}
+    row = [rows[tuple(xy)] for xy in expected.xy.tolist()]
+    assert len(rows) == len(half) == len(expected) > 100
+    np.testing.assert_allclose(half.scores[row], expected.scores, atol=0.005)
+    assert (half.descriptors[row] * expected.descriptors).sum(1).min() > 0.9995
 
 
 @pytest.mark.parametrize("size", [(320, 256), (333, 270)])

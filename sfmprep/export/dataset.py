@@ -1,48 +1,52 @@
-"""One folder that nerfstudio, gsplat and INRIA's 3DGS open as it is.
+"""Folders that nerfstudio, gsplat, INRIA's 3DGS, Brush and COLMAP open as they are.
 
-    images/          undistorted, upright, flat names: exactly the registered images
-    images_2/ ...    the same names, reduced; every side is a multiple of every factor
-    sparse/0/        cameras, images, points3D, rigs, frames (.bin), points3D.ply
-    transforms.json  the same poses and points for nerfstudio
-    names.json       exported to original name, only if a name had to be changed
+    images/              undistorted, upright, flat names: exactly the registered images
+    images_2/ ...        the same names, reduced; every side a multiple of every factor
+    masks/ masks_2/ ...  STEM.png, black is ignored; only if any image has a mask
+    sparse/0/            cameras, images, points3D, rigs, frames (.bin), points3D.ply
+    transforms.json      the same poses and points for nerfstudio
+    world_from_sfm.json  the transform from the mapper's frame, if there is one
+    dataset.json         original names, splits, uncertainties: see `listing.py`
 
-COLMAP model, JSON and PLY share one world frame. Mirrored EXIF orientations (2, 4, 5,
-7) are turned but stay mirrored, as the reconstruction saw them.
+Targets that need other files have a folder of their own below `targets/`, or the output
+folder itself if they are named first (`targets.py` says what each needs): for 3dgs
+masks become the alpha channel of RGBA images; for colmap images/ has the photographs
+byte by byte, sparse/0 their distorted cameras, and colmap_masks/ NAME.png.
 
-The dataset is built in `.partial-export` and then moved into place. While that goes on
-transforms.json has no frames, and sparse/ is taken away first and comes back last, so
-a killed export never looks like a dataset; the next one cleans up after it.
+COLMAP model, JSON and PLY share one world frame, in all folders. Mirrored EXIF
+orientations (2, 4, 5, 7) are turned but stay mirrored, as the reconstruction saw them.
+A killed export never looks like a dataset: see `install.py`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pycolmap
 
-from sfmprep.config import ExportConfig
-from sfmprep.errors import ConfigError, ReconstructionError, StoreError
-from sfmprep.export.model import export_model
+from sfmprep.config import ExportConfig, Target
+from sfmprep.errors import ReconstructionError
+from sfmprep.export.install import WORLD, expect_replaceable, install, partial_export
+from sfmprep.export.listing import LISTING, listing, write_json
+from sfmprep.export.model import export_model, renamed, stored_model
 from sfmprep.export.names import flat_names
-from sfmprep.export.nerfstudio import GENERATOR, transforms
-from sfmprep.export.pixels import ImageWriter
+from sfmprep.export.nerfstudio import transforms
+from sfmprep.export.pixels import Destination, ImageWriter
 from sfmprep.export.ply import write_ply
+from sfmprep.export.targets import plan_folders
+from sfmprep.export.undistort import Undistortion
 from sfmprep.images import ImageSet
+from sfmprep.masks import has_masks
 from sfmprep.progress import Progress, silent
+from sfmprep.surface import SurfaceShapes, surface_shapes
+from sfmprep.uncertainty import PoseUncertainty
+from sfmprep.world import WorldFrame
 
 _log = logging.getLogger(__name__)
 
-_PARTIAL = ".partial-export"
-_REDUCED = ("images_2", "images_4", "images_8")
-_ENTRIES = ("sparse", "images", *_REDUCED, "names.json")
-# gsplat fills these from images/ and never renews them: stale once images/ changes.
-_CACHES = tuple(f"{name}_png" for name in _REDUCED)
 _PLY = "sparse/0/points3D.ply"
 
 
@@ -51,6 +55,7 @@ class ExportSummary:
     """What an export wrote."""
 
     folder: Path
+    folders: dict[Target, Path]  # what each target opens
     num_images: int
     num_points: int
     renamed: dict[str, str] = field(default_factory=dict)  # original to exported
@@ -62,26 +67,31 @@ def export_dataset(
     out: Path,
     config: ExportConfig,
     *,
+    world: WorldFrame | None = None,
+    uncertainties: Mapping[str, PoseUncertainty] | None = None,
     progress: Progress = silent,
 ) -> ExportSummary:
-    """Writes the registered images, cameras and points as a dataset for trainers.
+    """Writes the registered images, cameras and points as datasets for trainers.
 
-    A dataset that an earlier export wrote to `out` is replaced, together with the
-    reduced copies that gsplat made of it, but stays whole until the new one is
+    Datasets that an earlier export wrote to `out` are replaced, together with the
+    reduced copies that gsplat made of them, but stay whole until the new ones are
     complete. Other files in `out` stay as they are.
 
     Args:
-        reconstruction: In pixels of the files on disk; point colours are taken as
-            they are.
-        images: The files on disk.
+        reconstruction: In pixels of the files on disk and in the frame of the dataset;
+            points are taken as they are.
+        images: The files on disk, and their masks.
         out: The folder; made if it is missing.
-        config: Sizes and quality.
+        config: Targets, sizes and quality.
+        world: How that frame came about; only written down.
+        uncertainties: Of the poses, by original name; may lack some.
         progress: Wraps the loop over images.
 
     Raises:
-        ConfigError: `out` has entries of a dataset that no export wrote, or holds the
-            very images to be exported.
-        ImageError: An image is missing, unreadable, or has changed.
+        ConfigError: A target cannot read what is asked for, `out` has entries of a
+            dataset that no export wrote, or holds the very images or masks to be
+            exported.
+        ImageError: An image or a mask is missing, unreadable, or has changed.
         ReconstructionError: No image is registered, no point is left, or the images
             are not those of the model.
         StoreError: `out` cannot be written, for instance because the disk is full.
@@ -94,98 +104,75 @@ def export_dataset(
             "the model has no registered image, so there is nothing to export; see "
             "the mapper's log for the reason"
         )
-    _expect_replaceable(out, images)
-    exported = export_model(reconstruction, images, names, config)
-    renamed = {old: new for old, new in names.items() if old != new}
-    partial = out / _PARTIAL
-    with _explained(out):
-        if partial.exists():
-            shutil.rmtree(partial)
-        (partial / "sparse" / "0").mkdir(parents=True)
-        try:
-            # First, because COLMAP is silent where a full disk cuts its files short,
-            # and the images that follow are not.
-            exported.model.write_binary(partial / "sparse" / "0")
-            write_ply(partial / _PLY, exported.model)
-            writer = ImageWriter(
-                folder=partial, images=images, names=names, config=config
+    originals = list(names)
+    with_masks = has_masks(images)
+    folders = plan_folders(config, with_masks=with_masks)
+    places = [folder.name for folder in folders]
+    expect_replaceable(out, places, images)
+    models = {}
+    undistortions: Mapping[str, Undistortion] = {}
+    shapes = None
+    kinds = {folder.layout.pixels for folder in folders}
+    if "upright" in kinds:
+        exported = export_model(reconstruction, images, originals, config)
+        models["upright"], undistortions = exported.model, exported.undistortions
+        shapes = surface_shapes(exported.model)
+    if "stored" in kinds:
+        models["stored"] = stored_model(reconstruction, images, originals)
+    with partial_export(out) as partial:
+        built = partial / "new"
+        destinations = [
+            Destination(
+                folder=built / folder.name,
+                layout=folder.layout,
+                names=folder.layout.file_names(names),
             )
-            for _ in progress(
-                writer.write(exported.undistortions), desc="export", total=len(names)
-            ):
-                pass
-            if renamed:
-                originals = {new: old for old, new in renamed.items()}
-                _write_json(partial / "names.json", originals)
-            _write_json(
-                partial / "transforms.json", transforms(exported.model, ply=_PLY)
-            )
-            _install(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    _log.info("%s: %d images in a dataset", out, len(names))
+            for folder in folders
+        ]
+        # Before the images, because COLMAP is silent where a full disk cuts its files
+        # short, and what writes images is not.
+        for destination in destinations:
+            model = renamed(models[destination.layout.pixels], destination.names)
+            _write_model(destination, model, shapes, with_masks=with_masks)
+            content = listing(reconstruction, destination.names, uncertainties or {})
+            write_json(destination.folder / LISTING, content)
+            if world is not None:
+                write_json(destination.folder / WORLD, world.to_json())
+        writer = ImageWriter(
+            images=images,
+            destinations=destinations,
+            config=config,
+            with_masks=with_masks,
+        )
+        for _ in progress(
+            writer.write(originals, undistortions), desc="export", total=len(names)
+        ):
+            pass
+        install(built, out, places, partial / "old")
+    _log.info("%s: %d images in %d dataset(s)", out, len(names), len(folders))
+    file_names = destinations[0].names
     return ExportSummary(
         folder=out,
+        folders={t: out / folder.name for folder in folders for t in folder.targets},
         num_images=len(names),
-        num_points=exported.model.num_points3D(),
-        renamed=renamed,
+        num_points=models[folders[0].layout.pixels].num_points3D(),
+        renamed={old: new for old, new in file_names.items() if old != new},
     )
 
 
-def _expect_replaceable(out: Path, images: ImageSet) -> None:
-    """Raises ConfigError unless all that would be replaced came from an export."""
-    entries = ("transforms.json", *_ENTRIES)
-    found = [name for name in entries if (out / name).exists()]
-    if found and not _is_export(out / "transforms.json"):
-        raise ConfigError(
-            f"{out} has {', '.join(found)} that sfmprep did not write and would "
-            "replace; choose another folder for the dataset"
-        )
-    root = images.root.resolve()
-    for name in (*_ENTRIES, *_CACHES):
-        entry = (out / name).resolve()
-        if root == entry or entry in root.parents:
-            raise ConfigError(
-                f"{images.root} is to be exported to {out}, which would replace it; "
-                "choose another folder for the dataset"
-            )
-
-
-def _is_export(path: Path) -> bool:
-    """Whether this transforms.json is ours; it is also there while one is replaced."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("generator") == GENERATOR
-
-
-def _install(partial: Path, out: Path) -> None:
-    """Replaces the old dataset in `out` by the one in `partial`."""
-    _write_json(partial / "begun.json", {"generator": GENERATOR, "frames": []})
-    (partial / "begun.json").replace(out / "transforms.json")
-    old = partial / "old"
-    old.mkdir()
-    for name in (*_ENTRIES, *_CACHES):
-        if (out / name).exists():
-            (out / name).rename(old / name)
-    for name in reversed(_ENTRIES):
-        if (partial / name).exists():
-            (partial / name).rename(out / name)
-    (partial / "transforms.json").replace(out / "transforms.json")
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    """Turns what the file system refuses into a StoreError."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{out}: the dataset cannot be written ({error}); free some space or "
-            "choose a folder that can be written, and run the export again"
-        ) from error
+def _write_model(
+    destination: Destination,
+    model: pycolmap.Reconstruction,
+    shapes: SurfaceShapes | None,
+    *,
+    with_masks: bool,
+) -> None:
+    """Writes cameras, poses and points, and what else tells a trainer of them."""
+    sparse = destination.folder / "sparse" / "0"
+    sparse.mkdir(parents=True)
+    model.write_binary(sparse)
+    if destination.layout.pixels == "upright" and shapes is not None:
+        write_ply(destination.folder / _PLY, model, shapes)
+    if destination.layout.has_json:
+        content = transforms(model, ply=_PLY, with_masks=with_masks)
+        write_json(destination.folder / "transforms.json", content)

@@ -1,21 +1,23 @@
-"""The COLMAP model of the exported images: upright PINHOLE cameras, same world.
+"""The COLMAP models of the exported images, all in the world frame of the source.
 
-Images are numbered in the order of their names, because some loaders sort by id and
-others by name. Every image has a frame and every camera a rig of its own: turning
-images upright one by one would break rigs apart, and no trainer reads them.
+Upright images are numbered in the order of their names, because some loaders sort by
+id and others by name. Each has a frame and every camera a rig of its own: turning
+images upright one by one would break rigs apart, and no trainer reads them. The model
+of the photographs as stored keeps its numbers, rigs and frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.config import ExportConfig
-from sfmprep.errors import ImageError, ReconstructionError
+from sfmprep.errors import ConfigError, ImageError, ReconstructionError
 from sfmprep.export.undistort import Undistortion, undistortion
 from sfmprep.images import ImageSet
 
@@ -26,17 +28,17 @@ _MIN_TRACK = 2
 class ExportedModel:
     """A model and where its pixels come from."""
 
-    model: pycolmap.Reconstruction
+    model: pycolmap.Reconstruction  # images have their original names
     undistortions: Mapping[str, Undistortion]  # by original name, in exported order
 
 
 def export_model(
     reconstruction: pycolmap.Reconstruction,
     images: ImageSet,
-    names: Mapping[str, str],
+    names: Sequence[str],
     config: ExportConfig,
 ) -> ExportedModel:
-    """Maps cameras, poses and observations to the undistorted, upright images.
+    """Maps cameras, poses and observations to the exported, upright images.
 
     Observations outside the exported image are dropped, and with them points that
     fewer than two remain of. Points keep their ids, positions and colours; their
@@ -45,76 +47,125 @@ def export_model(
     Args:
         reconstruction: All of `names` are registered in it.
         images: The files on disk.
-        names: Original to exported name, in exported order.
-        config: Sizes.
+        names: Original names, in exported order.
+        config: Sizes, and whether lenses are kept.
 
     Raises:
+        ConfigError: Lenses are to be kept that no trainer reads, or of two kinds.
         ImageError: A registered image is not among `images`.
         ReconstructionError: A camera has not the size of its files, cannot be
             undistorted, or no point is left.
     """
-    model = pycolmap.Reconstruction()
     by_name = {image.name: image for image in reconstruction.images.values()}
-    cameras: dict[tuple[int, int], Undistortion] = {}
-    undistortions = {}
-    observed = []  # per image: ([N, 2] xy, [N] point ids) inside the exported image
-    for name in names:
-        source = by_name[name]
-        orientation = _checked_orientation(reconstruction, source, images)
-        key = (source.camera_id, orientation)
-        if key not in cameras:
-            cameras[key] = undistortion(
-                reconstruction.cameras[source.camera_id],
-                orientation,
-                camera_id=len(cameras) + 1,
-                multiple=max(config.downscales, default=1),
-                max_size=config.max_size,
-            )
-            model.add_camera_with_trivial_rig(cameras[key].target)
-        undistortions[name] = cameras[key]
-        observed.append(_observations(source, cameras[key]))
-
+    undistortions = _undistortions(reconstruction, images, names, config)
+    observed = [
+        _observations(by_name[name], view) for name, view in undistortions.items()
+    ]
     ids, counts = np.unique(
-        np.concatenate([i for _, i in observed]), return_counts=True
+        np.concatenate([ids for _, ids in observed]), return_counts=True
     )
     kept = ids[(counts >= _MIN_TRACK) & (ids != pycolmap.INVALID_POINT3D_ID)]
-    if not len(kept):
+    _expect_points(len(kept))
+    model = pycolmap.Reconstruction()
+    # The numbers of the cameras are in the order of their first images.
+    for view in dict.fromkeys(undistortions.values()):
+        model.add_camera_with_trivial_rig(view.target)
+    for image_id, (name, (xy, _)) in enumerate(zip(names, observed, strict=True), 1):
+        view = undistortions[name]
+        image = pycolmap.Image(
+            name=name,
+            keypoints=xy,
+            camera_id=view.target.camera_id,
+            image_id=image_id,
+        )
+        pose = coords.upright_pose(
+            by_name[name].cam_from_world().matrix(), view.orientation
+        )
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose))
+    _add_points(model, reconstruction, kept, [ids for _, ids in observed])
+    model.update_point_3d_errors()
+    return ExportedModel(model=model, undistortions=undistortions)
+
+
+def stored_model(
+    reconstruction: pycolmap.Reconstruction, images: ImageSet, names: Sequence[str]
+) -> pycolmap.Reconstruction:
+    """The model of the photographs as stored, which is `reconstruction` itself.
+
+    Args:
+        reconstruction: All of `names` are registered in it.
+        images: The files on disk.
+        names: Original names.
+
+    Raises:
+        ImageError: A registered image is not among `images`.
+        ReconstructionError: A camera has not the size of its files, or no point is
+            there.
+    """
+    by_name = {image.name: image for image in reconstruction.images.values()}
+    for name in names:
+        _checked_orientation(reconstruction, by_name[name], images)
+    _expect_points(reconstruction.num_points3D())
+    return reconstruction
+
+
+def renamed(
+    model: pycolmap.Reconstruction, names: Mapping[str, str]
+) -> pycolmap.Reconstruction:
+    """A copy whose images have the names that `names` gives them.
+
+    Args:
+        model: Images that are not registered keep their names.
+        names: Old to new name, of all registered images.
+    """
+    copy = pycolmap.Reconstruction(model)
+    for image_id in copy.reg_image_ids():
+        image = copy.images[image_id]
+        image.name = names[image.name]
+    return copy
+
+
+def _expect_points(num_points: int) -> None:
+    """Raises ReconstructionError where there is no point to start from."""
+    if not num_points:
         raise ReconstructionError(
             "no 3D point is seen in two exported images; trainers start from the "
             "points, so triangulate them before the export"
         )
-    tracks: dict[int, list[pycolmap.TrackElement]] = {i: [] for i in kept.tolist()}
-    for image_id, (name, (xy, points)) in enumerate(
-        zip(names, observed, strict=True), 1
-    ):
-        points = np.where(np.isin(points, kept), points, pycolmap.INVALID_POINT3D_ID)
-        image = pycolmap.Image(
-            name=names[name],
-            points2D=pycolmap.Point2DList(
-                [
-                    pycolmap.Point2D(p, i)
-                    for p, i in zip(xy, points.tolist(), strict=True)
-                ]
-            ),
-            camera_id=undistortions[name].target.camera_id,
-            image_id=image_id,
+
+
+def _undistortions(
+    reconstruction: pycolmap.Reconstruction,
+    images: ImageSet,
+    names: Sequence[str],
+    config: ExportConfig,
+) -> dict[str, Undistortion]:
+    """The view of each image, by original name; one for each camera and turn."""
+    by_name = {image.name: image for image in reconstruction.images.values()}
+    views: dict[tuple[int, int], Undistortion] = {}
+    found = {}
+    for name in names:
+        source = by_name[name]
+        orientation = _checked_orientation(reconstruction, source, images)
+        key = (source.camera_id, orientation)
+        if key not in views:
+            views[key] = undistortion(
+                reconstruction.cameras[source.camera_id],
+                orientation,
+                camera_id=len(views) + 1,
+                multiple=max(config.downscales, default=1),
+                max_size=config.max_size,
+                keep_lens=config.camera == "original",
+            )
+        found[name] = views[key]
+    kinds = {view.target.model_name: view.source.camera_id for view in views.values()}
+    if len(kinds) > 1:
+        described = " and ".join(f"camera {i} as {kind}" for kind, i in kinds.items())
+        raise ConfigError(
+            f"export.camera=original: trainers read one camera model for all images, "
+            f"but {described} would be needed. Leave out export.camera=original"
         )
-        pose = coords.upright_pose(
-            by_name[name].cam_from_world().matrix(), undistortions[name].orientation
-        )
-        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose))
-        for row in np.flatnonzero(points != pycolmap.INVALID_POINT3D_ID).tolist():
-            tracks[int(points[row])].append(pycolmap.TrackElement(image_id, row))
-    for point_id, track in tracks.items():
-        point = reconstruction.points3D[point_id]
-        model.add_point3D_with_id(
-            point_id,
-            pycolmap.Point3D(
-                xyz=point.xyz, color=point.color, track=pycolmap.Track(track)
-            ),
-        )
-    model.update_point_3d_errors()
-    return ExportedModel(model=model, undistortions=undistortions)
+    return found
 
 
 def _checked_orientation(
@@ -139,11 +190,42 @@ def _checked_orientation(
 
 def _observations(
     image: pycolmap.Image, view: Undistortion
-) -> tuple[coords.Float64, np.ndarray[tuple[int], np.dtype[np.uint64]]]:
+) -> tuple[coords.Float64, NDArray[np.uint64]]:
     """Keypoints inside the exported image: xy [N, 2] there, and [N] point ids."""
-    stored = np.array([p.xy for p in image.points2D], np.float64).reshape(-1, 2)
-    ids = np.array([p.point3D_id for p in image.points2D], np.uint64)
+    points2D = list(image.points2D)
+    stored = np.array([p.xy for p in points2D], np.float64).reshape(-1, 2)
+    ids = np.array([p.point3D_id for p in points2D], np.uint64)
     xy = view.target_xy(stored)
     # NaN compares as outside.
     inside = ((xy >= 0) & (xy < view.target_size)).all(axis=1)
     return xy[inside], ids[inside]
+
+
+def _add_points(
+    model: pycolmap.Reconstruction,
+    reconstruction: pycolmap.Reconstruction,
+    kept: NDArray[np.uint64],
+    observed: list[NDArray[np.uint64]],
+) -> None:
+    """Adds the points `kept` with the tracks that `observed`, per image, gives them."""
+    ids = np.concatenate(observed)
+    image_ids = np.repeat(np.arange(len(observed)) + 1, [len(i) for i in observed])
+    rows = np.concatenate([np.arange(len(i)) for i in observed])
+    tracked = np.isin(ids, kept)
+    ids, image_ids, rows = ids[tracked], image_ids[tracked], rows[tracked]
+    order = np.argsort(ids, kind="stable")
+    elements = [
+        pycolmap.TrackElement(image_id, row)
+        for image_id, row in zip(
+            image_ids[order].tolist(), rows[order].tolist(), strict=True
+        )
+    ]
+    ends = np.searchsorted(ids[order], kept, side="right").tolist()
+    begin = 0
+    for point_id, end in zip(kept.tolist(), ends, strict=True):
+        source = reconstruction.points3D[point_id]
+        point = pycolmap.Point3D()  # with arguments it takes 4 times as long
+        point.xyz, point.color = source.xyz, source.color
+        point.track = pycolmap.Track(elements[begin:end])
+        model.add_point3D_with_id(point_id, point)
+        begin = end

@@ -1,4 +1,4 @@
-"""The exported images: undistorted, upright, in full and reduced size."""
+"""The exported images and masks: upright in all sizes, or byte by byte as stored."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,15 @@ from PIL.ExifTags import IFD, Base
 
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ImageError
-from sfmprep.export.undistort import Maps, Undistortion, reduce_pixels
-from sfmprep.image_file import open_header, read_pixels
+from sfmprep.export.targets import Layout
+from sfmprep.export.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
+from sfmprep.image_file import open_header, read_info, read_pixels
 from sfmprep.images import ImageSet
+from sfmprep.masks import Mask, read_mask
 
 _log = logging.getLogger(__name__)
 
+_COPIED = (".jpg", ".jpeg", ".png")
 _PNG_DEPTH = 24  # where a PNG says how many bits a sample has
 _MAX_THREADS = 8  # each holds a few images in memory
 # What a trainer may compensate exposure with. Nothing else is taken over: sizes and
@@ -39,82 +44,183 @@ _EXPOSURE_TAGS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageWriter:
-    """Writes `images/` and `images_2/`, ... below `folder`, which need not exist."""
+class Destination:
+    """A folder that images are written to."""
 
     folder: Path
-    images: ImageSet
-    names: Mapping[str, str]  # original to exported
-    config: ExportConfig
+    layout: Layout
+    names: Mapping[str, str]  # original name to that of the file
 
-    def write(self, undistortions: Mapping[str, Undistortion]) -> Iterator[str]:
+    def image_folder(self, factor: int = 1) -> Path:
+        """Where images go that are reduced by `factor`."""
+        return self.folder / ("images" if factor == 1 else f"images_{factor}")
+
+    def mask_folder(self, factor: int = 1) -> Path:
+        """Where their masks go."""
+        if self.layout.masks == "appended":
+            return self.folder / "colmap_masks"
+        return self.folder / ("masks" if factor == 1 else f"masks_{factor}")
+
+    def image_path(self, name: str, factor: int = 1) -> Path:
+        """The file of the image with this original name."""
+        return self.image_folder(factor) / self.names[name]
+
+    def mask_path(self, name: str, factor: int = 1) -> Path:
+        """The file of its mask."""
+        file = PurePosixPath(self.names[name])
+        stem = file.name if self.layout.masks == "appended" else file.stem
+        return self.mask_folder(factor) / f"{stem}.png"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageWriter:
+    """Writes images, and masks where any image has one, below its destinations."""
+
+    images: ImageSet
+    destinations: Sequence[Destination]
+    config: ExportConfig
+    with_masks: bool
+
+    def write(
+        self, names: Sequence[str], undistortions: Mapping[str, Undistortion]
+    ) -> Iterator[str]:
         """Writes one image after the other in threads and yields the original names.
 
-        Only one camera's map is in memory at a time.
+        Every photograph is decoded once. No more maps are in memory than threads.
 
         Args:
-            undistortions: By original name; `names` has them all.
+            names: Original names; may be empty.
+            undistortions: By original name, all of `names`; empty if every destination
+                takes the photographs as they are stored.
 
         Raises:
-            ImageError: A file cannot be read or has not the size of its camera.
+            ImageError: A file or a mask cannot be read, or has not the size it had.
             OSError: A file cannot be written.
         """
-        for factor in (1, *self.config.downscales):
-            self._folder(factor).mkdir(parents=True)
-        by_camera = sorted(
-            undistortions, key=lambda name: undistortions[name].target.camera_id
-        )
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            for view, group in groupby(by_camera, key=undistortions.__getitem__):
-                yield from self._write_group(pool, view, list(group))
-
-    def _write_group(
-        self, pool: ThreadPoolExecutor, view: Undistortion, names: list[str]
-    ) -> Iterator[str]:
-        maps = None if view.is_identity else view.maps()
-        return pool.map(lambda name: self._write_one(name, view, maps), names)
-
-    def _write_one(self, name: str, view: Undistortion, maps: Maps | None) -> str:
-        path = self.images.path(name)
-        target = self._folder(1) / self.names[name]
-        stored = read_pixels(path)
-        if stored.shape[:2] != (view.source.height, view.source.width):
-            raise ImageError(
-                f"{path} decodes to {stored.shape[1]} x {stored.shape[0]} pixels but "
-                f"its camera has {view.source.width} x {view.source.height}; the file "
-                "changed since the reconstruction: run it again"
+        for destination in self.destinations:
+            stored = destination.layout.pixels == "stored"
+            for factor in (1,) if stored else (1, *self.config.downscales):
+                destination.image_folder(factor).mkdir(parents=True)
+                if self.with_masks and destination.layout.masks != "alpha":
+                    destination.mask_folder(factor).mkdir()
+        maps = _SharedMaps(undistortions.values())
+        cameras = {name: view.target.camera_id for name, view in undistortions.items()}
+        pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
+        try:
+            yield from pool.map(
+                lambda name: self._write_one(name, undistortions.get(name), maps),
+                sorted(names, key=lambda name: cameras.get(name, 0)),
             )
-        with path.open("rb") as file, open_header(file) as source:
-            plain = _is_plain_rgb(source, path, target.suffix)
-            saved = _taken_over(source, path)
-        if plain and view.is_identity and self.images.infos[name].orientation == 1:
-            pixels = stored
-            shutil.copyfile(path, target)
-        else:
-            pixels = stored if maps is None else view.warp(stored, maps)
-            self._save(pixels, target, saved)
-        for factor in self.config.downscales:
-            width, height = (side // factor for side in view.target_size)
-            reduced = reduce_pixels(pixels, (width, height))
-            self._save(reduced, self._folder(factor) / self.names[name], saved)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _write_one(
+        self, name: str, view: Undistortion | None, maps: _SharedMaps
+    ) -> str:
+        path = self.images.path(name)
+        _expect_size(path, self.images.infos[name].size)
+        mask = read_mask(self.images, name) if self.with_masks else None
+        for destination in self.destinations:
+            if destination.layout.pixels == "stored":
+                shutil.copyfile(path, destination.image_path(name))
+                if mask is not None:
+                    _save_png(_grey(mask), destination.mask_path(name))
+        if view is not None:
+            self._write_upright(name, mask, view, maps)
         return name
+
+    def _write_upright(
+        self, name: str, mask: Mask | None, view: Undistortion, maps: _SharedMaps
+    ) -> None:
+        path = self.images.path(name)
+        pixels = read_pixels(path)
+        used = np.ones(pixels.shape[:2], np.bool_) if mask is None else mask
+        with maps.of(view) as view_maps:
+            if view_maps is not None:
+                pixels = view.warp(pixels, view_maps)
+                used = view.warp_mask(used, view_maps)
+        untouched = view.is_identity and self.images.infos[name].orientation == 1
+        with path.open("rb") as file, open_header(file) as source:
+            saved = _taken_over(source, path)
+            copied = [s for s in _COPIED if _is_plain_rgb(source, path, s)]
+        for factor in (1, *self.config.downscales):
+            width, height = (side // factor for side in view.target_size)
+            reduced = pixels if factor == 1 else reduce_pixels(pixels, (width, height))
+            grey = _grey(reduce_mask(used, factor))
+            for destination in self.destinations:
+                target = destination.image_path(name, factor)
+                if destination.layout.pixels == "stored":
+                    continue
+                if destination.layout.masks == "alpha":
+                    _save_png(np.dstack([reduced, grey]), target, saved)
+                    continue
+                if untouched and factor == 1 and target.suffix.lower() in copied:
+                    shutil.copyfile(path, target)
+                else:
+                    self._save(reduced, target, saved)
+                if self.with_masks:
+                    _save_png(grey, destination.mask_path(name, factor))
 
     def _save(
         self, pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any]
     ) -> None:
         if path.suffix.lower() == ".png":
-            # Pillow's own 6 takes 2.5 times as long on photographs and saves 3 %.
-            options: dict[str, Any] = {"format": "PNG", "compress_level": 4}
-        else:
-            options = {
-                "format": "JPEG",
-                "quality": self.config.jpeg_quality,
-                "subsampling": "4:4:4",
-            }
-        Image.fromarray(pixels).save(path, **options, **saved)
+            _save_png(pixels, path, saved)
+            return
+        quality = self.config.jpeg_quality
+        Image.fromarray(pixels).save(
+            path, format="JPEG", quality=quality, subsampling="4:4:4", **saved
+        )
 
-    def _folder(self, factor: int) -> Path:
-        return self.folder / ("images" if factor == 1 else f"images_{factor}")
+
+class _SharedMaps:
+    """The maps of cameras at work: each made once, and dropped after its last use."""
+
+    def __init__(self, views: Iterable[Undistortion]) -> None:
+        self._left = Counter(views)
+        self._locks = {view: Lock() for view in self._left}
+        self._maps: dict[Undistortion, Maps] = {}
+
+    @contextmanager
+    def of(self, view: Undistortion) -> Iterator[Maps | None]:
+        """The maps of `view`, or None where its pixels stay where they are."""
+        if view.is_identity:
+            yield None
+            return
+        with self._locks[view]:
+            if view not in self._maps:
+                self._maps[view] = view.maps()
+            maps = self._maps[view]
+        yield maps
+        with self._locks[view]:
+            self._left[view] -= 1
+            if not self._left[view]:
+                del self._maps[view]
+
+
+def _expect_size(path: Path, size: tuple[int, int]) -> None:
+    """Raises ImageError unless the file still has the (W, H) `size` of its scan."""
+    try:
+        found = read_info(path).size
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    if found != size:
+        raise ImageError(
+            f"{path} is {found[0]} x {found[1]} pixels now but was {size[0]} x "
+            f"{size[1]} before; the file changed since the reconstruction: run it again"
+        )
+
+
+def _grey(mask: Mask) -> NDArray[np.uint8]:
+    """White where a mask is used, black where it is not."""
+    return mask.astype(np.uint8) * np.uint8(255)
+
+
+def _save_png(
+    pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any] | None = None
+) -> None:
+    # Pillow's own 6 takes 2.5 times as long on photographs and saves 3 %.
+    Image.fromarray(pixels).save(path, format="PNG", compress_level=4, **(saved or {}))
 
 
 def _is_plain_rgb(source: Image.Image, path: Path, suffix: str) -> bool:

@@ -1,12 +1,15 @@
-"""From stored, distorted pixels to upright ones of a pinhole camera, and back.
+"""From stored, distorted pixels to the upright ones that are exported, and back.
 
-`Undistortion` owns both directions of the map, so pixels, observations and the camera
-that is written cannot disagree. Coordinates are COLMAP pixels in float64.
+`Undistortion` owns both directions of the map, so pixels, masks, observations and the
+camera that is written cannot disagree. The exported camera is a pinhole; or, where
+the lens is kept, COLMAP's OPENCV or OPENCV_FISHEYE with the distortion of the source,
+turned with the image. Coordinates are COLMAP pixels in float64.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.coords import Float64
-from sfmprep.errors import ReconstructionError
+from sfmprep.errors import ConfigError, ReconstructionError
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +30,28 @@ _CENTRED_PX = 0.01  # a principal point this close to the middle counts as there
 _STRAIGHT_PX = 0.001  # less distortion than this anywhere is none
 _INVERTED_PX = 0.01
 _MIN_KEPT = 0.5  # of width and of height, when a view is cropped to be centred
+_SUBPIXELS = cv2.INTER_TAB_SIZE  # of OpenCV's fixed-point maps, each way
 _CHUNK = 1 << 18  # pixels whose map is evaluated at once: some 20 MB
+# Beyond 60 degrees off the axis a pinhole image is stretched more than fourfold.
+_MAX_HALF_VIEW = math.radians(60)
+_MUCH_LOST = 0.2  # share of the stored pixels
+_FISHEYE = "OPENCV_FISHEYE"
+# What the distortion of each model is called by trainers. Those that are missing have
+# terms that OPENCV and OPENCV_FISHEYE have not.
+_KEPT_AS = {
+    **dict.fromkeys(("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL"), "OPENCV"),
+    **dict.fromkeys(("RADIAL", "OPENCV", "FULL_OPENCV"), "OPENCV"),
+    **dict.fromkeys(("SIMPLE_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE"), _FISHEYE),
+    **dict.fromkeys(("RADIAL_FISHEYE", "OPENCV_FISHEYE"), _FISHEYE),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Undistortion:
-    """One camera's map to the upright pinhole camera that it is exported as."""
+    """One camera's map to the upright camera that it is exported as."""
 
     source: pycolmap.Camera  # of the file on disk, any perspective model
-    target: pycolmap.Camera  # PINHOLE, of the exported image
+    target: pycolmap.Camera  # PINHOLE, OPENCV or OPENCV_FISHEYE
     orientation: int  # the turn from source to target: EXIF 1, 3, 6 or 8
 
     @property
@@ -48,7 +64,7 @@ class Undistortion:
         """Whether the exported pixels are the stored ones."""
         return (
             self.orientation == 1
-            and _is_pinhole(self.source)
+            and (self.keeps_lens or _is_pinhole(self.source))
             and self.target_size == (self.source.width, self.source.height)
             and np.allclose(
                 self.source.calibration_matrix(),
@@ -58,6 +74,19 @@ class Undistortion:
             )
         )
 
+    @cached_property
+    def keeps_lens(self) -> bool:
+        """Whether the exported image has the distortion of the stored one."""
+        return self.target.model_name != "PINHOLE"
+
+    @cached_property
+    def shown_share(self) -> float:
+        """The share of the stored pixels that the exported image shows, 0..1."""
+        width, height = self.source.width, self.source.height
+        x, y = ((np.arange(64) + 0.5) / 64 * side for side in (width, height))
+        xy = self.target_xy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+        return float(((xy >= 0) & (xy <= self.target_size)).all(axis=1).mean())
+
     def target_xy(self, xy: Float64) -> Float64:
         """Maps stored pixels [N, 2] to exported ones; NaN where there are none.
 
@@ -65,10 +94,14 @@ class Undistortion:
         90 degrees off a fisheye's axis; those that do not lead back are NaN here.
         """
         points = np.asarray(xy, np.float64).reshape(-1, 2)
+        turn = coords.upright_matrix(self.orientation)
+        if self.keeps_lens:
+            off_axis = (points - self._source_principal) @ turn.T
+            kept: Float64 = off_axis * self._scale + self._principal
+            return kept
         rays = np.asarray(self.source.cam_ray_from_img(points))
         off = np.abs(np.asarray(self.source.img_from_cam(rays)) - points)
         rays[~(off < _INVERTED_PX).all(axis=1)] = np.nan
-        turn = coords.upright_matrix(self.orientation)
         turned: Float64 = (rays[:, :2] / rays[:, 2:]) @ turn.T
         return turned * self._focal + self._principal
 
@@ -76,11 +109,14 @@ class Undistortion:
         """The inverse of `target_xy`; NaN where the source camera sees nothing."""
         points = np.asarray(xy, np.float64).reshape(-1, 2)
         turn = coords.upright_matrix(self.orientation)
-        rays = np.ones((len(points), 3))
+        scale = self._scale if self.keeps_lens else self._focal
         # Not `@`: a matrix product this thin waits for BLAS threads most of the time.
-        rays[:, :2] = np.einsum(
-            "ni,ij->nj", (points - self._principal) / self._focal, turn
+        off_axis: Float64 = np.einsum(
+            "ni,ij->nj", (points - self._principal) / scale, turn
         )
+        if self.keeps_lens:
+            return off_axis + self._source_principal
+        rays = np.column_stack([off_axis, np.ones(len(points))])
         return np.asarray(self.source.img_from_cam(rays))
 
     def warp(self, pixels: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
@@ -92,6 +128,19 @@ class Undistortion:
             pixels = reduce_pixels(whole, (width, height))
         flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
         return np.asarray(cv2.remap(pixels, *maps, flags, borderMode=border), np.uint8)
+
+    def warp_mask(self, mask: NDArray[np.bool_], maps: Maps) -> NDArray[np.bool_]:
+        """Resamples a stored mask [H, W] as `warp` does pixels, to the nearest one."""
+        reduced = reduce_mask(mask, self._reduction)
+        whole, fraction = maps
+        # Not `cv2.remap`: with such maps its INTER_NEAREST takes another pixel.
+        column = whole[..., 0] + (fraction % _SUBPIXELS >= _SUBPIXELS // 2)
+        row = whole[..., 1] + (fraction // _SUBPIXELS >= _SUBPIXELS // 2)
+        height, width = reduced.shape
+        nearest: NDArray[np.bool_] = reduced[
+            row.clip(0, height - 1), column.clip(0, width - 1)
+        ]
+        return nearest
 
     def maps(self) -> Maps:
         """Which stored pixel each exported one shows, for `warp`; 6 bytes a pixel."""
@@ -114,6 +163,16 @@ class Undistortion:
         return max(1, int(self.source.mean_focal_length() / self._focal.mean()))
 
     @cached_property
+    def _scale(self) -> float:
+        """Exported over stored pixels, where the lens is kept."""
+        return float(self._focal.mean() / self.source.mean_focal_length())
+
+    @cached_property
+    def _source_principal(self) -> Float64:
+        principal: Float64 = self.source.calibration_matrix()[:2, 2]
+        return principal
+
+    @cached_property
     def _focal(self) -> Float64:
         return np.array([self.target.focal_length_x, self.target.focal_length_y])
 
@@ -129,6 +188,13 @@ def reduce_pixels(
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def reduce_mask(mask: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+    """Takes the pixel nearest to the middle of each whole block of a mask [H, W]."""
+    height, width = (side // factor * factor for side in mask.shape)
+    middle = slice(factor // 2, None, factor)
+    return np.ascontiguousarray(mask[:height, :width][middle, middle])
+
+
 def undistortion(
     camera: pycolmap.Camera,
     orientation: int,
@@ -136,13 +202,18 @@ def undistortion(
     camera_id: int,
     multiple: int = 1,
     max_size: int | None = None,
+    keep_lens: bool = False,
 ) -> Undistortion:
-    """Chooses the pinhole camera that `camera` is exported as.
+    """Chooses the camera that `camera` is exported as.
 
-    It shows no blank pixel, its principal point is the middle of the image (INRIA's
-    3DGS assumes so), and its sides are multiples of `multiple`, so that every reduced
-    copy covers exactly the same view. Where centring would cost more than half of a
-    side the principal point stays, with a warning.
+    Its sides are multiples of `multiple`, so that every reduced copy covers exactly
+    the same view. A pinhole shows no blank pixel and at most 120 degrees, and its
+    principal point is the middle of the image (INRIA's 3DGS assumes so). Where centring
+    would cost more than half of a side the principal point stays, with a warning;
+    another one says if more than a fifth of the stored pixels is not shown.
+
+    A kept lens is only turned, scaled and cut. A kept fisheye's principal point is the
+    middle too, also in the reduced copies (gsplat assumes so).
 
     Args:
         camera: Of the file on disk.
@@ -150,8 +221,10 @@ def undistortion(
         camera_id: Of the exported camera.
         multiple: What width and height are divisible by.
         max_size: Longest side of the exported image in pixels, or None.
+        keep_lens: Whether the exported image keeps the distortion.
 
     Raises:
+        ConfigError: The lens is to be kept, but has terms that no trainer reads.
         ReconstructionError: The camera is a panorama, or smaller than `multiple`.
     """
     if camera.is_spherical():
@@ -159,45 +232,117 @@ def undistortion(
             f"camera {camera.camera_id} is {camera.model_name}, which no single "
             "pinhole image can show; cut the panoramas into perspective views first"
         )
-    flat = camera
-    if not _is_pinhole(camera):
-        flat = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), camera)
-    scale = min(1.0, (max_size or np.inf) / max(flat.width, flat.height))
-    matrix = flat.calibration_matrix()
-    focal = (matrix[0, 0] * scale, matrix[1, 1] * scale)
-    sides = (flat.width * scale, flat.height * scale)
-    principal = (matrix[0, 2] * scale, matrix[1, 2] * scale)
-    centred = [2 * min(p, side - p) for p, side in zip(principal, sides, strict=True)]
-    if any(c < _MIN_KEPT * side for c, side in zip(centred, sides, strict=True)):
-        _log.warning(
-            "camera %d: the principal point (%.0f, %.0f) of %d x %d is kept off "
-            "centre; INRIA's 3DGS will take it as centred",
-            *(camera.camera_id, *matrix[:2, 2], flat.width, flat.height),
-        )
-        width, height = (_floor(side, multiple) for side in sides)
-    else:
-        width, height = (_floor(side, multiple) for side in centred)
-        principal = (width / 2, height / 2)
-    if not width or not height:
-        raise ReconstructionError(
-            f"camera {camera.camera_id}: {flat.width} x {flat.height} pixels are too "
-            f"few to be reduced by {multiple}; leave that factor out of the downscales"
-        )
     turn = coords.rotation_part(orientation)
+    flat, model, coefficients = camera, "PINHOLE", np.empty(0)
+    if keep_lens:
+        model, coefficients = _kept_distortion(camera, turn)
+        # Its half must be whole in every reduced copy: gsplat rounds it.
+        multiple *= 2 if model == _FISHEYE else 1
+    elif not _is_pinhole(camera):
+        flat = pycolmap.undistort_camera(pycolmap.UndistortCameraOptions(), camera)
+    width, height, focal, principal = _frame(
+        flat,
+        multiple=multiple,
+        max_size=max_size,
+        centred=model != "OPENCV",
+        max_half_view=math.pi / 2 if flat is camera else _MAX_HALF_VIEW,
+    )
     size = coords.upright_size((width, height), turn)
     if size != (width, height):
         focal = focal[::-1]
-    middle = coords.upright_xy(np.array([principal], np.float32), (width, height), turn)
-    return Undistortion(
+    middle = np.array([width, height]) / 2
+    upright = coords.upright_matrix(turn) @ (principal - middle) + np.array(size) / 2
+    view = Undistortion(
         source=camera,
         target=pycolmap.Camera(
-            model="PINHOLE",
+            model=model,
             width=size[0],
             height=size[1],
-            params=[*focal, *middle[0].tolist()],
+            params=[*focal, *upright, *coefficients],
             camera_id=camera_id,
         ),
         orientation=turn,
+    )
+    if not keep_lens and view.shown_share < 1 - _MUCH_LOST:
+        _warn_of_lost_view(view)
+    return view
+
+
+def _frame(
+    flat: pycolmap.Camera,
+    *,
+    multiple: int,
+    max_size: int | None,
+    centred: bool,
+    max_half_view: float,
+) -> tuple[int, int, Float64, Float64]:
+    """The part of an image that is exported: its size, focal length, principal point.
+
+    All in exported pixels, but before the image is turned upright.
+    """
+    matrix = flat.calibration_matrix()
+    focal, principal = matrix.diagonal()[:2], matrix[:2, 2]
+    whole = np.array([flat.width, flat.height], np.float64)
+    half = np.minimum(principal, whole - principal)
+    if centred and (half < _MIN_KEPT / 2 * whole).any():
+        _log.warning(
+            "camera %d: the principal point (%.0f, %.0f) of %d x %d is kept off "
+            "centre; INRIA's 3DGS, and gsplat for a fisheye, will take it as centred",
+            *(flat.camera_id, *principal, flat.width, flat.height),
+        )
+        centred = False
+    widest = focal * math.tan(max_half_view)
+    sides = 2 * np.minimum(half, widest) if centred else whole
+    scale = min(1.0, (max_size or math.inf) / sides.max())
+    width, height = (_floor(side * scale, multiple) for side in sides)
+    if not width or not height:
+        raise ReconstructionError(
+            f"camera {flat.camera_id}: {flat.width} x {flat.height} pixels are too "
+            f"few to be reduced by {multiple}; leave that factor out of the downscales"
+        )
+    size = np.array([width, height])
+    if centred:
+        return width, height, focal * scale, size / 2
+    # Cut by whole pixels, so that they need not be resampled.
+    cut = np.floor((whole * scale - size) / 2 + _CENTRED_PX)
+    return width, height, focal * scale, principal * scale - cut
+
+
+def _kept_distortion(camera: pycolmap.Camera, turn: int) -> tuple[str, Float64]:
+    """The model that trainers know a lens by, and its four coefficients, turned."""
+    extra = camera.params[camera.extra_params_idxs()]
+    model = _KEPT_AS.get(camera.model_name)
+    if model is None or np.any(extra[4:]):
+        raise ConfigError(
+            f"export.camera=original: camera {camera.camera_id} is "
+            f"{camera.model_name}, whose distortion no trainer reads; expected one of "
+            f"{', '.join(_KEPT_AS)} (FULL_OPENCV only without k3 to k6). Leave out "
+            "export.camera=original"
+        )
+    coefficients = np.zeros(4)
+    coefficients[: len(extra[:4])] = extra[:4]
+    if model == "OPENCV":
+        # (p2, p1) is a vector in the image plane; k1 and k2 know no direction.
+        p1, p2 = coefficients[2:]
+        coefficients[3], coefficients[2] = coords.upright_matrix(turn) @ (p2, p1)
+    return model, coefficients
+
+
+def _warn_of_lost_view(view: Undistortion) -> None:
+    camera, target = view.source, view.target
+    shown = (
+        2 * math.degrees(math.atan(side / 2 / focal))
+        for side, focal in (
+            (target.width, target.focal_length_x),
+            (target.height, target.focal_length_y),
+        )
+    )
+    _log.warning(
+        "camera %d (%s): its pinhole images show %.0f x %.0f degrees, and %.0f %% of "
+        "the photographs' pixels are lost; export.camera=original keeps them, for "
+        "trainers that read this lens",
+        *(camera.camera_id, camera.model_name, *shown),
+        100 * (1 - view.shown_share),
     )
 
 

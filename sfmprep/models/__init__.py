@@ -17,6 +17,7 @@ from sfmprep.config import (
     SiftConfig,
     XFeatConfig,
 )
+from sfmprep.models.precision import Precision, use_half
 
 if TYPE_CHECKING:
     from sfmprep.models.protocols import Extractor, Matcher
@@ -26,50 +27,63 @@ def build_extractor(
     config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig,
     *,
     device: str = "cpu",
+    precision: Precision = "auto",
 ) -> Extractor:
     """Makes the extractor that a configuration names.
 
+    SIFT and DISK are in float32, whatever the precision.
+
     Raises:
+        ConfigError: half precision without a CUDA device.
         WeightsError: its weights are missing, damaged or do not fit.
     """
     match config:
         case SiftConfig():
             from sfmprep.models.sift import Sift
 
+            use_half(precision, device)
             return Sift(config, device=device)
         case AlikedConfig():
             from sfmprep.models.aliked import Aliked
 
-            return Aliked(config, device=device)
+            return Aliked(config, device=device, precision=precision)
         case XFeatConfig():
             from sfmprep.models.xfeat import XFeat
 
-            return XFeat(config, device=device)
+            return XFeat(config, device=device, precision=precision)
         case DiskConfig():
             from sfmprep.models.disk import Disk
 
+            use_half(precision, device)
             return Disk(config, device=device)
         case _:
             assert_never(config)
 
 
 def build_matcher(
-    config: NearestConfig | LightGlueConfig, *, device: str = "cpu"
+    config: NearestConfig | LightGlueConfig,
+    *,
+    device: str = "cpu",
+    precision: Precision = "auto",
 ) -> Matcher:
     """Makes the matcher that a configuration names.
 
+    Nearest neighbours have no network: they are in float32, whatever the precision.
+
     Raises:
+        ConfigError: half precision without a CUDA device.
         WeightsError: its weights are missing, damaged or do not fit.
     """
     match config:
         case NearestConfig():
             from sfmprep.models.nearest import Nearest
 
+            use_half(precision, device)
             return Nearest(config, device=device)
         case LightGlueConfig():
             from sfmprep.models.lightglue import LightGlue
 
-            return LightGlue(config, device=device)
+            return LightGlue(config, device=device, precision=precision)
         case _:
             assert_never(config)
 

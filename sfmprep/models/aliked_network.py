@@ -6,12 +6,12 @@ Original: https://github.com/Shiaoming/ALIKED at 683d7c6, BSD-3-Clause, code and
 (text below). Ported from kornia 0.9 `kornia/feature/aliked`, Copyright 2018 Kornia
 Team, Apache-2.0, itself from https://github.com/cvg/LightGlue, Apache-2.0.
 
-Changed: one image at a time; batch normalisation folded into the convolutions; the full
+Changed: batch normalisation folded into the convolutions; the full
 resolution goes through in strips of rows, which stay in the cache; the first layer of
 the score head runs on each pyramid level before upsampling, with which it commutes; the
 upsampled, normalised feature map never exists: descriptors evaluate it only at the
 pixels they read; bilinear sampling is one `embedding_bag`. Outputs are equal up to
-rounding.
+rounding. New: the pyramid in half precision.
 """
 
 # BSD 3-Clause License
@@ -45,7 +45,7 @@ rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +53,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
+from sfmprep.models.sampling import neighbours, sample, weighted_rows
+
 _DIVISOR = 32  # the coarsest level has one pixel for this many
 _STRIP_PIXELS = 1 << 17  # 32 channels of a strip are 16 MiB, about a last-level cache
 _COLUMN_PIXELS = 1 << 13  # output pixels of a deformable convolution at a time
 _KEYPOINTS = 1 << 11  # keypoints that are described at a time
+_MORE_ON_GPU = 8  # times as many of both, where launching a kernel is what costs
 
 # Channels of the four levels (the last is also the descriptor's) and sampling positions
 # of a descriptor.
@@ -70,11 +73,11 @@ _SHAPES: dict[str, tuple[tuple[int, int, int, int], int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Maps:
-    """What the network knows of one image before keypoints are chosen."""
+    """What the network knows of B images before keypoints are chosen."""
 
-    scores: Tensor  # [H, W] in 0..1
-    levels: tuple[Tensor, ...]  # [1, C, h, w] each, channels last, of the padded image
-    top: int  # rows of padding above the image
+    scores: Tensor  # [B, H, W] in 0..1, float32
+    levels: tuple[Tensor, ...]  # [B, C, h, w] each, channels last, of the padded images
+    top: int  # rows of padding above each image
     left: int  # columns of padding beside it
 
 
@@ -89,26 +92,27 @@ class DeformableConv(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Convolves features [1, C, h, w] to [1, out_channels, h, w]."""
-        height, width = features.shape[2:]
+        """Convolves features [B, C, h, w] to [B, out_channels, h, w]."""
+        count, _, height, width = features.shape
         limit = max(height, width) / 4
-        offset = self.offset_conv(features)[0].clamp(-limit, limit).permute(1, 2, 0)
+        # In half precision a position far from the origin is off by 1/8 pixel.
+        offset = self.offset_conv(features).float().clamp(-limit, limit)
+        offset = offset.permute(0, 2, 3, 1)
+        image = torch.arange(count, device=features.device)
+        image = image.repeat_interleave(height * width)[:, None]
         tap = torch.arange(9, device=features.device)
         row = torch.arange(height, device=features.device)[:, None, None]
         column = torch.arange(width, device=features.device)[:, None]
-        y = (offset[..., 0::2] + (row + tap // 3 - 1)).flatten(0, 1)  # [h * w, 9]
-        x = (offset[..., 1::2] + (column + tap % 3 - 1)).flatten(0, 1)
+        y = (offset[..., 0::2] + (row + tap // 3 - 1)).flatten(0, 2)  # [B * h * w, 9]
+        x = (offset[..., 1::2] + (column + tap % 3 - 1)).flatten(0, 2)
         conv = self.regular_conv
         weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # [out_channels, 9 * C]
+        pixels = features.permute(0, 2, 3, 1)
         out = [
-            F.linear(_sample(features, *part).flatten(1), weight, conv.bias)
-            for part in zip(
-                torch.split(y, _COLUMN_PIXELS),
-                torch.split(x, _COLUMN_PIXELS),
-                strict=True,
-            )
+            F.linear(sample(pixels, *part).flatten(1), weight, conv.bias)
+            for part in _chunks(image, y, x, size=_COLUMN_PIXELS)
         ]
-        return torch.cat(out).view(1, height, width, -1).permute(0, 3, 1, 2)
+        return torch.cat(out).view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -138,7 +142,7 @@ class Block(nn.Module):
         del self.bn1, self.bn2
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps [1, in_channels, h, w] to [1, out_channels, h, w], once folded."""
+        """Maps [B, in_channels, h, w] to [B, out_channels, h, w], once folded."""
         out: Tensor = self.conv2(_selu_(self.conv1(features)))
         if self.downsample is not None:
             out += self.downsample(features)
@@ -173,13 +177,9 @@ class DescriptorHead(nn.Module):
 
 
 class AlikedNetwork(nn.Module):
-    """ALIKED with its weights, whose names are those of the authors' checkpoints.
+    """ALIKED, with the keys of the authors' checkpoints until `prepare` folds them."""
 
-    Raises:
-        RuntimeError: `tensors` are not exactly those of `model`.
-    """
-
-    def __init__(self, model: str, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: str) -> None:
         super().__init__()
         (c1, c2, c3, dim), positions = _SHAPES[model]
         self.block1 = Block(3, c1, _conv3x3, residual=False)
@@ -200,19 +200,30 @@ class AlikedNetwork(nn.Module):
             _conv3x3(4, 1),
         )
         self.desc_head = DescriptorHead(dim, positions)
-        self.load_state_dict(tensors, strict=True)
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Makes the network ready to be called, once, after its weights were loaded.
+
+        Args:
+            dtype: Of the pyramid: its convolutions and levels. Positions, score map,
+                and the descriptors from their normalisation on stay in float32.
+        """
         self.eval()
         for block in (self.block1, self.block2, self.block3, self.block4):
             block.fold()
+            block.to(dtype)
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            conv.to(dtype)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Maps:
-        """Computes the maps of one image, pixels [3, H, W] RGB in 0..1, any size."""
-        height, width = pixels.shape[1:]
+        """Computes the maps, pixels [B, 3, H, W] RGB in 0..1, any size."""
+        height, width = pixels.shape[2:]
         rows, columns = -height % _DIVISOR, -width % _DIVISOR
         top, left = rows // 2, columns // 2
         padding = (left, columns - left, top, rows - top)
-        image = F.pad(pixels[None], padding, mode="replicate")
-        # Twice as fast as planes of channels, and `_rows` needs no copy.
+        image = F.pad(pixels, padding, mode="replicate").to(self.conv1.weight.dtype)
+        # Twice as fast as planes of channels, and rows of pixels need no copy.
         image = image.contiguous(memory_format=torch.channels_last)
         x1 = _in_strips(self.block1, image, self.conv1.in_channels)
         x2 = _in_strips(self.block2, F.avg_pool2d(x1, 2), self.conv2.in_channels)
@@ -225,32 +236,34 @@ class AlikedNetwork(nn.Module):
             _selu_(self.conv3(x3)),
             _selu_(self.conv4(x4)),
         )
-        scores = self._scores(levels)[top : top + height, left : left + width]
+        scores = self._scores(levels)[:, top : top + height, left : left + width]
         return Maps(scores=scores, levels=levels, top=top, left=left)
 
-    def describe(self, maps: Maps, xy: Tensor) -> Tensor:
+    def describe(self, maps: Maps, image: Tensor, xy: Tensor) -> Tensor:
         """Computes unit descriptors [N, dim] at keypoints, N may be 0.
 
         Args:
             maps: The result of `forward`.
+            image: [N] int64, which of the maps' images a keypoint is of.
             xy: [N, 2] network pixels, pixel centres at integers, inside the image.
         """
-        parts = [self._describe(maps, part) for part in torch.split(xy, _KEYPOINTS)]
-        return torch.cat(parts)
+        parts = _chunks(image, xy, size=_KEYPOINTS)
+        return torch.cat([self._describe(maps, *part) for part in parts])
 
-    def _describe(self, maps: Maps, xy: Tensor) -> Tensor:
-        height, width = maps.scores.shape
+    def _describe(self, maps: Maps, image: Tensor, xy: Tensor) -> Tensor:
+        height, width = maps.scores.shape[1:]
+        first = (image * (height * width))[:, None]  # pixel of the keypoint's image
         # The original's bound: the last row and column are in no patch.
         corner = xy.long() - 1
         x = _window(corner[:, 0].clamp(0, max(width - 4, 0)), 3)[:, None, :]
         y = _window(corner[:, 1].clamp(0, max(height - 4, 0)), 3)[:, :, None]
-        table, index = self._features(maps, (y * width + x).flatten(1))
+        table, index = self._features(maps, (y * width + x).flatten(1) + first)
         limit = max(height, width) / 4
         offsets = self.desc_head.offsets(table[index]).clamp(-limit, limit)
         position = xy[:, None] + offsets  # [N, M, 2]
-        index, weight = _corners(position[..., 1], position[..., 0], height, width)
-        table, index = self._features(maps, index)
-        samples = _weighted_rows(table, index, weight)
+        index, weight = neighbours(position[..., 1], position[..., 0], height, width)
+        table, index = self._features(maps, index + first[..., None])
+        samples = weighted_rows(table, index, weight)
         return self.desc_head.aggregate(samples)
 
     def _features(self, maps: Maps, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,28 +271,33 @@ class AlikedNetwork(nn.Module):
 
         Args:
             maps: The result of `forward`.
-            pixels: Any shape; row * width + column in the image, with repetitions.
+            pixels: Any shape; (image * height + row) * width + column, repeatedly.
 
         Returns:
             A table [K, dim] of the distinct pixels, and `pixels` as rows of the table.
         """
         pixels, index = torch.unique(pixels, return_inverse=True)
-        width = maps.scores.shape[1]
-        y = torch.div(pixels, width, rounding_mode="floor") + maps.top
+        height, width = maps.scores.shape[1:]
         x = pixels % width + maps.left
+        row = torch.div(pixels, width, rounding_mode="floor")
+        y = row % height + maps.top
+        image = torch.div(row, height, rounding_mode="floor")
         fine, *coarse = maps.levels
-        fine_rows = _rows(fine)[y * fine.shape[3] + x]
+        fine_rows = fine.permute(0, 2, 3, 1)[image, y, x]
         parts = [_selu_(F.linear(fine_rows, self.conv1.weight.flatten(1)))]
         for level in coarse:
             scale_y = (level.shape[2] - 1) / (fine.shape[2] - 1)
             scale_x = (level.shape[3] - 1) / (fine.shape[3] - 1)
-            parts.append(_sample(level, y * scale_y, x * scale_x))
-        return F.normalize(torch.cat(parts, dim=1), dim=1), index
+            parts.append(
+                sample(level.permute(0, 2, 3, 1), image, y * scale_y, x * scale_x)
+            )
+        table = torch.cat(parts, dim=1).float()
+        return F.normalize(table, dim=1, out=table), index
 
     def _scores(self, levels: tuple[Tensor, ...]) -> Tensor:
-        """Computes the score map [H, W] of the padded image."""
+        """Computes the score maps [B, H, W] of the padded images."""
         fine, *coarse = levels
-        height, width = fine.shape[2:]
+        count, _, height, width = fine.shape
         first, *slices = self.score_head.get_parameter("0.weight").chunk(4, dim=1)
         vertical, wide = [], []
         for level, part in zip(coarse, slices, strict=True):
@@ -289,27 +307,29 @@ class AlikedNetwork(nn.Module):
                 F.interpolate(unit, height, mode="linear", align_corners=True)[0].T
             )
             columns = F.interpolate(
-                F.conv2d(level, part),
+                F.conv2d(level.float(), part),
                 (rows, width),
                 mode="bilinear",
                 align_corners=True,
             )
-            wide.append(_rows(columns).view(rows, -1))
-        scores = fine.new_empty(height, width)
+            wide.append(_channels_beside(columns))
+        scores = torch.empty(count, height, width, device=fine.device)
         for strip in _strips(fine, halo=3):
-            out = F.conv2d(_selu_(self.conv1(fine[:, :, strip.read])), first)
-            flat = _rows(out).view(out.shape[2], -1)
+            hidden = _selu_(self.conv1(fine[:, :, strip.read])).float()
+            out = F.conv2d(hidden, first)
+            flat = _channels_beside(out)
             for matrix, columns in zip(vertical, wide, strict=True):
                 # Of a strip's rows, only these of the level have a weight.
-                ratio = (len(columns) - 1) / (height - 1)
+                ratio = (columns.shape[1] - 1) / (height - 1)
                 used = slice(
                     max(int(strip.read.start * ratio) - 1, 0),
                     int((strip.read.stop - 1) * ratio) + 3,
                 )
-                flat = torch.addmm(flat, matrix[strip.read, used], columns[used])
-            out = flat.view(1, -1, width, out.shape[1]).permute(0, 3, 1, 2)
+                upward = matrix[strip.read, used].expand(count, -1, -1)
+                flat = torch.baddbmm(flat, upward, columns[:, used])
+            out = flat.view(*flat.shape[:2], width, -1).permute(0, 3, 1, 2)
             logits = self.score_head[1:](out)
-            scores[strip.write] = logits[0, 0, strip.keep].sigmoid()
+            scores[:, strip.write] = logits[:, 0, strip.keep].sigmoid()
         return scores
 
 
@@ -323,7 +343,7 @@ class _Strip:
 
 
 def _strips(features: Tensor, *, halo: int) -> Iterator[_Strip]:
-    """Cuts [1, C, h, w] into strips of rows; not on a GPU, where a cut costs time."""
+    """Cuts [B, C, h, w] into strips of rows; not on a GPU, where a cut costs time."""
     height, width = features.shape[2:]
     step = max(_STRIP_PIXELS // width, 8) if features.device.type == "cpu" else height
     for start in range(0, height, step):
@@ -335,66 +355,24 @@ def _strips(features: Tensor, *, halo: int) -> Iterator[_Strip]:
 
 
 def _in_strips(block: Block, features: Tensor, out_channels: int) -> Tensor:
-    """Runs a block of plain convolutions on strips of features [1, C, h, w]."""
-    height, width = features.shape[2:]
-    out = features.new_empty(1, height, width, out_channels).permute(0, 3, 1, 2)
+    """Runs a block of plain convolutions on strips of features [B, C, h, w]."""
+    count, _, height, width = features.shape
+    out = features.new_empty(count, height, width, out_channels).permute(0, 3, 1, 2)
     for strip in _strips(features, halo=2):
         out[:, :, strip.write] = block(features[:, :, strip.read])[:, :, strip.keep]
     return out
 
 
-def _sample(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Reads features [1, C, h, w] bilinearly at pixels y, x [...], zero outside.
-
-    Returns:
-        [..., C]
-    """
-    index, weight = _corners(y, x, features.shape[2], features.shape[3])
-    return _weighted_rows(_rows(features), index, weight)
+def _chunks(*tensors: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Cuts tensors of equally many rows into chunks of as many, at least one."""
+    if tensors[0].device.type != "cpu":
+        size *= _MORE_ON_GPU
+    return zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
 
 
-def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Finds the four pixels around each position [...] and their bilinear weights.
-
-    Returns:
-        Pixels row * width + column [..., 4] inside the image, and weights [..., 4],
-        which are zero for pixels that were outside.
-    """
-    rows, weight_y = _ends(y, height)
-    columns, weight_x = _ends(x, width)
-    index = (rows * width)[..., :, None] + columns[..., None, :]
-    weight = weight_y[..., :, None] * weight_x[..., None, :]
-    return index.flatten(-2), weight.flatten(-2)
-
-
-def _ends(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Finds the two whole positions [..., 2] around each, and their linear weights."""
-    below = position.floor()
-    fraction = position - below
-    ends = torch.stack((below, below + 1), dim=-1)
-    weight = torch.stack((1 - fraction, fraction), dim=-1)
-    inside = ends.clamp(0, size - 1)
-    return inside.long(), weight * (inside == ends)
-
-
-def _weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Sums weighted rows of table [K, C] over the last axis of index and weight.
-
-    Returns:
-        [..., C]
-    """
-    total = F.embedding_bag(
-        index.flatten(0, -2),
-        table,
-        mode="sum",
-        per_sample_weights=weight.flatten(0, -2),
-    )
-    return total.view(*index.shape[:-1], table.shape[1])
-
-
-def _rows(features: Tensor) -> Tensor:
-    """Views [1, C, h, w] with channels last as one row per pixel, [h * w, C]."""
-    return features[0].permute(1, 2, 0).reshape(-1, features.shape[1])
+def _channels_beside(features: Tensor) -> Tensor:
+    """Views [B, C, h, w] with channels last as [B, h, w * C]."""
+    return features.permute(0, 2, 3, 1).flatten(2)
 
 
 def _window(start: Tensor, size: int) -> Tensor:

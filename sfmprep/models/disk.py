@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from kornia.feature import DISK
 
-from sfmprep import coords
 from sfmprep.config import DiskConfig
-from sfmprep.models.peaks import strict_maxima
+from sfmprep.models.extraction import best_batch_size, extract_in_parts, features_of
+from sfmprep.models.peaks import best_of_each, strict_maxima
 from sfmprep.types import Features, ImageBatch
 from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
@@ -32,8 +32,6 @@ class Disk:
         WeightsError: the weights cannot be had, or do not fit.
     """
 
-    batch_size = 1  # images go through the network one by one
-
     def __init__(self, config: DiskConfig, *, device: str = "cpu") -> None:
         weights = resolve_weights("disk", config.weights)
         tensors = load_tensors(weights)
@@ -49,42 +47,44 @@ class Disk:
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
         self._sha256 = weights.sha256
+        # Of the 129 maps of full resolution there are several at a time.
+        self.batch_size = max(1, best_batch_size(self._device, config.max_size) // 4)
 
     @property
     def weights_sha256(self) -> str:
         """The checksum of the weights in use."""
         return self._sha256
 
-    @torch.inference_mode()
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts features with 128-dimensional float32 unit descriptors.
 
         Returns:
             Per image what `Extractor.extract` promises; scores are logits.
-        """
-        # One by one: a larger batch rounds otherwise, and needs 129 maps per image.
-        return [self._extract_one(batch, item) for item in range(len(batch))]
 
-    def _extract_one(self, batch: ImageBatch, item: int) -> Features:
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        return extract_in_parts(self._extract, batch, batch_size=self.batch_size)
+
+    @torch.inference_mode()
+    def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = batch.network_size
-        pixels = torch.from_numpy(batch.pixels[item : item + 1]).to(self._device)
+        pixels = torch.from_numpy(batch.pixels).to(self._device)
         padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
         maps, dense = self._network.heatmap_and_dense_descriptors(
             F.pad(pixels, padding)
         )
-        heatmap = maps[0, 0, :height, :width]
-        xy = strict_maxima(
-            heatmap, radius=self._config.nms_radius, threshold=self._config.min_score
-        )
-        scores = heatmap[xy[:, 1], xy[:, 0]]
-        scores, best = scores.topk(min(len(xy), self._config.max_keypoints))
-        xy = xy[best]
-        descriptors = F.normalize(dense[0, :, xy[:, 1], xy[:, 0]].T, dim=1)
-        xy_network = coords.colmap_from_centre(xy.cpu().numpy())
-        return Features(
-            xy=coords.stored_from_network(xy_network, batch, item),
-            scores=scores.cpu().numpy(),
-            descriptors=descriptors.cpu().numpy(),
-            image_size=(int(batch.sizes[item, 0]), int(batch.sizes[item, 1])),
-            orientation=int(batch.orientations[item]),
+        heatmaps = maps[:, 0, :height, :width]
+        image, y, x = strict_maxima(
+            heatmaps, radius=self._config.nms_radius, threshold=self._config.min_score
+        ).unbind(1)
+        scores = heatmaps[image, y, x]
+        best = best_of_each(image, scores, limit=self._config.max_keypoints)
+        image, y, x = image[best], y[best], x[best]
+        return features_of(
+            batch,
+            image=image,
+            xy=torch.stack((x, y), dim=1),
+            scores=scores[best],
+            descriptors=F.normalize(dense[image, :, y, x], dim=1),
         )

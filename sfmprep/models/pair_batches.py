@@ -1,14 +1,19 @@
-"""What the sparse matchers share: unit descriptors, and pairs grouped into batches."""
+"""What the sparse matchers share: unit descriptors, batches of pairs, and results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from sfmprep.types import Features, Float32, Matches
+from sfmprep.errors import ConfigError
+from sfmprep.models.protocols import Side
+from sfmprep.types import Features, Float32, Int32, Matches
+
+P = TypeVar("P")
 
 
 def unit_descriptors(features: Features) -> Float32:
@@ -21,6 +26,39 @@ def unit_descriptors(features: Features) -> Float32:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     np.divide(rows, length, out=rows, where=length > 0)
     return rows
+
+
+def prepare_pairs(
+    pairs: Sequence[tuple[Side, Side]],
+    kind: type[P],
+    prepare: Callable[[Features], P],
+) -> list[tuple[P, P]]:
+    """Prepares the sides of pairs that are not prepared, each distinct object once.
+
+    Args:
+        pairs: Of features or of what `prepare` made of them.
+        kind: What `prepare` makes.
+        prepare: Puts one image's features on the device.
+
+    Raises:
+        ConfigError: a side was prepared by a matcher of another kind.
+    """
+    known: dict[int, P] = {}
+
+    def ready(side: Side) -> P:
+        if isinstance(side, kind):
+            return side
+        if not isinstance(side, Features):
+            raise ConfigError(
+                f"a side of a pair is {type(side).__name__}, but this matcher takes"
+                f" Features or {kind.__name__}. Prepare it with the matcher that"
+                " matches it."
+            )
+        if id(side) not in known:
+            known[id(side)] = prepare(side)
+        return known[id(side)]
+
+    return [(ready(first), ready(second)) for first, second in pairs]
 
 
 def group_by_size(
@@ -50,25 +88,78 @@ def group_by_size(
         yield group
 
 
-def pad_rows(arrays: Sequence[NDArray[np.float32]], device: str) -> torch.Tensor:
-    """Stacks [N_b, D] arrays to [B, max N, D]; rows of padding are zero."""
-    batch = np.zeros(
-        (len(arrays), max(map(len, arrays)), arrays[0].shape[1]), np.float32
-    )
-    for item, array in zip(batch, arrays, strict=True):
-        item[: len(array)] = array
-    return torch.from_numpy(batch).to(device)
+def bucket(counts: Sequence[int]) -> int:
+    """The length that rows of these counts are padded to, so that few lengths occur.
+
+    Equal counts are not padded at all, since attention is faster without a mask.
+    Others go up to an eighth of a power of two, at least to a multiple of 64, which
+    the tiles of matrix units divide.
+    """
+    longest = max(counts)
+    if min(counts) == longest:
+        return longest
+    step = max(64, (1 << longest.bit_length()) // 16)
+    return -(-longest // step) * step
 
 
-def is_row(counts: torch.Tensor, rows: int) -> torch.Tensor:
-    """Which of `rows` padded rows are real [B, rows]: the first `counts` [B] are."""
-    return torch.arange(rows, device=counts.device) < counts[:, None]
+def pad_rows(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """Stacks [N_b, D] tensors to [B, length, D]; rows of padding are zero."""
+    if all(len(tensor) == length for tensor in tensors):
+        return torch.stack(list(tensors))
+    batch = tensors[0].new_zeros((len(tensors), length, tensors[0].shape[1]))
+    for item, tensor in zip(batch, tensors, strict=True):
+        item[: len(tensor)] = tensor
+    return batch
 
 
-def sorted_matches(
-    rows0: torch.Tensor, rows1: torch.Tensor, scores: torch.Tensor
-) -> Matches:
-    """Makes `Matches` of [M] rows and scores, best first; of equals the lowest row."""
-    scores, order = scores.sort(descending=True, stable=True)
-    index = torch.stack([rows0[order], rows1[order]], 1)
-    return Matches(index=index.int().cpu().numpy(), scores=scores.float().cpu().numpy())
+def to_device(values: Sequence[int] | Sequence[bool], device: torch.device) -> Tensor:
+    """Puts integers [B] on the device, without waiting for what runs there."""
+    return torch.tensor(values).to(device, non_blocking=True)
+
+
+def is_row(counts: Sequence[int], length: int, device: torch.device) -> Tensor | None:
+    """Which of `length` rows are no padding [B, length], or None where all are."""
+    if min(counts) == length:
+        return None
+    return torch.arange(length, device=device) < to_device(counts, device)[:, None]
+
+
+class Candidates(NamedTuple):
+    """What may be the matches of B pairs, on the device; padded to K rows."""
+
+    rows0: Tensor  # [B, K] int64, ascending
+    rows1: Tensor  # [B, K] int64
+    scores: Tensor  # [B, K] float32, negative where it is no match or padding
+
+
+def collect_matches(found: Sequence[Candidates]) -> list[Matches]:
+    """Makes `Matches` of each pair in turn, with one transfer from the device.
+
+    They are sorted by falling score, of equals by rising row. Of candidates with the
+    same row of the second image, which then are as good, the first is taken.
+    """
+    if not found:
+        return []
+    packed = [
+        torch.stack([rows0.int(), rows1.int(), scores.view(torch.int32)])
+        for rows0, rows1, scores in found
+    ]
+    table = torch.cat([part.flatten(1) for part in packed], 1).cpu().numpy()
+    ends = np.cumsum([part[0].numel() for part in packed])[:-1]
+    return [
+        _matches(pair)
+        for part, flat in zip(packed, np.split(table, ends, axis=1), strict=True)
+        for pair in flat.reshape(part.shape).swapaxes(0, 1)
+    ]
+
+
+def _matches(table: Int32) -> Matches:
+    """Makes `Matches` of rows and scores, [3, K]."""
+    scores = table[2].view(np.float32)
+    kept = np.flatnonzero(scores >= 0)
+    rows1, order = table[1, kept], np.arange(len(kept))
+    owner = np.empty(rows1.max(initial=0) + 1, np.intp)
+    owner[rows1[::-1]] = order[::-1]  # of several, what is written last stays
+    kept = kept[owner[rows1] == order]
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    return Matches(index=np.ascontiguousarray(table[:2, kept].T), scores=scores[kept])

@@ -7,7 +7,7 @@ A batch gives the same result as its items one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
 
@@ -16,7 +16,7 @@ class Extractor(Protocol):
     """Finds and describes keypoints."""
 
     batch_size: int
-    """How many images of one size it takes best at once."""
+    """How many images of one size it takes best at once, on its device."""
 
     @property
     def weights_sha256(self) -> str | None:
@@ -34,6 +34,23 @@ class Extractor(Protocol):
         ...
 
 
+class Prepared(Protocol):
+    """One image's features on the device of the matcher that prepared them."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        ...
+
+    def __len__(self) -> int:
+        """How many keypoints the image has."""
+        ...
+
+
+Side: TypeAlias = Features | Prepared
+"""What a pair is made of."""
+
+
 class Matcher(Protocol):
     """Matches the features of image pairs."""
 
@@ -42,8 +59,16 @@ class Matcher(Protocol):
         """The checksum of the weights in use, or None for a classical operator."""
         ...
 
-    def match(self, pairs: Sequence[tuple[Features, Features]]) -> list[Matches]:
-        """Matches each pair.
+    def prepare(self, features: Features) -> Prepared:
+        """Does what depends on one image alone, and leaves it on the device.
+
+        The matches are the same as without. It may be kept as long as the matcher, and
+        goes only into the matcher that made it.
+        """
+        ...
+
+    def match(self, pairs: Sequence[tuple[Side, Side]]) -> list[Matches]:
+        """Matches each pair; features are prepared on the way, each object once.
 
         Returns, per pair:
             1. `index` rows (i, j) of the first and second image's features,

@@ -1,0 +1,107 @@
+"""dataset.json: what a dataset's images are, for those who want more than a trainer.
+
+    {"generator": "sfmprep", "version": 1, "images": {"IMG_1.jpg": {
+        "original": "left/IMG 1.HEIC",   its name among the photographs
+        "split": "train",                or "test": every eighth by name, as gsplat and
+                                         INRIA's 3DGS divide them
+        "rotation_stddev_deg": 0.01,     one sigma of the pose
+        "position_stddev": 0.002,        in units of the dataset
+        "weight": 0.98}}}                of the image in training, 0..1
+
+Uncertainties and weights are left out where they are not known. The weight is
+1 / (1 + e^2): the inverse variance of a pixel that is uncertain by one pixel anyway and
+by e pixels through the pose, e^2 = f^2 (rotation^2 + (position / depth)^2), with the
+focal length f in pixels and the median depth of the points that the image sees. The two
+parts are taken as independent, which makes e rather too large than too small.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from sfmprep.uncertainty import PoseUncertainty
+
+LISTING = "dataset.json"
+GENERATOR = "sfmprep"
+_VERSION = 1
+_TEST_EVERY = 8
+_MAX_DEPTHS = 200  # points whose depth is looked at
+
+
+def listing(
+    reconstruction: pycolmap.Reconstruction,
+    names: Mapping[str, str],
+    uncertainties: Mapping[str, PoseUncertainty],
+) -> dict[str, Any]:
+    """The content of dataset.json.
+
+    Args:
+        reconstruction: In which the originals are registered.
+        names: Original name to that of the file; none for a dataset that is not yet
+            complete.
+        uncertainties: By original name; may lack some.
+    """
+    by_name = {image.name: image for image in reconstruction.images.values()}
+    images: dict[str, dict[str, Any]] = {}
+    in_order = sorted(names.items(), key=lambda item: item[1])
+    for number, (original, name) in enumerate(in_order):
+        images[name] = {
+            "original": original,
+            "split": "train" if number % _TEST_EVERY else "test",
+        }
+        known = uncertainties.get(original)
+        if known is not None and math.isfinite(
+            known.rotation_stddev_deg + known.position_stddev
+        ):
+            images[name] |= {
+                "rotation_stddev_deg": known.rotation_stddev_deg,
+                "position_stddev": known.position_stddev,
+                "weight": _weight(reconstruction, by_name[original], known),
+            }
+    return {"generator": GENERATOR, "version": _VERSION, "images": images}
+
+
+def is_export(folder: Path) -> bool:
+    """Whether sfmprep wrote the dataset in this folder, be it complete or not."""
+    # Before there was a dataset.json, transforms.json said so.
+    return any(_is_ours(folder / name) for name in (LISTING, "transforms.json"))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes `content`, which holds no NaN, as readable JSON."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("generator") == GENERATOR
+
+
+def _weight(
+    reconstruction: pycolmap.Reconstruction,
+    image: pycolmap.Image,
+    uncertainty: PoseUncertainty,
+) -> float:
+    rows = image.get_observation_point2D_idxs()
+    seen = rows[:: max(1, len(rows) // _MAX_DEPTHS)]
+    points = [reconstruction.points3D[image.point2D(row).point3D_id] for row in seen]
+    depth = math.inf
+    if points:
+        xyz = np.array([point.xyz for point in points])
+        _, _, z_row = image.cam_from_world().matrix()
+        depth = float(np.median(xyz @ z_row[:3] + z_row[3]))
+    focal = reconstruction.cameras[image.camera_id].mean_focal_length()
+    turned = math.radians(uncertainty.rotation_stddev_deg)
+    moved = uncertainty.position_stddev / depth
+    return 1 / (1 + focal**2 * (turned**2 + moved**2))

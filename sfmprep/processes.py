@@ -1,0 +1,277 @@
+"""One process a device: who does what, what they say, and what if one dies.
+
+The parent hands out the work in chunks, over a pipe to each process. The list is cut
+into one contiguous shard a process, so that each keeps its images in its cache; who is
+through with its own takes half of what is left of the longest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from sfmprep.errors import DeviceError, SfmprepError
+from sfmprep.progress import Progress
+
+T = TypeVar("T")
+
+_LARGEST_CHUNK = 256
+_SMALLEST_CHUNK = 8
+_REPORT_S = 0.1  # between two messages on progress
+_PATIENCE_S = 10.0  # for a process that was asked to stop
+
+
+class Job(Protocol):
+    """What each process does; it is pickled."""
+
+    chunks_a_device: ClassVar[int]
+    """Into how many parts a shard is cut; many even out what is left at the end."""
+
+    def run(self, device: str, part: Path, link: Link) -> None:
+        """Does the chunks that the link gives, and writes the store `part`."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What the processes said."""
+
+    notes: dict[str, str] = field(default_factory=dict)
+    failed: list[tuple[str, Exception]] = field(default_factory=list)  # device, why
+
+
+def run_on_devices(
+    job: Job,
+    order: Callable[[int], Sequence[Any]],
+    total: int,
+    parts: Path,
+    devices: Sequence[str],
+    *,
+    desc: str,
+    progress: Progress,
+) -> Outcome:
+    """Has a job done by one process a device, and waits for all of them.
+
+    Args:
+        job: What each does.
+        order: Gives the work, from how many images a process caches.
+        total: How long the work is.
+        parts: The folder where process K writes `K.h5`.
+        devices: Where the processes run.
+        desc: What the progress bar is called.
+        progress: Wraps the loop over items that are done.
+    """
+    outcome = Outcome()
+    workers: list[_Worker] = []
+    with _stopped(workers):
+        for number, device in enumerate(devices):
+            part = parts / f"{number}.h5"
+            workers.append(_start(job, number, device, part, len(devices)))
+        with closing(_serve(workers, job, order, outcome)) as done:
+            for _ in progress(done, desc=desc, total=total):
+                pass
+    outcome.failed = [(w.device, w.error) for w in workers if w.error is not None]
+    return outcome
+
+
+# ------------------------------------------------------------------- in each process
+class Link:
+    """The worker's end of its pipe; a parent that is gone ends the worker."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def note(self, notes: dict[str, str]) -> None:
+        """Adds to the notes of the outcome."""
+        self.send("note", notes)
+
+    def send(self, kind: str, value: object) -> None:
+        """Sends a message that `_serve` knows."""
+        with self._lock:
+            self._connection.send((kind, value))
+
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        """Takes the place of a queue in `logging.handlers.QueueHandler`."""
+        self.send("log", record)
+
+    def chunks(self, capacity: int) -> Iterator[list[Any]]:
+        """Yields what is to be done; `capacity` is how many images are cached."""
+        while True:
+            self.send("take", capacity)
+            if not (chunk := self._connection.recv()):
+                return
+            yield chunk
+
+    def progress(
+        self, items: Iterable[T], *, desc: str = "", total: int | None = None
+    ) -> Iterator[T]:
+        """Tells the parent how many items are done."""
+        done, last = 0, time.monotonic()
+        for item in items:
+            yield item
+            done += 1
+            if (now := time.monotonic()) - last > _REPORT_S:
+                self.send("done", done)
+                done, last = 0, now
+        self.send("done", done)
+
+
+def _work(
+    job: Job, device: str, part: Path, connection: Connection, num_threads: int
+) -> None:
+    """What a process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    import torch
+
+    torch.set_num_threads(num_threads)
+    link = Link(connection)
+    handler = logging.handlers.QueueHandler(link)  # type: ignore[arg-type]
+    logging.getLogger("sfmprep").addHandler(handler)
+    logging.getLogger("sfmprep").setLevel(logging.INFO)
+    try:
+        job.run(device, part, link)
+        link.send("finished", None)
+    except (EOFError, ConnectionError):  # the parent is gone
+        sys.exit(1)
+    except SfmprepError as error:
+        link.send("failed", error)
+    except Exception:
+        link.send("failed", RuntimeError(traceback.format_exc()))
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --------------------------------------------------------------------- in the parent
+class _Shards:
+    """One contiguous shard of the work for each worker, handed out in chunks."""
+
+    def __init__(
+        self, items: Sequence[Any], num_workers: int, chunks_a_worker: int
+    ) -> None:
+        self._items = items
+        cuts = [len(items) * k // num_workers for k in range(num_workers + 1)]
+        self._left = [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        chunk = len(items) // (num_workers * chunks_a_worker)
+        self._chunk = min(max(chunk, _SMALLEST_CHUNK), _LARGEST_CHUNK)
+
+    def take(self, worker: int) -> list[Any]:
+        """The next items of a worker; none when all work is handed out."""
+        if not self._left[worker]:
+            longest = max(range(len(self._left)), key=lambda k: len(self._left[k]))
+            half = len(self._left[longest]) // 2
+            self._left[worker] = self._left[longest][half:]
+            self._left[longest] = self._left[longest][:half]
+        own = self._left[worker]
+        self._left[worker] = own[self._chunk :]
+        return [self._items[k] for k in own[: self._chunk]]
+
+
+@dataclass(eq=False)
+class _Worker:
+    number: int
+    device: str
+    process: SpawnProcess
+    connection: Connection
+    ended: bool = False  # it said so
+    error: Exception | None = None
+
+
+def _start(job: Job, number: int, device: str, part: Path, num_devices: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    own, others = context.Pipe()
+    process = context.Process(
+        target=_work,
+        args=(job, device, part, others, max(num_cores() // num_devices, 1)),
+        name=f"sfmprep-{device}-{number}",
+        daemon=True,
+    )
+    process.start()
+    others.close()  # so that its end is seen here
+    return _Worker(number, device, process, own)
+
+
+def _serve(
+    workers: list[_Worker],
+    job: Job,
+    order: Callable[[int], Sequence[Any]],
+    outcome: Outcome,
+) -> Generator[None]:
+    """Answers the workers until the last has ended; yields once for each item done."""
+    shards: _Shards | None = None
+    talking: dict[Any, _Worker] = {worker.connection: worker for worker in workers}
+    while talking:
+        for connection in wait(list(talking)):
+            worker = talking[connection]
+            try:
+                kind, value = worker.connection.recv()
+                if kind == "take":
+                    shards = shards or _Shards(
+                        order(value), len(workers), job.chunks_a_device
+                    )
+                    worker.connection.send(shards.take(worker.number))
+            except (EOFError, OSError):
+                del talking[connection]
+                _note_end(worker)
+                continue
+            if kind == "done":
+                yield from (None for _ in range(value))
+            elif kind == "note":
+                outcome.notes.update(value)
+            elif kind == "log":
+                own = logging.getLogger(value.name)
+                if own.isEnabledFor(value.levelno):
+                    own.handle(value)
+            elif kind in ("finished", "failed"):
+                worker.ended, worker.error = True, value
+
+
+def _note_end(worker: _Worker) -> None:
+    """Explains why a worker is gone that did not say so."""
+    worker.process.join()
+    if worker.ended:
+        return
+    code = worker.process.exitcode or 0
+    how = f"with exit code {code}"
+    if code < 0:
+        how = f"by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            how += ", as the system does when memory runs out"
+    worker.error = DeviceError(f"its process was ended {how}")
+
+
+@contextlib.contextmanager
+def _stopped(workers: list[_Worker]) -> Iterator[None]:
+    """Ends the processes on leaving; those still at work write what they have."""
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.connection.close()
+            if not worker.ended:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join(_PATIENCE_S)
+            worker.process.kill()
+            worker.process.join()

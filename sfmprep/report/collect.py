@@ -1,0 +1,289 @@
+"""From the stores and models of a run to its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pycolmap
+
+from sfmprep import __version__
+from sfmprep.config import Recipe
+from sfmprep.images import ImageSet
+from sfmprep.mapping import explain_failure
+from sfmprep.report.contradictions import find_contradictions
+from sfmprep.report.findings import (
+    grade_and_verdict,
+    list_findings,
+    min_side_of_split,
+)
+from sfmprep.report.graph import (
+    PairTable,
+    parts,
+    read_pair_table,
+    strongest_edges,
+    thin_cuts,
+)
+from sfmprep.report.measure import ModelMeasure, measure_model
+from sfmprep.report.reasons import explain_images
+from sfmprep.report.schema import (
+    Capture,
+    ImageReport,
+    Report,
+    Result,
+    SizeCount,
+    ViewGraph,
+    ViewPair,
+    WeakLink,
+)
+from sfmprep.stores import FeatureStore
+
+_MAX_EDGES = 20_000
+_EDGES_PER_IMAGE = 10  # above that
+_MAX_LINKS = 20
+_MAX_NAMES = 10
+
+
+class Uncertainty(Protocol):
+    """How certain a pose is; `sfmprep.uncertainty.PoseUncertainty` fits."""
+
+    @property
+    def rotation_stddev_deg(self) -> float:
+        """Degrees."""
+        ...
+
+    @property
+    def position_stddev(self) -> float:
+        """World units."""
+        ...
+
+
+def collect_report(
+    images: ImageSet,
+    *,
+    recipe: Recipe,
+    frontend: str,
+    database: Path | None,
+    features: FeatureStore | None,
+    models: Sequence[pycolmap.Reconstruction],
+    seconds: Mapping[str, float],
+    unreadable: Mapping[str, str],
+    outliers: Mapping[str, str],
+    uncertainties: Mapping[str, Uncertainty],
+    world: Mapping[str, Any] | None,
+    version: str = __version__,
+) -> Report:
+    """Gathers what is known of a run, also of one that found no model.
+
+    Args:
+        images: The capture.
+        recipe: What was done.
+        frontend: Features and matcher, for people.
+        database: The verified database, or None; without it there is no view graph.
+        features: Where keypoints are counted; None: in the database.
+        models: Models of `images`, largest first, in one frame with `uncertainties`;
+            may be empty.
+        seconds: Wall-clock time by stage.
+        unreadable: Images that could not be decoded, and why.
+        outliers: Images of the first model left out of the dataset, and why.
+        uncertainties: Of the poses, by image name; may lack images.
+        world: The content of world_from_sfm.json, where there is one.
+        version: Of sfmprep.
+
+    Raises:
+        StoreError: the database is not one of COLMAP, or is locked.
+    """
+    pairs = read_pair_table(database, images.names) if database else None
+    reports = explain_images(
+        images,
+        recipe=recipe,
+        unreadable=unreadable,
+        num_keypoints=_num_keypoints(images, features, database),
+        pairs=pairs,
+        models=models,
+        outliers=outliers,
+        database=database,
+    )
+    measured = measure_model(models[0]) if models else None
+    listed = [
+        _with_measures(report, measured, uncertainties) for report in reports.values()
+    ]
+    result = _result(models, measured, listed) if measured else None
+    graph = _view_graph(pairs, listed, images) if pairs else None
+    links = _weak_links(pairs, models) if pairs else []
+    contradictions = (
+        find_contradictions(database, models[0], pairs)
+        if database and pairs and models
+        else []
+    )
+    findings = list_findings(
+        listed,
+        result=result,
+        cameras=measured.cameras if measured else [],
+        graph=graph,
+        links=links,
+        contradictions=contradictions,
+        residuals=measured.residuals if measured else None,
+    )
+    failure = None if models else _failure(images, recipe, pairs)
+    grade, verdict = grade_and_verdict(len(listed), result, findings, failure)
+    return Report(
+        sfmprep_version=version,
+        recipe=recipe.name,
+        frontend=frontend,
+        grade=grade,
+        verdict=verdict,
+        failure=failure,
+        capture=_capture(images, listed),
+        result=result,
+        warnings=findings,
+        images=listed,
+        cameras=measured.cameras if measured else [],
+        view_graph=graph,
+        weak_links=links,
+        contradictions=contradictions,
+        residuals=measured.residuals if measured else None,
+        track_lengths=measured.track_lengths if measured else None,
+        angles_deg=measured.angles_deg if measured else None,
+        world=dict(world) if world is not None else None,
+        seconds=dict(seconds),
+    )
+
+
+def _num_keypoints(
+    images: ImageSet, features: FeatureStore | None, database: Path | None
+) -> dict[str, int]:
+    if features is not None:
+        return {n: features.num_keypoints(n) for n in images.names if n in features}
+    if database is None:
+        return {}
+    with pycolmap.Database.open(database) as opened:
+        return {
+            image.name: opened.num_keypoints_for_image(image.image_id)
+            for image in opened.read_all_images()
+        }
+
+
+def _failure(images: ImageSet, recipe: Recipe, pairs: PairTable | None) -> str:
+    if recipe.mapping.type == "none":
+        return "No poses were asked for (mapping.type: none)."
+    if pairs is None:
+        return "No poses were found, and there is no database that says why."
+    reason = explain_failure(images, pairs.verified)
+    return f"No poses were found: {reason}"
+
+
+def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
+    infos = images.infos.values()
+    devices = {f"{i.make or ''} {i.model or ''}".strip() for i in infos}
+    return Capture(
+        folder="/".join(images.root.resolve().parts[-2:]),
+        num_images=len(reports),
+        num_bytes=sum(info.num_bytes for info in infos),
+        sizes=[
+            SizeCount(width=width, height=height, num_images=count)
+            for (width, height), count in Counter(i.size for i in infos).most_common()
+        ],
+        devices=sorted(devices - {""}),
+    )
+
+
+def _with_measures(
+    report: ImageReport,
+    measured: ModelMeasure | None,
+    uncertainties: Mapping[str, Uncertainty],
+) -> ImageReport:
+    if measured is None or report.name not in measured.images:
+        return report
+    image = measured.images[report.name]
+    pose = uncertainties.get(report.name)
+    return report.model_copy(
+        update={
+            "camera_id": image.camera_id,
+            "num_points": image.num_points,
+            "mean_error_px": image.mean_error_px,
+            "coverage": image.coverage,
+            "rotation_stddev_deg": _finite(pose.rotation_stddev_deg if pose else None),
+            "position_stddev": _finite(pose.position_stddev if pose else None),
+        }
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity, so a pose that nothing holds has no number."""
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _result(
+    models: Sequence[pycolmap.Reconstruction],
+    measured: ModelMeasure,
+    reports: Sequence[ImageReport],
+) -> Result:
+    best = models[0]
+    return Result(
+        num_registered=best.num_reg_images(),
+        num_dataset=sum(report.status == "registered" for report in reports),
+        num_points=best.num_points3D(),
+        num_observations=best.compute_num_observations(),
+        mean_track_length=best.compute_mean_track_length(),
+        median_angle_deg=measured.median_angle_deg,
+        model_sizes=[model.num_reg_images() for model in models],
+    )
+
+
+def _view_graph(
+    pairs: PairTable, reports: Sequence[ImageReport], images: ImageSet
+) -> ViewGraph:
+    index, inliers = pairs.verified_edges()
+    per_image = _EDGES_PER_IMAGE if len(index) > _MAX_EDGES else None
+    keep = strongest_edges(index, inliers, per_image or len(index))
+    # `images` of the report hold the unreadable ones, too
+    row_of = {report.name: row for row, report in enumerate(reports)}
+    row = np.array([row_of[name] for name in pairs.names])
+    edges = np.column_stack([row[index[keep]], inliers[keep]])
+    return ViewGraph(
+        num_matched_pairs=pairs.verified.num_pairs,
+        num_pairs=len(index),
+        num_rotation_only=pairs.verified.num_rotation_only,
+        edges=[(i, j, n) for i, j, n in edges.tolist()],
+        max_edges_per_image=per_image,
+        part_sizes=[len(part) for part in parts(len(images), index)],
+    )
+
+
+def _weak_links(
+    pairs: PairTable, models: Sequence[pycolmap.Reconstruction]
+) -> list[WeakLink]:
+    """The thinnest cuts through the largest model, or else the whole view graph."""
+    index, inliers = pairs.verified_edges()
+    num_images = len(pairs.names)
+    if models:
+        best = models[0]
+        posed = {best.images[k].name for k in best.reg_image_ids()}
+        inside = np.array([name in posed for name in pairs.names])[index].all(axis=1)
+        index, inliers = index[inside], inliers[inside]
+        num_images = len(posed)
+    cuts = thin_cuts(
+        len(pairs.names),
+        index,
+        inliers,
+        max_cuts=_MAX_LINKS - 1,
+        min_side=min_side_of_split(num_images),
+    )
+    return [
+        WeakLink(
+            pair=ViewPair(
+                name0=pairs.names[cut.strongest[0]],
+                name1=pairs.names[cut.strongest[1]],
+                num_inliers=cut.num_inliers,
+            ),
+            num_pairs=cut.num_pairs,
+            num_matches=cut.num_matches,
+            num_images=len(cut.smaller),
+            images=[pairs.names[row] for row in cut.smaller[:_MAX_NAMES]],
+        )
+        for cut in cuts
+    ]

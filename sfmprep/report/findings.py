@@ -1,0 +1,302 @@
+"""What a person should look at, in plain words, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from sfmprep.report.schema import (
+    CameraReport,
+    Contradiction,
+    Finding,
+    Grade,
+    ImageReport,
+    Residuals,
+    Result,
+    ViewGraph,
+    WeakLink,
+)
+
+_FEW_DEGREES = 10  # a film of a camera that turns on a tripod gives 9, a walk 18 to 46
+_THIN_MATCHES = 150  # between two parts of a capture
+_WEAK_IMAGE_MATCHES = 60  # between one or two images and all others
+_USABLE_SHARE = 0.8
+_FEW_POINTS = 50
+_BAD_COVERAGE = 0.15
+_BLURRED_SHARE = 0.25  # of the median number of keypoints
+_LARGE_ERROR_PX = 1.5
+_LEFTOVER_PX = 0.5
+_FIELD_OF_VIEW_DEG = (8.0, 125.0)
+_CENTRE_SHARE = 0.05  # of the longer side
+_MAX_NAMES = 10
+
+
+def list_findings(
+    images: Sequence[ImageReport],
+    *,
+    result: Result | None,
+    cameras: Sequence[CameraReport],
+    graph: ViewGraph | None,
+    links: Sequence[WeakLink],
+    contradictions: Sequence[Contradiction],
+    residuals: Residuals | None,
+) -> list[Finding]:
+    """Everything that deserves a warning, most important first."""
+    found: list[Finding] = []
+    found += _of_parts(images, result, graph)
+    if result is not None:
+        found += _of_thin_cuts(result, links)
+        found += _of_parallax(result, graph)
+        found += _of_contradictions(contradictions)
+        found += _of_cameras(cameras)
+        found += _of_errors(residuals)
+    found += _of_images(images)
+    return found
+
+
+def grade_and_verdict(
+    num_images: int,
+    result: Result | None,
+    findings: Sequence[Finding],
+    failure: str | None,
+) -> tuple[Grade, str]:
+    """How good the result is, and a sentence for a first-time user."""
+    if result is None:
+        return "failed", failure or "No poses were asked for."
+    share = result.num_dataset / num_images
+    everything = result.num_dataset == num_images
+    placed = (
+        f"All {num_images:,} photographs are in the dataset"
+        if everything
+        else f"{result.num_dataset:,} of {num_images:,} photographs ({share:.0%}) are"
+        " in the dataset"
+    )
+    if share < _USABLE_SHARE:
+        return "poor", (
+            f"{placed}: what they show can be trained, but much of the capture is"
+            " missing. See below why."
+        )
+    if findings:
+        many = f"{len(findings)} things" if len(findings) > 1 else "one thing"
+        return "usable", f"{placed}. It can be trained; look at {many} first."
+    if not everything:
+        return "usable", f"{placed}. It can be trained; see below what is missing."
+    return "good", f"{placed}, and nothing looks wrong. It is ready for training."
+
+
+def _of_parts(
+    images: Sequence[ImageReport], result: Result | None, graph: ViewGraph | None
+) -> Iterator[Finding]:
+    advice = (
+        "Take photographs that lead from one part to the other, a small step apart."
+    )
+    if result is not None and len(result.model_sizes) > 1:
+        yield Finding(
+            code="several_models",
+            text=f"The capture fell into {len(result.model_sizes)} models of"
+            f" {_listed(result.model_sizes)} images that do not share a frame. Only the"
+            " first is in the dataset.",
+            advice=advice,
+            images=[i.name for i in images if i.model == 1][:_MAX_NAMES],
+        )
+    elif graph is not None and len(graph.part_sizes) > 1:
+        yield Finding(
+            code="parts",
+            text=f"No matches connect the {len(graph.part_sizes)} parts of the capture,"
+            f" of {_listed(graph.part_sizes)} images.",
+            advice=advice,
+        )
+
+
+def _of_thin_cuts(result: Result, links: Sequence[WeakLink]) -> Iterator[Finding]:
+    thin = next((k for k in links if _is_thin_split(k, result)), None)
+    if thin is not None:
+        halves = 3 * thin.num_images > result.num_registered
+        yield Finding(
+            code="thin_cut",
+            text=f"{'The two halves' if halves else 'Two parts'} of this capture"
+            f" ({thin.num_images} and {result.num_registered - thin.num_images} images)"
+            f" share only {thin.num_matches} matches, in"
+            f" {_count(thin.num_pairs, 'pair')} of images such as {thin.pair.name0} and"
+            f" {thin.pair.name1}. They may be turned or scaled against each other.",
+            advice="Check the 3D view for doubled surfaces. Take photographs between"
+            " these two.",
+            images=thin.images,
+        )
+    loose = [
+        link
+        for link in links
+        if link.num_images < _min_side(result)
+        and link.num_matches < _WEAK_IMAGE_MATCHES
+    ]
+    if loose:
+        names = list(dict.fromkeys(name for link in loose for name in link.images))
+        yield Finding(
+            code="loose_images",
+            text=f"{_count(len(names), 'image')} hang{'s' * (len(names) == 1)} on by"
+            f" fewer than {_WEAK_IMAGE_MATCHES} matches, {loose[0].num_matches} in the"
+            " worst case: the pose is uncertain.",
+            advice="Check them in the 3D view; leave them out where they look wrong.",
+            images=names[:_MAX_NAMES],
+        )
+
+
+def _is_thin_split(link: WeakLink, result: Result) -> bool:
+    return link.num_images >= _min_side(result) and link.num_matches < _THIN_MATCHES
+
+
+def _min_side(result: Result) -> int:
+    return min_side_of_split(result.num_registered)
+
+
+def min_side_of_split(num_registered: int) -> int:
+    """Fewest images on one side for a cut to be called a split of the capture."""
+    return max(3, num_registered // 10)
+
+
+def _of_parallax(result: Result, graph: ViewGraph | None) -> Iterator[Finding]:
+    # flat walls look like turns in pairs, so the model's rays must be narrow too
+    angle = result.median_angle_deg
+    if graph and 2 * graph.num_rotation_only > graph.num_pairs and angle < _FEW_DEGREES:
+        yield Finding(
+            code="little_parallax",
+            text=f"{graph.num_rotation_only} of {graph.num_pairs} verified pairs show"
+            " no parallax, and half of the points are seen within"
+            f" {angle:.1f} degrees: where the camera only turned, poses and points"
+            " cannot be trusted.",
+            advice="Walk sideways between photographs; do not turn on the spot.",
+        )
+
+
+def _of_contradictions(contradictions: Sequence[Contradiction]) -> Iterator[Finding]:
+    if not contradictions:
+        return
+    pair = contradictions[0].pair
+    yield Finding(
+        code="contradicting_pairs",
+        text=f"{_count(len(contradictions), 'pair')} of images match well but"
+        f" contradict the poses, such as {pair.name0} and {pair.name1} with"
+        f" {pair.num_inliers} matches: the scene may have parts that look alike, or one"
+        " of the images has a wrong pose.",
+        advice="Look at the pairs below and at the 3D view for surfaces on top of each"
+        " other. Leaving pairs of distant photographs out helps (pairs.type:"
+        " sequential for films).",
+        images=list(
+            dict.fromkeys(
+                n for c in contradictions for n in (c.pair.name0, c.pair.name1)
+            )
+        )[:_MAX_NAMES],
+    )
+
+
+def _of_cameras(cameras: Sequence[CameraReport]) -> Iterator[Finding]:
+    narrow, wide = _FIELD_OF_VIEW_DEG
+    for camera in cameras:
+        label = f"Camera {camera.camera_id} ({camera.width} x {camera.height})"
+        angle = camera.field_of_view_deg
+        fisheye = "FISHEYE" in camera.model
+        if not fisheye and not narrow <= angle <= wide:
+            yield Finding(
+                code="focal_length",
+                text=f"{label} came out with a field of view of {angle:.0f} degrees"
+                f" (focal length {camera.focal_length_px:.0f} px), which few lenses"
+                " have: the poses are probably bent.",
+                advice="Give the focal length if it is known: --set"
+                " database.focal_length=PIXELS",
+            )
+        off = float(np.hypot(*camera.principal_point_offset_px))
+        if off > _CENTRE_SHARE * max(camera.width, camera.height):
+            yield Finding(
+                code="principal_point",
+                text=f"The optical axis of {label.lower()} lies {off:.0f} px from the"
+                " middle of the image: the photographs may be cropped, or the"
+                " calibration is wrong.",
+                advice="Use photographs that are not cropped, or keep it in the middle:"
+                " --set mapping.refine_principal_point=never",
+            )
+        left = camera.residuals.leftover_px
+        if left > _LEFTOVER_PX:
+            yield Finding(
+                code="leftover_distortion",
+                text=f"{label} has {left:.2f} px of lens distortion that its model"
+                f" {camera.model} does not describe; it blurs the trained scene.",
+                advice="Use a model with more parameters: --set"
+                f" database.camera_model={'OPENCV_FISHEYE' if fisheye else 'OPENCV'}",
+            )
+
+
+def _of_errors(residuals: Residuals | None) -> Iterator[Finding]:
+    if residuals is not None and residuals.mean_px > _LARGE_ERROR_PX:
+        yield Finding(
+            code="large_error",
+            text=f"Points are {residuals.mean_px:.2f} px from where they should be on"
+            " average; 0.3 to 1.0 is usual.",
+            advice="Moving things, rolling shutter or a zoom lens cause this. Mask what"
+            " moves; let images have their own camera where the zoom changed (--set"
+            " database.cameras=per-image).",
+        )
+
+
+def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
+    known = [i.num_keypoints for i in images if i.num_keypoints is not None]
+    median = float(np.median(known)) if known else 0.0
+
+    def blurred(image: ImageReport) -> bool:
+        count = image.num_keypoints
+        return count is not None and count < _BLURRED_SHARE * median
+
+    cases: tuple[tuple[str, Callable[[ImageReport], bool], str, str], ...] = (
+        (
+            "unreadable",
+            lambda i: i.status == "unreadable",
+            "Cannot be read",
+            "Copy them from the camera again.",
+        ),
+        (
+            "outliers",
+            lambda i: i.status == "outlier",
+            "Left out of the dataset because the pose is not supported",
+            "The reasons are below; nothing needs to be done.",
+        ),
+        (
+            "blurred",
+            blurred,
+            f"Less than a quarter of the usual number of keypoints ({median:,.0f}), so"
+            " blurred, dark, or a blank surface",
+            "Take them again, sharper, or leave them out.",
+        ),
+        (
+            "few_points",
+            lambda i: i.model == 0 and i.num_points < _FEW_POINTS,
+            f"Fewer than {_FEW_POINTS} points of the model are seen, a weak pose",
+            "Take more photographs near them.",
+        ),
+        (
+            "bad_coverage",
+            lambda i: i.model == 0 and (i.coverage or 0) < _BAD_COVERAGE,
+            f"Points on less than {_BAD_COVERAGE:.0%} of the area, so the rest is seen"
+            " by no other image, or has no texture",
+            "Let neighbours share two thirds of what they show.",
+        ),
+    )
+    for code, applies, what, advice in cases:
+        names = [image.name for image in images if applies(image)]
+        if names:
+            yield Finding(
+                code=code,
+                text=f"{what}: {len(names)} of {_count(len(images), 'image')}.",
+                advice=advice,
+                images=names[:_MAX_NAMES],
+            )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    *most, last = [str(size) for size in sizes[:_MAX_NAMES]]
+    if len(sizes) > _MAX_NAMES:
+        return f"{', '.join([*most, last])} and fewer"
+    return f"{', '.join(most)} and {last}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"

@@ -1,0 +1,306 @@
+"""The content of report.json: stable, versioned, every field documented.
+
+Pixels are those of the files on disk, angles degrees, lengths world units: metres only
+where `world` says so. What could not be found is null or empty, never a made-up zero.
+A field is never renamed or given another meaning without a new `schema_version`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal[
+    "registered",
+    "outlier",
+    "unreadable",
+    "too_few_features",
+    "no_match",
+    "not_connected",
+    "not_registered",
+    "not_mapped",
+]
+Grade = Literal["good", "usable", "poor", "failed"]
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Record(BaseModel):
+    """Frozen, and its attribute docstrings are the descriptions in its JSON schema."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+class SizeCount(Record):
+    """How many images have one size."""
+
+    width: int
+    """Pixels of the files on disk, before any EXIF orientation."""
+    height: int
+    """Pixels of the files on disk, before any EXIF orientation."""
+    num_images: int
+    """Readable images of this size."""
+
+
+class Capture(Record):
+    """The photographs that went in."""
+
+    folder: str
+    """The folder of photographs: its name behind that of the folder it lies in."""
+    num_images: int
+    """All images, also those that cannot be read."""
+    num_bytes: int
+    """Size of all readable image files."""
+    sizes: list[SizeCount]
+    """Sizes, most frequent first."""
+    devices: list[str]
+    """Makes and models of the cameras that EXIF names, sorted."""
+
+
+class Result(Record):
+    """The largest model."""
+
+    num_registered: int
+    """Images with a pose in the largest model, outliers included."""
+    num_dataset: int
+    """Images with a pose that went into the dataset."""
+    num_points: int
+    """3D points."""
+    num_observations: int
+    """Keypoints that see a 3D point."""
+    mean_track_length: float
+    """Images that see a point, on average."""
+    median_angle_deg: float
+    """Median over the points of the largest angle between two of their rays."""
+    model_sizes: list[int]
+    """Registered images of every model, largest first."""
+
+
+class ImageReport(Record):
+    """What became of one image."""
+
+    name: str
+    """POSIX path relative to the folder of photographs."""
+    status: Status
+    """`registered`: has a pose and is in the dataset. `outlier`: has a pose that is not
+    supported, so it is left out. `unreadable`: could not be decoded.
+    `too_few_features`: blurred, dark or blank. `no_match`: verified with no other
+    image. `not_connected`: verified with others, but none that has a pose in the
+    largest model. `not_registered`: verified with images that have a pose, but got
+    none. `not_mapped`: no mapping was asked for."""
+    reason: str
+    """A sentence with numbers; empty for `registered`."""
+    num_keypoints: int | None = None
+    """Keypoints that were found; null where they are not known."""
+    num_pairs: int = 0
+    """Other images that it is verified with."""
+    num_inliers: int = 0
+    """Verified matches over all of these pairs."""
+    best_partner: str | None = None
+    """The image with which it shares most verified matches."""
+    best_inliers: int = 0
+    """Verified matches shared with `best_partner`."""
+    model: int | None = None
+    """Number of the model that it is in, 0 the largest; null for none."""
+    camera_id: int | None = None
+    """Its camera in the largest model."""
+    num_points: int = 0
+    """3D points of the largest model that it sees."""
+    mean_error_px: float | None = None
+    """Mean reprojection error of these."""
+    coverage: float | None = None
+    """Share, 0..1, of the cells of a 10 x 10 grid over it that hold such a point."""
+    rotation_stddev_deg: float | None = None
+    """Standard deviation of its rotation, from the bundle adjustment's covariance."""
+    position_stddev: float | None = None
+    """Standard deviation of its position, from the bundle adjustment's covariance."""
+
+
+class ResidualField(Record):
+    """Mean residuals over the image plane of a camera, on a regular grid."""
+
+    num_columns: int
+    """Cells from left to right."""
+    num_rows: int
+    """Cells from top to bottom."""
+    mean_px: list[tuple[float, float]]
+    """Mean of observed minus projected, (x, y), for each cell row by row."""
+    num_observations: list[int]
+    """Observations in each cell, row by row."""
+    leftover_px: float
+    """Root mean square of the cells' means less what chance explains, by number of
+    observations: distortion that the camera model does not describe."""
+
+
+class CameraReport(Record):
+    """One camera of the largest model."""
+
+    camera_id: int
+    """Its id in the COLMAP model."""
+    model: str
+    """COLMAP's camera model."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    parameters: dict[str, float]
+    """Intrinsics by COLMAP's names."""
+    num_images: int
+    """Images with a pose that it took."""
+    focal_length_px: float
+    """Mean focal length, pixels."""
+    field_of_view_deg: float
+    """Of the longer side, were it free of distortion, degrees."""
+    principal_point_offset_px: tuple[float, float]
+    """Principal point less the middle of the image, pixels."""
+    residuals: ResidualField
+    """What is left over across its image plane."""
+
+
+class ViewPair(Record):
+    """Two images that are verified with each other."""
+
+    name0: str
+    """First image."""
+    name1: str
+    """Second image."""
+    num_inliers: int
+    """Verified matches."""
+
+
+class ViewGraph(Record):
+    """Which images match which."""
+
+    num_matched_pairs: int
+    """Pairs with eight or more matches before geometric verification."""
+    num_pairs: int
+    """Verified pairs."""
+    num_rotation_only: int
+    """Verified pairs that show no parallax."""
+    edges: list[tuple[int, int, int]]
+    """Rows of `images` of the pair, and its verified matches."""
+    max_edges_per_image: int | None
+    """Only edges among so many strongest of one of their images are listed; null where
+    all are, which is so up to 20,000 pairs."""
+    part_sizes: list[int]
+    """Numbers of images of the parts that no verified pair connects, largest first;
+    images without a pair do not count."""
+
+
+class WeakLink(Record):
+    """A thin cut: two sets of images that few matches hold together.
+
+    Cuts are those that removing one edge of the maximum spanning tree makes, among the
+    images of the largest model (where there is none, of the largest connected part).
+    """
+
+    pair: ViewPair
+    """The strongest pair across the cut."""
+    num_pairs: int
+    """Verified pairs across the cut; 1 is a bridge."""
+    num_matches: int
+    """Verified matches across the cut."""
+    num_images: int
+    """Images of the smaller side."""
+    images: list[str]
+    """Images of the smaller side, the first ten."""
+
+
+class Contradiction(Record):
+    """A pair whose matches agree with each other but not with the poses."""
+
+    pair: ViewPair
+    """The pair."""
+    share_fitting: float
+    """Share, 0..1, of its verified matches within 8 px of the model's epipolar line."""
+
+
+class Histogram(Record):
+    """Counts between edges."""
+
+    edges: list[float]
+    """Boundaries of the bins, one more than `counts`."""
+    counts: list[int]
+    """Items in each bin; the last bin holds all that is larger, too."""
+
+
+class Residuals(Record):
+    """Reprojection errors of all observations of the largest model, pixels."""
+
+    mean_px: float
+    """Mean."""
+    median_px: float
+    """Median."""
+    p90_px: float
+    """90 % are smaller."""
+    p99_px: float
+    """99 % are smaller."""
+    histogram: Histogram
+    """Edges in pixels."""
+
+
+class Finding(Record):
+    """Something that a person should look at."""
+
+    code: str
+    """Stable name such as `thin_cut`."""
+    text: str
+    """What was found, in plain words, with numbers."""
+    advice: str
+    """What to do about it."""
+    images: list[str] = []
+    """Images that it is about, at most ten; may be empty."""
+
+
+class Report(Record):
+    """Everything that a run found."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Of this format."""
+    sfmprep_version: str
+    """The version that wrote it."""
+    recipe: str
+    """Name of the recipe."""
+    frontend: str
+    """Features and matcher that were used."""
+    grade: Grade
+    """`good`: all images and no warning. `usable`: 80 % of them or more. `poor`: fewer.
+    `failed`: no poses."""
+    verdict: str
+    """The result in a sentence."""
+    failure: str | None
+    """Why there is no model; null where there is one."""
+    capture: Capture
+    """What went in."""
+    result: Result | None
+    """The largest model; null where there is none."""
+    warnings: list[Finding]
+    """Most important first."""
+    images: list[ImageReport]
+    """Every image, sorted by name."""
+    cameras: list[CameraReport]
+    """Cameras of the largest model that took an image with a pose."""
+    view_graph: ViewGraph | None
+    """Null where there was no database to read."""
+    weak_links: list[WeakLink]
+    """Thinnest first, at most 20."""
+    contradictions: list[Contradiction]
+    """Strongest pairs first, at most 20."""
+    residuals: Residuals | None
+    """Null where there is no model."""
+    track_lengths: Histogram | None
+    """Points by the number of images that see them."""
+    angles_deg: Histogram | None
+    """Points by the largest angle between two of their rays, degrees; of 20,000 points
+    at most."""
+    world: dict[str, Any] | None
+    """The content of world_from_sfm.json: how the world frame was chosen."""
+    seconds: dict[str, float]
+    """Wall-clock time of each stage in this run."""
+
+    def to_json(self) -> str:
+        """This report as text; `Report.model_validate_json` reads it back."""
+        return self.model_dump_json(indent=1)
