@@ -14,9 +14,10 @@ from sfmprep.pipelines.reconstruct import reconstruct
 if len(sys.argv) < 3:
     sys.exit(__doc__)
 images, out, *recipe = sys.argv[1:]
-summary = reconstruct(
+report = reconstruct(
     Path(images), Path(out), load_recipe(*recipe or ["splat"]), progress=tqdm
 )
-print(f"{summary.num_registered} of {summary.num_images} images registered")
-for name, reason in summary.left_out.items():
-    print(f"{name}: {reason}")
+print(report.verdict)
+for image in report.images:
+    if image.status != "registered":
+        print(f"{image.name}: {image.reason}")

@@ -7,18 +7,19 @@ from pathlib import Path
 from sfmprep.config import Recipe
 from sfmprep.demo import render_demo_scene
 from sfmprep.evaluate import Evaluation, evaluate_model, read_reference
-from sfmprep.pipelines.reconstruct import Summary, reconstruct
+from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.stages import read_result
 from sfmprep.progress import Progress, silent
+from sfmprep.report.schema import Report
 
 
 def reconstruct_demo(
     out: Path, recipe: Recipe, *, device: str = "cpu", progress: Progress = silent
-) -> tuple[Summary, Evaluation]:
+) -> tuple[Report, Evaluation]:
     """Renders into `out/scene`, reconstructs into `out/dataset`, and evaluates."""
     scene, dataset = out / "scene", out / "dataset"
     render_demo_scene(scene, progress=progress)
-    summary = reconstruct(
+    report = reconstruct(
         scene / "images", dataset, recipe, device=device, progress=progress
     )
-    return summary, evaluate_model(read_result(dataset), read_reference(scene))
+    return report, evaluate_model(read_result(dataset), read_reference(scene))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import pycolmap
 
@@ -28,11 +28,11 @@ from sfmprep.database import (
     write_database,
 )
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
-from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.extract import extract_features
 from sfmprep.images import ImageSet
 from sfmprep.mapping import explain_failure, map_images
-from sfmprep.match import match_features
+from sfmprep.masks import check_masks
+from sfmprep.match import match_features, pairs_per_batch
 from sfmprep.models import build_extractor, build_matcher
 from sfmprep.pairs import (
     Pairs,
@@ -41,15 +41,14 @@ from sfmprep.pairs import (
     pairs_from_file,
     sequential_pairs,
 )
+from sfmprep.pipelines.results import set_outliers_aside
 from sfmprep.progress import Progress, silent
 from sfmprep.retrieve import retrieval_pairs
+from sfmprep.shards import extract_on_devices, match_on_devices, merge_parts
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-_PAIRS_PER_BATCH = 32
-_PAIRS_PER_BATCH_CPU = 4  # more gain nothing there, and a stopped run loses them
 
 
 def extract(
@@ -69,19 +68,37 @@ def extract(
     Raises:
         ImageError: fewer than two images could be decoded.
     """
-    extractor = build_extractor(recipe.features, device=device)
-    provenance = {
+    check_masks(images)
+    precision, devices = recipe.engine.precision, device.split(",")
+    extractor = build_extractor(recipe.features, device=devices[0], precision=precision)
+    provenance: dict[str, Any] = {
         "config": recipe.features.model_dump(mode="json"),
         "weights_sha256": extractor.weights_sha256,
     }
-    with FeatureStore(workspace.features, provenance) as store:
-        unreadable = extract_features(
+    if recipe.masks is not None:
+        provenance["masks"] = str(recipe.masks)
+    if len(devices) > 1:
+        del extractor  # each process loads its own
+        unreadable = extract_on_devices(
             images,
-            extractor,
-            store,
-            max_size=recipe.features.max_size,
+            recipe.features,
+            workspace.features,
+            provenance,
+            devices=devices,
+            engine=recipe.engine,
             progress=progress,
         )
+    else:
+        with FeatureStore(workspace.features, provenance) as store:
+            merge_parts(store)
+            unreadable = extract_features(
+                images,
+                extractor,
+                store,
+                max_size=recipe.features.max_size,
+                num_workers=recipe.engine.num_workers,
+                progress=progress,
+            )
     for name, reason in unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
     if len(images) - len(unreadable) < 2:
@@ -181,19 +198,35 @@ def match(
     progress: Progress = silent,
 ) -> MatchStore:
     """Matches what is missing and returns the match store, open for reading."""
-    matcher = build_matcher(recipe.matcher, device=device)
+    precision, devices = recipe.engine.precision, device.split(",")
+    matcher = build_matcher(recipe.matcher, device=devices[0], precision=precision)
     provenance = {
         "config": recipe.matcher.model_dump(mode="json"),
         "weights_sha256": matcher.weights_sha256,
         "features": features.provenance,
     }
+    if len(devices) > 1:
+        del matcher  # each process loads its own
+        match_on_devices(
+            pairs,
+            workspace.features,
+            recipe.matcher,
+            workspace.matches,
+            provenance,
+            devices=devices,
+            engine=recipe.engine,
+            progress=progress,
+        )
+        return MatchStore(workspace.matches)
     with MatchStore(workspace.matches, provenance) as store:
+        merge_parts(store)
         match_features(
             pairs,
             features,
             matcher,
             store,
-            batch_size=_PAIRS_PER_BATCH_CPU if device == "cpu" else _PAIRS_PER_BATCH,
+            batch_size=pairs_per_batch(device),
+            cache_bytes=int(recipe.engine.cache_gb * 1e9),
             progress=progress,
         )
     return MatchStore(workspace.matches)
@@ -251,6 +284,8 @@ def map_and_refine(
 ) -> list[pycolmap.Reconstruction]:
     """Finds poses, unless that is done; returns the models, largest first.
 
+    Poses of the largest that are not supported are set aside.
+
     Raises:
         ConfigError: the recipe is one without mapping.
         ReconstructionError: there is no model, and why.
@@ -260,7 +295,11 @@ def map_and_refine(
             f"recipe {recipe.name!r} has mapping.type: none, so there is nothing to map"
             " here; go on with COLMAP, or use a recipe with a mapper."
         )
-    inputs = [workspace.done("database"), recipe.mapping.model_dump(mode="json")]
+    inputs = [
+        workspace.done("database"),
+        recipe.mapping.model_dump(mode="json"),
+        recipe.export.outliers.model_dump(mode="json"),
+    ]
     if not ((workspace.models / "0").is_dir() and workspace.is_done("map", inputs)):
         workspace.start("map")
         if workspace.models.exists():
@@ -275,32 +314,11 @@ def map_and_refine(
         )
         if not models:
             raise ReconstructionError(explain_failure(images, verified))
+        models[0] = set_outliers_aside(models[0], workspace, recipe)
+        models[0].write(workspace.models / "0")
         workspace.finish("map", inputs)
         return models
     return read_models(workspace)
-
-
-def export(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
-    model: pycolmap.Reconstruction,
-    *,
-    progress: Progress = silent,
-) -> ExportSummary | None:
-    """Writes the dataset into the output folder, unless that is done (then None)."""
-    inputs = [workspace.done("map"), recipe.export.model_dump(mode="json")]
-    reduced = [f"images_{factor}" for factor in recipe.export.downscales]
-    entries = ("images", *reduced, "sparse", "transforms.json")
-    is_whole = all((workspace.out / entry).exists() for entry in entries)
-    if is_whole and workspace.is_done("export", inputs):
-        return None
-    workspace.start("export")
-    summary = export_dataset(
-        model, images, workspace.out, recipe.export, progress=progress
-    )
-    workspace.finish("export", inputs)
-    return summary
 
 
 def fill_from_stores(
@@ -331,6 +349,16 @@ def fill_from_stores(
             return fill_database(
                 images, workspace, recipe, features, pairs, matches, progress=progress
             )
+
+
+def open_matches(workspace: Workspace) -> MatchStore:
+    """Opens the matches that `match` left, for reading.
+
+    Raises:
+        StoreError: there are none.
+    """
+    _expect(workspace.matches.is_file(), workspace.matches, "match")
+    return MatchStore(workspace.matches)
 
 
 def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:

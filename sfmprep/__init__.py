@@ -8,6 +8,7 @@ import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to 
 from sfmprep.config import Recipe
 from sfmprep.errors import (
     ConfigError,
+    DeviceError,
     ImageError,
     ReconstructionError,
     SfmprepError,
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
+    "DeviceError",
     "ImageError",
     "Recipe",
     "ReconstructionError",

@@ -211,14 +211,15 @@ def reconstruct(
     loaded = options.load(_recipe_of(out))
     start_logging(options.verbose)
     from sfmprep.pipelines.reconstruct import reconstruct
-    from sfmprep.report.thresholds import check_thresholds, parse_thresholds
+    from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    wanted = parse_thresholds(fail_below)
+    for threshold in fail_below:
+        parse_threshold(threshold)  # a mistake is told before the work
     found = reconstruct(
         images, out, loaded, device=_pick_device(device), progress=show_progress
     )
     print_report(found, out, loaded)
-    return _say_below(check_thresholds(found, wanted))
+    return _say_below(check_thresholds(found, fail_below))
 
 
 # --------------------------------------------------------------- the stages, one by one
@@ -343,12 +344,15 @@ def export(
     options: OfDataset = DatasetOptions(),  # noqa: B008
 ) -> None:
     """Write the dataset that trainers open into OUT, from its largest model."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import results, stages
 
     opened = scanned, workspace, _ = _open(images, out, options)
     model = stages.read_models(workspace)[0]
-    with stages.open_features(scanned, workspace) as features:
-        stages.export(*opened, model, features, progress=show_progress)
+    with (
+        stages.open_features(scanned, workspace) as features,
+        stages.open_matches(workspace) as matches,
+    ):
+        results.export(*opened, model, features, matches, progress=show_progress)
     print(f"dataset: {out}")
 
 
@@ -360,26 +364,36 @@ def report(
     fail_below: Thresholds = (),
 ) -> int:
     """Write OUT/report.html and OUT/report.json anew, and check the result."""
-    from sfmprep.pipelines import stages
-    from sfmprep.report.thresholds import check_thresholds, parse_thresholds
+    from sfmprep.pipelines import results, stages
+    from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    wanted = parse_thresholds(fail_below)
-    opened = _open(images, out, options)
-    found = stages.write_report(*opened, progress=show_progress)
+    for threshold in fail_below:
+        parse_threshold(threshold)  # a mistake is told before the work
+    opened = scanned, workspace, _ = _open(images, out, options)
+    models = stages.read_models(workspace)
+    with stages.open_features(scanned, workspace) as features:
+        found = results.write_report(
+            *opened, models, features, unreadable={}, seconds={}
+        )
     print(f"report: {out / 'report.html'}")
-    return _say_below(check_thresholds(found, wanted))
+    return _say_below(check_thresholds(found, fail_below))
 
 
 def view(
     out: Out,
     *,
-    port: Annotated[int, arg(help="Of the address to open, 1024 to 65535.")] = 8080,
+    images: Annotated[
+        Path | None,
+        arg(metavar="DIR", help="The photographs, if the dataset has none."),
+    ] = None,
+    host: Annotated[str, arg(help="0.0.0.0 lets other machines look.")] = "127.0.0.1",
+    port: Annotated[int, arg(help="Of the address to open.")] = 8080,
 ) -> None:
     """Show cameras and points in the browser; needs sfmprep[view]."""
     start_logging(verbose=False)
     from sfmprep.view import view_result
 
-    view_result(out, port=port)
+    view_result(out, images=images, host=host, port=port)
 
 
 # ------------------------------------------------------------------------- around it

@@ -270,7 +270,11 @@ class SeedConfig(Config):
     min_track_length: Annotated[int, Field(ge=2)] = 2
     """Points seen in fewer images are dropped."""
     max_error_px: PositiveFloat = 2.0
-    """Points whose mean reprojection error is larger are dropped, pixels."""
+    """Points whose mean reprojection error is larger are dropped, pixels.
+
+    Of `semi` also the largest distance of a match from its epipolar line, and of a
+    keypoint from its new point.
+    """
     min_angle_deg: Annotated[float, Field(ge=0, lt=180)] = 1.0
     """Points whose rays meet at a smaller angle are dropped, degrees."""
     max_uncertainty: PositiveFloat | None = 0.05

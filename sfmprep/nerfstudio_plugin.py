@@ -195,17 +195,14 @@ def _reconstruct(config: SfmprepDataParserConfig, out: Path) -> None:
 
     CONSOLE.log(f"sfmprep: {config.data} has no dataset; reconstructing it to {out}")
     start_logging(verbose=False)
-    summary = reconstruct(
+    report = reconstruct(
         config.data,
         out,
         load_recipe(config.recipe),
         device=device,
         progress=show_progress,
     )
-    CONSOLE.log(
-        f"sfmprep: {summary.num_registered} of {summary.num_images} images registered,"
-        f" {summary.num_points} points"
-    )
+    CONSOLE.log(f"sfmprep: {report.verdict}")
 
 
 def _dataset_in(folder: Path) -> Path | None:

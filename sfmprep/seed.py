@@ -219,7 +219,8 @@ def _thinned(xyz: Float64, counts: Index, errors: Float64, most: int) -> Mask:
 def _voxels(offsets: Float64, size: float) -> Index:
     """A number [N] for the voxel of every point: three coordinates of 21 bits."""
     half = 1 << 20
-    steps = np.clip(np.floor(offsets / size), -half, half - 1).astype(np.int64) + half
+    # To the nearest and not down: a voxel large enough then holds all points.
+    steps = np.clip(np.rint(offsets / size), -half, half - 1).astype(np.int64) + half
     numbers: Index = (steps[:, 0] << 42) | (steps[:, 1] << 21) | steps[:, 2]
     return numbers
 

@@ -19,7 +19,10 @@ from sfmprep.config import Recipe
 from sfmprep.progress import T
 
 if TYPE_CHECKING:
-    from sfmprep.pipelines.reconstruct import Summary
+    from sfmprep.report.schema import Report
+
+_WANTED = ("registered", "not_mapped")
+_MAX_LISTED = 10
 
 
 def start_logging(verbose: bool) -> None:
@@ -70,42 +73,65 @@ def _plain_progress(items: Iterable[T], desc: str) -> Iterator[T]:
     say(f"{desc}: {count} in {seconds:.1f} s")
 
 
-def print_summary(summary: Summary, out: Path, recipe: Recipe) -> None:
+def print_report(report: Report, out: Path, recipe: Recipe) -> None:
     """What a run found, where it lies and what to do with it."""
-    total = summary.num_images
-    if recipe.mapping.type != "none":
+    print(report.verdict)
+    if (result := report.result) and (residuals := report.residuals):
         print(
-            f"{summary.num_registered} of {total} images registered"
-            f" ({summary.num_registered / total:.0%})"
+            f"{result.num_points} points, mean track length"
+            f" {result.mean_track_length:.1f}, mean reprojection error"
+            f" {residuals.mean_px:.2f} px"
         )
+    if graph := report.view_graph:
+        print(f"{graph.num_pairs} of {graph.num_matched_pairs} pairs verified")
+    print(f"features: {report.frontend}")
+    for finding in report.warnings:
+        say(f"warning: {finding.text} {finding.advice}")
+    left_out = [i for i in report.images if i.status not in _WANTED]
+    for image in left_out[:_MAX_LISTED]:
+        print(f"  left out: {image.name}: {image.reason}")
+    if len(left_out) > _MAX_LISTED:
+        print(f"  and {len(left_out) - _MAX_LISTED} more, see the report")
+    if result and len(result.model_sizes) > 1:
         print(
-            f"{summary.num_points} points, mean track length"
-            f" {summary.mean_track_length:.1f}, mean reprojection error"
-            f" {summary.mean_reprojection_error_px:.2f} px"
+            f"smaller models kept in {out}/work/models: {len(result.model_sizes) - 1}"
         )
-    print(f"{summary.num_verified} of {summary.num_pairs} pairs verified")
-    print(f"features: {summary.frontend}")
-    for name, reason in list(summary.left_out.items())[:10]:
-        print(f"  left out: {name}: {reason}")
-    if len(summary.left_out) > 10:
-        print(f"  and {len(summary.left_out) - 10} more, see {out}/work/summary.json")
-    if summary.num_models > 1:
-        print(f"smaller models kept in {out}/work/models: {summary.num_models - 1}")
-    print(" · ".join(f"{k} {v:.1f} s" for k, v in summary.seconds.items()))
+    print(" · ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items()))
+    print(f"report: {shlex.quote(str(out / 'report.html'))}")
     if recipe.mapping.type == "none":
         database = shlex.quote(str(out / "database.db"))
         print(f"result: {database}")
         print(f"next:   colmap mapper --database_path {database} ...")
         return
-    folder = shlex.quote(str(out))
-    print(f"result: {folder}")
+    print(f"result: {shlex.quote(str(out))}")
     print("next, one of:")
-    print(f"  ns-train splatfacto --data {folder}")
-    print(
-        f"  python simple_trainer.py default --data_dir {folder} --data_factor 1"
-        "  # gsplat"
-    )
-    print(f"  python train.py -s {folder}  # 3DGS")
+    for command in _next_commands(out, recipe):
+        print(f"  {command}")
+
+
+def _next_commands(out: Path, recipe: Recipe) -> Iterator[str]:
+    """What opens the dataset, one line a target that has one."""
+    first, *_ = targets = recipe.export.targets
+    for target in targets:
+        own = out / "targets" / target
+        folder = shlex.quote(str(own if target != first and own.is_dir() else out))
+        match target:
+            case "nerfstudio":
+                yield f"ns-train splatfacto sfmprep-data --data {folder}"
+            case "gsplat":
+                yield (
+                    f"python simple_trainer.py default --data_dir {folder}"
+                    " --data_factor 1  # gsplat"
+                )
+            case "3dgs":
+                yield f"python train.py -s {folder}  # 3DGS"
+            case "brush":
+                yield f"brush {folder}"
+            case "colmap":
+                yield (
+                    f"colmap gui --import_path {folder}/sparse/0"
+                    f" --image_path {folder}/images --database_path {folder}/new.db"
+                )
 
 
 def say(text: str) -> None:

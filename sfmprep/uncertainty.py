@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 MAX_IMAGES = 500
 """Above that, poses' uncertainties are not computed: they need a dense inverse.
 
-Measured with 8 cameras a point, one core: 50 images 0.1 s, 300 images 4 s, 1000 images
-77 s and 3.5 GB for COLMAP's part alone.
+Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 500 images
+15 s and 1.2 GB; of 1000 images COLMAP's part alone takes 77 s and 3.5 GB.
 """
 _MIN_IMAGES = 2
 _MAX_DATUM_RATIO = 3.0
@@ -54,10 +54,11 @@ def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertai
     look the worse the further they are from these. It is moved to the frame that fits
     the cameras as a whole: of all rotations, translations and scales of the world, that
     which changes their poses least (Baarda's S-transformation), angles counted in
-    radians and positions in root mean square distances from the middle. Cameras
-    more than three times as uncertain as the median do not take part in fixing it. So
-    no camera is perfect by definition, and a number says how far this camera may be off
-    while the others stay where they are.
+    radians and positions in root mean square distances from the middle. Cameras more
+    than three times as uncertain as the median do not take part in fixing it. So no
+    camera is perfect by definition, and a number says how far this camera may be off
+    while the others stay where they are. It agrees with the spread of poses adjusted
+    from keypoints with noise (8 synthetic images, 200 runs) within a tenth.
 
     Returns:
         By image name; empty, with the reason in the log, where COLMAP finds no

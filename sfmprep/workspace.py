@@ -2,14 +2,15 @@
 
 out/
 recipe.yaml        the resolved recipe: one choice of features and matcher
-images/ images_2/ ... sparse/0/ transforms.json    the dataset (see `export`)
+report.html report.json                            what was found (see `report`)
+images/ masks/ sparse/0/ ... targets/              the dataset (see `export`)
 database.db        only with `mapping.type: none`
 work/              all that is needed to go on; may be deleted afterwards
 images.json    names and sizes in bytes of the images
 features.h5 pairs.txt matches.h5 database.db
 models/0 ...   COLMAP models of the photographs as they are, largest first
+poses.json     uncertainties of the poses, and images set aside
 stages.json    which stages are done, with the checksum of their inputs
-summary.json   what the last run found
 """
 
 from __future__ import annotations
@@ -73,9 +74,14 @@ class Workspace:
         return self.work / "models"
 
     @property
-    def summary(self) -> Path:
-        """What the last run found."""
-        return self.work / "summary.json"
+    def poses(self) -> Path:
+        """Uncertainties of the poses, and images that were set aside."""
+        return self.work / "poses.json"
+
+    @property
+    def report(self) -> Path:
+        """What a run found, for programs; report.html beside it is for people."""
+        return self.out / "report.json"
 
     def database(self, recipe: Recipe) -> Path:
         """The COLMAP database; in plain sight where it is the result."""

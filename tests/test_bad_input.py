@@ -205,7 +205,8 @@ def test_names_with_spaces_and_umlauts(
         path.rename(photos / f"Küche {k}.JPG")
     out = run_well(capsys, photos, tmp_path / "out")
     assert "8 of 8 images registered" in out
-    names = json.loads((tmp_path / "out" / "names.json").read_text("utf-8"))
+    listed = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
+    names = {new: entry["original"] for new, entry in listed["images"].items()}
     assert names == {f"Kueche_{k}.jpg": f"Küche {k}.JPG" for k in range(8)}
     assert {p.name for p in (tmp_path / "out" / "images").iterdir()} == set(names)
 

@@ -39,7 +39,7 @@ def test_wheel_holds_every_module_and_recipe_and_nothing_else(wheel: Path) -> No
         ("recipes", "sfmprep/recipes"),
     ):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml"):
+            if path.suffix in (".py", ".yaml", ".css", ".js"):
                 expected.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -50,8 +50,8 @@ def measure(scene: Path, options: list[str]) -> dict[str, object]:
             check=True,
             capture_output=True,
         ).stdout
-        summary = json.loads((out / "work" / "summary.json").read_text("utf-8"))
-    return {**summary, **json.loads(evaluation)}
+        report = json.loads((out / "report.json").read_text("utf-8"))
+    return {**report, **json.loads(evaluation)}
 
 
 def main(names: list[str]) -> None:
@@ -67,9 +67,10 @@ def main(names: list[str]) -> None:
             auc = " / ".join(f"{found['auc'][k]:.1f}" for k in ("1", "3", "5"))
             seconds = " | ".join(f"{found['seconds'][stage]:.1f}" for stage in STAGES)
             print(
-                f"| {name} | {label} | {found['registered']} of {found['num_images']}"
-                f" | {auc} | {found['mean_reprojection_error_px']:.2f} px"
-                f" | {found['num_points']} | {found['mean_track_length']:.1f}"
+                f"| {name} | {label} | {found['registered']} of {len(found['images'])}"
+                f" | {auc} | {found['residuals']['mean_px']:.2f} px"
+                f" | {found['result']['num_points']}"
+                f" | {found['result']['mean_track_length']:.1f}"
                 f" | {seconds} |",
                 flush=True,
             )

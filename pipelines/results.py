@@ -1,0 +1,154 @@
+"""The stages behind mapping: unsupported poses, the dataset, the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pycolmap
+
+from sfmprep.config import Recipe
+from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.images import ImageSet
+from sfmprep.outliers import find_outliers, without_images
+from sfmprep.progress import Progress, silent
+from sfmprep.report.collect import collect_report
+from sfmprep.report.page import write_page
+from sfmprep.report.schema import Report
+from sfmprep.seed import seed_points
+from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.uncertainty import PoseUncertainty, pose_uncertainties
+from sfmprep.workspace import Workspace, write_text
+from sfmprep.world import WorldFrame, apply_world, find_world
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poses:
+    """What is known of the largest model's poses, by image name."""
+
+    uncertainties: dict[str, PoseUncertainty]  # in the units of the model
+    outliers: dict[str, str]  # images that have no pose any more: reason
+
+
+def set_outliers_aside(
+    model: pycolmap.Reconstruction, workspace: Workspace, recipe: Recipe
+) -> pycolmap.Reconstruction:
+    """Takes poses that are not supported out of a model, and writes down which.
+
+    They leave the model in `work/models` too: tools that scan a folder for models,
+    such as Brush, take the one with most images.
+    """
+    uncertainties = pose_uncertainties(model)
+    outliers = find_outliers(model, recipe.export.outliers, uncertainties)
+    poses = Poses(uncertainties=uncertainties, outliers=outliers)
+    write_text(workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
+    return without_images(model, outliers) if outliers else model
+
+
+def read_poses(workspace: Workspace) -> Poses:
+    """Reads what `set_outliers_aside` left; nothing where there was no mapping."""
+    if not workspace.poses.is_file():
+        return Poses(uncertainties={}, outliers={})
+    found = json.loads(workspace.poses.read_text("utf-8"))
+    return Poses(
+        uncertainties={
+            name: PoseUncertainty(**values)
+            for name, values in found["uncertainties"].items()
+        },
+        outliers=found["outliers"],
+    )
+
+
+def export(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    model: pycolmap.Reconstruction,
+    features: FeatureStore,
+    matches: MatchStore,
+    *,
+    progress: Progress = silent,
+) -> ExportSummary | None:
+    """Writes the dataset into the output folder, unless that is done (then None)."""
+    inputs = [
+        workspace.done("map"),
+        str(recipe.masks),
+        recipe.export.model_dump(mode="json"),
+    ]
+    entries = ("images", "sparse", "dataset.json")
+    is_whole = all((workspace.out / entry).exists() for entry in entries)
+    if is_whole and workspace.is_done("export", inputs):
+        return None
+    workspace.start("export")
+    world = find_world(model, images, recipe.export.world)
+    seeded = seed_points(
+        model, images, features, matches, recipe.export.seed, progress=progress
+    )
+    summary = export_dataset(
+        apply_world(seeded, world),
+        images,
+        workspace.out,
+        recipe.export,
+        world=world,
+        uncertainties=_in_world(read_poses(workspace).uncertainties, world),
+        progress=progress,
+    )
+    workspace.finish("export", inputs)
+    return summary
+
+
+def write_report(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    models: Sequence[pycolmap.Reconstruction],
+    features: FeatureStore | None,
+    *,
+    unreadable: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> Report:
+    """Writes report.json and report.html, also of a run that found no model."""
+    poses = read_poses(workspace) if models else Poses(uncertainties={}, outliers={})
+    path = workspace.database(recipe)
+    database = path if path.is_file() else None
+    world = find_world(models[0], images, recipe.export.world) if models else None
+    uncertainties = poses.uncertainties
+    if world is not None:
+        uncertainties = _in_world(uncertainties, world)
+    report = collect_report(
+        images,
+        recipe=recipe,
+        frontend=recipe.frontends[0].label(),
+        database=database,
+        features=features,
+        models=models,
+        seconds=seconds,
+        unreadable=unreadable,
+        outliers=poses.outliers,
+        uncertainties=uncertainties,
+        world=world.to_json() if world else None,
+    )
+    write_text(workspace.report, report.to_json())
+    write_page(
+        workspace.report.with_suffix(".html"),
+        report,
+        images,
+        model=apply_world(models[0], world) if world else None,
+        features=features,
+        database=database,
+    )
+    return report
+
+
+def _in_world(
+    uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame
+) -> dict[str, PoseUncertainty]:
+    scale = world.world_from_sfm.scale
+    return {
+        name: replace(each, position_stddev=scale * each.position_stddev)
+        for name, each in uncertainties.items()
+    }
