@@ -147,7 +147,7 @@ def write_report(
 def _in_world(
     uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame
 ) -> dict[str, PoseUncertainty]:
-    scale = world.world_from_sfm.scale
+    scale = float(world.world_from_sfm.scale)
     return {
         name: replace(each, position_stddev=scale * each.position_stddev)
         for name, each in uncertainties.items()

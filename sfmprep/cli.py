@@ -32,7 +32,7 @@ _BELOW = 3
 
 Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
 Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
-Flag = tyro.conf.FlagCreatePairsOff
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[
     str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
 ]
@@ -69,7 +69,7 @@ class Options:
         ),
     ] = None
     settings: Settings = ()
-    verbose: Annotated[bool, Flag, arg(help="Show the log of COLMAP as well.")] = False
+    verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
 
     def load(self, default: str) -> Recipe:
         """The recipe with all settings."""
@@ -107,7 +107,7 @@ class DatasetOptions(MaskOptions):
         tuple[Target, ...], arg(help="What will read the dataset; repeatable.")
     ] = ()
     georeference: Annotated[
-        bool, Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
+        Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
     ] = False
 
     def overrides(self) -> list[str]:
@@ -173,8 +173,7 @@ def run(args: list[str]) -> int:
             near = difflib.get_close_matches(args[0], commands, 1)
             hint = f" Did you mean `sfmprep {near[0]}`?" if near else ""
             raise ConfigError(
-                f"no command is called {args[0]!r}.{hint} Commands:"
-                f" {', '.join(commands)}."
+                f"no command is called {args[0]!r}.{hint} See `sfmprep --help`."
             )
         code = tyro.extras.subcommand_cli_from_dict(
             commands,

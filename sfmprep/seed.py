@@ -142,7 +142,8 @@ def seed_points(
         _add_points(seed, views, new, colours)
     seed.update_point_3d_errors()
     logger.info(
-        "%d of %d points stay, %d are new", stays_old.sum(), len(kept), len(new)
+        "seed cloud: %d of the mapper's %d points, and %d new ones",
+        *(stays_old.sum(), len(kept), len(new)),
     )
     return seed
 

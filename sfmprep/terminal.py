@@ -75,6 +75,11 @@ def _plain_progress(items: Iterable[T], desc: str) -> Iterator[T]:
 
 def print_report(report: Report, out: Path, recipe: Recipe) -> None:
     """What a run found, where it lies and what to do with it."""
+    if recipe.mapping.type != "none":
+        total = len(report.images)
+        registered = sum(image.model == 0 for image in report.images)
+        share = registered / total
+        print(f"{registered} of {total} images registered ({share:.0%})")
     print(report.verdict)
     if (result := report.result) and (residuals := report.residuals):
         print(

@@ -20,7 +20,6 @@ A killed export never looks like a dataset: see `install.py`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +43,6 @@ from sfmprep.progress import Progress, silent
 from sfmprep.surface import SurfaceShapes, surface_shapes
 from sfmprep.uncertainty import PoseUncertainty
 from sfmprep.world import WorldFrame
-
-_log = logging.getLogger(__name__)
 
 _PLY = "sparse/0/points3D.ply"
 
@@ -149,7 +146,6 @@ def export_dataset(
         ):
             pass
         install(built, out, places, partial / "old")
-    _log.info("%s: %d images in %d dataset(s)", out, len(names), len(folders))
     file_names = destinations[0].names
     return ExportSummary(
         folder=out,

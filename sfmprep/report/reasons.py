@@ -53,7 +53,10 @@ def explain_images(
     reports = {}
     for name in sorted({*images.names, *bad}):
         if name in bad:
-            status, reason = "unreadable", f"It cannot be read: {bad[name]}."
+            status, reason = (
+                "unreadable",
+                f"It cannot be read: {bad[name].rstrip('.')}.",
+            )
             facts: dict[str, object] = {}
         else:
             count = num_keypoints.get(name)
