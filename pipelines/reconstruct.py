@@ -9,9 +9,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import pycolmap
+
 from sfmprep.config import Recipe
-from sfmprep.errors import ImageError, ReconstructionError
+from sfmprep.errors import ConfigError, ImageError, SfmprepError
+from sfmprep.export.targets import plan_folders
 from sfmprep.images import ImageSet
+from sfmprep.masks import check_masks
 from sfmprep.pipelines import results, stages
 from sfmprep.pipelines.choose import choose_frontend
 from sfmprep.progress import Progress, silent
@@ -19,6 +23,8 @@ from sfmprep.report.schema import Report
 from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+_MIN_GPS = 3  # positions that fix a similarity
 
 
 def reconstruct(
@@ -39,7 +45,7 @@ def reconstruct(
         out: A new folder, or that of an earlier run with the same recipe.
         recipe: What to do; see `sfmprep.load_recipe`.
         device: Where networks run, such as `cpu`, `cuda`, or `cuda:0,cuda:1`: one
-            process on each.
+            process on each, for which a script needs `if __name__ == "__main__":`.
         progress: Wraps the loops of long stages; tqdm fits.
 
     Raises:
@@ -71,15 +77,16 @@ def reconstruct(
         )
         if recipe.mapping.type == "none":
             return report([], features)
+        models: list[pycolmap.Reconstruction] = []
         try:
             with _timed(seconds, "map"):
                 models = stages.map_and_refine(*run, verified, progress=progress)
-        except ReconstructionError:
-            report([], features)
-            logger.warning("what was found is in %s", out / "report.html")
+            with _timed(seconds, "export"):
+                results.export(*run, models[0], features, matches, progress=progress)
+        except SfmprepError as error:
+            report(models, features, failure=str(error))
+            logger.warning("what was found is in %s", workspace.report_page)
             raise
-        with _timed(seconds, "export"):
-            results.export(*run, models[0], features, matches, progress=progress)
         return report(models, features)
 
 
@@ -90,6 +97,7 @@ def open_workspace(
 
     Raises:
         ImageError: fewer than two images can be read.
+        ConfigError: the dataset that is asked for cannot be made of these images.
         ConfigError, ImageError, StoreError: see `Workspace.open`.
         WeightsError: see `choose_frontend`.
     """
@@ -99,6 +107,14 @@ def open_workspace(
         raise ImageError(
             f"{images.root} holds one image that can be read, {images.names[0]};"
             " poses need at least two. Take twenty or more, a step apart."
+        )
+    check_masks(images)
+    plan_folders(recipe.export, with_masks=images.mask_root is not None)
+    with_gps = sum(images.infos[name].gps is not None for name in images.names)
+    if recipe.export.world.georeference and with_gps < _MIN_GPS:
+        raise ConfigError(
+            f"georeference needs GPS in {_MIN_GPS} photographs or more, but"
+            f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
     workspace = Workspace(out)
     workspace.check_place(images.root)

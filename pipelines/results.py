@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -11,19 +10,22 @@ import pycolmap
 
 from sfmprep.config import Recipe
 from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.export.install import WORLD
+from sfmprep.export.listing import LISTING
+from sfmprep.export.targets import plan_folders
 from sfmprep.images import ImageSet
+from sfmprep.masks import has_masks, masks_signature
 from sfmprep.outliers import find_outliers, without_images
 from sfmprep.progress import Progress, silent
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
+from sfmprep.report.reasons import UNREADABLE
 from sfmprep.report.schema import Report
 from sfmprep.seed import seed_points
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.uncertainty import PoseUncertainty, pose_uncertainties
 from sfmprep.workspace import Workspace, write_text
 from sfmprep.world import WorldFrame, apply_world, find_world
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +75,18 @@ def export(
     *,
     progress: Progress = silent,
 ) -> ExportSummary | None:
-    """Writes the dataset into the output folder, unless that is done (then None)."""
+    """Writes the dataset into the output folder, unless that is done (then None).
+
+    Raises:
+        ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
+            `seed_points` and `export_dataset`.
+    """
     inputs = [
         workspace.done("map"),
-        str(recipe.masks),
+        masks_signature(images),
         recipe.export.model_dump(mode="json"),
     ]
-    entries = ("images", "sparse", "dataset.json")
-    is_whole = all((workspace.out / entry).exists() for entry in entries)
-    if is_whole and workspace.is_done("export", inputs):
+    if workspace.is_done("export", inputs) and _is_whole(images, workspace, recipe):
         return None
     workspace.start("export")
     world = find_world(model, images, recipe.export.world)
@@ -101,6 +106,21 @@ def export(
     return summary
 
 
+def _is_whole(images: ImageSet, workspace: Workspace, recipe: Recipe) -> bool:
+    """Whether all that an export writes is still there."""
+    config = recipe.export
+    for folder in plan_folders(config, with_masks=has_masks(images)):
+        entries = ["images", "sparse", LISTING, WORLD]
+        if folder.layout.pixels == "upright":
+            entries += [f"images_{factor}" for factor in config.downscales]
+        if folder.layout.has_json:
+            entries.append("transforms.json")
+        place = workspace.out / folder.name
+        if not all((place / entry).exists() for entry in entries):
+            return False
+    return True
+
+
 def write_report(
     images: ImageSet,
     workspace: Workspace,
@@ -110,12 +130,19 @@ def write_report(
     *,
     unreadable: Mapping[str, str],
     seconds: Mapping[str, float],
+    failure: str | None = None,
 ) -> Report:
-    """Writes report.json and report.html, also of a run that found no model."""
+    """Writes report.json and report.html, also of a run that found no model.
+
+    Lengths are those of the dataset, where there is one.
+    """
     poses = read_poses(workspace) if models else Poses(uncertainties={}, outliers={})
     path = workspace.database(recipe)
     database = path if path.is_file() else None
-    world = find_world(models[0], images, recipe.export.world) if models else None
+    world = None
+    if models and workspace.done("export"):
+        text = (workspace.out / WORLD).read_text("utf-8")
+        world = WorldFrame.from_json(json.loads(text))
     uncertainties = poses.uncertainties
     if world is not None:
         uncertainties = _in_world(uncertainties, world)
@@ -131,17 +158,42 @@ def write_report(
         outliers=poses.outliers,
         uncertainties=uncertainties,
         world=world.to_json() if world else None,
+        failure=failure,
     )
     write_text(workspace.report, report.to_json())
     write_page(
-        workspace.report.with_suffix(".html"),
+        workspace.report_page,
         report,
         images,
-        model=apply_world(models[0], world) if world else None,
+        model=apply_world(models[0], world) if world else next(iter(models), None),
         features=features,
         database=database,
     )
     return report
+
+
+def write_report_again(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    models: Sequence[pycolmap.Reconstruction],
+    features: FeatureStore | None,
+) -> Report:
+    """Writes the report anew, with what only the run itself could know from the old."""
+    unreadable, seconds = {}, {}
+    if workspace.report.is_file():
+        old = Report.model_validate_json(workspace.report.read_text("utf-8"))
+        seconds = old.seconds
+        unreadable = {
+            image.name: image.reason.removeprefix(UNREADABLE)
+            for image in old.images
+            if image.status == "unreadable"
+        }
+    return write_report(
+        *(images, workspace, recipe, models, features),
+        unreadable=unreadable,
+        seconds=seconds,
+    )
 
 
 def _in_world(

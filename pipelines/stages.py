@@ -31,7 +31,7 @@ from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreEr
 from sfmprep.extract import extract_features
 from sfmprep.images import ImageSet
 from sfmprep.mapping import explain_failure, map_images
-from sfmprep.masks import check_masks
+from sfmprep.masks import masks_signature
 from sfmprep.match import match_features, pairs_per_batch
 from sfmprep.models import build_extractor, build_matcher
 from sfmprep.pairs import (
@@ -68,17 +68,20 @@ def extract(
     Raises:
         ImageError: fewer than two images could be decoded.
     """
-    check_masks(images)
     precision, devices = recipe.engine.precision, device.split(",")
-    extractor = build_extractor(recipe.features, device=devices[0], precision=precision)
+    # with several devices each process builds its own there
+    extractor = (
+        build_extractor(recipe.features, device=device, precision=precision)
+        if len(devices) == 1
+        else build_extractor(recipe.features)
+    )
     provenance: dict[str, Any] = {
         "config": recipe.features.model_dump(mode="json"),
         "weights_sha256": extractor.weights_sha256,
     }
-    if recipe.masks is not None:
-        provenance["masks"] = str(recipe.masks)
+    if images.mask_root is not None:
+        provenance["masks_sha256"] = masks_signature(images)
     if len(devices) > 1:
-        del extractor  # each process loads its own
         unreadable = extract_on_devices(
             images,
             recipe.features,
@@ -104,7 +107,7 @@ def extract(
     if len(images) - len(unreadable) < 2:
         raise ImageError(
             f"{images.root}: only {len(images) - len(unreadable)} of {len(images)}"
-            " images could be decoded; poses need at least two."
+            " images, or their masks, can be used; poses need at least two."
         )
     return FeatureStore(workspace.features), unreadable
 
@@ -199,14 +202,17 @@ def match(
 ) -> MatchStore:
     """Matches what is missing and returns the match store, open for reading."""
     precision, devices = recipe.engine.precision, device.split(",")
-    matcher = build_matcher(recipe.matcher, device=devices[0], precision=precision)
+    matcher = (
+        build_matcher(recipe.matcher, device=device, precision=precision)
+        if len(devices) == 1
+        else build_matcher(recipe.matcher)  # each process builds its own on its device
+    )
     provenance = {
         "config": recipe.matcher.model_dump(mode="json"),
         "weights_sha256": matcher.weights_sha256,
         "features": features.provenance,
     }
     if len(devices) > 1:
-        del matcher  # each process loads its own
         match_on_devices(
             pairs,
             workspace.features,
@@ -246,6 +252,7 @@ def fill_database(
     database = workspace.database(recipe)
     inputs = [
         recipe.database.model_dump(mode="json"),
+        database.relative_to(workspace.out).as_posix(),
         recipe.seed,
         features.provenance,
         matches.provenance,
@@ -295,11 +302,7 @@ def map_and_refine(
             f"recipe {recipe.name!r} has mapping.type: none, so there is nothing to map"
             " here; go on with COLMAP, or use a recipe with a mapper."
         )
-    inputs = [
-        workspace.done("database"),
-        recipe.mapping.model_dump(mode="json"),
-        recipe.export.outliers.model_dump(mode="json"),
-    ]
+    inputs = _map_inputs(workspace, recipe)
     if not ((workspace.models / "0").is_dir() and workspace.is_done("map", inputs)):
         workspace.start("map")
         if workspace.models.exists():
@@ -321,6 +324,14 @@ def map_and_refine(
     return read_models(workspace)
 
 
+def _map_inputs(workspace: Workspace, recipe: Recipe) -> list[object]:
+    return [
+        workspace.done("database"),
+        recipe.mapping.model_dump(mode="json"),
+        recipe.export.outliers.model_dump(mode="json"),
+    ]
+
+
 def fill_from_stores(
     images: ImageSet,
     workspace: Workspace,
@@ -335,8 +346,7 @@ def fill_from_stores(
     """
     with open_features(images, workspace) as features:
         pairs = read_pairs(images, workspace)
-        _expect(workspace.matches.is_file(), workspace.matches, "match")
-        with MatchStore(workspace.matches) as matches:
+        with open_matches(workspace) as matches:
             _expect(
                 all(
                     pair in matches
@@ -372,16 +382,23 @@ def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:
     return read_verified(path)
 
 
-def read_models(workspace: Workspace) -> list[pycolmap.Reconstruction]:
-    """The models of an earlier run, largest first.
+def read_models(
+    workspace: Workspace, recipe: Recipe | None = None
+) -> list[pycolmap.Reconstruction]:
+    """The models of an earlier run, largest first before outliers were set aside.
 
     Raises:
-        ReconstructionError: there is none.
+        ReconstructionError: there is none, or not of this recipe and this database.
     """
     numbered = [f for f in workspace.models.glob("*") if f.name.isdigit()]
     if not numbered or workspace.done("map") is None:
         raise ReconstructionError(
             f"{workspace.models} holds no model, or not all of them. Run `sfmprep map`."
+        )
+    if recipe and not workspace.is_done("map", _map_inputs(workspace, recipe)):
+        raise ReconstructionError(
+            f"{workspace.models} was made with other settings of mapping or"
+            " export.outliers, or from another database. Run `sfmprep map`."
         )
     return [
         _read_model(folder)

@@ -10,17 +10,17 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep import __version__
 from sfmprep.config import Recipe, Target
-from sfmprep.errors import ConfigError, SfmprepError
+from sfmprep.errors import ConfigError, ReconstructionError, SfmprepError
 from sfmprep.recipe_file import load_recipe, recipe_names
 from sfmprep.terminal import print_report, say, show_progress, start_logging
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BELOW = 3
 
+T = TypeVar("T")
+
 Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
 Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -37,10 +39,12 @@ Device = Annotated[
     str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
 ]
 Thresholds = Annotated[
-    tuple[str, ...],
+    tuple[tuple[str, ...], ...],
+    UseAppendAction,
     arg(
         metavar="NAME=VALUE",
-        help="Exit with 3 if the result is less, such as registered=0.9 of the images.",
+        help="Exit with 3 if the result is less, such as registered=0.9 of the images;"
+        " also points, track_length, angle_deg, image_points, image_coverage.",
     ),
 ]
 
@@ -100,11 +104,13 @@ class MaskOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions(MaskOptions):
+class TargetOptions(Options):
     """Of the dataset that is written."""
 
     target: Annotated[
-        tuple[Target, ...], arg(help="What will read the dataset; repeatable.")
+        tuple[tuple[Target, ...], ...],
+        UseAppendAction,
+        arg(help="What will read the dataset, one or more."),
     ] = ()
     georeference: Annotated[
         Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
@@ -114,14 +120,19 @@ class DatasetOptions(MaskOptions):
         """What these options are in the recipe."""
         found = super().overrides()
         if self.target:
-            found.append(_setting("export.targets", self.target))
+            found.append(_setting("export.targets", _flat(self.target)))
         if self.georeference:
             found.append("export.world.georeference=true")
         return found
 
 
-def _flat(settings: tuple[tuple[str, ...], ...]) -> list[str]:
-    return [setting for group in settings for setting in group]
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(TargetOptions, MaskOptions):
+    """Of the whole run."""
+
+
+def _flat(groups: Sequence[Sequence[T]]) -> list[T]:
+    return [item for group in groups for item in group]
 
 
 def _setting(key: str, value: object) -> str:
@@ -130,7 +141,8 @@ def _setting(key: str, value: object) -> str:
 
 Common = Annotated[Options, arg(name="")]
 WithMasks = Annotated[MaskOptions, arg(name="")]
-OfDataset = Annotated[DatasetOptions, arg(name="")]
+WithTargets = Annotated[TargetOptions, arg(name="")]
+OfRun = Annotated[DatasetOptions, arg(name="")]
 
 
 def main() -> None:
@@ -201,7 +213,7 @@ def run(args: list[str]) -> int:
 def reconstruct(
     images: Images,
     out: Out,
-    options: OfDataset = DatasetOptions(),  # noqa: B008
+    options: OfRun = DatasetOptions(),  # noqa: B008
     *,
     device: Device = "auto",
     fail_below: Thresholds = (),
@@ -212,13 +224,14 @@ def reconstruct(
     from sfmprep.pipelines.reconstruct import reconstruct
     from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    for threshold in fail_below:
+    wanted = _flat(fail_below)
+    for threshold in wanted:
         parse_threshold(threshold)  # a mistake is told before the work
     found = reconstruct(
         images, out, loaded, device=_pick_device(device), progress=show_progress
     )
     print_report(found, out, loaded)
-    return _say_below(check_thresholds(found, fail_below))
+    return _say_below(check_thresholds(found, wanted))
 
 
 # --------------------------------------------------------------- the stages, one by one
@@ -340,25 +353,26 @@ def map_(
 def export(
     images: Images,
     out: Out,
-    options: OfDataset = DatasetOptions(),  # noqa: B008
+    options: WithTargets = TargetOptions(),  # noqa: B008
 ) -> None:
     """Write the dataset that trainers open into OUT, from its largest model."""
     from sfmprep.pipelines import results, stages
 
-    opened = scanned, workspace, _ = _open(images, out, options)
-    model = stages.read_models(workspace)[0]
+    opened = scanned, workspace, recipe = _open(images, out, options)
+    models = stages.read_models(workspace, recipe)
     with (
         stages.open_features(scanned, workspace) as features,
         stages.open_matches(workspace) as matches,
     ):
-        results.export(*opened, model, features, matches, progress=show_progress)
+        results.export(*opened, models[0], features, matches, progress=show_progress)
+        results.write_report_again(*opened, models, features)
     print(f"dataset: {out}")
 
 
 def report(
     images: Images,
     out: Out,
-    options: WithMasks = MaskOptions(),  # noqa: B008
+    options: Common = Options(),  # noqa: B008
     *,
     fail_below: Thresholds = (),
 ) -> int:
@@ -366,16 +380,19 @@ def report(
     from sfmprep.pipelines import results, stages
     from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    for threshold in fail_below:
+    wanted = _flat(fail_below)
+    for threshold in wanted:
         parse_threshold(threshold)  # a mistake is told before the work
-    opened = scanned, workspace, _ = _open(images, out, options)
-    models = stages.read_models(workspace)
+    opened = scanned, workspace, recipe = _open(images, out, options)
+    try:
+        models = stages.read_models(workspace, recipe)
+    except ReconstructionError as error:
+        say(f"warning: {error}")
+        models = []
     with stages.open_features(scanned, workspace) as features:
-        found = results.write_report(
-            *opened, models, features, unreadable={}, seconds={}
-        )
+        found = results.write_report_again(*opened, models, features)
     print(f"report: {out / 'report.html'}")
-    return _say_below(check_thresholds(found, fail_below))
+    return _say_below(check_thresholds(found, wanted))
 
 
 def view(
@@ -553,9 +570,15 @@ def _pick_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    several = "," in device
     for each in device.split(","):
         try:
-            torch.zeros(1, device=each).cpu()
+            # a process that holds no GPU itself leaves it to its workers
+            if several and torch.device(each).type == "cuda":
+                if (torch.device(each).index or 0) >= torch.cuda.device_count():
+                    raise RuntimeError(f"it sees {torch.cuda.device_count()} of them")
+            else:
+                torch.zeros(1, device=each).cpu()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(

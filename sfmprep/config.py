@@ -8,7 +8,7 @@ network. Unknown keys are refused. `Recipe.frontends` are the choices in order.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -259,6 +260,12 @@ class WorldConfig(Config):
     georeference: bool = False
     """Whether GPS in the photographs gives metres, and x east, y north, z up."""
 
+    @model_validator(mode="after")
+    def _one_frame(self) -> Self:
+        if self.georeference and (self.unit_scale or self.up == "keep"):
+            raise ValueError("georeference gives scale and up; drop unit_scale and up")
+        return self
+
 
 class SeedConfig(Config):
     """The cloud of points that a trainer starts from; poses never change with it."""
@@ -299,7 +306,9 @@ class OutlierConfig(Config):
 class ExportConfig(Config):
     """The dataset that trainers open."""
 
-    targets: tuple[Target, ...] = ("nerfstudio", "gsplat", "3dgs", "brush")
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = (
+        *("nerfstudio", "gsplat", "3dgs", "brush"),
+    )
     """What will read the dataset; those that agree share a folder."""
     camera: Literal["pinhole", "original"] = "pinhole"
     """original: keep lens distortion, for the targets that can read it."""

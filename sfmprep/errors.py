@@ -5,7 +5,7 @@
     ├── ImageError               a photograph cannot be used
     ├── StoreError               a store is damaged, busy or made otherwise
     ├── WeightsError             weights are missing or not what they should be
-    ├── DeviceError              a device is too small for what it was given
+    ├── DeviceError              a device is too small, or a process on it failed
     └── ReconstructionError      COLMAP found no model, or none worth exporting
 
 Every message says what happened, where, what was expected and what to do.
@@ -37,7 +37,7 @@ class WeightsError(SfmprepError):
 
 
 class DeviceError(SfmprepError):
-    """A device, such as a GPU, has too little memory."""
+    """A device, such as a GPU, has too little memory, or its process failed."""
 
 
 class ReconstructionError(SfmprepError):

@@ -8,6 +8,7 @@ another of the endings that images have; else it is the image's own transparency
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -91,6 +92,19 @@ def drop_masked(features: Features, mask: Mask) -> Features:
         if isinstance(value := getattr(features, field.name), np.ndarray)
     }
     return replace(features, **columns)
+
+
+def masks_signature(images: ImageSet) -> str | None:
+    """A checksum of names, sizes and times of all masks; None without a mask root."""
+    if images.mask_root is None:
+        return None
+    paths = (_mask_path(images, name) for name in images.names)
+    found = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in paths
+        if path is not None
+    ]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def check_masks(images: ImageSet) -> None:

@@ -18,17 +18,21 @@ from sfmprep.config import (
     Config,
     DatabaseConfig,
     DiskConfig,
+    EngineConfig,
     ExhaustiveConfig,
     ExportConfig,
     Frontend,
     LightGlueConfig,
     MappingConfig,
     NearestConfig,
+    OutlierConfig,
     PairsFileConfig,
     Recipe,
     RetrievalConfig,
+    SeedConfig,
     SequentialConfig,
     SiftConfig,
+    WorldConfig,
     XFeatConfig,
 )
 from sfmprep.errors import ConfigError
@@ -60,11 +64,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     data.setdefault("name", Path(name_or_path).stem)
     data.setdefault("pairs", {"type": "auto"})
     recipe = _validate(data, source)
-    if not overrides:
+    if overrides:
+        for override in overrides:
+            data = _override(data, override)
+        recipe = _validate(data, f"{source} with --set {' '.join(overrides)}")
+    if recipe.masks is None:
         return recipe
-    for override in overrides:
-        data = _override(data, override)
-    return _validate(data, f"{source} with --set {' '.join(overrides)}")
+    # a later run of the same folder may start elsewhere
+    return recipe.model_copy(update={"masks": recipe.masks.resolve()})
 
 
 def read_resolved(path: Path) -> Recipe:
@@ -258,6 +265,10 @@ def _keys_beside(where: Sequence[str]) -> Iterator[str]:
         "database": DatabaseConfig,
         "mapping": MappingConfig,
         "export": ExportConfig,
+        "world": WorldConfig,
+        "seed": SeedConfig,
+        "outliers": OutlierConfig,
+        "engine": EngineConfig,
         "otherwise": Frontend,
     }
     parents = [part for part in where[:-1] if not part.isdigit()]

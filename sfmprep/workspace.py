@@ -1,16 +1,16 @@
 """The output folder: what lies where, what is done, and whether a run may go on in it.
 
 out/
-recipe.yaml        the resolved recipe: one choice of features and matcher
-report.html report.json                            what was found (see `report`)
-images/ masks/ sparse/0/ ... targets/              the dataset (see `export`)
-database.db        only with `mapping.type: none`
-work/              all that is needed to go on; may be deleted afterwards
-images.json    names and sizes in bytes of the images
-features.h5 pairs.txt matches.h5 database.db
-models/0 ...   COLMAP models of the photographs as they are, largest first
-poses.json     uncertainties of the poses, and images set aside
-stages.json    which stages are done, with the checksum of their inputs
+    recipe.yaml                the resolved recipe: one choice of features and matcher
+    report.html report.json    what was found (see `report`)
+    images/ sparse/0/ ...      the dataset (see `export.dataset`)
+    database.db                only with `mapping.type: none`
+    work/                      what is needed to go on; may be deleted afterwards
+        images.json    names and sizes in bytes of the images
+        features.h5 pairs.txt matches.h5 database.db
+        models/0 ...   COLMAP models of the photographs as they are
+        poses.json     uncertainties of the poses, and images set aside
+        stages.json    which stages are done, with the checksum of their inputs
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from sfmprep.images import ImageSet
 from sfmprep.recipe_file import read_resolved
 
 logger = logging.getLogger(__name__)
+
+_ORDER = ("retrieve", "import", "database", "map", "export")  # stages that are noted
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,13 @@ class Workspace:
 
     @property
     def report(self) -> Path:
-        """What a run found, for programs; report.html beside it is for people."""
+        """What a run found, for programs."""
         return self.out / "report.json"
+
+    @property
+    def report_page(self) -> Path:
+        """What a run found, for people."""
+        return self.out / "report.html"
 
     def database(self, recipe: Recipe) -> Path:
         """The COLMAP database; in plain sight where it is the result."""
@@ -134,10 +141,12 @@ class Workspace:
         return self._stages().get(stage)
 
     def start(self, stage: str) -> None:
-        """Notes that the result of a stage is being replaced."""
+        """Notes that the result of a stage, and so of those after it, is replaced."""
+        later = _ORDER[_ORDER.index(stage) :]
         stages = self._stages()
-        if stages.pop(stage, None):
-            write_text(self.work / "stages.json", json.dumps(stages, indent=1))
+        left = {k: v for k, v in stages.items() if k not in later}
+        if left != stages:
+            write_text(self.work / "stages.json", json.dumps(left, indent=1))
 
     def finish(self, stage: str, inputs: object) -> None:
         """Notes that a stage is complete."""
@@ -186,7 +195,7 @@ class Workspace:
             for key in sorted({*was, *now})
             if was.get(key) != now.get(key)
         ]
-        same_stores = {"features", "matcher", "otherwise", "seed"}.isdisjoint(
+        same_stores = {"features", "matcher", "masks", "otherwise", "seed"}.isdisjoint(
             line.partition(":")[0].partition(".")[0] for line in differing
         )
         if differing and same_stores:

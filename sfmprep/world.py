@@ -6,6 +6,7 @@ One similarity transform is found here, and applied here to the whole model; it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,17 @@ class WorldFrame:
             ),
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> WorldFrame:
+        """What `to_json` gave."""
+        origin = content["origin"]
+        return cls(
+            world_from_sfm=pycolmap.Sim3d(np.array(content["world_from_sfm"])[:3]),
+            up=content["up"],
+            scale=content["scale"],
+            origin=origin and tuple(origin[key] for key in _ORIGIN_KEYS),
+        )
+
 
 def find_world(
     model: pycolmap.Reconstruction, images: ImageSet, config: WorldConfig
@@ -71,12 +83,11 @@ def find_world(
         config: What of up, centre and scale is wanted.
 
     Raises:
-        ConfigError: `georeference` together with `unit_scale` or `up: keep`, or the
-            model is of other images.
+        ConfigError: the model is of other images.
         ReconstructionError: no image is registered, or georeferencing is wanted but
             the photographs' GPS does not allow it.
     """
-    _check(model, images, config)
+    _check(model, images)
     origin = None
     if config.georeference:
         found = georeference(model, images, find_up(model, images))
@@ -120,19 +131,7 @@ def apply_world(
     return transformed
 
 
-def _check(
-    model: pycolmap.Reconstruction, images: ImageSet, config: WorldConfig
-) -> None:
-    if config.georeference and config.unit_scale:
-        raise ConfigError(
-            "world.georeference gives metres but world.unit_scale another scale; choose"
-            " one of them"
-        )
-    if config.georeference and config.up == "keep":
-        raise ConfigError(
-            "world.georeference turns z up but world.up=keep keeps the axes; choose one"
-            " of them"
-        )
+def _check(model: pycolmap.Reconstruction, images: ImageSet) -> None:
     if model.num_reg_images() == 0:
         raise ReconstructionError(
             "the model has no registered image, so it has no frame. Export another one."

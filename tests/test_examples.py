@@ -47,5 +47,8 @@ def test_match_two_images_prints_matches(photographs: Path) -> None:
 def test_reconstruct_folder_writes_a_dataset(photographs: Path, tmp_path: Path) -> None:
     output = run("reconstruct_folder.py", photographs, tmp_path / "out", "sift")
 
-    assert output.splitlines()[-1] == "5 of 5 images registered"
+    assert output.splitlines()[-1] == (
+        "All 5 photographs are in the dataset, and nothing looks wrong. It is ready for"
+        " training."
+    )
     assert (tmp_path / "out" / "transforms.json").is_file()

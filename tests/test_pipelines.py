@@ -41,7 +41,8 @@ def stamps(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("summary.json", "images.json")
+        if path.is_file()
+        and path.name not in ("report.json", "report.html", "images.json")
     }
 
 
@@ -98,11 +99,12 @@ def test_all_images_are_registered_at_their_true_poses(
 
 def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
     assert {path.name for path in demo_result.iterdir()} == {
-        *("images", "images_2", "sparse", "transforms.json", "recipe.yaml", "work")
+        *("images", "images_2", "sparse", "transforms.json", "dataset.json"),
+        *("world_from_sfm.json", "recipe.yaml", "report.json", "report.html", "work"),
     }
     assert {path.name for path in (demo_result / "work").iterdir()} == {
         *("features.h5", "pairs.txt", "matches.h5", "database.db", "models"),
-        *("images.json", "stages.json", "summary.json"),
+        *("images.json", "stages.json", "poses.json"),
     }
 
 
@@ -133,7 +135,8 @@ def test_second_run_does_nothing_and_says_the_same(
     changed = {k for k, stamp in stamps(result).items() if before.get(k) != stamp}
     # stores and database are opened for writing; recipe and pairs are written anew
     opened = {f"work/{name}" for name in ("features.h5", "matches.h5", "database.db")}
-    assert not changed - {"recipe.yaml", "work/pairs.txt", *opened}
+    written = {"recipe.yaml", "report.json", "report.html", "work/pairs.txt"}
+    assert not changed - written - opened
     assert log.splitlines() == ["features: sift + nearest, as in the earlier run"]
     assert second.split("extract")[0] == first.split("extract")[0]
     assert "8 of 8 images registered" in second

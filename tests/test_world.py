@@ -686,9 +686,8 @@ def test_positions_nearer_than_their_accuracy_cannot_be_georeferenced() -> None:
 
 @pytest.mark.parametrize("settings", [{"unit_scale": True}, {"up": "keep"}])
 def test_metres_exclude_other_frames(settings: dict[str, object]) -> None:
-    model, images = capture(orbit())
-    with pytest.raises(ConfigError, match="choose one"):
-        find_world(model, images, WorldConfig(georeference=True, **settings))
+    with pytest.raises(ValueError, match="georeference gives scale and up"):
+        WorldConfig(georeference=True, **settings)
 
 
 # ------------------------------------------------------------------------- real scenes

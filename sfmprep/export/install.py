@@ -22,6 +22,7 @@ from sfmprep.images import ImageSet
 
 WORLD = "world_from_sfm.json"
 _REDUCED = ("_2", "_4", "_8")
+_FORMER = ("names.json",)  # of earlier versions; only taken away
 _ENTRIES = (
     *("transforms.json", "sparse", "images", *(f"images{r}" for r in _REDUCED)),
     *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks", WORLD),
@@ -102,7 +103,7 @@ def install(built: Path, out: Path, folders: Sequence[str], old: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(away / "begun", {"generator": GENERATOR, "images": {}})
         (away / "begun").replace(folder / LISTING)
-        for entry in (*_ENTRIES, *_CACHES):
+        for entry in (*_ENTRIES, *_CACHES, *_FORMER):
             if (folder / entry).exists():
                 (folder / entry).rename(away / entry)
     for name in folders:

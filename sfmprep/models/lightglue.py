@@ -164,7 +164,12 @@ class LightGlue:
 
         Raises:
             ConfigError: the features are not those that the checkpoint is for.
+            DeviceError: they do not fit into the memory of the device.
         """
+        [prepared] = run_halving(lambda items: [self._prepare(items[0])], [features])
+        return prepared
+
+    def _prepare(self, features: Features) -> PreparedImage:
         network = self._network
         rows = unit_descriptors(features)
         if rows.shape[1] != network.shape.input_dim:

@@ -74,9 +74,16 @@ class Nearest:
 
     @torch.inference_mode()
     def prepare(self, features: Features) -> PreparedRows:
-        """Puts unit descriptors on the device; see `protocols.Matcher`."""
+        """Puts unit descriptors on the device; see `protocols.Matcher`.
+
+        Raises:
+            DeviceError: they do not fit into its memory.
+        """
         rows = torch.from_numpy(unit_descriptors(features))
-        return PreparedRows(rows.to(self._device))
+        [prepared] = run_halving(
+            lambda items: [PreparedRows(items[0].to(self._device))], [rows]
+        )
+        return prepared
 
     @torch.inference_mode()
     def match(self, pairs: Sequence[tuple[Side, Side]]) -> list[Matches]:

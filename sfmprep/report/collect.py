@@ -74,6 +74,7 @@ def collect_report(
     outliers: Mapping[str, str],
     uncertainties: Mapping[str, Uncertainty],
     world: Mapping[str, Any] | None,
+    failure: str | None = None,
     version: str = __version__,
 ) -> Report:
     """Gathers what is known of a run, also of one that found no model.
@@ -84,13 +85,13 @@ def collect_report(
         frontend: Features and matcher, for people.
         database: The verified database, or None; without it there is no view graph.
         features: Where keypoints are counted; None: in the database.
-        models: Models of `images`, largest first, in one frame with `uncertainties`;
-            may be empty.
+        models: Models of `images`, largest first, in the mapper's frame; may be empty.
         seconds: Wall-clock time by stage.
         unreadable: Images that could not be decoded, and why.
         outliers: Images of the first model left out of the dataset, and why.
         uncertainties: Of the poses, by image name; may lack images.
         world: The content of world_from_sfm.json, where there is one.
+        failure: Why there is no model or no dataset, where that is known.
         version: Of sfmprep.
 
     Raises:
@@ -128,7 +129,8 @@ def collect_report(
         contradictions=contradictions,
         residuals=measured.residuals if measured else None,
     )
-    failure = None if models else _failure(images, recipe, pairs)
+    if not models:
+        failure = failure or _failure(images, recipe, pairs)
     grade, verdict = grade_and_verdict(len(listed), result, findings, failure)
     return Report(
         sfmprep_version=version,

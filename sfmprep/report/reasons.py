@@ -14,6 +14,7 @@ from sfmprep.report.graph import PairTable, parts
 from sfmprep.report.schema import ImageReport
 
 FEW_KEYPOINTS = 50
+UNREADABLE = "It cannot be read: "
 # COLMAP's abs_pose_min_num_inliers, and min_num_matches of a pair to be imported
 _NEEDED_FOR_POSE = 30
 _NEEDED_FOR_MATCH = 8
@@ -55,7 +56,7 @@ def explain_images(
         if name in bad:
             status, reason = (
                 "unreadable",
-                f"It cannot be read: {bad[name].rstrip('.')}.",
+                f"{UNREADABLE}{bad[name].rstrip('.')}.",
             )
             facts: dict[str, object] = {}
         else:
