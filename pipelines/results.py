@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pycolmap
 
@@ -139,10 +141,10 @@ def write_report(
     poses = read_poses(workspace) if models else Poses(uncertainties={}, outliers={})
     path = workspace.database(recipe)
     database = path if path.is_file() else None
-    world = None
+    world = num_dataset_points = None
     if models and workspace.done("export"):
-        text = (workspace.out / WORLD).read_text("utf-8")
-        world = WorldFrame.from_json(json.loads(text))
+        world = WorldFrame.from_json(_read_json(workspace.out / WORLD))
+        num_dataset_points = _read_json(workspace.out / LISTING)["num_points"]
     uncertainties = poses.uncertainties
     if world is not None:
         uncertainties = _in_world(uncertainties, world)
@@ -158,6 +160,7 @@ def write_report(
         outliers=poses.outliers,
         uncertainties=uncertainties,
         world=world.to_json() if world else None,
+        num_dataset_points=num_dataset_points,
         failure=failure,
     )
     write_text(workspace.report, report.to_json())
@@ -194,6 +197,10 @@ def write_report_again(
         unreadable=unreadable,
         seconds=seconds,
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
 
 
 def _in_world(

@@ -82,8 +82,10 @@ def print_report(report: Report, out: Path, recipe: Recipe) -> None:
         print(f"{registered} of {total} images registered ({share:.0%})")
     print(report.verdict)
     if (result := report.result) and (residuals := report.residuals):
+        seeds = result.num_dataset_points
+        start = "" if seeds is None else f", {seeds} in the dataset to start from"
         print(
-            f"{result.num_points} points, mean track length"
+            f"{result.num_points} points{start}; mean track length"
             f" {result.mean_track_length:.1f}, mean reprojection error"
             f" {residuals.mean_px:.2f} px"
         )

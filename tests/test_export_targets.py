@@ -568,7 +568,10 @@ def test_weight_halves_where_the_pose_moves_the_image_by_one_pixel(
     for point in model.points3D.values():
         point.xyz = [0, 0, 3]
     known = PoseUncertainty(rotation_stddev_deg=rotation, position_stddev=position)
-    content = listing(model, {image.name: "a.jpg"}, {image.name: known})
+    content = listing(
+        model, {image.name: "a.jpg"}, {image.name: known}, num_points=7
+    )
+    assert content["num_points"] == 7
     assert content["images"]["a.jpg"]["weight"] == pytest.approx(weight, abs=1e-5)
 
 

@@ -131,7 +131,10 @@ def export_dataset(
         for destination in destinations:
             model = renamed(models[destination.layout.pixels], destination.names)
             _write_model(destination, model, shapes, with_masks=with_masks)
-            content = listing(reconstruction, destination.names, uncertainties or {})
+            content = listing(
+                *(reconstruction, destination.names, uncertainties or {}),
+                num_points=model.num_points3D(),
+            )
             write_json(destination.folder / LISTING, content)
             if world is not None:
                 write_json(destination.folder / WORLD, world.to_json())

@@ -1,6 +1,6 @@
 """dataset.json: what a dataset's images are, for those who want more than a trainer.
 
-    {"generator": "sfmprep", "version": 1, "images": {"IMG_1.jpg": {
+    {"generator": "sfmprep", "version": 1, "num_points": 8129, "images": {"IMG_1.jpg": {
         "original": "left/IMG 1.HEIC",   its name among the photographs
         "split": "train",                or "test": every eighth by name, as gsplat and
                                          INRIA's 3DGS divide them
@@ -39,6 +39,8 @@ def listing(
     reconstruction: pycolmap.Reconstruction,
     names: Mapping[str, str],
     uncertainties: Mapping[str, PoseUncertainty],
+    *,
+    num_points: int,
 ) -> dict[str, Any]:
     """The content of dataset.json.
 
@@ -47,6 +49,7 @@ def listing(
         names: Original name to that of the file; none for a dataset that is not yet
             complete.
         uncertainties: By original name; may lack some.
+        num_points: 3D points of the dataset.
     """
     by_name = {image.name: image for image in reconstruction.images.values()}
     images: dict[str, dict[str, Any]] = {}
@@ -65,7 +68,12 @@ def listing(
                 "position_stddev": known.position_stddev,
                 "weight": _weight(reconstruction, by_name[original], known),
             }
-    return {"generator": GENERATOR, "version": _VERSION, "images": images}
+    return {
+        "generator": GENERATOR,
+        "version": _VERSION,
+        "num_points": num_points,
+        "images": images,
+    }
 
 
 def is_export(folder: Path) -> bool:

@@ -74,6 +74,7 @@ def collect_report(
     outliers: Mapping[str, str],
     uncertainties: Mapping[str, Uncertainty],
     world: Mapping[str, Any] | None,
+    num_dataset_points: int | None = None,
     failure: str | None = None,
     version: str = __version__,
 ) -> Report:
@@ -91,6 +92,7 @@ def collect_report(
         outliers: Images of the first model left out of the dataset, and why.
         uncertainties: Of the poses, by image name; may lack images.
         world: The content of world_from_sfm.json, where there is one.
+        num_dataset_points: Points that training starts from, where there is a dataset.
         failure: Why there is no model or no dataset, where that is known.
         version: Of sfmprep.
 
@@ -112,7 +114,9 @@ def collect_report(
     listed = [
         _with_measures(report, measured, uncertainties) for report in reports.values()
     ]
-    result = _result(models, measured, listed) if measured else None
+    result = (
+        _result(models, measured, listed, num_dataset_points) if measured else None
+    )
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
@@ -223,12 +227,14 @@ def _result(
     models: Sequence[pycolmap.Reconstruction],
     measured: ModelMeasure,
     reports: Sequence[ImageReport],
+    num_dataset_points: int | None,
 ) -> Result:
     best = models[0]
     return Result(
         num_registered=best.num_reg_images(),
         num_dataset=sum(report.status == "registered" for report in reports),
         num_points=best.num_points3D(),
+        num_dataset_points=num_dataset_points,
         num_observations=best.compute_num_observations(),
         mean_track_length=best.compute_mean_track_length(),
         median_angle_deg=measured.median_angle_deg,

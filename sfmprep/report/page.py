@@ -135,7 +135,10 @@ def _head(report: Report) -> Iterator[str]:
                 f"{result.num_dataset:,} of {len(report.images):,}",
                 "photographs in the dataset",
             ),
-            (f"{result.num_points:,}", "3D points"),
+            (
+                f"{result.num_dataset_points or result.num_points:,}",
+                "3D points to start from" if result.num_dataset_points else "3D points",
+            ),
             (f"{result.mean_track_length:.1f}", "photographs see a point, on average"),
             (
                 f"{result.median_angle_deg:.0f}°",

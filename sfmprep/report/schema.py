@@ -68,7 +68,10 @@ class Result(Record):
     num_dataset: int
     """Images with a pose that went into the dataset."""
     num_points: int
-    """3D points."""
+    """3D points of the model."""
+    num_dataset_points: int | None = None
+    """3D points of the dataset, which training starts from; null where there is none:
+    points that are not well supported are not among them, further ones may be."""
     num_observations: int
     """Keypoints that see a 3D point."""
     mean_track_length: float
