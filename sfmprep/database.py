@@ -86,13 +86,13 @@ def write_database(
         for name, keypoints in features.keypoints():
             if name in ids:
                 database.write_keypoints(ids[name], _keypoint_rows(keypoints))
-        for (name0, name1), found in progress(
-            matches.items(), desc="import", total=len(matches)
+        for (name0, name1), index in progress(
+            matches.indices(), desc="import", total=len(matches)
         ):
             known = name0 in ids and name1 in ids and (name0, name1) in wanted
-            if known and len(found) >= _MIN_MATCHES:
-                index = np.ascontiguousarray(found.index, np.uint32)
-                database.write_matches(ids[name0], ids[name1], index)
+            if known and len(index) >= _MIN_MATCHES:
+                rows = np.ascontiguousarray(index).view(np.uint32)
+                database.write_matches(ids[name0], ids[name1], rows)
 
 
 def check_database(path: Path, images: ImageSet) -> None:

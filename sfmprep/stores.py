@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
 from sfmprep.ragged import Item, RaggedTable, differences
-from sfmprep.types import Features, Matches
+from sfmprep.types import Features, Int32, Matches
 
 Pair = tuple[str, str]
 
@@ -230,6 +230,13 @@ class MatchStore(_Store):
         for table in self._tables:
             for key, columns in zip(table.keys, table.read_all(), strict=True):
                 yield _names_of(key), _matches(columns)
+
+    def indices(self) -> Iterator[tuple[Pair, Int32]]:
+        """As `items`, but the scores are left on disk; rows are those of `Matches`."""
+        for table in self._tables:
+            rows = zip(table.keys, table.read_all(("index",)), strict=True)
+            for key, columns in rows:
+                yield _names_of(key), columns["index"]
 
 
 def _feature_item(image: str, features: Features) -> Item:

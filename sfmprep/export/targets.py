@@ -75,12 +75,8 @@ def plan_folders(config: ExportConfig, *, with_masks: bool) -> tuple[Folder, ...
         with_masks: Whether any image has a mask; without, alpha is no difference.
 
     Raises:
-        ConfigError: No target is given, or one cannot read distorted images.
+        ConfigError: A target cannot read distorted images.
     """
-    if not config.targets:
-        raise ConfigError(
-            f"export.targets is empty but expected some of {', '.join(LAYOUTS)}"
-        )
     readers: dict[Layout, list[Target]] = {}
     for target in dict.fromkeys(config.targets):
         if config.camera == "original" and target in _PINHOLE_ONLY:

@@ -114,9 +114,7 @@ def collect_report(
     listed = [
         _with_measures(report, measured, uncertainties) for report in reports.values()
     ]
-    result = (
-        _result(models, measured, listed, num_dataset_points) if measured else None
-    )
+    result = _result(models, measured, listed, num_dataset_points) if measured else None
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (

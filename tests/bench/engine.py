@@ -180,8 +180,8 @@ def match(
     """LightGlue over real keypoints of fountain-P11, one by one against batches.
 
     The 256-d network has random weights (its checkpoint is not in `../shared`), which
-    costs the same; all mutually best pairs are its matches. `adaptive` there has confidence heads that let every pair stop
-    after its third layer, an easy pair.
+    costs the same; all mutually best pairs are its matches. `adaptive` there has
+    confidence heads that let every pair stop after its third layer, an easy pair.
     """
     batch_size = batch_size or (4 if DEVICE == "cpu" else 64)
     adaptivity = {
@@ -357,7 +357,9 @@ def import_pairs(num_pairs: int = 10_000) -> Case:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         photographs = _blank_images(folder / "images", names)
-        groups = folder / "groups.h5"
+        groups, plain_features = folder / "groups.h5", folder / "plain_features.h5"
+        for name in names:
+            plain.write_keypoints(plain_features, name, xy[name])
         plain.write_open(groups, ((pair, matches.index) for pair, matches in items))
         with (
             FeatureStore(folder / "features.h5", {}) as features,
@@ -373,7 +375,7 @@ def import_pairs(num_pairs: int = 10_000) -> Case:
             plain.import_matches(
                 folder / f"plain{next(count)}.db",
                 {name: (640, 480) for name in names},
-                xy,
+                plain_features,
                 groups,
                 list(pairs),
             )
@@ -392,7 +394,7 @@ def import_pairs(num_pairs: int = 10_000) -> Case:
                     DatabaseConfig(),
                 )
 
-        compared = compare(plainly, ours, repeats=2, warm_up=False)
+        compared = compare(plainly, ours)
     return {**compared.to_json(), "pairs": num_pairs}
 
 
@@ -456,7 +458,7 @@ def _our_job(photographs: ImageSet, out: Path, recipe: Any) -> pycolmap.Reconstr
 
 def _plain_job(folder: Path, names: list[str]) -> pycolmap.Reconstruction:
     network = plain.aliked(WEIGHTS, "aliked-n16", 4096, DEVICE)
-    xy, descriptors, sizes = {}, {}, {}
+    descriptors, sizes = {}, {}
     for name in names:
         path = SCENE / "images" / name
         pixels = plain.read_image(path, SIZE)
@@ -464,14 +466,17 @@ def _plain_job(folder: Path, names: list[str]) -> pycolmap.Reconstruction:
             found = network(pixels.to(DEVICE))[0]
         width, height = pycolmap.Bitmap.read(path, True).to_array().shape[1::-1]
         scale = torch.tensor([width / pixels.shape[3], height / pixels.shape[2]])
-        xy[name] = ((found.keypoints.cpu() + 0.5) * scale).float().numpy()
+        xy = ((found.keypoints.cpu() + 0.5) * scale).float().numpy()
+        plain.write_keypoints(folder / "features.h5", name, xy)
         descriptors[name], sizes[name] = found.descriptors, (width, height)
     pairs = list(exhaustive_pairs(names))
     for pair in pairs:
         (index,) = plain.match_nearest([tuple(descriptors[k] for k in pair)], 0.9)
         plain.write_reopened(folder / "matches.h5", [(pair, index.astype(np.int32))])
     database = folder / "database.db"
-    plain.import_matches(database, sizes, xy, folder / "matches.h5", pairs)
+    plain.import_matches(
+        database, sizes, folder / "features.h5", folder / "matches.h5", pairs
+    )
     (folder / "pairs.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
     pycolmap.verify_matches(database, folder / "pairs.txt")
     models = pycolmap.incremental_mapping(database, SCENE / "images", folder)

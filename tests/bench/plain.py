@@ -132,15 +132,27 @@ def read_open(path: Path, pairs: Iterable[Pair]) -> Iterator[NDArray[np.int32]]:
             yield _group(file, pair)
 
 
+def write_keypoints(path: Path, name: str, xy: NDArray[np.float32]) -> None:
+    """Opens the file and writes the keypoints of one image as a group."""
+    with h5py.File(path, "a", libver="latest") as file:
+        file.create_group(name).create_dataset("keypoints", data=xy)
+
+
+def _keypoints(path: Path, name: str) -> NDArray[np.float32]:
+    with h5py.File(path, "r") as file:
+        found: NDArray[np.float32] = file[name]["keypoints"][:]
+    return found
+
+
 # --------------------------------------------------------------------------- database
 def import_matches(
     path: Path,
     sizes: Mapping[str, tuple[int, int]],
-    keypoints: Mapping[str, NDArray[np.float32]],
+    features: Path,
     matches: Path,
     pairs: Iterable[Pair],
 ) -> None:
-    """Fills a COLMAP database from the file of groups, opened for every pair."""
+    """Fills a COLMAP database from files of groups, opened for every image and pair."""
     ids = {}
     with pycolmap.Database.open(path) as database:
         (size,) = set(sizes.values())
@@ -148,10 +160,10 @@ def import_matches(
             0, "SIMPLE_RADIAL", 1.2 * max(size), *size
         )
         camera.camera_id = database.write_camera(camera)
-        for name, xy in keypoints.items():
+        for name in sizes:
             image = pycolmap.Image(name=name, camera_id=camera.camera_id)
             ids[name] = database.write_image(image)
-            database.write_keypoints(ids[name], xy)
+            database.write_keypoints(ids[name], _keypoints(features, name))
         found = zip(pairs, read_reopened(matches, pairs), strict=True)
         for (name0, name1), index in found:
             database.write_matches(ids[name0], ids[name1], index.astype(np.uint32))
