@@ -198,9 +198,9 @@ def test_matches_come_back_as_they_were(
             assert pair in store
             expect_matches(store.get(*pair), one)
         found = list(store.items())
-        for (pair, index), (same, matches) in zip(store.indices(), found, strict=True):
+        for (pair, index), (same, one) in zip(store.indices(), found, strict=True):
             assert pair == same
-            np.testing.assert_array_equal(index, matches.index)
+            np.testing.assert_array_equal(index, one.index)
         assert [pair for pair, _ in found] == pairs
         for pair, one in found:
             expect_matches(one, wanted[pair])
