@@ -97,8 +97,25 @@ class DiskConfig(Config):
     """A file to use in place of the named weights."""
 
 
+class CompactConfig(Config):
+    """The features of this project's own training, Apache-2.0, inside the package."""
+
+    type: Literal["compact"] = "compact"
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best scores first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.05
+    """Keypoints with a lower score are dropped, in 0..1."""
+    nms_radius: PositiveInt = 2
+    """Radius of non-maximum suppression, network pixels."""
+    weights: Path | None = None
+    """A file to use in place of the packaged weights."""
+
+
 FeaturesConfig = Annotated[
-    SiftConfig | AlikedConfig | XFeatConfig | DiskConfig, Field(discriminator="type")
+    SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig,
+    Field(discriminator="type"),
 ]
 
 
@@ -124,6 +141,7 @@ class LightGlueConfig(Config):
         "sift-lightglue",
         "lighterglue",
         "lighterglue-l3",
+        "compact-lightglue",
     ]
     """Which checkpoint; it must fit the features."""
     min_score: Unit = 0.1
@@ -150,6 +168,72 @@ class Frontend(Config):
         return " + ".join(
             getattr(part, "model", part.type) for part in (self.features, self.matcher)
         )
+
+
+# ----------------------------------------------------------------------- semi-dense
+class S2ldConfig(Config):
+    """S2LD (Li, Zhao, Xia, TIP 2023): one keypoint a cell, located in the other image.
+
+    Its official checkpoint has no stated licence: bring the file.
+    """
+
+    type: Literal["s2ld"] = "s2ld"
+    max_size: PositiveInt = 1024
+    """Longer side in pixels that larger images are reduced to, at most 2048."""
+    min_score: Unit = 0.2
+    """Matches with a lower confidence are dropped, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class LoftrConfig(Config):
+    """LoFTR (Sun et al., CVPR 2021), Apache-2.0."""
+
+    type: Literal["loftr"] = "loftr"
+    model: Literal["loftr-outdoor", "loftr-indoor"] = "loftr-outdoor"
+    """Which checkpoint."""
+    max_size: PositiveInt = 1024
+    """Longer side in pixels that larger images are reduced to, at most 2048."""
+    min_score: Unit = 0.2
+    """Matches with a lower confidence are dropped, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class XFeatStarConfig(Config):
+    """XFeat's semi-dense mode (Potje et al., CVPR 2024), Apache-2.0."""
+
+    type: Literal["xfeat-star"] = "xfeat-star"
+    max_keypoints: PositiveInt = 8192
+    """The most cells of one image that are matched, most reliable first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_similarity: Unit = 0.82
+    """Smallest cosine of the angle between two matched descriptors."""
+    min_score: Unit = 0.25
+    """Smallest confidence of the place inside the cell, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+DenseMatcherConfig = Annotated[
+    S2ldConfig | LoftrConfig | XFeatStarConfig, Field(discriminator="type")
+]
+
+
+class DenseConfig(Config):
+    """Matching without a detector, and how its points become tracks."""
+
+    matcher: DenseMatcherConfig
+    """What finds the points."""
+    pairs: Literal["weak", "all"] = "weak"
+    """weak: those with few verified matches, or of images with few; or all."""
+    min_num_inliers: PositiveInt = 60
+    """A pair with fewer verified matches is weak."""
+    radius: PositiveFloat = 2.0
+    """Points so near to a keypoint become it, pixels of the matcher's input."""
+    max_keypoints: PositiveInt = 8192
+    """The most keypoints that are added to one image, most confident first."""
 
 
 # ---------------------------------------------------------------------------- pairs
@@ -246,6 +330,13 @@ class MappingConfig(Config):
     """Models with fewer images are dropped."""
     refine_principal_point: Literal["auto", "always", "never"] = "auto"
     """Whether the last bundle adjustment moves principal points."""
+
+
+class RefinementConfig(Config):
+    """Sub-pixel refinement of keypoints along tracks, before the last adjustment."""
+
+    max_move_px: PositiveFloat = 2.0
+    """No keypoint moves further, pixels of the image that its features saw."""
 
 
 class WorldConfig(Config):
@@ -349,8 +440,12 @@ class Recipe(Config):
     masks: Path | None = None
     """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
     pairs: PairsConfig = AutoPairsConfig()
+    dense: DenseConfig | None = None
+    """Semi-dense matching beside the features, or null."""
     database: DatabaseConfig = DatabaseConfig()
     mapping: MappingConfig = MappingConfig()
+    refinement: RefinementConfig | None = None
+    """Sub-pixel refinement of the keypoints, or null."""
     export: ExportConfig = ExportConfig()
     engine: EngineConfig = EngineConfig()
     seed: NonNegativeInt = 0

@@ -78,11 +78,55 @@ class Matcher(Protocol):
         ...
 
 
+class DenseImage(Protocol):
+    """One image on the device of the dense matcher that prepared it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        ...
+
+    @property
+    def keypoints(self) -> Float32:
+        """Where its matches start, [K, 2] COLMAP pixels of the file on disk.
+
+        The same whatever the partner. K is 0 where a match may start anywhere.
+        """
+        ...
+
+
 class DenseMatcher(Protocol):
     """Matches image pairs without detecting keypoints first."""
 
-    def match(self, first: ImageBatch, second: ImageBatch) -> list[DenseMatches]:
-        """Matches item k of the first batch with item k of the second."""
+    batch_size: int
+    """How many images of one size it prepares best at once, on its device."""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The checksum of the weights in use."""
+        ...
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Does what depends on one image alone, and leaves it on the device.
+
+        It may be kept as long as the matcher, and goes only into the matcher that made
+        it.
+        """
+        ...
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Finds points of each second image for points of the first.
+
+        The other direction is another pair: `(b, a)` starts from points of b.
+
+        Returns, per pair:
+            1. `xy0` where the match starts, each point at most once, and `xy1` where it
+               was measured, COLMAP pixels of the files on disk,
+            2. rows sorted by falling score,
+            3. zero rows where nothing matches.
+        """
         ...
 
 
