@@ -4,7 +4,7 @@
     1. the path that a recipe names,
     2. `$SFMPREP_WEIGHTS/<name>.safetensors`,
     3. the cache, `$XDG_CACHE_HOME/sfmprep/weights` (default `~/.cache/...`),
-    4. the official download, unless `SFMPREP_OFFLINE=1`.
+    4. the official download where there is one, unless `SFMPREP_OFFLINE=1`.
 Checksums are checked wherever one is known and always returned, for the stores.
 Sources of the checksums: the authors' repositories and COLMAP's and kornia's tables.
 """
@@ -43,7 +43,7 @@ class Weights:
     """One checkpoint that sfmprep can use."""
 
     name: str
-    url: str  # the authors' own file
+    url: str | None  # the authors' own file; None where nobody may hand it on
     sha256: str | None  # of the file behind `url`; None where none was published
     converted_sha256: str | None  # of the same tensors as safetensors
     licence: str
@@ -159,6 +159,14 @@ WEIGHTS: Mapping[str, Weights] = {
             "disk", "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335"
         ),
         _lightglue("sift", None),
+        Weights(
+            name="s2ld",
+            url=None,
+            sha256=None,
+            converted_sha256=None,
+            licence="not stated",
+            origin="Merical/S2LD",
+        ),
     )
 }
 
@@ -187,7 +195,9 @@ def weights_here(name: str, path: Path | None = None) -> ResolvedWeights | None:
         local = Path(folder) / f"{name}.safetensors"
         if local.is_file():
             return _checked(entry, local, entry.converted_sha256)
-    cached = _cache_path(entry)
+    if entry.url is None:
+        return None
+    cached = _cache_path(entry, entry.url)
     return _checked(entry, cached, entry.sha256) if cached.is_file() else None
 
 
@@ -248,9 +258,10 @@ def load_strict(
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), _MAX_REASON)
+        entry = WEIGHTS[weights.name]
         raise WeightsError(
             f"weights of {weights.name}: {weights.path} does not fit the network"
-            f" ({reason}). Expected the tensors of {WEIGHTS[weights.name].url}; correct"
+            f" ({reason}). Expected the tensors of {entry.url or entry.origin}; correct"
             " the key `weights` of the recipe or remove it."
         ) from error
 
@@ -275,9 +286,9 @@ def cache_folder() -> Path:
     return Path(base) / "sfmprep" / "weights"
 
 
-def _cache_path(entry: Weights) -> Path:
+def _cache_path(entry: Weights, url: str) -> Path:
     """`<sha256>-<file>`, so that a changed upstream file never shadows this one."""
-    file = entry.url.rpartition("/")[2]
+    file = url.rpartition("/")[2]
     return cache_folder() / f"{entry.sha256 or 'unchecked'}-{file}"
 
 
@@ -293,6 +304,13 @@ def _checked(entry: Weights, path: Path, expected: str | None) -> ResolvedWeight
 
 
 def _download(entry: Weights) -> ResolvedWeights:
+    if entry.url is None:
+        raise WeightsError(
+            f"weights of {entry.name} are not here, and sfmprep may not fetch them:"
+            f" {entry.origin} states no licence. Ask its author for the file and name"
+            " it in the recipe (`weights: PATH`), or put it as"
+            f" {entry.name}.safetensors into the folder SFMPREP_WEIGHTS names."
+        )
     advice = (
         f"Put {entry.name}.safetensors into the folder SFMPREP_WEIGHTS names, or run"
         f" `sfmprep weights fetch {entry.name}` where there is a network."
@@ -302,7 +320,7 @@ def _download(entry: Weights) -> ResolvedWeights:
             f"weights of {entry.name} are not here and SFMPREP_OFFLINE forbids the"
             f" download of {entry.url}. {advice}"
         )
-    target = _cache_path(entry)
+    target = _cache_path(entry, entry.url)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     logger.info("fetching %s (%s, %s)", entry.url, entry.origin, entry.licence)
     try:
