@@ -231,8 +231,8 @@ def evaluate_model(
         registered=len(poses),
         registered_reference=len(estimate),
         num_reference=len(reference),
-        auc=_auc(pair_errors),
-        auc_axis_corrected=_auc(axis_errors.max(axis=1)),
+        auc=pose_auc(pair_errors),
+        auc_axis_corrected=pose_auc(axis_errors.max(axis=1)),
         axis_rotation_deg=axis_rotation_deg,
         median_pair_error_deg=float(np.median(pair_errors)),
         max_pair_error_deg=float(pair_errors.max()),
@@ -318,11 +318,11 @@ def _all_pair_errors(
     if not both.any():
         return plain, corrected, None
     poses, true_poses = _relative_poses(estimate), _relative_poses(truth)
-    plain[both] = _pair_errors(poses, true_poses, np.zeros(3))
+    plain[both] = relative_pose_errors(poses, true_poses, np.zeros(3))
     if len(estimate) < 3:
         return plain, plain, None
     axis = _axis_rotation(poses, true_poses)
-    corrected[both] = _pair_errors(poses, true_poses, axis)
+    corrected[both] = relative_pose_errors(poses, true_poses, axis)
     return plain, corrected, float(np.linalg.norm(axis))
 
 
@@ -336,10 +336,16 @@ def _relative_poses(poses: list[CameraPose]) -> tuple[Float64, Float64]:
     return relative, (rotations[second] @ gap[..., None])[..., 0]
 
 
-def _pair_errors(
+def relative_pose_errors(
     estimate: tuple[Float64, Float64], truth: tuple[Float64, Float64], turn_deg: Float64
 ) -> Float64:
-    """Rotation and translation errors [P, 2], all cameras turned by a vector [3]."""
+    """Errors in degrees [P, 2] of relative rotations and translation directions.
+
+    Args:
+        estimate: R_ij [P, 3, 3] and t_ij [P, 3], translations of any length.
+        truth: The same of the reference.
+        turn_deg: All estimated cameras are turned by this vector [3], degrees.
+    """
     turn = _rotation_matrix(turn_deg)
     residual = turn @ estimate[0] @ turn.T @ truth[0].transpose(0, 2, 1)
     skew = residual - residual.transpose(0, 2, 1)
@@ -380,7 +386,7 @@ def _axis_rotation(
         truth = truth[0][pick], truth[1][pick]
 
     def cost(vector: Float64) -> float:
-        errors = _pair_errors(estimate, truth, vector).max(axis=1)
+        errors = relative_pose_errors(estimate, truth, vector).max(axis=1)
         return float(errors.clip(max=10).mean())
 
     best, step = np.zeros(3), 0.4
@@ -396,10 +402,15 @@ def _axis_rotation(
     return best
 
 
-def _auc(errors: Float64) -> dict[int, float]:
-    """Areas in per cent under the recall curve of errors in degrees, by threshold."""
+def pose_auc(
+    errors: Float64, thresholds_deg: Iterable[int] = AUC_THRESHOLDS_DEG
+) -> dict[int, float]:
+    """Areas in per cent under the recall curve of errors in degrees, by threshold.
+
+    `errors` holds one error of each pair, at least one, infinite for a failure.
+    """
     areas = {}
-    for threshold in AUC_THRESHOLDS_DEG:
+    for threshold in thresholds_deg:
         below = np.sort(errors[errors < threshold])
         recall = np.arange(len(below) + 1) / len(errors)
         widths = np.diff(np.concatenate([[0], below, [threshold]]))

@@ -9,6 +9,9 @@ the checksum of its weights; it refuses to be continued with others.
                extras W, H of the file on disk, its EXIF orientation; key: image name
     matches    columns index int32 [M, 2], scores float16 [M];
                key: name0, a NUL, name1, where name0 < name1
+    dense      columns xy0, xy1 float32 [M, 2], scores float16 [M];
+               key: name0, a NUL, name1: measured from the first to the second, so both
+               orders are there
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
 from sfmprep.ragged import Item, RaggedTable, differences
-from sfmprep.types import Features, Int32, Matches
+from sfmprep.types import DenseMatches, Features, Int32, Matches
 
 Pair = tuple[str, str]
 
@@ -239,6 +242,49 @@ class MatchStore(_Store):
                 yield _names_of(key), columns["index"]
 
 
+class DenseStore(_Store):
+    """Semi-dense matches by ordered pair of image names."""
+
+    _kind = "dense"
+    _num_extras = 0
+
+    def __contains__(self, pair: Pair) -> bool:
+        return self._where(_pair_key(*pair)) is not None
+
+    def pairs(self) -> list[Pair]:
+        """The ordered pairs that are here, in the order of writing."""
+        return [_names_of(key) for key in self._keys()]
+
+    def append(self, items: Sequence[tuple[Pair, DenseMatches]]) -> None:
+        """Adds the matches of ordered pairs, also empty ones; then they are on disk.
+
+        Raises:
+            StoreError: see `RaggedTable.append`.
+        """
+        self._tables[0].append([_dense_item(pair, matches) for pair, matches in items])
+
+    def get(self, name0: str, name1: str) -> DenseMatches:
+        """What was found in the second image for points of the first.
+
+        Raises:
+            StoreError: the pair is not here in this order.
+        """
+        found = self._where(_pair_key(name0, name1))
+        if found is None:
+            raise StoreError(
+                f"{self.path} has no semi-dense matches from {name0!r} to {name1!r}."
+                " Run `sfmprep match`."
+            )
+        table, row = found
+        return _dense_matches(table.read(row))
+
+    def items(self) -> Iterator[tuple[Pair, DenseMatches]]:
+        """Yields all matches in the order of writing, read in large blocks."""
+        for table in self._tables:
+            for key, columns in zip(table.keys, table.read_all(), strict=True):
+                yield _names_of(key), _dense_matches(columns)
+
+
 def _feature_item(image: str, features: Features) -> Item:
     descriptors = features.descriptors
     if descriptors.dtype != np.uint8:
@@ -281,6 +327,23 @@ def _match_item(pair: Pair, matches: Matches) -> Item:
 
 def _matches(columns: Mapping[str, Any]) -> Matches:
     return Matches(index=columns["index"], scores=columns["scores"].astype(np.float32))
+
+
+def _dense_item(pair: Pair, matches: DenseMatches) -> Item:
+    columns: dict[str, NDArray[Any]] = {
+        "xy0": matches.xy0,
+        "xy1": matches.xy1,
+        "scores": matches.scores.astype(np.float16),
+    }
+    return Item(key=_pair_key(*pair), columns=columns)
+
+
+def _dense_matches(columns: Mapping[str, Any]) -> DenseMatches:
+    return DenseMatches(
+        xy0=columns["xy0"],
+        xy1=columns["xy1"],
+        scores=columns["scores"].astype(np.float32),
+    )
 
 
 def _pair_key(name0: str, name1: str) -> str:

@@ -211,12 +211,12 @@ def link_tracks(links: Links, keypoints: Keypoints) -> tuple[Index, Index]:
     nodes, ends = np.unique(links.ends, return_inverse=True)
     ends = ends.reshape(-1, 2)
     view = keypoints.view(nodes.astype(np.int64))
-    track = _components(ends, len(nodes))
+    track = components(ends, len(nodes))
     torn = np.flatnonzero(_contradicting(track, view)[track[ends[:, 0]]])
     if len(torn):
         kept = np.ones(len(ends), bool)
         kept[torn] = _consistent(ends[torn], links.scores[torn], view)
-        track = _components(ends[kept], len(nodes))
+        track = components(ends[kept], len(nodes))
     long = np.bincount(track, minlength=1)[track] >= 2
     order = np.flatnonzero(long)[np.argsort(track[long], kind="stable")]
     _, number = np.unique(track[order], return_inverse=True)
@@ -227,19 +227,20 @@ def _consistent(ends: Index, scores: Float32, view: Index) -> Mask:
     """Which links of tracks that contradict themselves stay, so that none does."""
     nodes, ends = np.unique(ends, return_inverse=True)
     ends, view = ends.reshape(-1, 2), view[nodes]
-    strength = _support(ends, len(nodes)) + 0.5 * scores
+    strength = support(ends, len(nodes)) + 0.5 * scores
     kept = np.ones(len(ends), bool)
-    track = _components(ends, len(nodes))
+    track = components(ends, len(nodes))
     rows = np.arange(len(ends))
     while len(rows):
-        kept[rows] = _without_weakest(track[ends[rows, 0]], strength[rows])
+        kept[rows] = without_weakest(track[ends[rows, 0]], strength[rows])
         rows = rows[kept[rows]]
-        track = _components(ends[kept], len(nodes))
+        track = components(ends[kept], len(nodes))
         rows = rows[_contradicting(track, view)[track[ends[rows, 0]]]]
     return kept
 
 
-def _components(ends: Index, size: int) -> Index:
+def components(ends: Index, size: int) -> Index:
+    """The track [N] of each of `size` keypoints that links [E, 2] join."""
     graph = coo_array((np.ones(len(ends), bool), ends.T), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
@@ -253,7 +254,7 @@ def _contradicting(track: Index, view: Index) -> Mask:
     return found
 
 
-def _support(ends: Index, size: int) -> Float64:
+def support(ends: Index, size: int) -> Float64:
     """How many third keypoints are linked to both ends of every link."""
     both = np.concatenate((ends, ends[:, ::-1])).T
     graph = coo_array((np.ones(both.shape[1]), both), shape=(size, size)).tocsr()
@@ -261,7 +262,7 @@ def _support(ends: Index, size: int) -> Float64:
     return np.asarray(shared.sum(axis=1), np.float64).ravel()
 
 
-def _without_weakest(track: Index, strength: Float64) -> Mask:
+def without_weakest(track: Index, strength: Float64) -> Mask:
     """False for the weakest links of every track, at least for one."""
     order = np.lexsort((strength, track))
     sizes = np.bincount(track)[track[order]]

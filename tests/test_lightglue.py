@@ -16,7 +16,7 @@ from sfmprep import coords
 from sfmprep.config import LightGlueConfig, XFeatConfig
 from sfmprep.errors import ConfigError, WeightsError
 from sfmprep.models import lightglue
-from sfmprep.models.lightglue import _SHAPES, LightGlue, _Limits, _scaled_positions
+from sfmprep.models.lightglue import SHAPES, LightGlue, _Limits, scaled_positions
 from sfmprep.models.lightglue_network import (
     LightGlueNetwork,
     LightGlueShape,
@@ -293,8 +293,8 @@ def test_turned_files_match_like_upright_ones(orientation, model):
     )
     with_scale = model == "sift-lightglue"
     np.testing.assert_allclose(
-        _scaled_positions(stored, with_scale_and_angle=with_scale),
-        _scaled_positions(upright, with_scale_and_angle=with_scale),
+        scaled_positions(stored, with_scale_and_angle=with_scale),
+        scaled_positions(upright, with_scale_and_angle=with_scale),
         atol=1e-5,
     )
 
@@ -309,9 +309,9 @@ def test_positions_are_pixel_centres_minus_half_the_size_over_half_the_longer_si
         angle=np.zeros(3, np.float32),
     )
     expected = [[-1, -0.5], [-0.0625, -0.0625], [0.875, 0.375]]
-    plain = _scaled_positions(corners, with_scale_and_angle=False)
+    plain = scaled_positions(corners, with_scale_and_angle=False)
     np.testing.assert_allclose(plain, expected)
-    full = _scaled_positions(corners, with_scale_and_angle=True)
+    full = scaled_positions(corners, with_scale_and_angle=True)
     np.testing.assert_allclose(full[:, 2], [64, 128, 192])
 
 
@@ -329,7 +329,7 @@ def test_sift_lightglue_needs_scale_and_angle():
         image_size=SIZE,
     )
     with pytest.raises(ConfigError, match="scale and the angle"):
-        _scaled_positions(bare, with_scale_and_angle=True)
+        scaled_positions(bare, with_scale_and_angle=True)
 
 
 def test_half_precision_on_a_cpu_is_refused():
@@ -456,7 +456,7 @@ def test_auto_precision_is_half_on_a_gpu(tmp_path):
     "model", ["lighterglue", "superpoint-lightglue", "sift-lightglue"]
 )
 def test_flops_are_those_that_torch_counts(model, tmp_path):
-    shape = _SHAPES[model]
+    shape = SHAPES[model]
     torch.manual_seed(0)
     network = LightGlueNetwork(shape, adaptive=False)
     path = save(network.state_dict(), tmp_path)
@@ -472,7 +472,7 @@ def test_flops_are_those_that_torch_counts(model, tmp_path):
 
 
 def test_nine_layers_at_2048_keypoints_are_240_gflop():
-    assert flops(_SHAPES["superpoint-lightglue"], 2048, 2048) == pytest.approx(
+    assert flops(SHAPES["superpoint-lightglue"], 2048, 2048) == pytest.approx(
         240e9, rel=0.005
     )
 

@@ -9,7 +9,7 @@ import torch
 from sfmprep.config import LightGlueConfig, NearestConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models import build_matcher
-from sfmprep.models.lightglue import _SHAPES
+from sfmprep.models.lightglue import SHAPES
 from sfmprep.models.lightglue_network import LightGlueNetwork
 from sfmprep.types import Features, Matches
 
@@ -54,7 +54,7 @@ def nothing() -> Features:
 def random_lightglue(tmp_path_factory):
     """Weights of a network with all heads that tells keypoints apart."""
     torch.manual_seed(1)
-    network = LightGlueNetwork(_SHAPES["lighterglue"], adaptive=True)
+    network = LightGlueNetwork(SHAPES["lighterglue"], adaptive=True)
     with torch.no_grad():
         for layer in range(network.shape.num_layers):
             network.assignment(layer).matchability.weight.mul_(12)

@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, assert_never
 
 from sfmprep.config import (
     AlikedConfig,
+    CompactConfig,
+    DenseMatcherConfig,
     DiskConfig,
     Frontend,
     LightGlueConfig,
+    LoftrConfig,
     NearestConfig,
+    S2ldConfig,
     SiftConfig,
     XFeatConfig,
+    XFeatStarConfig,
 )
 from sfmprep.models.precision import Precision, use_half
 
 if TYPE_CHECKING:
-    from sfmprep.models.protocols import Extractor, Matcher
+    from sfmprep.models.protocols import DenseMatcher, Extractor, Matcher
 
 
 def build_extractor(
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig,
+    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig,
     *,
     device: str = "cpu",
     precision: Precision = "auto",
@@ -56,6 +61,10 @@ def build_extractor(
 
             use_half(precision, device)
             return Disk(config, device=device)
+        case CompactConfig():
+            from sfmprep.models.compact import Compact
+
+            return Compact(config, device=device, precision=precision)
         case _:
             assert_never(config)
 
@@ -88,6 +97,36 @@ def build_matcher(
             assert_never(config)
 
 
+def build_dense_matcher(
+    config: DenseMatcherConfig,
+    *,
+    device: str = "cpu",
+    precision: Precision = "auto",
+) -> DenseMatcher:
+    """Makes the matcher without a detector that a configuration names.
+
+    Raises:
+        ConfigError: half precision without a CUDA device, or a setting that the matcher
+            cannot work with.
+        WeightsError: its weights are missing, damaged or do not fit.
+    """
+    match config:
+        case S2ldConfig():
+            from sfmprep.models.s2ld import S2ld
+
+            return S2ld(config, device=device, precision=precision)
+        case LoftrConfig():
+            from sfmprep.models.loftr import Loftr
+
+            return Loftr(config, device=device, precision=precision)
+        case XFeatStarConfig():
+            from sfmprep.models.xfeat_star import XFeatStar
+
+            return XFeatStar(config, device=device, precision=precision)
+        case _:
+            assert_never(config)
+
+
 def weights_of(frontend: Frontend) -> list[tuple[str, Path | None]]:
     """The weights a choice of features and matcher needs: name, path in the recipe."""
     needed: list[tuple[str, Path | None]] = []
@@ -98,6 +137,8 @@ def weights_of(frontend: Frontend) -> list[tuple[str, Path | None]]:
             needed.append(("xfeat", path))
         case DiskConfig(weights=path):
             needed.append(("disk", path))
+        case CompactConfig(weights=path):
+            needed.append(("compact", path))
         case SiftConfig():
             pass
         case _:
@@ -110,3 +151,16 @@ def weights_of(frontend: Frontend) -> list[tuple[str, Path | None]]:
         case _:
             assert_never(frontend.matcher)
     return needed
+
+
+def dense_weights_of(config: DenseMatcherConfig) -> list[tuple[str, Path | None]]:
+    """The weights a dense matcher needs: name, path in the recipe."""
+    match config:
+        case S2ldConfig(weights=path):
+            return [("s2ld", path)]
+        case LoftrConfig(model=model, weights=path):
+            return [(model, path)]
+        case XFeatStarConfig(weights=path):
+            return [("xfeat", path)]
+        case _:
+            assert_never(config)

@@ -61,13 +61,16 @@ from sfmprep.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 
-_SHAPES: Mapping[str, LightGlueShape] = {
+SHAPES: Mapping[str, LightGlueShape] = {
     "aliked-lightglue": LightGlueShape(input_dim=128),
     "superpoint-lightglue": LightGlueShape(input_dim=256),
     "disk-lightglue": LightGlueShape(input_dim=128),
     "sift-lightglue": LightGlueShape(input_dim=128, has_scale_and_angle=True),
     "lighterglue": LightGlueShape(input_dim=64, dim=96, num_heads=1, num_layers=6),
     "lighterglue-l3": LightGlueShape(input_dim=64, dim=96, num_heads=1, num_layers=3),
+    "compact-lightglue": LightGlueShape(
+        input_dim=64, dim=96, num_heads=1, num_layers=6
+    ),
 }
 
 # Longer side in pixels of the images that sift-lightglue was trained with, which its
@@ -130,7 +133,7 @@ class LightGlue:
         half = use_half(precision, device)
         weights = resolve_weights(config.model, config.weights)
         network = load_network(
-            weights, _SHAPES[config.model], is_cut=config.model == "lighterglue-l3"
+            weights, SHAPES[config.model], is_cut=config.model == "lighterglue-l3"
         )
         if not network.adaptive and (
             config.depth_confidence is not None or config.width_confidence is not None
@@ -178,7 +181,7 @@ class LightGlue:
                 f" {network.shape.input_dim}, but these have {rows.shape[1]}. Name the"
                 " matcher that goes with the features in the recipe."
             )
-        positions = _scaled_positions(
+        positions = scaled_positions(
             features, with_scale_and_angle=network.shape.has_scale_and_angle
         )
         return PreparedImage(
@@ -318,7 +321,7 @@ class LightGlue:
             )
 
 
-def _scaled_positions(features: Features, *, with_scale_and_angle: bool) -> Float32:
+def scaled_positions(features: Features, *, with_scale_and_angle: bool) -> Float32:
     """Returns positions as the networks take them, [N, 2] or [N, 4] float32.
 
     The scale is in pixels of an image reduced to `_SIFT_TRAINING_SIZE`, the angle in

@@ -2,8 +2,9 @@
 
 `resolve_weights` looks, in this order, at
     1. the path that a recipe names,
-    2. `$SFMPREP_WEIGHTS/<name>.safetensors`,
-    3. the cache, `$XDG_CACHE_HOME/sfmprep/weights` (default `~/.cache/...`),
+    2. this package, which holds the weights of the project's own training,
+    3. `$SFMPREP_WEIGHTS/<name>.safetensors`,
+    4. the cache, `$XDG_CACHE_HOME/sfmprep/weights` (default `~/.cache/...`),
     4. the official download where there is one, unless `SFMPREP_OFFLINE=1`.
 Checksums are checked wherever one is known and always returned, for the stores.
 Sources of the checksums: the authors' repositories and COLMAP's and kornia's tables.
@@ -63,6 +64,8 @@ _ALIKED = "https://github.com/Shiaoming/ALIKED/raw/main/models"
 _XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 
+_LOFTR = "https://huggingface.co/kornia/loftr/resolve/main"
+
 
 def _aliked(name: str, sha256: str, converted: str) -> Weights:
     return Weights(
@@ -83,6 +86,29 @@ def _lightglue(features: str, sha256: str | None) -> Weights:
         converted_sha256=None,
         licence="Apache-2.0",
         origin="cvg/LightGlue",
+    )
+
+
+def _ours(name: str) -> Weights:
+    return Weights(
+        name=name,
+        url=None,
+        sha256=None,
+        converted_sha256=None,
+        licence="Apache-2.0",
+        origin="sfmprep",
+    )
+
+
+def _loftr(name: str, file: str, sha256: str) -> Weights:
+    """kornia's copy; the checksum was recorded by several users of these files."""
+    return Weights(
+        name=name,
+        url=f"{_LOFTR}/{file}",
+        sha256=sha256,
+        converted_sha256=None,
+        licence="Apache-2.0",
+        origin="zju3dv/LoFTR",
     )
 
 
@@ -159,6 +185,18 @@ WEIGHTS: Mapping[str, Weights] = {
             "disk", "b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335"
         ),
         _lightglue("sift", None),
+        _loftr(
+            "loftr-outdoor",
+            "loftr_outdoor.ckpt",
+            "21f5bec5968178e8bc8b7633441836fe5de4f47d861dd2cd7dc38e271b0479ec",
+        ),
+        _loftr(
+            "loftr-indoor",
+            "loftr_indoor_ds_new.ckpt",
+            "be9ff88b323ec27889114719f668ae41aff7034b56a4c4acbd46b8b180b87ed3",
+        ),
+        _ours("compact"),
+        _ours("compact-lightglue"),
         Weights(
             name="s2ld",
             url=None,
@@ -186,6 +224,9 @@ def weights_here(name: str, path: Path | None = None) -> ResolvedWeights | None:
                 " Correct the path or remove the key `weights`."
             )
         return ResolvedWeights(name=name, path=path, sha256=file_sha256(path))
+    packaged = Path(__file__).with_name(f"{name}.safetensors")
+    if packaged.is_file():
+        return ResolvedWeights(name=name, path=packaged, sha256=file_sha256(packaged))
     if folder := os.environ.get("SFMPREP_WEIGHTS"):
         if not Path(folder).is_dir():
             raise WeightsError(

@@ -1,0 +1,252 @@
+"""XFeat*: semi-dense matches from the cells of XFeat's descriptor map.
+
+Paper: Potje, Cadar, Araujo, Martins, Nascimento, "XFeat: Accelerated Features for
+Lightweight Image Matching", CVPR 2024. Ported from the authors' repository
+https://github.com/verlab/accelerated_features and from kornia's `feature.xfeat`, code
+and weights Apache-2.0. What changed: matches start at a fixed point of a cell of the
+first image and are measured in the second, the authors' the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sfmprep.config import NearestConfig, XFeatStarConfig
+from sfmprep.models.extraction import best_batch_size
+from sfmprep.models.memory import run_halving
+from sfmprep.models.nearest import Nearest, PreparedRows
+from sfmprep.models.placed import Placed
+from sfmprep.models.precision import Precision, use_half
+from sfmprep.models.protocols import DenseImage
+from sfmprep.models.xfeat import XFeatNetwork
+from sfmprep.progress import batched
+from sfmprep.types import DenseMatches, Float32, ImageBatch, Matches
+from sfmprep.weights import load_strict, load_tensors, resolve_weights
+
+_CELL = 8  # pixels that one cell of the network's output covers, each way
+_MULTIPLE = 32  # of the network's input sides
+_SCALES = ((0.6, 0.2), (1.3, 0.8))  # of the image, and their share of the keypoints
+_SHARPNESS = 3.0  # what logits of places are multiplied by, as the authors do
+_ANCHOR = (0.5, 0.5)  # where in its cell a match starts, COLMAP pixels
+_BIAS = (-4.0, -4.0)  # from the place that is found in the other cell to that point
+_FINE = "fine_matcher."
+
+
+class XFeatStar:
+    """Matches cells of images whose descriptors are mutually nearest.
+
+    Args:
+        config: The settings.
+        device: Where the networks run, as torch names it.
+        precision: Of the backbone; all else is in float32.
+
+    Raises:
+        ConfigError: half precision without a CUDA device.
+        WeightsError: the weights cannot be had, or do not fit.
+    """
+
+    def __init__(
+        self,
+        config: XFeatStarConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        half = use_half(precision, device)
+        weights = resolve_weights("xfeat", config.weights)
+        tensors = load_tensors(weights)
+        network, fine_matcher = XFeatNetwork(), _fine_matcher()
+        parts = {
+            is_fine: {
+                key.removeprefix(_FINE): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(_FINE) is is_fine
+            }
+            for is_fine in (False, True)
+        }
+        load_strict(network, parts[False], weights)
+        load_strict(fine_matcher, parts[True], weights)
+        network.prepare(torch.float16 if half else torch.float32)
+        self._config = config
+        self._device = torch.device(device)
+        self._network = network.to(self._device)
+        self._fine_matcher = fine_matcher.eval().to(self._device)
+        self._nearest = Nearest(
+            NearestConfig(ratio=None, min_similarity=config.min_similarity),
+            device=device,
+        )
+        self._sha256 = weights.sha256
+        self.batch_size = best_batch_size(self._device, config.max_size)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The checksum of the weights in use."""
+        return self._sha256
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Describes the most reliable cells of each image of a batch.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        return [
+            image
+            for items in batched(range(len(batch)), self.batch_size)
+            for image in run_halving(lambda part: self._prepare(batch, part), items)
+        ]
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Locates cells of each first image in the second.
+
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the confidence of
+            the place.
+
+        Raises:
+            ValueError: an image was prepared by another kind of matcher.
+            DeviceError: a single pair does not fit into the memory of the device.
+        """
+        sides = [(_checked(first), _checked(second)) for first, second in pairs]
+        matches = self._nearest.match([(a.rows, b.rows) for a, b in sides])
+        return run_halving(
+            lambda items: [self._located(*item) for item in items],
+            list(zip(sides, matches, strict=True)),
+        )
+
+    @torch.inference_mode()
+    def _prepare(self, batch: ImageBatch, items: Sequence[int]) -> list[DenseImage]:
+        pixels = torch.from_numpy(batch.pixels[items[0] : items[-1] + 1])
+        grey = pixels.to(self._device).mean(1, keepdim=True)
+        levels = [
+            self._cells(grey, scale, round(share * self._config.max_keypoints))
+            for scale, share in _SCALES
+        ]
+        rows, origin, step = (
+            torch.cat(part, 1) for part in zip(*levels, strict=True)
+        )
+        length = rows.norm(dim=2, keepdim=True)
+        unit = F.normalize(rows, dim=2)
+        places = torch.cat([origin, step], 2).cpu().numpy()
+        images: list[DenseImage] = []
+        for row, item in enumerate(items):
+            placed = Placed.of(batch, item)
+            origin_xy, step_xy = places[row, :, :2], places[row, :, 2:]
+            images.append(
+                StarImage(
+                    rows=PreparedRows(unit[row].clone()),
+                    length=length[row].clone(),
+                    origin=origin_xy,
+                    step=step_xy,
+                    placed=placed,
+                    keypoints=placed.stored(origin_xy + step_xy * np.float32(_ANCHOR)),
+                )
+            )
+        return images
+
+    def _cells(
+        self, grey: torch.Tensor, scale: float, limit: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Finds the most reliable cells of [B, 1, H, W] at one scale.
+
+        Returns:
+            rows: Descriptors as they come, [B, K, 64].
+            origin: Upper left corners of the cells, [B, K, 2] (x, y), COLMAP pixels of
+                `grey`.
+            step: Pixels of `grey` per pixel of the network, [B, K, 2].
+        """
+        sides = [
+            max(_MULTIPLE, int(side * scale) // _MULTIPLE * _MULTIPLE)
+            for side in grey.shape[2:]
+        ]
+        level = F.interpolate(grey, sides, mode="bilinear", align_corners=False)
+        dense, _, reliability = self._network(level)
+        count, height, width, channels = dense.shape
+        reliability = reliability.reshape(count, -1)
+        best = reliability.topk(min(limit, reliability.shape[1])).indices
+        rows = dense.reshape(count, -1, channels).gather(
+            1, best[..., None].expand(-1, -1, channels)
+        )
+        step = best.new_tensor(
+            [grey.shape[3] / sides[1], grey.shape[2] / sides[0]], dtype=torch.float32
+        )
+        cell = torch.stack([best % width, best // width], 2)
+        return rows, cell * (_CELL * step), step.expand(count, best.shape[1], 2)
+
+    @torch.inference_mode()
+    def _located(
+        self, sides: tuple[StarImage, StarImage], matches: Matches
+    ) -> DenseMatches:
+        image0, image1 = sides
+        index = torch.from_numpy(matches.index.astype(np.int64)).to(self._device)
+        described = [
+            image.described(index[:, column]) for column, image in enumerate(sides)
+        ]
+        logits = _SHARPNESS * self._fine_matcher(torch.cat(described[::-1], 1))
+        probability = logits.softmax(1)
+        confidence = probability.amax(1)
+        order = confidence.argsort(descending=True, stable=True)
+        order = order[confidence[order] > self._config.min_score]
+        place = _mean_place(probability[order])
+        table = torch.cat([confidence[order, None], place], 1).cpu().numpy()
+        rows0, rows1 = index[order].cpu().numpy().T
+        offset = table[:, 1:] + np.float32(_ANCHOR) + np.float32(_BIAS)
+        xy1 = image1.origin[rows1] + offset * image1.step[rows1]
+        return DenseMatches(
+            xy0=image0.keypoints[rows0],
+            xy1=image1.placed.stored(xy1),
+            scores=table[:, 0].copy(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StarImage:
+    """The most reliable cells of one image, on the device of their matcher."""
+
+    rows: PreparedRows  # [K, 64] unit descriptors
+    length: torch.Tensor  # [K, 1] of the descriptors before
+    origin: Float32  # [K, 2] upper left corners, COLMAP pixels of the batch
+    step: Float32  # [K, 2] pixels of the batch per pixel of the network
+    placed: Placed
+    keypoints: Float32  # [K, 2] where matches start, COLMAP pixels of the file
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        return self.rows.num_bytes + self.length.nbytes
+
+    def described(self, index: torch.Tensor) -> torch.Tensor:
+        """Descriptors [M, 64] of cells as the network made them."""
+        return self.rows.rows[index] * self.length[index]
+
+
+def _mean_place(probability: torch.Tensor) -> torch.Tensor:
+    """The mean place (x, y) of [M, 64] probabilities in a cell, 0..7, [M, 2]."""
+    cells = probability.view(-1, _CELL, _CELL)
+    steps = torch.arange(_CELL, dtype=cells.dtype, device=cells.device)
+    return torch.stack([cells.sum(1) @ steps, cells.sum(2) @ steps], 1)
+
+
+def _fine_matcher() -> nn.Sequential:
+    """Two descriptors, [M, 128], to logits of the 64 pixels of a cell, row by row."""
+    layers: list[nn.Module] = []
+    for inputs in (128, 512, 512, 512):
+        layers += [
+            nn.Linear(inputs, 512),
+            nn.BatchNorm1d(512, affine=False),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Linear(512, 64))
+
+
+def _checked(image: DenseImage) -> StarImage:
+    if not isinstance(image, StarImage):
+        raise ValueError(f"got a {type(image).__name__} but expected StarImage")
+    return image

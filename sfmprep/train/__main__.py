@@ -1,0 +1,212 @@
+"""`python -m sfmprep.train`, also `sfmprep train`: make weights and measure them.
+
+Every training stops after the minutes it was given, and goes on from there when it is
+called again with the same folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, assert_never
+
+import tyro
+from tyro.conf import arg
+
+from sfmprep.config import CompactConfig
+from sfmprep.errors import ConfigError, SfmprepError
+from sfmprep.terminal import say, show_progress, start_logging
+from sfmprep.weights import resolve_weights
+
+Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
+Out = Annotated[Path, arg(help="Folder of checkpoints and log, to go on in.")]
+Minutes = Annotated[float, arg(help="How long to train this time.")]
+Device = Annotated[str, arg(help="Where networks run, such as cpu or cuda.")]
+Export = Annotated[
+    Path | None, arg(help="Also write the weights there (.safetensors).")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """Train the compact features on photographs, taught by ALIKED."""
+
+    data: Data
+    out: Out
+    minutes: Minutes = 9
+    seed: int = 0
+    num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
+    device: Device = "cpu"
+    export: Export = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matcher:
+    """Train the matcher of the compact features, also on captures of your own."""
+
+    out: Out
+    captures: Annotated[
+        tuple[Path, ...],
+        arg(help="Folders that `sfmprep reconstruct` made: real pairs."),
+    ] = ()
+    data: Annotated[
+        Path | None,
+        arg(help="Folder of photographs to make views of; else those of the captures."),
+    ] = None
+    init: Annotated[
+        str | None,
+        arg(metavar="compact|FILE", help="Weights to start from; else from nothing."),
+    ] = None
+    minutes: Minutes = 9
+    seed: int = 0
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
+    batch: Annotated[int, arg(help="Pairs of a step.")] = 16
+    confidence: Annotated[
+        bool, arg(help="Train only the heads that let a pair stop early: do it last.")
+    ] = False
+    device: Device = "cpu"
+    export: Export = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2ld:
+    """Train S2LD on photographs with an invented depth."""
+
+    data: Data
+    out: Out
+    init: Annotated[
+        Path | None, arg(help="LoFTR checkpoint to start from; else from nothing.")
+    ] = None
+    minutes: Minutes = 9
+    seed: int = 0
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 320
+    batch: Annotated[int, arg(help="Pairs of a step.")] = 2
+    device: Device = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure the compact models beside others and print the table."""
+
+    scenes: Annotated[Path, arg(help="Folder of scenes with reference.json.")]
+    photographs: Annotated[Path, arg(help="The photographs, some of them held out.")]
+    out: Annotated[Path, arg(help="Folder of stores and cells, to go on in.")]
+    columns: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = ()
+    rows: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = ()
+    max_keypoints: Annotated[int, arg(help="The most of one image.")] = 2048
+
+
+Command = Extractor | Matcher | S2ld | Evaluate
+
+
+def main(args: Sequence[str] | None = None, *, prog: str = "sfmprep train") -> int:
+    """Runs one command; returns the exit code as `sfmprep` does."""
+    command: Command = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        args=args,
+        prog=prog,
+        description="Train weights and measure them.",
+    )
+    start_logging(verbose=False)
+    try:
+        run(command)
+    except SfmprepError as error:
+        say(f"error: {error}")
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        say("interrupted; the last checkpoint is kept, and the same command goes on")
+        return 130
+    return 0
+
+
+def run(command: Command) -> None:
+    """Does what a command says.
+
+    Raises:
+        SfmprepError: see the functions that it calls.
+    """
+    match command:
+        case Extractor():
+            from sfmprep.train.extractor import export_extractor, train_extractor
+
+            train_extractor(
+                data=command.data,
+                out=command.out,
+                minutes=command.minutes,
+                seed=command.seed,
+                num_pairs=command.num_pairs,
+                size=command.size,
+                device=command.device,
+                progress=show_progress,
+            )
+            if command.export:
+                export_extractor(command.out / "extractor.pt", command.export)
+        case Matcher():
+            _train_matcher(command)
+        case S2ld():
+            from sfmprep.train.s2ld import train_s2ld
+
+            train_s2ld(
+                command.data,
+                command.out,
+                minutes=command.minutes,
+                seed=command.seed,
+                init=command.init,
+                crop=command.size,
+                batch=command.batch,
+                device=command.device,
+            )
+        case Evaluate():
+            from sfmprep.train.evaluate import COLUMNS, ROWS, evaluate
+
+            table = evaluate(
+                scenes=command.scenes,
+                photographs=command.photographs,
+                out=command.out,
+                columns=command.columns or tuple(COLUMNS),
+                rows=command.rows or ROWS,
+                max_keypoints=command.max_keypoints,
+                progress=show_progress,
+            )
+            sys.stdout.write(table.to_markdown())
+        case _:
+            assert_never(command)
+
+
+def _train_matcher(command: Matcher) -> None:
+    from sfmprep.models.compact import Compact
+    from sfmprep.train.matcher import export_weights, train_matcher
+
+    if command.data is None and not command.captures:
+        raise ConfigError(
+            "train matcher: name photographs with --data, captures with --captures, or"
+            " both."
+        )
+    init = None
+    if command.init == "compact":
+        init = resolve_weights("compact-lightglue").path
+    elif command.init is not None:
+        init = Path(command.init)
+    train_matcher(
+        data=command.data,
+        out=command.out,
+        minutes=command.minutes,
+        extractor=Compact(CompactConfig(max_keypoints=400)),
+        captures=command.captures,
+        init=init,
+        seed=command.seed,
+        size=command.size,
+        batch=command.batch,
+        device=command.device,
+        part="confidence" if command.confidence else "assignment",
+        progress=show_progress,
+    )
+    if command.export:
+        export_weights(command.out / "matcher.pt", command.export)
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m sfmprep.train"))

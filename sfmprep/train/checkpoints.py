@@ -1,0 +1,71 @@
+"""What lets a training be cut anywhere: checkpoints, and a log that can be plotted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfmprep.errors import StoreError
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Replaces a checkpoint at once: a killed run leaves the old one or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(dict(state), part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Reads a checkpoint, or returns None where there is none yet.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise StoreError(
+            f"{path} is no checkpoint that can be read ({error}). Delete it to start"
+            " anew, or put a good copy there."
+        ) from error
+    return state
+
+
+class RunLog:
+    """A log of JSON lines, one a call, that continues where it stopped."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line: the step, the time of day, and the values."""
+        line = {"step": step, "time": round(time.time(), 1), **values}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, float]]:
+        """Reads the lines of a log, none where there is no file; a cut one is left."""
+        if not path.exists():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows

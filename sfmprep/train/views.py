@@ -1,0 +1,199 @@
+"""Two views of one photograph with known correspondence, and photometric change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.types import Float32
+
+Matrix = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Views:
+    """Two images of S by S pixels, and where each pixel lies in the other."""
+
+    image0: Float32  # [3, S, S] in 0..1
+    image1: Float32
+    to1: Float32  # [S, S, 2] place (x, y) in image 1 of the pixel (row, column) of
+    # image 0, pixel centres at integers, NaN where it is not visible there
+    to0: Float32  # the same from image 1
+
+
+def random_homography(
+    rng: np.random.Generator,
+    photograph_size: tuple[int, int],
+    size: int,
+    *,
+    max_rotation_deg: float,
+    max_scale: float,
+    max_tilt: float = 0.2,
+) -> Matrix:
+    """A view's homography [3, 3] from pixels of the photograph to those of the view.
+
+    Args:
+        rng: The source of all that is random.
+        photograph_size: (W, H).
+        size: Side of the square view, pixels.
+        max_rotation_deg: Rotation is uniform between minus and plus this.
+        max_scale: Scale is log-uniform between its inverse and itself, but not so small
+            that the view reaches far beyond the photograph.
+        max_tilt: How far perspective moves a corner, as a share of the size.
+    """
+    width, height = photograph_size
+    least = 0.8 * size / min(width, height)
+    scale = max(least, float(np.exp(rng.uniform(-1, 1) * np.log(max_scale))))
+    angle = np.deg2rad(rng.uniform(-1, 1) * max_rotation_deg)
+    reach = size / scale / 2
+    centre = [
+        rng.uniform(min(reach, side / 2), max(side - reach, side / 2))
+        for side in (width, height)
+    ]
+    turn = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    similarity = np.eye(3)
+    similarity[:2, :2] = turn
+    similarity[:2, 2] = (size - 1) / 2 - turn @ centre
+    corners = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
+    moved = corners + rng.uniform(-max_tilt, max_tilt, (4, 2)) * size / 2
+    tilt = cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
+    return np.asarray(tilt @ similarity)
+
+
+def transform(homography: Matrix, xy: NDArray[np.floating]) -> Float32:
+    """Applies a homography to points [..., 2]; pixel centres at integers."""
+    lifted = xy @ homography[:, :2].T + homography[:, 2]
+    return (lifted[..., :2] / lifted[..., 2:]).astype(np.float32)
+
+
+def warp(photograph: Bytes, homography: Matrix, size: int) -> Bytes:
+    """Draws a view [S, S, 3] of a photograph, mirrored beyond its border."""
+    return cv2.warpPerspective(
+        photograph,
+        homography,
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    ).astype(np.uint8, copy=False)
+
+
+def sample_homography(
+    rng: np.random.Generator,
+    photograph: Bytes,
+    size: int,
+    *,
+    max_rotation_deg: float = 45,
+    max_scale: float = 1.6,
+) -> Views:
+    """Draws two views of a photograph that homographies relate, lit differently."""
+    height, width = photograph.shape[:2]
+    first, second = (
+        random_homography(
+            rng,
+            (width, height),
+            size,
+            max_rotation_deg=max_rotation_deg / 2,
+            max_scale=max_scale**0.5,
+        )
+        for _ in range(2)
+    )
+    # near each other, or most pairs would not overlap
+    shift = np.eye(3)
+    middle = transform(second @ np.linalg.inv(first), np.full(2, (size - 1) / 2))
+    wanted = (size - 1) / 2 + rng.uniform(-0.25, 0.25, 2) * size
+    shift[:2, 2] = wanted - middle
+    second = shift @ second
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
+    image0, image1 = (
+        as_tensor_image(photometric(rng, warp(photograph, view, size)))
+        for view in (first, second)
+    )
+    return Views(
+        image0=image0,
+        image1=image1,
+        to1=_visible(grid, first, second, (width, height), size),
+        to0=_visible(grid, second, first, (width, height), size),
+    )
+
+
+def _visible(
+    grid: NDArray[np.int64],
+    here: Matrix,
+    there: Matrix,
+    photograph_size: tuple[int, int],
+    size: int,
+) -> Float32:
+    """Where pixels of one view lie in another, NaN outside it or the photograph."""
+    source = transform(np.linalg.inv(here), grid)
+    target = transform(there, source)
+    is_inside = inside(source, photograph_size) & inside(target, (size, size))
+    return np.where(is_inside[..., None], target, np.float32(np.nan))
+
+
+def inside(xy: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which points [..., 2] lie on an image of (W, H) pixels."""
+    return np.asarray(((xy >= 0) & (xy <= np.array(size) - 1)).all(-1))
+
+
+def as_tensor_image(image: Bytes) -> Float32:
+    """Turns [H, W, 3] bytes into [3, H, W] in 0..1."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / np.float32(255)
+
+
+def photometric(rng: np.random.Generator, image: Bytes) -> Bytes:
+    """Changes light, colour, sharpness and noise of [H, W, 3] bytes, strongly.
+
+    Gamma 0.5..2, contrast 0.5..1.5, brightness up to a fifth, one shadow's soft edge,
+    colour casts, blur of up to 2 pixels or of motion, noise of up to 5 %, JPEG.
+    """
+    levels = (np.arange(256) / 255)[:, None] ** np.exp(rng.uniform(-0.7, 0.7, (1, 1)))
+    gain = np.exp(rng.uniform(-0.6, 0.4)) * np.exp(rng.normal(0, 0.08, 3))
+    levels = (levels - 0.5) * gain + 0.5 + rng.uniform(-0.2, 0.2)
+    table = np.clip(levels * 255, 0, 255).astype(np.uint8)[None]
+    changed = cv2.LUT(image, table).astype(np.uint8, copy=False)
+    kind = rng.random()
+    if kind < 0.3:
+        changed = cv2.GaussianBlur(changed, (0, 0), rng.uniform(0.4, 2.0))
+    elif kind < 0.4:
+        length = int(rng.integers(3, 8))
+        kernel = np.zeros((length, length), np.float32)
+        angle = rng.uniform(0, np.pi)
+        along = np.linspace(-0.5, 0.5, 4 * length) * (length - 1)
+        middle = (length - 1) / 2
+        row = np.rint(middle + along * np.sin(angle)).astype(int)
+        column = np.rint(middle + along * np.cos(angle)).astype(int)
+        kernel[row, column] = 1
+        changed = cv2.filter2D(changed, -1, kernel / kernel.sum())
+    if rng.random() < 0.3:
+        changed = _shaded(rng, changed)
+    if rng.random() < 0.5:
+        noise = np.empty(changed.shape, np.int16)
+        cv2.setRNGSeed(int(rng.integers(1 << 30)))
+        cv2.randn(noise, (0, 0, 0), (rng.uniform(1, 13),) * 3)
+        changed = cv2.add(changed, noise, dtype=cv2.CV_8U)
+    if rng.random() < 0.3:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        _, code = cv2.imencode(".jpg", changed, quality)
+        changed = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    if rng.random() < 0.1:
+        changed = np.repeat(changed.mean(2, keepdims=True), 3, 2)
+    return np.asarray(changed).astype(np.uint8, copy=False)
+
+
+def _shaded(rng: np.random.Generator, image: Bytes) -> Bytes:
+    """Darkens one side of a straight soft edge."""
+    height, width = image.shape[:2]
+    normal = rng.normal(size=2)
+    normal /= np.linalg.norm(normal)
+    y, x = np.ogrid[:height, :width]
+    away = (x - rng.uniform(0, width)) * normal[0] + (y - rng.uniform(0, height)) * (
+        normal[1]
+    )
+    light = 1 - rng.uniform(0.2, 0.7) / (1 + np.exp(-away / rng.uniform(1, 20)))
+    return (image * light[..., None]).astype(np.uint8)
