@@ -14,6 +14,7 @@ import pycolmap
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, ImageError, SfmprepError
 from sfmprep.export.targets import plan_folders
+from sfmprep.georeference import MIN_POSITIONS
 from sfmprep.images import ImageSet
 from sfmprep.masks import check_masks
 from sfmprep.pipelines import results, stages
@@ -24,7 +25,6 @@ from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_MIN_GPS = 3  # positions that fix a similarity
 
 
 def reconstruct(
@@ -111,9 +111,9 @@ def open_workspace(
     check_masks(images)
     plan_folders(recipe.export, with_masks=images.mask_root is not None)
     with_gps = sum(images.infos[name].gps is not None for name in images.names)
-    if recipe.export.world.georeference and with_gps < _MIN_GPS:
+    if recipe.export.world.georeference and with_gps < MIN_POSITIONS:
         raise ConfigError(
-            f"georeference needs GPS in {_MIN_GPS} photographs or more, but"
+            f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
     workspace = Workspace(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from sfmprep.world import WorldFrame, apply_world, find_world
 class Poses:
     """What is known of the largest model's poses, by image name."""
 
-    uncertainties: dict[str, PoseUncertainty]  # in the units of the model
-    outliers: dict[str, str]  # images that have no pose any more: reason
+    # in the units of the model
+    uncertainties: dict[str, PoseUncertainty] = field(default_factory=dict)
+    # images that have no pose any more: reason
+    outliers: dict[str, str] = field(default_factory=dict)
 
 
 def set_outliers_aside(
@@ -50,13 +52,16 @@ def set_outliers_aside(
     outliers = find_outliers(model, recipe.export.outliers, uncertainties)
     poses = Poses(uncertainties=uncertainties, outliers=outliers)
     write_text(workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
-    return without_images(model, outliers) if outliers else model
+    if outliers:
+        model = without_images(model, outliers)
+        model.write(workspace.models / "0")
+    return model
 
 
 def read_poses(workspace: Workspace) -> Poses:
     """Reads what `set_outliers_aside` left; nothing where there was no mapping."""
     if not workspace.poses.is_file():
-        return Poses(uncertainties={}, outliers={})
+        return Poses()
     found = json.loads(workspace.poses.read_text("utf-8"))
     return Poses(
         uncertainties={
@@ -138,16 +143,13 @@ def write_report(
 
     Lengths are those of the dataset, where there is one.
     """
-    poses = read_poses(workspace) if models else Poses(uncertainties={}, outliers={})
+    poses = read_poses(workspace) if models else Poses()
     path = workspace.database(recipe)
     database = path if path.is_file() else None
     world = num_dataset_points = None
     if models and workspace.done("export"):
         world = WorldFrame.from_json(_read_json(workspace.out / WORLD))
         num_dataset_points = _read_json(workspace.out / LISTING)["num_points"]
-    uncertainties = poses.uncertainties
-    if world is not None:
-        uncertainties = _in_world(uncertainties, world)
     report = collect_report(
         images,
         recipe=recipe,
@@ -158,7 +160,7 @@ def write_report(
         seconds=seconds,
         unreadable=unreadable,
         outliers=poses.outliers,
-        uncertainties=uncertainties,
+        uncertainties=_in_world(poses.uncertainties, world),
         world=world.to_json() if world else None,
         num_dataset_points=num_dataset_points,
         failure=failure,
@@ -204,9 +206,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _in_world(
-    uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame
+    uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame | None
 ) -> dict[str, PoseUncertainty]:
-    scale = float(world.world_from_sfm.scale)
+    """In units of the dataset, or as they are without one."""
+    scale = float(world.world_from_sfm.scale) if world else 1.0
     return {
         name: replace(each, position_stddev=scale * each.position_stddev)
         for name, each in uncertainties.items()

@@ -223,18 +223,18 @@ def match(
             engine=recipe.engine,
             progress=progress,
         )
-        return MatchStore(workspace.matches)
-    with MatchStore(workspace.matches, provenance) as store:
-        merge_parts(store)
-        match_features(
-            pairs,
-            features,
-            matcher,
-            store,
-            batch_size=pairs_per_batch(device),
-            cache_bytes=int(recipe.engine.cache_gb * 1e9),
-            progress=progress,
-        )
+    else:
+        with MatchStore(workspace.matches, provenance) as store:
+            merge_parts(store)
+            match_features(
+                pairs,
+                features,
+                matcher,
+                store,
+                batch_size=pairs_per_batch(device),
+                cache_bytes=int(recipe.engine.cache_gb * 1e9),
+                progress=progress,
+            )
     return MatchStore(workspace.matches)
 
 
@@ -262,7 +262,6 @@ def fill_database(
     if not (database.is_file() and workspace.is_done("database", inputs)):
         if not (database.is_file() and workspace.is_done("import", inputs)):
             workspace.start("import")
-            workspace.start("database")
             remove_database(database)
             write_database(
                 database,
@@ -318,7 +317,6 @@ def map_and_refine(
         if not models:
             raise ReconstructionError(explain_failure(images, verified))
         models[0] = set_outliers_aside(models[0], workspace, recipe)
-        models[0].write(workspace.models / "0")
         workspace.finish("map", inputs)
         return models
     return read_models(workspace)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], pycolmap.Sim3d | None]
 
-_MIN_POSITIONS = 3
+MIN_POSITIONS = 3  # that fix a similarity
 _NUM_SAMPLES = 500
 _MAX_SIGMAS = 3.0  # between up by GPS and up without; beyond it GPS is believed
 _MAX_SCALE_ERROR = 0.3  # relative standard deviation; above it GPS tells no scale
@@ -71,14 +71,14 @@ def georeference(
         for image in registered
         if (info := images.infos[image.name]).gps is not None
     ]
-    if len(located) < _MIN_POSITIONS:
+    if len(located) < MIN_POSITIONS:
         raise ReconstructionError(
             f"{len(located)} of {len(registered)} registered images have a GPS position"
-            f" in their EXIF but georeferencing needs {_MIN_POSITIONS}. Turn it off:"
+            f" in their EXIF but georeferencing needs {MIN_POSITIONS}. Turn it off:"
             " export.world.georeference=false"
         )
     with_height = [entry for entry in located if entry[1][2] is not None]
-    has_height = len(with_height) >= _MIN_POSITIONS
+    has_height = len(with_height) >= MIN_POSITIONS
     used = with_height if has_height else located
     centres = np.array([centre for centre, _, _ in used])
     earth = np.array([(lat, lon, alt or 0.0) for _, (lat, lon, alt), _ in used])

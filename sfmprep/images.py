@@ -50,7 +50,7 @@ EXTENSIONS = (
 )
 _FILM_EXTENSIONS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SCAN_THREADS = 8
-_MAX_LOAD_THREADS = 8
+MAX_LOAD_THREADS = 8  # a process
 _MAX_LISTED = 5
 
 Grouping = Literal["auto", "single", "per-folder", "per-image"]
@@ -310,7 +310,7 @@ def load_batches(
         names,
         max_size=max_size,
         batch_size=batch_size,
-        num_workers=num_workers or min(os.cpu_count() or 1, _MAX_LOAD_THREADS),
+        num_workers=num_workers or min(os.cpu_count() or 1, MAX_LOAD_THREADS),
         on_unreadable=on_unreadable or _warner(images),
     )
     return _batches(images, loaded, batch_size)

@@ -21,7 +21,7 @@ from sfmprep.coords import Float64
 from sfmprep.images import ImageSet
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore, MatchStore
-from sfmprep.surface import SurfaceShapes, surface_shapes
+from sfmprep.surface import surface_shapes
 from sfmprep.tracks import Keypoints, Links, consistent_links, link_tracks
 from sfmprep.triangulate import (
     Index,
@@ -35,8 +35,6 @@ from sfmprep.triangulate import (
     triangulate,
 )
 from sfmprep.uncertainty import noise_px
-
-__all__ = ["SurfaceShapes", "seed_points", "surface_shapes"]
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from sfmprep.config import EngineConfig, FeaturesConfig, MatcherConfig
 from sfmprep.errors import ConfigError, DeviceError
 from sfmprep.extract import extract_features
-from sfmprep.images import ImageSet
+from sfmprep.images import MAX_LOAD_THREADS, ImageSet
 from sfmprep.match import match_in_order, missing_pairs, num_cached, pairs_per_batch
 from sfmprep.models import build_extractor, build_matcher
 from sfmprep.pairs import Pair
@@ -31,7 +31,6 @@ from sfmprep.stores import FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOADERS = 8  # threads a process that decode photographs
 
 
 def match_on_devices(
@@ -211,7 +210,7 @@ class _Extraction:
             self.config, device=device, precision=self.engine.precision
         )
         threads = self.engine.num_workers or min(
-            num_cores(), _MOST_LOADERS * self.num_devices
+            num_cores(), MAX_LOAD_THREADS * self.num_devices
         )
         with FeatureStore(part, self.provenance) as store:
             for names in link.chunks(0):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from sfmprep.config import Recipe
+from sfmprep.export.targets import FOLDERS_BELOW
 from sfmprep.progress import T
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _next_commands(out: Path, recipe: Recipe) -> Iterator[str]:
     """What opens the dataset, one line a target that has one."""
     first, *_ = targets = recipe.export.targets
     for target in targets:
-        own = out / "targets" / target
+        own = out / FOLDERS_BELOW / target
         folder = shlex.quote(str(own if target != first and own.is_dir() else out))
         match target:
             case "nerfstudio":

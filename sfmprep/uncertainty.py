@@ -79,7 +79,8 @@ def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertai
             len(views),
         )
         return {}
-    covariance *= estimate_noise_px(model) ** 2
+    _, xyz, observations = observations_of(model, views)
+    covariance *= noise_px(views, observations, xyz) ** 2
     covariance = _relative_to_the_whole(covariance, views.centres)
     blocks = _diagonal_blocks(covariance)
     rotation, position = (
@@ -111,19 +112,12 @@ def point_uncertainties(model: pycolmap.Reconstruction) -> dict[int, float]:
     return dict(zip(ids.tolist(), stddev.tolist(), strict=True))
 
 
-def estimate_noise_px(model: pycolmap.Reconstruction) -> float:
+def noise_px(views: Views, observations: Observations, xyz: Float64) -> float:
     """The standard deviation of a keypoint's coordinate, as the residuals tell.
 
     The squared residuals over what is left of their number after the parameters of
     points, poses and cameras: 0 for a model without points.
     """
-    views = Views.of(model)
-    _, xyz, observations = observations_of(model, views)
-    return noise_px(views, observations, xyz)
-
-
-def noise_px(views: Views, observations: Observations, xyz: Float64) -> float:
-    """As `estimate_noise_px`, of what is already read."""
     errors = reprojection_errors(views, observations, xyz)
     errors = errors[np.isfinite(errors)]
     parameters = 3 * len(xyz) + 6 * len(views) - 7

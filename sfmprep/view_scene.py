@@ -154,12 +154,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _left_out(out: Path) -> dict[str, str]:
     """Images that are not in the dataset, with the reason."""
-    if images := _read_json(out / "report.json").get("images"):
-        return {i["name"]: i["reason"] for i in images if i["status"] != "registered"}
-    found: dict[str, str] = _read_json(out / "work" / "summary.json").get(
-        "left_out", {}
-    )
-    return found
+    images = _read_json(out / "report.json").get("images", [])
+    return {i["name"]: i["reason"] for i in images if i["status"] != "registered"}
 
 
 def _picture_folder(out: Path) -> Path | None:

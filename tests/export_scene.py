@@ -109,6 +109,15 @@ def read_ply(path: Path) -> tuple[list[str], np.ndarray]:
     return [name for _, name in properties], rows
 
 
+def draw_dots(model: pycolmap.Reconstruction, images: ImageSet) -> dict[str, int]:
+    """Replaces each photograph by one dot; returns the id of the point that it shows."""
+    drawn = {}
+    for image in model.images.values():
+        xy, drawn[image.name] = off_middle(image)
+        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    return drawn
+
+
 def off_middle(image: pycolmap.Image) -> tuple[np.ndarray, int]:
     """An observation as far off the middle as a dot fits: wrong turns show there."""
     middle = np.array([WIDTH, HEIGHT]) / 2

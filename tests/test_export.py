@@ -33,12 +33,10 @@ from tests.export_scene import (
     HEIGHT,
     WIDTH,
     centroid,
-    dot,
+    draw_dots,
     export,
     files_in,
-    off_middle,
     read_model,
-    save,
     synthesize,
     write_images,
 )
@@ -154,10 +152,7 @@ def test_bright_dots_are_where_points_project(
     """Pins half pixels in undistortion, turning, resizing and downscaling."""
     model = synthesize(kind)
     images = write_images(model, tmp_path / "photos", orientations=(1, 3, 6, 8))
-    drawn = {}
-    for image in model.images.values():
-        xy, drawn[image.name] = off_middle(image)
-        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    drawn = draw_dots(model, images)
     export(model, images, tmp_path / "out", max_size=max_size, downscales=factors)
     exported = read_model(tmp_path / "out")
     for name, point_id in drawn.items():

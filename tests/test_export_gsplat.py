@@ -17,10 +17,8 @@ from PIL import Image
 
 from tests.export_scene import (
     centroid,
-    dot,
+    draw_dots,
     export,
-    off_middle,
-    save,
     synthesize,
     write_images,
 )
@@ -110,10 +108,7 @@ def test_dots_are_where_gsplat_projects_their_points(
 ) -> None:
     model = synthesize(*models)
     images = write_images(model, tmp_path / "photos", orientations=(1, 6))
-    drawn = {}
-    for image in model.images.values():
-        xy, drawn[image.name] = off_middle(image)
-        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    drawn = draw_dots(model, images)
     export(model, images, tmp_path / "out", targets=("gsplat",))
     for view in load(tmp_path / "out", factor):
         with Image.open(view["path"]) as picture:
@@ -133,10 +128,7 @@ def test_dots_are_where_gsplat_undistorts_them_to(
     """With `export.camera=original` gsplat undistorts images itself."""
     model = synthesize(kind)
     images = write_images(model, tmp_path / "photos", orientations=(1, 6))
-    drawn = {}
-    for image in model.images.values():
-        xy, drawn[image.name] = off_middle(image)
-        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    drawn = draw_dots(model, images)
     out = tmp_path / "out"
     export(model, images, out, targets=("gsplat",), camera="original")
     for view in load(out, factor):

@@ -18,12 +18,10 @@ from PIL import Image, ImageDraw
 from sfmprep.images import ImageSet
 from tests.export_scene import (
     centroid,
-    dot,
+    draw_dots,
     export,
-    off_middle,
     read_model,
     read_ply,
-    save,
     synthesize,
     write_images,
 )
@@ -116,10 +114,8 @@ def test_dots_are_where_3dgs_projects_their_points(
 ) -> None:
     model = synthesize(kind)
     images = write_images(model, tmp_path / "photos", orientations=(1, 6))
-    drawn = {}
-    for image in model.images.values():
-        xy, drawn[Path(image.name).stem] = off_middle(image)
-        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    dots = draw_dots(model, images)
+    drawn = {Path(name).stem: point_id for name, point_id in dots.items()}
     export(model, images, tmp_path / "out", targets=("3dgs",))
     views = load(tmp_path / "out", images_folder)
     assert len(views) == 4

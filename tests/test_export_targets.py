@@ -31,10 +31,9 @@ from tests.export_scene import (
     HEIGHT,
     WIDTH,
     centroid,
-    dot,
+    draw_dots,
     export,
     files_in,
-    off_middle,
     read_model,
     read_ply,
     save,
@@ -287,10 +286,7 @@ def test_kept_lens_is_turned_with_the_image(
     """Points project to where their photographed dots are, all four ways up."""
     model = lensed(kind)
     images = write_images(model, tmp_path / "photos", orientations=(1, 3, 6, 8))
-    drawn = {}
-    for image in model.images.values():
-        xy, drawn[image.name] = off_middle(image)
-        save(dot(xy), images.path(image.name), images.infos[image.name].orientation)
+    drawn = draw_dots(model, images)
     config = {"targets": ("nerfstudio", "gsplat"), "camera": "original"}
     out = tmp_path / "out"
     export(model, images, out, **config, downscales=(2,), max_size=max_size)

@@ -16,7 +16,8 @@ from scipy.optimize import least_squares
 from sfmprep.config import SeedConfig
 from sfmprep.errors import ImageError, StoreError
 from sfmprep.images import ImageSet
-from sfmprep.seed import seed_points, surface_shapes
+from sfmprep.seed import seed_points
+from sfmprep.surface import surface_shapes
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.tracks import Keypoints, Links, consistent_links, link_tracks
 from sfmprep.triangulate import (

@@ -9,12 +9,8 @@ import pycolmap
 import pytest
 
 from sfmprep import uncertainty
-from sfmprep.triangulate import Views
-from sfmprep.uncertainty import (
-    estimate_noise_px,
-    point_uncertainties,
-    pose_uncertainties,
-)
+from sfmprep.triangulate import Views, observations_of
+from sfmprep.uncertainty import noise_px, point_uncertainties, pose_uncertainties
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +115,9 @@ def test_weak_camera_is_uncertain_and_does_not_spoil_the_others() -> None:
 
 def test_noise_is_that_of_the_keypoints() -> None:
     model = noisy(synthesize(num_points=300), 8, stddev=0.7)
-    assert estimate_noise_px(model) == pytest.approx(0.7, rel=0.1)
+    views = Views.of(model)
+    _, xyz, observations = observations_of(model, views)
+    assert noise_px(views, observations, xyz) == pytest.approx(0.7, rel=0.1)
 
 
 def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:

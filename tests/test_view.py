@@ -63,8 +63,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.write_binary(folder / "sparse" / "0")
     (folder / "dataset.json").write_text(json.dumps({"images": described}))
     (folder / "world_from_sfm.json").write_text("{}")
-    left_out = {f"bad {EVIL}": "no other image matches it"}
-    (folder / "work" / "summary.json").write_text(json.dumps({"left_out": left_out}))
+    left_out = {
+        "name": f"bad {EVIL}",
+        "status": "not_registered",
+        "reason": "no other image matches it",
+    }
+    (folder / "report.json").write_text(json.dumps({"images": [left_out]}))
     return folder
 
 

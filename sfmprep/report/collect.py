@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -40,25 +40,12 @@ from sfmprep.report.schema import (
     WeakLink,
 )
 from sfmprep.stores import FeatureStore
+from sfmprep.uncertainty import PoseUncertainty
 
 _MAX_EDGES = 20_000
 _EDGES_PER_IMAGE = 10  # above that
 _MAX_LINKS = 20
 _MAX_NAMES = 10
-
-
-class Uncertainty(Protocol):
-    """How certain a pose is; `sfmprep.uncertainty.PoseUncertainty` fits."""
-
-    @property
-    def rotation_stddev_deg(self) -> float:
-        """Degrees."""
-        ...
-
-    @property
-    def position_stddev(self) -> float:
-        """World units."""
-        ...
 
 
 def collect_report(
@@ -72,7 +59,7 @@ def collect_report(
     seconds: Mapping[str, float],
     unreadable: Mapping[str, str],
     outliers: Mapping[str, str],
-    uncertainties: Mapping[str, Uncertainty],
+    uncertainties: Mapping[str, PoseUncertainty],
     world: Mapping[str, Any] | None,
     num_dataset_points: int | None = None,
     failure: str | None = None,
@@ -198,7 +185,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
 def _with_measures(
     report: ImageReport,
     measured: ModelMeasure | None,
-    uncertainties: Mapping[str, Uncertainty],
+    uncertainties: Mapping[str, PoseUncertainty],
 ) -> ImageReport:
     if measured is None or report.name not in measured.images:
         return report
