@@ -351,8 +351,8 @@ def cut_contradictions(
     """Which matches of every pair stay, so that no track contradicts itself.
 
     A track does where two of its keypoints lie in one image and further apart than its
-    radius along x or y. Its weakest semi-dense matches go, a quarter at a time: those
-    with the fewest third keypoints that match both ends, then the lowest score.
+    radius along x or y. Its weakest semi-dense matches go, a quarter at a time at most:
+    those with the fewest third keypoints that match both ends, then the lowest score.
     Contradictions of the features' matches alone stay.
     """
     offsets = dict(
@@ -417,11 +417,18 @@ def _consistent(
     track = components(ends, len(view))
     rows = np.flatnonzero(loose)
     while len(rows):
-        kept[rows] = without_weakest(track[ends[rows, 0]], strength[rows])
+        kept[rows] = _without_weakest(track[ends[rows, 0]], strength[rows])
         rows = rows[kept[rows]]
         track = components(ends[kept], len(view))
         rows = rows[_contradicting(track, view, xy, limit)[track[ends[rows, 0]]]]
     return kept
+
+
+def _without_weakest(track: Index, strength: Float64) -> Mask:
+    """As `tracks.without_weakest`, but of those with as little support as the worst."""
+    least = np.full(int(track.max()) + 1, np.inf)
+    np.minimum.at(least, track, np.floor(strength))
+    return without_weakest(track, strength) | (strength >= least[track] + 1)
 
 
 def _contradicting(track: Index, view: Index, xy: Float32, limit: Float64) -> Mask:

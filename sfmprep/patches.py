@@ -25,7 +25,10 @@ from sfmprep.types import Float32
 Patches = NDArray[np.uint8]
 
 _MIN_COSINE = 0.35  # between normal and reference ray; a flatter plane is not believed
-_STRETCH_RANGE = (0.25, 4.0)  # of a view's warp; beyond, two views show different things
+_STRETCH_RANGE = (
+    0.25,
+    4.0,
+)  # of a view's warp; beyond, two views show different things
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -85,7 +88,7 @@ def reference_rows(observations: Observations, resolution: Float64) -> Index:
 
 def plane_warps(
     views: Views,
-    frames: list[LoadedFrame],
+    frames: dict[int, LoadedFrame],
     observations: Observations,
     xyz: Float64,
     normals: Float64 | None,
@@ -95,7 +98,7 @@ def plane_warps(
 
     Args:
         views: The cameras.
-        frames: Of each view.
+        frames: Of each view that observes, by its row.
         observations: Of N points.
         xyz: [N, 3] the points.
         normals: [N, 3] unit; None, and where they are far from the ray of the
@@ -136,7 +139,7 @@ def _tangents(normals: Float64) -> Float64:
 
 def _steps(
     views: Views,
-    frames: list[LoadedFrame],
+    frames: dict[int, LoadedFrame],
     observations: Observations,
     xyz: Float64,
     axes: Float64,
@@ -155,7 +158,9 @@ def _steps(
         places, step = places[step > 0], step[step > 0, None]
         for k in (0, 1) if len(rows) else ():
             offset = step * (axes[points, :, k] @ turn.T)
-            ends = [np.asarray(camera.img_from_cam(places + s * offset)) for s in (1, -1)]
+            ends = [
+                np.asarray(camera.img_from_cam(places + s * offset)) for s in (1, -1)
+            ]
             moved = (ends[0] - ends[1]) / (2 * step)
             steps[rows, :, k] = moved @ frames[view].matrix.T
     return steps
@@ -193,7 +198,9 @@ def sample_patches(
     for level in np.unique(levels[inside]).tolist():
         rows = np.flatnonzero(inside & (levels == level))
         size = (max(width >> level, 1), max(height >> level, 1))
-        reduced = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if level else grey
+        reduced = (
+            cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if level else grey
+        )
         ratio = np.array(size) / (width, height)
         places = (xy[rows, None] + grid @ warps[rows].swapaxes(1, 2)) * ratio - 0.5
         values = map_coordinates(

@@ -37,15 +37,18 @@ from sfmprep.types import Float32
 logger = logging.getLogger(__name__)
 
 _RADIUS = 7  # of the window that is compared
+_TAPER_PX = 5.0  # standard deviation of the weights over the window
 _LEVELS = ((2.0, 3), (1.2, 2), (0.8, 4))  # blur in pixels, and steps at that blur
+_FINEST = _LEVELS[-1][0]
 _BLUR_RADIUS = 4
-_PRIOR_PX = 0.5  # error of a keypoint before
-_COARSE_PRIOR = 0.005
-_NUM_INDEPENDENT = 50.0  # of the pixels of a blurred window
+_MAX_STEP_PX = 1.0
+_PRIOR_PX = 0.5  # standard deviation of a keypoint's error before
+_COARSE_PRIOR = 0.005  # squared change of a unit patch for a step of a pixel
+_NUM_INDEPENDENT = 50.0  # pixels of a window whose noise is not shared by neighbours
 _MIN_CORRELATION = 0.75
 _MIN_CONTRAST = 1.0  # standard deviation of a patch, grey levels
 _BLOCK_BYTES = 1 << 29
-_CHUNK = 4096
+_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class Alignment:
     """Where patches agree with the others of their track."""
 
     shifts: Float64  # [M, 2]
-    before: Float64  # [M] correlation with the mean of the others; -1: not compared
+    before: Float64  # [M] correlation with the mean of the others, or -1 without any
     after: Float64  # [M]
 
 
@@ -110,18 +113,15 @@ def refine_keypoints(
     for rows in _blocks(observations, frames, radius):
         part = observations.select(rows)
         points = np.unique(observations.point[rows])
-        aligned = _refine_block(
-            views,
-            frames,
-            part,
-            xyz[points],
-            normals[points],
-            images,
-            config.max_move_px,
-            radius,
-            max_size,
-            num_workers,
-            progress,
+        surface = (xyz[points], normals[points])
+        guesses = _surface_warps(views, frames, part, *surface)
+        aligned = _align_block(
+            *(views, frames, part, guesses, images),
+            radius=radius,
+            max_move=config.max_move_px,
+            max_size=max_size,
+            num_workers=num_workers,
+            progress=progress,
         )
         found.shifts[rows] = aligned.shifts
         found.before[rows] = aligned.before
@@ -131,26 +131,45 @@ def refine_keypoints(
         & (found.after >= found.before)
         & (np.linalg.norm(found.shifts, axis=1) <= config.max_move_px)
     )
-    length = np.zeros(len(observations))
+    lengths = _move_keypoints(model, views, frames, observations, found.shifts, moved)
+    logger.info(
+        "%d of %d keypoints refined, by %.2f px in the median",
+        *(len(lengths), len(observations), np.median(lengths) if len(lengths) else 0),
+    )
+    return RefinementStats(
+        num_observations=len(observations),
+        num_compared=int((found.after > -1).sum()),
+        num_moved=len(lengths),
+        median_move_px=float(np.median(lengths)) if len(lengths) else 0.0,
+        correlation_before=float(found.before[moved].mean()) if len(lengths) else 0.0,
+        correlation_after=float(found.after[moved].mean()) if len(lengths) else 0.0,
+    )
+
+
+def _move_keypoints(
+    model: pycolmap.Reconstruction,
+    views: Views,
+    frames: dict[int, LoadedFrame],
+    observations: Observations,
+    shifts: Float64,
+    moved: Mask,
+) -> Float64:
+    """Adds shifts in pixels as loaded; returns the lengths in pixels of the files."""
+    lengths = [np.empty(0)]
     for view, rows in enumerate(observations.by_view(len(views))):
         rows = rows[moved[rows]]
         if not len(rows):
             continue
-        image = model.images[int(views.ids[view])]
-        steps = frames[view].file_steps(found.shifts[rows])
-        length[rows] = np.linalg.norm(steps, axis=1)
-        for row, step in zip(rows.tolist(), steps, strict=True):
-            image.points2D[int(observations.keypoint[row])].xy = (
-                observations.xy[row] + step
-            )
-    return RefinementStats(
-        num_observations=len(observations),
-        num_compared=int((found.after > -1).sum()),
-        num_moved=int(moved.sum()),
-        median_move_px=float(np.median(length[moved])) if moved.any() else 0.0,
-        correlation_before=float(found.before[moved].mean()) if moved.any() else 0.0,
-        correlation_after=float(found.after[moved].mean()) if moved.any() else 0.0,
-    )
+        steps = frames[view].file_steps(shifts[rows])
+        points = model.images[int(views.ids[view])].points2D
+        for keypoint, xy in zip(
+            observations.keypoint[rows].tolist(),
+            observations.xy[rows] + steps,
+            strict=True,
+        ):
+            points[keypoint].xy = xy
+        lengths.append(np.linalg.norm(steps, axis=1))
+    return np.concatenate(lengths)
 
 
 def _frames(
@@ -201,138 +220,149 @@ def _blocks(
         yield np.flatnonzero(usable & (block_of_row == number))
 
 
-def _refine_block(
+def _surface_warps(
     views: Views,
     frames: dict[int, LoadedFrame],
     observations: Observations,
     xyz: Float64,
     normals: Float64,
+) -> tuple[Float64, Float64]:
+    """Warps for the plane of the neighbours, and for one that faces the reference."""
+    offsets = xyz[observations.point] - views.centres[observations.view]
+    distance = np.maximum(np.linalg.norm(offsets, axis=1), 1e-300)
+    focals = np.ones(len(views))
+    for view, frame in frames.items():
+        focals[view] = views.focals[view] * frame.scale
+    reference = reference_rows(observations, focals[observations.view] / distance)
+    known = (views, frames, observations, xyz)
+    return (
+        plane_warps(*known, normals, reference),
+        plane_warps(*known, None, reference),
+    )
+
+
+def _align_block(
+    views: Views,
+    frames: dict[int, LoadedFrame],
+    observations: Observations,
+    guesses: tuple[Float64, Float64],
     images: ImageSet,
-    max_move: float,
+    *,
     radius: int,
+    max_move: float,
     max_size: int | None,
     num_workers: int | None,
     progress: Progress,
 ) -> Alignment:
-    """Shifts in pixels as loaded, of the better of two guesses of the surface."""
-    distance = np.linalg.norm(
-        xyz[observations.point] - views.centres[observations.view], axis=1
-    )
-    scale = np.array([frames[v].scale if v in frames else 1 for v in range(len(views))])
-    resolution = (views.focals * scale)[observations.view] / np.maximum(distance, 1e-9)
-    reference = reference_rows(observations, resolution)
-    warps = [
-        plane_warps(views, frames, observations, xyz, guess, reference)
-        for guess in (normals, None)
-    ]
+    """Reads the photographs of a block of tracks and aligns it.
+
+    Returns:
+        Shifts in pixels as loaded; each track by the guess that fits it better.
+    """
     side = 2 * radius + 1
     patches = np.zeros((2, len(observations), side, side), np.uint8)
     inside = np.zeros((2, len(observations)), bool)
-    by_view = observations.by_view(len(views))
-    rows_of = {views.names[v]: (v, r) for v, r in enumerate(by_view) if len(r)}
+    rows_of = {
+        views.names[view]: (view, rows)
+        for view, rows in enumerate(observations.by_view(len(views)))
+        if len(rows)
+    }
     loaded = load_batches(
         images, list(rows_of), max_size=max_size, num_workers=num_workers
     )
     for (name,), batch in progress(loaded, desc="refine", total=len(rows_of)):
         view, rows = rows_of[name]
         xy = frames[view].loaded_xy(observations.xy[rows])
-        for k in range(2):
+        for k, warps in enumerate(guesses):
             patches[k, rows], inside[k, rows] = sample_patches(
-                batch.pixels[0], xy, warps[k][rows], radius
+                batch.pixels[0], xy, warps[rows], radius
             )
-    found = []
-    for k in range(2):
-        aligned = align_patches(patches[k], inside[k], observations, max_move)
-        steps = np.einsum("mij,mj->mi", np.nan_to_num(warps[k]), aligned.shifts)
-        found.append(
-            Alignment(shifts=steps, before=aligned.before, after=aligned.after)
-        )
-    return _better(observations, *found)
-
-
-def _better(observations: Observations, a: Alignment, b: Alignment) -> Alignment:
-    """Of each track the alignment with the higher correlations."""
-    gain = np.add.reduceat(a.after - b.after, observations.starts)
-    first = (gain >= 0)[observations.point]
+    found = [
+        align_tracks(patches[:, rows], inside[:, rows], starts, max_move)
+        for rows, starts in _chunks(observations)
+    ]
+    aligned, guess = zip(*found, strict=True)
+    warps = np.where(np.concatenate(guess)[:, None, None] == 0, guesses[0], guesses[1])
+    shifts = np.concatenate([part.shifts for part in aligned])
     return Alignment(
-        shifts=np.where(first[:, None], a.shifts, b.shifts),
-        before=np.where(first, a.before, b.before),
-        after=np.where(first, a.after, b.after),
+        shifts=np.einsum("mij,mj->mi", np.nan_to_num(warps), shifts),
+        before=np.concatenate([part.before for part in aligned]),
+        after=np.concatenate([part.after for part in aligned]),
     )
 
 
+def _chunks(observations: Observations) -> Iterator[tuple[slice, Index]]:
+    """Whole tracks of some thousand rows, and where each track begins in them."""
+    starts = observations.starts
+    for number in np.split(
+        np.arange(len(starts)), np.flatnonzero(np.diff(starts // _CHUNK_ROWS)) + 1
+    ):
+        last = number[-1] + 1
+        end = starts[last] if last < len(starts) else len(observations)
+        yield (
+            slice(int(starts[number[0]]), int(end)),
+            starts[number] - starts[number[0]],
+        )
+
+
 # ------------------------------------------------------------------------- alignment
-def align_patches(
-    patches: Patches, usable: Mask, observations: Observations, max_move: float
-) -> Alignment:
+def align_tracks(
+    patches: Patches, usable: Mask, starts: Index, max_move: float
+) -> tuple[Alignment, Index]:
     """Moves patches until each agrees best with the mean of its track.
 
     Args:
-        patches: [M, S, S] uint8, one for each observation.
-        usable: [M] which of them count.
-        observations: The tracks.
-        max_move: No shift is longer.
+        patches: [2, M, S, S] of the observations, by two guesses of the surface.
+        usable: [2, M] which of them count.
+        starts: [T] where each track begins, rising from 0.
+        max_move: Patches that had to be shifted as far are not compared.
+
+    Returns:
+        The alignment in the frames of the tracks, and the guess [M] that was taken:
+        that by which the unmoved patches of the track agree better.
     """
-    parts = []
-    starts, ends = [0], observations.starts
-    while starts[-1] < len(observations):
-        after = np.searchsorted(ends, starts[-1] + _CHUNK, side="right")
-        # the last track that begins within the chunk goes into the next
-        end = int(ends[after - 1]) if after < len(ends) else len(observations)
-        if end <= starts[-1]:
-            end = int(ends[after]) if after < len(ends) else len(observations)
-        rows = slice(starts[-1], end)
-        point = observations.point[rows]
-        parts.append(
-            _align(
-                patches[rows].astype(np.float32),
-                usable[rows],
-                np.flatnonzero(np.diff(point, prepend=-1)),
-                max_move,
-            )
-        )
-        starts.append(end)
-    return Alignment(
-        shifts=np.concatenate([p.shifts for p in parts]),
-        before=np.concatenate([p.before for p in parts]),
-        after=np.concatenate([p.after for p in parts]),
+    track = np.repeat(np.arange(len(starts)), np.diff(starts, append=patches.shape[1]))
+    unmoved = np.zeros((patches.shape[1], 2), np.float32)
+    scores = []
+    for pictures, usable_here in zip(patches, usable, strict=True):
+        windows, contrast = _windows(pictures, unmoved, _LEVELS[0][0])
+        weights = np.float32(usable_here & (contrast >= _MIN_CONTRAST))
+        correlation, _ = _agreement(windows, weights, starts, track)
+        scores.append(np.add.reduceat(correlation, starts))
+    guess = np.int64(scores[1] > scores[0])[track]
+    rows = np.arange(len(track))
+    return (
+        _align(patches[guess, rows], usable[guess, rows], starts, track, max_move),
+        guess,
     )
 
 
 def _align(
-    patches: Float32, usable: Mask, starts: Index, max_move: float
+    patches: Patches, usable: Mask, starts: Index, track: Index, max_move: float
 ) -> Alignment:
-    """As `align_patches`; tracks begin at `starts`."""
-    track = np.repeat(
-        np.arange(len(starts)), np.diff(starts, append=len(patches))
-    )
     shifts = np.zeros((len(patches), 2), np.float32)
     weights = usable.astype(np.float32)
-    before = np.full(len(patches), -1.0)
     for sigma, num_steps in _LEVELS:
-        fine = sigma == _LEVELS[-1][0]
         for _ in range(num_steps):
             windows, contrast = _windows(patches, shifts, sigma)
-            weights = np.where(contrast >= _MIN_CONTRAST, weights, 0)
-            correlation, mean = _agreement(windows, weights, starts, track)
-            weights = usable * (contrast >= _MIN_CONTRAST) * np.clip(
-                correlation, 0.01, 1
-            ) ** 2
-            correlation, mean = _agreement(windows, weights, starts, track)
-            noise = 2 * (1 - np.clip(correlation, 0, 1)) / _NUM_INDEPENDENT
-            prior = noise / _PRIOR_PX**2 if fine else np.full(len(noise), _COARSE_PRIOR)
-            shifts = shifts + _steps(windows, mean, track, shifts, prior, fine)
-            total = np.add.reduceat(weights[:, None] * shifts, starts)
-            total /= np.maximum(np.add.reduceat(weights, starts), 1e-6)[:, None]
-            shifts = shifts - total[track]
-            length = np.linalg.norm(shifts, axis=1, keepdims=True)
-            shifts = shifts * np.minimum(max_move / np.maximum(length, 1e-6), 1)
-            shifts = (shifts * (weights > 0)[:, None]).astype(np.float32)
-    sigma = _LEVELS[-1][0]
-    windows, _ = _windows(patches, shifts, sigma)
+            weights *= contrast >= _MIN_CONTRAST
+            correlation, _ = _agreement(windows, weights, starts, track)
+            weights = (weights > 0) * np.clip(correlation, 0.01, 1) ** 2
+            correlation, means = _agreement(windows, weights, starts, track)
+            if sigma == _FINEST:
+                noise = 2 * (1 - np.clip(correlation, 0, 1)) / _NUM_INDEPENDENT
+                prior, pulled = noise / np.float32(_PRIOR_PX**2), shifts
+            else:
+                prior = np.full(len(shifts), _COARSE_PRIOR, np.float32)
+                pulled = np.zeros_like(shifts)
+            shifts += _steps(windows, means, track, prior, pulled)
+            shifts = _limit(_centre(shifts, weights, starts, track), max_move)
+            shifts[weights == 0] = 0
+    windows, _ = _windows(patches, shifts, _FINEST)
     after, _ = _agreement(windows, weights, starts, track)
-    windows, _ = _windows(patches, np.zeros_like(shifts), sigma)
+    windows, _ = _windows(patches, np.zeros_like(shifts), _FINEST)
     before, _ = _agreement(windows, weights, starts, track)
+    after[np.linalg.norm(shifts, axis=1) > 0.99 * max_move] = -1
     return Alignment(
         shifts=shifts.astype(np.float64),
         before=before.astype(np.float64),
@@ -340,77 +370,86 @@ def _align(
     )
 
 
-_WINDOW = np.arange(-_RADIUS, _RADIUS + 1)
-_TAPER = np.exp(-(_WINDOW[:, None] ** 2 + _WINDOW**2) / (2 * 5.0**2))
-_ROOT = np.sqrt(_TAPER / _TAPER.sum()).astype(np.float32)
+def _centre(shifts: Float32, weights: Float32, starts: Index, track: Index) -> Float32:
+    """Shifts whose weighted mean is 0: where a track lies as a whole is not seen."""
+    total = np.add.reduceat(weights[:, None] * shifts, starts)
+    total /= np.maximum(np.add.reduceat(weights, starts), 1e-6)[:, None]
+    centred: Float32 = shifts - total[track]
+    return centred
+
+
+def _limit(steps: Float32, longest: float) -> Float32:
+    length = np.linalg.norm(steps, axis=1, keepdims=True)
+    limited: Float32 = steps * np.minimum(longest / np.maximum(length, 1e-6), 1)
+    return limited.astype(np.float32)
+
+
+_OFFSETS = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float32)
+_TAPER = np.exp(-(_OFFSETS[:, None] ** 2 + _OFFSETS**2) / (2 * _TAPER_PX**2))
+_ROOTS = np.sqrt(_TAPER / _TAPER.sum()).astype(np.float32)  # of weights of sum 1
 
 
 def _windows(
-    patches: Float32, shifts: Float32, sigma: float
+    patches: Float32 | Patches, shifts: Float32, sigma: float
 ) -> tuple[Float32, Float32]:
     """Blurred, shifted, weighted windows of mean 0 and norm 1, and their contrast.
 
     Returns:
-        [M, 225] and [M], the standard deviation in grey levels.
+        [M, 15, 15], and the standard deviations [M] in grey levels.
     """
-    side = np.arange(patches.shape[1], dtype=np.float32) - patches.shape[1] // 2
+    side = patches.shape[1]
+    pixels = np.arange(side, dtype=np.float32) - side // 2
     across, down = (
-        _kernel(shifts[:, k, None] + _WINDOW.astype(np.float32), side, sigma)
-        for k in (0, 1)
+        _kernel(shifts[:, k, None] + _OFFSETS, pixels, sigma) for k in (0, 1)
     )
-    windows = down @ patches @ across.swapaxes(1, 2)
-    windows -= np.einsum("ij,mij->m", _ROOT**2, windows)[:, None, None]
-    windows *= _ROOT
-    windows = windows.reshape(len(patches), -1)
-    contrast = np.linalg.norm(windows, axis=1)
-    return windows / np.maximum(contrast, 1e-6)[:, None], contrast
+    windows = down @ patches.astype(np.float32) @ across.swapaxes(1, 2)
+    windows -= np.einsum("ij,mij->m", _ROOTS**2, windows)[:, None, None]
+    windows *= _ROOTS
+    contrast = np.sqrt(np.einsum("mij,mij->m", windows, windows))
+    windows /= np.maximum(contrast, 1e-6)[:, None, None]
+    return windows, contrast
 
 
-def _kernel(places: Float32, side: Float32, sigma: float) -> Float32:
+def _kernel(places: Float32, pixels: Float32, sigma: float) -> Float32:
     """Gaussian weights [M, 15, S] of a row of pixels around places [M, 15]."""
-    kernel = np.exp(((places[..., None] - side) / sigma) ** 2 * np.float32(-0.5))
+    kernel = np.exp(np.square((places[..., None] - pixels) / np.float32(sigma)) / -2)
     kernel /= kernel.sum(axis=2, keepdims=True)
-    return kernel
+    return np.asarray(kernel, np.float32)
 
 
 def _agreement(
     windows: Float32, weights: Float32, starts: Index, track: Index
 ) -> tuple[Float32, Float32]:
-    """Correlation [M] of each window with the others of its track, and means [T, 225].
+    """Correlation [M] of each window with the mean of the others, and all means [T].
 
-    -1 where there is no other, or the weight is 0.
+    -1 where there is no other, or the weight is 0. Means have norm 1.
     """
-    total = np.add.reduceat(weights[:, None] * windows, starts)
-    square = np.einsum("ti,ti->t", total, total)[track]
-    product = np.einsum("mi,mi->m", windows, total[track])
-    rest = np.sqrt(np.maximum(square - 2 * weights * product + weights**2, 0))
-    alone = (rest < 1e-4) | (weights == 0)
-    correlation = np.where(alone, -1, (product - weights) / np.maximum(rest, 1e-4))
-    mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-6)
-    return correlation, mean
+    weights = weights.astype(np.float32)
+    totals = np.add.reduceat(weights[:, None, None] * windows, starts)
+    squares = np.einsum("tij,tij->t", totals, totals)
+    product = np.einsum("mij,mij->m", windows, totals[track])
+    others = squares[track] - 2 * weights * product + weights**2
+    alone = (others < 1e-6) | (weights == 0)
+    others = np.sqrt(np.maximum(others, 1e-6))
+    correlation = np.where(alone, np.float32(-1), (product - weights) / others)
+    totals /= np.sqrt(np.maximum(squares, 1e-12))[:, None, None]
+    return correlation, totals
 
 
 def _steps(
-    windows: Float32,
-    mean: Float32,
-    track: Index,
-    shifts: Float32,
-    prior: Float32,
-    fine: bool,
+    windows: Float32, means: Float32, track: Index, prior: Float32, pulled: Float32
 ) -> Float32:
-    """Gauss-Newton steps [M, 2] towards the mean of the track."""
-    side = len(_WINDOW)
-    picture = mean.reshape(-1, side, side) / _ROOT
-    slopes = np.stack(
-        [np.gradient(picture, axis=axis) * _ROOT for axis in (2, 1)], axis=1
-    ).reshape(len(mean), 2, -1)
-    # what a change of brightness or contrast explains is no motion
-    for fixed in (np.broadcast_to(_ROOT.reshape(-1), mean.shape), mean):
-        slopes -= np.einsum("tki,ti->tk", slopes, fixed)[..., None] * fixed[:, None]
-    hessian = np.einsum("tki,tli->tkl", slopes, slopes)[track]
-    hessian = hessian + prior[:, None, None] * np.eye(2, dtype=np.float32)
-    slope = np.einsum("mki,mi->mk", slopes[track], windows)
-    if fine:
-        slope = slope + prior[:, None] * shifts
-    steps = -np.linalg.solve(hessian + 1e-6 * np.eye(2), slope[..., None])[..., 0]
-    return np.clip(steps, -1, 1).astype(np.float32)
+    """Gauss-Newton steps [M, 2] that bring windows nearer to the means of tracks.
+
+    `prior` [M] weighs the square of the shifts `pulled` [M, 2] against the difference.
+    """
+    pictures = means / _ROOTS
+    slopes = np.stack([np.gradient(pictures, axis=k) * _ROOTS for k in (2, 1)], axis=1)
+    # What a change of brightness or of contrast would explain as well is no motion.
+    slopes -= np.einsum("tkij,ij->tk", slopes, _ROOTS)[..., None, None] * _ROOTS
+    along = np.einsum("tkij,tij->tk", slopes, means)
+    slopes -= along[..., None, None] * means[:, None]
+    hessian = np.einsum("tkij,tlij->tkl", slopes, slopes)[track]
+    hessian += (prior + np.float32(1e-6))[:, None, None] * np.eye(2, dtype=np.float32)
+    right = np.einsum("mkij,mij->mk", slopes[track], windows) + prior[:, None] * pulled
+    return _limit(-np.linalg.solve(hessian, right[..., None])[..., 0], _MAX_STEP_PX)

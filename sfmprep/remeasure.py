@@ -28,6 +28,7 @@ def remeasure(
     *,
     radii: Mapping[str, float],
     max_move: float = 2.0,
+    delete_others: bool = False,
 ) -> int:
     """Moves the keypoints of tracks, in the model, to where they were measured.
 
@@ -77,6 +78,15 @@ def remeasure(
     for row in moved.tolist():
         image = model.images[int(views.ids[observations.view[row]])]
         image.points2D[int(observations.keypoint[row])].xy = xy[row]
+    if delete_others:
+        direct = np.zeros(len(xy), bool)
+        direct[start[chosen]] = direct[end[chosen]] = True
+        known = np.zeros(observations.num_points, bool)
+        known[observations.point[start[chosen]]] = True
+        for row in np.flatnonzero(~direct & known[observations.point]).tolist():
+            model.delete_observation(
+                int(views.ids[observations.view[row]]), int(observations.keypoint[row])
+            )
     return len(moved)
 
 

@@ -35,6 +35,7 @@ LAYERS = (
         *("extract", "retrieve", "match", "dense", "database", "mapping"),
         *("evaluate", "demo", "raycast", "textures", "video", "workspace"),
         *("masks", "processes", "schedule", "shards", "write_behind"),
+        *("dense_keypoints", "dense_tracks", "remeasure", "refine", "patches"),
         *("colours", "outliers", "seed", "surface", "tracks", "triangulate"),
         *("uncertainty", "world", "upright", "georeference"),
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = (".py", ".yaml", ".css", ".js", ".safetensors", ".md")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_wheel_holds_every_module_and_recipe_and_nothing_else(wheel: Path) -> No
         ("recipes", "sfmprep/recipes"),
     ):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".css", ".js"):
+            if path.suffix in SHIPPED:
                 expected.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -4,7 +4,8 @@ The pairs are the same for all columns. They are drawn, by a fixed seed, from th
 whose optical axes differ by 15-30, 30-45 or 45-60 degrees and that overlap: of the
 scene points that one image sees, so many lie in the frame of the other, both ways.
 Those points are triangulated with the reference poses, from SIFT matches of pairs below
-15 degrees, which are none of the tested ones. What hides a point does not count.
+15 degrees, which are none of the tested ones; only an image that has no such neighbour
+is paired with its nearest. What hides a point does not count.
 """
 
 from __future__ import annotations
@@ -171,18 +172,23 @@ def axis_angle_deg(scene: Scene, pair: Pair) -> float:
 
 
 def _near_pairs(scene: Scene) -> Pairs:
-    """For each image up to ten others, at random, that look nearly the same way."""
+    """For each image up to ten others, at random, that look nearly the same way.
+
+    Where none does, the one that looks most nearly so.
+    """
     rng = np.random.default_rng(_SEED)
-    near: dict[str, list[str]] = defaultdict(list)
-    for pair in combinations(scene.images.names, 2):
-        if axis_angle_deg(scene, pair) < _NEAR_DEG:
-            near[pair[0]].append(pair[1])
-            near[pair[1]].append(pair[0])
-    return Pairs.of(
-        (name, others[k])
-        for name, others in near.items()
-        for k in rng.permutation(len(others))[:_MAX_NEAR_PAIRS]
-    )
+    pairs: list[Pair] = []
+    for name in scene.images.names:
+        angles = {
+            other: axis_angle_deg(scene, (name, other))
+            for other in scene.images.names
+            if other != name
+        }
+        near = [other for other, angle in angles.items() if angle < _NEAR_DEG]
+        near = near or [min(angles, key=lambda other: angles[other])]
+        picks = rng.permutation(len(near))[:_MAX_NEAR_PAIRS]
+        pairs += [(name, near[k]) for k in picks]
+    return Pairs.of(pairs)
 
 
 def _scene_points(

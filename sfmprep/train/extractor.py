@@ -59,7 +59,7 @@ _SIGMA = 0.8  # pixels, of a keypoint in the target of the score map
 _MAX_PLACES = 384  # of a pair of views in the contrastive loss
 _JITTER = 0.6  # pixels: descriptors are trained where detections may fall
 _TOO_NEAR = 3.0  # pixels: neighbours are no negatives
-_WEIGHTS = {"score": 1.0, "position": 0.3, "teacher": 1.5, "contrast": 0.3}
+_WEIGHTS = {"score": 1.0, "position": 1.0, "teacher": 1.5, "contrast": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

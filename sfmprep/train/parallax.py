@@ -375,7 +375,8 @@ def _look_from_other(
         is_seen = z > 0
         np.divide(1, z, out=z, where=is_seen)
         x, y = x * z, y * z
-        shift_x, shift_y = epipole[2] * x - epipole[0], epipole[2] * y - epipole[1]
+        e = epipole.astype(np.float32)  # float64 scalars would widen the arrays
+        shift_x, shift_y = e[2] * x - e[0], e[2] * y - e[1]
         bump = _at(relief, x, y)
         for _ in range(_NUM_STEPS - 1):
             bump = _at(relief, x + bump * shift_x, y + bump * shift_y)
@@ -383,7 +384,7 @@ def _look_from_other(
         y += bump * shift_y
         n = surface.plane.astype(np.float32)
         inverse0 = n[0] * x + n[1] * y + (n[2] + bump)
-        inverse1 = inverse0 / (z * (1 + np.float32(epipole[2]) * bump))
+        inverse1 = inverse0 / (z * (1 + e[2] * bump))
         is_seen &= (inverse0 > _LEAST_INVERSE_DEPTH) & (inverse1 > nearest[box])
         if surface.mask is not None:
             is_seen &= cv2.remap(surface.mask, x, y, cv2.INTER_LINEAR) > 127
