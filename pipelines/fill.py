@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from sfmprep.config import Recipe
@@ -14,6 +15,7 @@ from sfmprep.database import (
 )
 from sfmprep.images import ImageSet
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.semidense import join_semi_dense
 from sfmprep.progress import Progress, silent
 from sfmprep.workspace import Workspace
 
@@ -52,7 +54,25 @@ def fill_existing_database(
             device=device,
             progress=progress,
         ) as matches,
+        ExitStack() as stores,
     ):
+        if recipe.dense is not None:
+            features, matches = map(
+                stores.enter_context,
+                join_semi_dense(
+                    *(
+                        images,
+                        workspace,
+                        recipe,
+                        recipe.dense,
+                        features,
+                        pairs,
+                        matches,
+                    ),
+                    device=device,
+                    progress=progress,
+                ),
+            )
         write_database(
             database,
             images,

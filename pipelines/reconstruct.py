@@ -17,14 +17,13 @@ from sfmprep.export.targets import plan_folders
 from sfmprep.georeference import MIN_POSITIONS
 from sfmprep.images import ImageSet
 from sfmprep.masks import check_masks
-from sfmprep.pipelines import results, stages
+from sfmprep.pipelines import results, semidense, stages
 from sfmprep.pipelines.choose import choose_frontend
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
 from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
 
 
 def reconstruct(
@@ -68,6 +67,15 @@ def reconstruct(
                     pairs, workspace, recipe, features, device=device, progress=progress
                 )
             )
+        if recipe.dense is not None:
+            with _timed(seconds, "semi-dense"):
+                features, matches = semidense.join_semi_dense(
+                    *(*run, recipe.dense, features, pairs, matches),
+                    device=device,
+                    progress=progress,
+                )
+                stores.enter_context(features)
+                stores.enter_context(matches)
         with _timed(seconds, "database"):
             verified = stages.fill_database(
                 *run, features, pairs, matches, progress=progress

@@ -27,10 +27,11 @@ from sfmprep.database import (
     verify_matches,
     write_database,
 )
+from sfmprep.dense_tracks import network_scales
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
 from sfmprep.extract import extract_features
 from sfmprep.images import ImageSet
-from sfmprep.mapping import explain_failure, map_images
+from sfmprep.mapping import explain_failure, map_images, refine_model
 from sfmprep.masks import masks_signature
 from sfmprep.match import match_features, pairs_per_batch
 from sfmprep.models import build_extractor, build_matcher
@@ -43,9 +44,11 @@ from sfmprep.pairs import (
 )
 from sfmprep.pipelines.results import set_outliers_aside
 from sfmprep.progress import Progress, silent
+from sfmprep.refine import refine_keypoints
+from sfmprep.remeasure import remeasure
 from sfmprep.retrieve import retrieval_pairs
 from sfmprep.shards import extract_on_devices, match_on_devices, merge_parts
-from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.stores import DenseStore, FeatureStore, MatchStore
 from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -316,18 +319,58 @@ def map_and_refine(
         )
         if not models:
             raise ReconstructionError(explain_failure(images, verified))
+        if recipe.dense is not None or recipe.refinement is not None:
+            for number, model in enumerate(models):
+                models[number] = _move_keypoints(
+                    model, images, workspace, recipe, progress=progress
+                )
+                models[number].write(workspace.models / str(number))
         models[0] = set_outliers_aside(models[0], workspace, recipe)
         workspace.finish("map", inputs)
         return models
     return read_models(workspace)
 
 
+def _move_keypoints(
+    model: pycolmap.Reconstruction,
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    progress: Progress,
+) -> pycolmap.Reconstruction:
+    """Measures keypoints of tracks better and adjusts the model to them."""
+    if recipe.dense is not None:
+        scales = network_scales(images, recipe.dense)
+        with DenseStore(workspace.dense) as dense:
+            remeasure(
+                model,
+                dense,
+                radii={name: recipe.dense.radius * s for name, s in scales.items()},
+            )
+        model = refine_model(model, recipe.mapping)
+    if recipe.refinement is not None:
+        refine_keypoints(
+            model,
+            images,
+            recipe.refinement,
+            max_size=recipe.features.max_size,
+            num_workers=recipe.engine.num_workers,
+            progress=progress,
+        )
+        model = refine_model(model, recipe.mapping)
+    return model
+
+
 def _map_inputs(workspace: Workspace, recipe: Recipe) -> list[object]:
-    return [
+    inputs: list[object] = [
         workspace.done("database"),
         recipe.mapping.model_dump(mode="json"),
         recipe.export.outliers.model_dump(mode="json"),
     ]
+    if recipe.refinement is not None:
+        inputs.append(recipe.refinement.model_dump(mode="json"))
+    return inputs
 
 
 def fill_from_stores(
@@ -342,21 +385,22 @@ def fill_from_stores(
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
     """
-    with open_features(images, workspace) as features:
-        pairs = read_pairs(images, workspace)
-        with open_matches(workspace) as matches:
-            _expect(
-                all(
-                    pair in matches
-                    for pair in pairs
-                    if pair[0] in features and pair[1] in features
-                ),
-                workspace.matches,
-                "match",
-            )
-            return fill_database(
-                images, workspace, recipe, features, pairs, matches, progress=progress
-            )
+    pairs = read_pairs(images, workspace)
+    features, matches = open_joined(images, workspace, recipe)
+    with features, matches:
+        _expect(
+            recipe.dense is not None
+            or all(
+                pair in matches
+                for pair in pairs
+                if pair[0] in features and pair[1] in features
+            ),
+            workspace.matches,
+            "match",
+        )
+        return fill_database(
+            images, workspace, recipe, features, pairs, matches, progress=progress
+        )
 
 
 def open_matches(workspace: Workspace) -> MatchStore:
@@ -367,6 +411,20 @@ def open_matches(workspace: Workspace) -> MatchStore:
     """
     _expect(workspace.matches.is_file(), workspace.matches, "match")
     return MatchStore(workspace.matches)
+
+
+def open_joined(
+    images: ImageSet, workspace: Workspace, recipe: Recipe
+) -> tuple[FeatureStore, MatchStore]:
+    """Opens what goes into the database: with semi-dense matches where there are any.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    if recipe.dense is None:
+        return open_features(images, workspace), open_matches(workspace)
+    _expect(workspace.done("join") is not None, workspace.joined_matches, "match")
+    return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
 
 
 def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:

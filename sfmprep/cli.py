@@ -176,6 +176,7 @@ def run(args: list[str]) -> int:
         "weights": weights,
         "doctor": doctor,
         "demo": demo,
+        "train": train,
     }
     if args == ["--version"]:
         print(f"sfmprep {__version__}")
@@ -187,6 +188,10 @@ def run(args: list[str]) -> int:
             raise ConfigError(
                 f"no command is called {args[0]!r}.{hint} See `sfmprep --help`."
             )
+        if args[:1] == ["train"]:
+            from sfmprep.train.__main__ import main as train_main
+
+            return train_main(args[1:])
         code = tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="sfmprep",
@@ -276,20 +281,25 @@ def match(
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
     from sfmprep.pipelines import stages
+    from sfmprep.pipelines.semidense import join_semi_dense
 
-    scanned, workspace, recipe = _open(images, out, options)
+    opened = scanned, workspace, recipe = _open(images, out, options)
+    found = stages.read_pairs(scanned, workspace)
+    run_on = {"device": _pick_device(device), "progress": show_progress}
     with (
         stages.open_features(scanned, workspace) as features,
-        stages.match(
-            stages.read_pairs(scanned, workspace),
-            workspace,
-            recipe,
-            features,
-            device=_pick_device(device),
-            progress=show_progress,
-        ) as store,
+        stages.match(found, workspace, recipe, features, **run_on) as store,
     ):
         print(f"{len(store)} pairs are matched in {workspace.matches}")
+        if recipe.dense is not None:
+            joined = join_semi_dense(
+                *(*opened, recipe.dense, features, found, store), **run_on
+            )
+            with joined[0], joined[1]:
+                print(
+                    f"{len(joined[1])} pairs with semi-dense matches in"
+                    f" {workspace.joined_matches}"
+                )
 
 
 def database(
@@ -360,10 +370,8 @@ def export(
 
     opened = scanned, workspace, recipe = _open(images, out, options)
     models = stages.read_models(workspace, recipe)
-    with (
-        stages.open_features(scanned, workspace) as features,
-        stages.open_matches(workspace) as matches,
-    ):
+    features, matches = stages.open_joined(scanned, workspace, recipe)
+    with features, matches:
         results.export(*opened, models[0], features, matches, progress=show_progress)
         results.write_report_again(*opened, models, features)
     print(f"dataset: {out}")
@@ -531,6 +539,11 @@ def demo(
     print_report(found, out / "dataset", loaded)
     auc = ", ".join(f"{value:.1f} at {key}°" for key, value in evaluation.auc.items())
     print(f"pose AUC against the truth (per cent): {auc}")
+
+
+def train() -> None:
+    """Train the matcher on your own captures; see `sfmprep train --help`."""
+    # `run` takes this command before it is called: it has commands of its own
 
 
 # ----------------------------------------------------------------------- shared parts

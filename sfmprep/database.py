@@ -27,7 +27,7 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.images import ImageSet
 from sfmprep.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
-from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.stores import FeatureStore, MatchStore, Pair
 from sfmprep.types import Features, Float32
 
 logger = logging.getLogger(__name__)
@@ -243,6 +243,24 @@ def read_verified(path: Path) -> VerifiedPairs:
         num_rotation_only=sum(g.config in rotation_only for _, g in verified),
         images=frozenset(names[k] for ids, _ in verified for k in ids),
     )
+
+
+def count_inliers(path: Path) -> dict[Pair, int]:
+    """The number of inliers of every verified pair; pairs with none are left out.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, or is locked.
+    """
+    with _open(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, counts = database.read_two_view_geometry_num_inliers()
+    found: dict[Pair, int] = {}
+    for pair_id, count in zip(pair_ids, counts, strict=True):
+        first, second = pycolmap.pair_id_to_image_pair(pair_id)
+        name0, name1 = sorted((names[first], names[second]))
+        if count:
+            found[name0, name1] = count
+    return found
 
 
 def _open(path: Path) -> pycolmap.Database:

@@ -43,9 +43,10 @@ def read_endpoints(name: str, pairs: Iterable[Pair], dense: DenseStore) -> Endpo
             end_scores.append(found.scores)
     unique, row = np.unique(np.concatenate(starts), axis=0, return_inverse=True)
     weights = np.concatenate(start_scores).astype(np.float64)
+    sums = np.bincount(row.ravel(), weights, minlength=len(unique))
     return Endpoints(
         starts=unique,
-        start_scores=np.bincount(row.ravel(), weights, minlength=len(unique)),
+        start_scores=sums.astype(np.float64),
         ends=np.concatenate(ends),
         end_scores=np.concatenate(end_scores).astype(np.float64),
     )
@@ -109,7 +110,7 @@ def _means(xy: Float32, scores: Float64, row: Index) -> tuple[Float32, Float64]:
     weight = np.maximum(scores, 1e-3)
     sums = np.bincount(row, weight, minlength=count)
     means = [np.bincount(row, weight * side, minlength=count) / sums for side in xy.T]
-    return np.stack(means, axis=1).astype(np.float32), sums
+    return np.stack(means, axis=1).astype(np.float32), sums.astype(np.float64)
 
 
 def _best_apart(xy: Float32, weights: Float64, radius: float) -> Index:

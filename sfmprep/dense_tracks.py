@@ -146,7 +146,6 @@ def _merged(
     config: DenseConfig,
 ) -> Features:
     """The keypoints of an image: those it had, then those that are added."""
-    info = images.infos[name]
     had = old.xy if old is not None else np.empty((0, 2), np.float32)
     scores = old.scores if old is not None else np.empty(0, np.float32)
     if len(found.starts) + len(found.ends):
@@ -154,12 +153,11 @@ def _merged(
     xy, weights = add_keypoints(
         had, found, radius=radius, max_added=config.max_keypoints
     )
-    return Features(
-        xy=np.concatenate((had, xy)),
-        scores=np.concatenate((scores.astype(np.float32), weights)),
-        descriptors=np.empty((len(had) + len(xy), 0), np.float16),
-        image_size=info.size,
-        orientation=info.orientation,
+    return _features(
+        images,
+        name,
+        np.concatenate((had, xy)),
+        np.concatenate((scores.astype(np.float32), weights)),
     )
 
 
@@ -168,24 +166,30 @@ def _unmasked(images: ImageSet, name: str, found: Endpoints) -> Endpoints:
     mask = read_mask(images, name)
     if mask is None:
         return found
-    kept = []
-    for xy, scores in (
-        (found.starts, found.start_scores),
-        (found.ends, found.end_scores),
-    ):
-        points = Features(
-            xy=xy,
-            scores=scores,
-            descriptors=np.empty((len(xy), 0), np.float16),
-            image_size=images.infos[name].size,
+    starts, ends = (
+        drop_masked(_features(images, name, xy, scores.astype(np.float32)), mask)
+        for xy, scores in (
+            (found.starts, found.start_scores),
+            (found.ends, found.end_scores),
         )
-        kept.append(drop_masked(points, mask))
-    starts, ends = kept
+    )
     return Endpoints(
         starts=starts.xy,
         start_scores=starts.scores.astype(np.float64),
         ends=ends.xy,
         end_scores=ends.scores.astype(np.float64),
+    )
+
+
+def _features(images: ImageSet, name: str, xy: Float32, scores: Float32) -> Features:
+    """Keypoints without descriptors."""
+    info = images.infos[name]
+    return Features(
+        xy=xy,
+        scores=scores,
+        descriptors=np.empty((len(xy), 0), np.float16),
+        image_size=info.size,
+        orientation=info.orientation,
     )
 
 

@@ -190,7 +190,8 @@ def sample_patches(
     height, width = pixels.shape[1:]
     corners = grid[[0, 2 * radius, -1 - 2 * radius, -1]]
     ends = xy[:, None] + corners @ warps.swapaxes(1, 2)
-    inside: Mask = ((ends >= 0.5) & (ends <= (width - 0.5, height - 0.5))).all((1, 2))
+    within = (ends >= 0.5) & (ends <= (width - 0.5, height - 0.5))
+    inside = np.asarray(within.all(axis=(1, 2)), bool)
     patches = np.zeros((len(xy), len(side), len(side)), np.uint8)
     shrink = np.sqrt(np.abs(np.linalg.det(np.where(inside[:, None, None], warps, 1))))
     levels = np.rint(np.log2(np.maximum(shrink, 1))).astype(int)

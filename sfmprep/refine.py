@@ -1,18 +1,12 @@
 """Sub-pixel refinement of keypoints along tracks, from the photographs alone.
 
 All patches of a track are brought into one frame (see `patches`) and moved until they
-agree with their common mean: Lucas-Kanade (IJCAI 1981) on normalised patches, so that
-gain and bias do not matter, jointly over the track as in Pixel-Perfect Structure-from-
-Motion (Lindenberger et al., ICCV 2021), but on brightness. Against the mean, no view's
-own error stays in the others. A prior holds every keypoint to where the detector put
-it, as strongly as the noise of the patch demands: along an edge, or where there is no
-texture, it stays.
+agree (see `patch_alignment`). Keypoints move with their patches where that is safe.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,9 +16,9 @@ import pycolmap
 from sfmprep.config import RefinementConfig
 from sfmprep.coords import Float64
 from sfmprep.images import ImageSet, load_batches
+from sfmprep.patch_alignment import Alignment, align_tracks, patch_radius
 from sfmprep.patches import (
     LoadedFrame,
-    Patches,
     plane_warps,
     reference_rows,
     sample_patches,
@@ -32,21 +26,10 @@ from sfmprep.patches import (
 from sfmprep.progress import Progress, silent
 from sfmprep.surface import surface_shapes
 from sfmprep.triangulate import Index, Mask, Observations, Views, observations_of
-from sfmprep.types import Float32
 
 logger = logging.getLogger(__name__)
 
-_RADIUS = 7  # of the window that is compared
-_TAPER_PX = 5.0  # standard deviation of the weights over the window
-_LEVELS = ((2.0, 3), (1.2, 2), (0.8, 4))  # blur in pixels, and steps at that blur
-_FINEST = _LEVELS[-1][0]
-_BLUR_RADIUS = 4
-_MAX_STEP_PX = 1.0
-_PRIOR_PX = 0.5  # standard deviation of a keypoint's error before
-_COARSE_PRIOR = 0.005  # squared change of a unit patch for a step of a pixel
-_NUM_INDEPENDENT = 50.0  # pixels of a window whose noise is not shared by neighbours
 _MIN_CORRELATION = 0.75
-_MIN_CONTRAST = 1.0  # standard deviation of a patch, grey levels
 _BLOCK_BYTES = 1 << 29
 _CHUNK_ROWS = 4096
 
@@ -61,15 +44,6 @@ class RefinementStats:
     median_move_px: float  # of those that moved, pixels of the file
     correlation_before: float  # with the others of the track, mean of those that moved
     correlation_after: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Alignment:
-    """Where patches agree with the others of their track."""
-
-    shifts: Float64  # [M, 2]
-    before: Float64  # [M] correlation with the mean of the others, or -1 without any
-    after: Float64  # [M]
 
 
 def refine_keypoints(
@@ -109,7 +83,7 @@ def refine_keypoints(
         before=np.full(len(observations), -1.0),
         after=np.full(len(observations), -1.0),
     )
-    radius = _RADIUS + _BLUR_RADIUS + math.ceil(config.max_move_px)
+    radius = patch_radius(config.max_move_px)
     for rows in _blocks(observations, frames, radius):
         part = observations.select(rows)
         points = np.unique(observations.point[rows])
@@ -184,7 +158,8 @@ def _frames(
         info, camera = images.infos.get(name), views.cameras[view]
         if info is None:
             logger.warning(
-                "%s is not among the images in %s, so its keypoints are not refined",
+                "%s is not among the images in %s that can be read, so its keypoints"
+                " are not refined",
                 *(name, images.root),
             )
         elif info.size != (camera.width, camera.height):
@@ -303,153 +278,3 @@ def _chunks(observations: Observations) -> Iterator[tuple[slice, Index]]:
             slice(int(starts[number[0]]), int(end)),
             starts[number] - starts[number[0]],
         )
-
-
-# ------------------------------------------------------------------------- alignment
-def align_tracks(
-    patches: Patches, usable: Mask, starts: Index, max_move: float
-) -> tuple[Alignment, Index]:
-    """Moves patches until each agrees best with the mean of its track.
-
-    Args:
-        patches: [2, M, S, S] of the observations, by two guesses of the surface.
-        usable: [2, M] which of them count.
-        starts: [T] where each track begins, rising from 0.
-        max_move: Patches that had to be shifted as far are not compared.
-
-    Returns:
-        The alignment in the frames of the tracks, and the guess [M] that was taken:
-        that by which the unmoved patches of the track agree better.
-    """
-    track = np.repeat(np.arange(len(starts)), np.diff(starts, append=patches.shape[1]))
-    unmoved = np.zeros((patches.shape[1], 2), np.float32)
-    scores = []
-    for pictures, usable_here in zip(patches, usable, strict=True):
-        windows, contrast = _windows(pictures, unmoved, _LEVELS[0][0])
-        weights = np.float32(usable_here & (contrast >= _MIN_CONTRAST))
-        correlation, _ = _agreement(windows, weights, starts, track)
-        scores.append(np.add.reduceat(correlation, starts))
-    guess = np.int64(scores[1] > scores[0])[track]
-    rows = np.arange(len(track))
-    return (
-        _align(patches[guess, rows], usable[guess, rows], starts, track, max_move),
-        guess,
-    )
-
-
-def _align(
-    patches: Patches, usable: Mask, starts: Index, track: Index, max_move: float
-) -> Alignment:
-    shifts = np.zeros((len(patches), 2), np.float32)
-    weights = usable.astype(np.float32)
-    for sigma, num_steps in _LEVELS:
-        for _ in range(num_steps):
-            windows, contrast = _windows(patches, shifts, sigma)
-            weights *= contrast >= _MIN_CONTRAST
-            correlation, _ = _agreement(windows, weights, starts, track)
-            weights = (weights > 0) * np.clip(correlation, 0.01, 1) ** 2
-            correlation, means = _agreement(windows, weights, starts, track)
-            if sigma == _FINEST:
-                noise = 2 * (1 - np.clip(correlation, 0, 1)) / _NUM_INDEPENDENT
-                prior, pulled = noise / np.float32(_PRIOR_PX**2), shifts
-            else:
-                prior = np.full(len(shifts), _COARSE_PRIOR, np.float32)
-                pulled = np.zeros_like(shifts)
-            shifts += _steps(windows, means, track, prior, pulled)
-            shifts = _limit(_centre(shifts, weights, starts, track), max_move)
-            shifts[weights == 0] = 0
-    windows, _ = _windows(patches, shifts, _FINEST)
-    after, _ = _agreement(windows, weights, starts, track)
-    windows, _ = _windows(patches, np.zeros_like(shifts), _FINEST)
-    before, _ = _agreement(windows, weights, starts, track)
-    after[np.linalg.norm(shifts, axis=1) > 0.99 * max_move] = -1
-    return Alignment(
-        shifts=shifts.astype(np.float64),
-        before=before.astype(np.float64),
-        after=after.astype(np.float64),
-    )
-
-
-def _centre(shifts: Float32, weights: Float32, starts: Index, track: Index) -> Float32:
-    """Shifts whose weighted mean is 0: where a track lies as a whole is not seen."""
-    total = np.add.reduceat(weights[:, None] * shifts, starts)
-    total /= np.maximum(np.add.reduceat(weights, starts), 1e-6)[:, None]
-    centred: Float32 = shifts - total[track]
-    return centred
-
-
-def _limit(steps: Float32, longest: float) -> Float32:
-    length = np.linalg.norm(steps, axis=1, keepdims=True)
-    limited: Float32 = steps * np.minimum(longest / np.maximum(length, 1e-6), 1)
-    return limited.astype(np.float32)
-
-
-_OFFSETS = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float32)
-_TAPER = np.exp(-(_OFFSETS[:, None] ** 2 + _OFFSETS**2) / (2 * _TAPER_PX**2))
-_ROOTS = np.sqrt(_TAPER / _TAPER.sum()).astype(np.float32)  # of weights of sum 1
-
-
-def _windows(
-    patches: Float32 | Patches, shifts: Float32, sigma: float
-) -> tuple[Float32, Float32]:
-    """Blurred, shifted, weighted windows of mean 0 and norm 1, and their contrast.
-
-    Returns:
-        [M, 15, 15], and the standard deviations [M] in grey levels.
-    """
-    side = patches.shape[1]
-    pixels = np.arange(side, dtype=np.float32) - side // 2
-    across, down = (
-        _kernel(shifts[:, k, None] + _OFFSETS, pixels, sigma) for k in (0, 1)
-    )
-    windows = down @ patches.astype(np.float32) @ across.swapaxes(1, 2)
-    windows -= np.einsum("ij,mij->m", _ROOTS**2, windows)[:, None, None]
-    windows *= _ROOTS
-    contrast = np.sqrt(np.einsum("mij,mij->m", windows, windows))
-    windows /= np.maximum(contrast, 1e-6)[:, None, None]
-    return windows, contrast
-
-
-def _kernel(places: Float32, pixels: Float32, sigma: float) -> Float32:
-    """Gaussian weights [M, 15, S] of a row of pixels around places [M, 15]."""
-    kernel = np.exp(np.square((places[..., None] - pixels) / np.float32(sigma)) / -2)
-    kernel /= kernel.sum(axis=2, keepdims=True)
-    return np.asarray(kernel, np.float32)
-
-
-def _agreement(
-    windows: Float32, weights: Float32, starts: Index, track: Index
-) -> tuple[Float32, Float32]:
-    """Correlation [M] of each window with the mean of the others, and all means [T].
-
-    -1 where there is no other, or the weight is 0. Means have norm 1.
-    """
-    weights = weights.astype(np.float32)
-    totals = np.add.reduceat(weights[:, None, None] * windows, starts)
-    squares = np.einsum("tij,tij->t", totals, totals)
-    product = np.einsum("mij,mij->m", windows, totals[track])
-    others = squares[track] - 2 * weights * product + weights**2
-    alone = (others < 1e-6) | (weights == 0)
-    others = np.sqrt(np.maximum(others, 1e-6))
-    correlation = np.where(alone, np.float32(-1), (product - weights) / others)
-    totals /= np.sqrt(np.maximum(squares, 1e-12))[:, None, None]
-    return correlation, totals
-
-
-def _steps(
-    windows: Float32, means: Float32, track: Index, prior: Float32, pulled: Float32
-) -> Float32:
-    """Gauss-Newton steps [M, 2] that bring windows nearer to the means of tracks.
-
-    `prior` [M] weighs the square of the shifts `pulled` [M, 2] against the difference.
-    """
-    pictures = means / _ROOTS
-    slopes = np.stack([np.gradient(pictures, axis=k) * _ROOTS for k in (2, 1)], axis=1)
-    # What a change of brightness or of contrast would explain as well is no motion.
-    slopes -= np.einsum("tkij,ij->tk", slopes, _ROOTS)[..., None, None] * _ROOTS
-    along = np.einsum("tkij,tij->tk", slopes, means)
-    slopes -= along[..., None, None] * means[:, None]
-    hessian = np.einsum("tkij,tlij->tkl", slopes, slopes)[track]
-    hessian += (prior + np.float32(1e-6))[:, None, None] * np.eye(2, dtype=np.float32)
-    right = np.einsum("mkij,mij->mk", slopes[track], windows) + prior[:, None] * pulled
-    return _limit(-np.linalg.solve(hessian, right[..., None])[..., 0], _MAX_STEP_PX)

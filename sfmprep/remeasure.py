@@ -4,8 +4,9 @@ A point that became a keypoint of another image (see `dense_tracks.py`) may be o
 the radius, and two matches of one track may have started at different points of the
 surface. So for each track one observation is chosen, that from which most others were
 matched directly. It moves to where these matches start and the others to where they
-end: all of them now see the same point of the surface, and the next bundle adjustment
-uses what was measured and not the names.
+end, and those that were not matched with it leave the track: what stays are places of
+one point of the surface, and the next bundle adjustment uses what was measured and not
+the names. `tests/bench/tracks.py` measures what that gains.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def remeasure(
     *,
     radii: Mapping[str, float],
     max_move: float = 2.0,
-    delete_others: bool = False,
 ) -> int:
     """Moves the keypoints of tracks, in the model, to where they were measured.
 
-    Each keypoint is part of one track at most, so it may be moved. Those that no match
-    joins directly to the chosen one stay. Poses and points are left as they are: run a
-    bundle adjustment afterwards, as `mapping.refine_model` does.
+    Each keypoint is part of one track at most, so it may be moved. A track of which
+    fewer than half were matched with one observation, as are most of a detector's, is
+    left as it is. So are poses and points: run a bundle adjustment afterwards, as
+    `mapping.refine_model` does.
 
     Args:
         model: Changed in place. One without points is left as it is.
@@ -74,20 +75,18 @@ def remeasure(
     xy = observations.xy.copy()
     xy[start[chosen]] = xy0[chosen]
     xy[end[chosen]] = xy1[chosen]
-    moved = np.flatnonzero((xy != observations.xy).any(axis=1))
-    for row in moved.tolist():
+    direct = np.zeros(len(xy), bool)
+    direct[start[chosen]] = direct[end[chosen]] = True
+    num_direct = np.bincount(observations.point, direct)
+    most = (2 * num_direct >= observations.counts())[observations.point]
+    measured = np.flatnonzero(direct & most)
+    for row in measured.tolist():
         image = model.images[int(views.ids[observations.view[row]])]
         image.points2D[int(observations.keypoint[row])].xy = xy[row]
-    if delete_others:
-        direct = np.zeros(len(xy), bool)
-        direct[start[chosen]] = direct[end[chosen]] = True
-        known = np.zeros(observations.num_points, bool)
-        known[observations.point[start[chosen]]] = True
-        for row in np.flatnonzero(~direct & known[observations.point]).tolist():
-            model.delete_observation(
-                int(views.ids[observations.view[row]]), int(observations.keypoint[row])
-            )
-    return len(moved)
+    for row in np.flatnonzero(~direct & most).tolist():
+        image_id = int(views.ids[observations.view[row]])
+        model.delete_observation(image_id, int(observations.keypoint[row]))
+    return int((xy[measured] != observations.xy[measured]).any(axis=1).sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

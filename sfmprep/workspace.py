@@ -8,6 +8,8 @@ out/
     work/                      what is needed to go on; may be deleted afterwards
         images.json    names and sizes in bytes of the images
         features.h5 pairs.txt matches.h5 database.db
+        dense.h5 weak_pairs.txt      semi-dense matches, and for which pairs
+        joined_features.h5 joined_matches.h5      features and semi-dense matches
         models/0 ...   COLMAP models of the photographs as they are
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with the checksum of their inputs
@@ -31,7 +33,8 @@ from sfmprep.recipe_file import read_resolved
 
 logger = logging.getLogger(__name__)
 
-_ORDER = ("retrieve", "import", "database", "map", "export")  # stages that are noted
+# stages that are noted
+_ORDER = ("retrieve", "weak", "join", "import", "database", "map", "export")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,26 @@ class Workspace:
     def matches(self) -> Path:
         """The match store."""
         return self.work / "matches.h5"
+
+    @property
+    def dense(self) -> Path:
+        """The store of semi-dense matches."""
+        return self.work / "dense.h5"
+
+    @property
+    def weak_pairs(self) -> Path:
+        """The pairs that the features left weak, and so were matched semi-densely."""
+        return self.work / "weak_pairs.txt"
+
+    @property
+    def joined_features(self) -> Path:
+        """Keypoints of features and semi-dense matches."""
+        return self.work / "joined_features.h5"
+
+    @property
+    def joined_matches(self) -> Path:
+        """Matches of `joined_features`."""
+        return self.work / "joined_matches.h5"
 
     @property
     def models(self) -> Path:

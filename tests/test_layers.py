@@ -44,7 +44,7 @@ LAYERS = (
     ("terminal",),
     ("cli", "__main__", "nerfstudio_plugin"),
 )
-TRAINING = "train"  # may import everything and is imported by nothing else
+TRAINING = "train"  # may import everything; only the command line imports it
 HEAVY = {"torch", "cv2", "kornia", "pycolmap", "nerfstudio"}
 
 
@@ -102,7 +102,7 @@ def violations(module: str, source: str, known: set[str]) -> list[str]:
             found.append(
                 f"{module} imports a public name from sfmprep; take its module"
             )
-        elif other.split(".")[0] == TRAINING:
+        elif other.split(".")[0] == TRAINING and module != "cli":
             found.append(f"{module} imports {other}, but nothing may")
         elif layer is not None and layer > own:
             found.append(f"{module} imports {other}, which is in a higher layer")

@@ -54,14 +54,18 @@ class Wall:
         sky = np.zeros((2, 1, 3), np.uint8)
         rng = np.random.default_rng(5)
         for k, camera in enumerate(self.cameras):
-            pixels = render_image([wall], camera, sky) + rng.normal(0, 1, (1, 1, 1))
+            pixels = render_image([wall], camera, sky) + rng.normal(
+                0, 1, (*SIZE[::-1], 1)
+            )
             self.write(k, pixels)
         points = rng.uniform((-0.9, 0, -0.6), (0.9, 0, 0.6), (150, 3))
         self.truth = [camera.project(points)[0] for camera in self.cameras]
         angle = rng.uniform(0, 2 * np.pi, (4, 150))
         noise = noise_px * np.stack((np.cos(angle), np.sin(angle)), axis=2)
         self.model = build_model(
-            self.cameras, points, [xy + e for xy, e in zip(self.truth, noise)]
+            self.cameras,
+            points,
+            [xy + e for xy, e in zip(self.truth, noise, strict=True)],
         )
 
     def path(self, k: int) -> Path:
@@ -80,7 +84,10 @@ class Wall:
 
         Where the track as a whole lies is free: its mean is taken off.
         """
-        places = [on_wall(c, xy) for c, xy in zip(self.cameras, self.keypoints())]
+        places = [
+            on_wall(camera, xy)
+            for camera, xy in zip(self.cameras, self.keypoints(), strict=True)
+        ]
         deviations = PX_PER_M * np.array(places)[rows]
         return deviations - deviations.mean(axis=0)
 
@@ -98,7 +105,7 @@ def on_wall(camera: Camera, xy: np.ndarray) -> np.ndarray:
 
 def build_model(cameras, points, keypoints) -> pycolmap.Reconstruction:
     model = pycolmap.Reconstruction()
-    for k, (camera, xy) in enumerate(zip(cameras, keypoints), 1):
+    for k, (camera, xy) in enumerate(zip(cameras, keypoints, strict=True), 1):
         intrinsics = camera.intrinsics
         model.add_camera_with_trivial_rig(
             pycolmap.Camera(

@@ -397,13 +397,18 @@ def test_stopped_run_keeps_finished_cells(
         ({"columns": ["surf"]}, "there is no column 'surf'"),
         ({"rows": ["scene/demo"]}, "there is no row 'scene/demo'"),
         ({"rows": ["homographies/demo"]}, "there is no row 'homographies/demo'"),
-        ({"rows": ["scenes/absent"]}, "absent/reference.json is not there"),
+        ({"rows": [*ROWS, "scenes/absent"]}, "absent/reference.json is not there"),
         ({"rows": []}, "no row or no column"),
     ],
 )
-def test_wrong_names_are_refused(
-    changes: dict[str, object], message: str, scenes: Path, tmp_path: Path
+def test_wrong_names_are_refused_before_anything_is_measured(
+    changes: dict[str, object],
+    message: str,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    _forbid(monkeypatch)
     with pytest.raises(ConfigError, match=message):
         _evaluate(scenes, tmp_path, **changes)
 

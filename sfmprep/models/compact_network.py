@@ -2,8 +2,8 @@
 
 One encoder of plain 3x3 convolutions (after ALIKE, Zhao et al., TMM 2022, and XFeat,
 Potje et al., CVPR 2024) gives maps at 1/2, 1/4, 1/8 and 1/16 of the resolution.
-Keypoints come from a score map at full resolution, made of the two finer maps by
-shuffling 16 channels into 4 by 4 pixels. A descriptor is made only where there is a
+Keypoints come from a score map at full resolution, which is made at 1/2, with what the
+coarser maps know added, by shuffling 4 channels into 2 by 2 pixels. A descriptor is made only where there is a
 keypoint: from the maps of all levels around it, by a perceptron, so that a dense field
 of descriptors, which would take most of the time, need not be there. Every layer that
 halves the resolution is symmetric, so that cell k of a level at 1/s has its centre at
@@ -24,7 +24,7 @@ from sfmprep.models.sampling import sample
 
 MULTIPLE = 16  # of the padded input's sides
 DESCRIPTOR_DIM = 64
-_SHUFFLE = 4  # pixels each way that a cell of the score head's map covers
+_SHUFFLE = 2  # pixels each way that a cell of the score head's map covers
 _CHANNELS = (16, 32, 64, 128)  # at 1/2, 1/4, 1/8, 1/16
 _HIDDEN = 192  # of the descriptor's perceptron
 
@@ -70,10 +70,12 @@ class CompactNetwork(nn.Module):
         )
         self.lateral = Layer(coarse, eighth, kernel=1)
         self.fusion = nn.Sequential(Layer(eighth, eighth), Layer(eighth, eighth))
-        self.context = nn.Conv2d(eighth, quarter, 1)
-        self.detail = nn.Conv2d(half, quarter, 2, stride=2)
+        self.context = nn.Conv2d(eighth, half, 1)
+        self.detail = nn.Conv2d(quarter, half, 1)
         self.score_head = nn.Sequential(
-            Layer(quarter, quarter), nn.Conv2d(quarter, _SHUFFLE**2, 1)
+            Layer(half, half),
+            Layer(half, half),
+            nn.Conv2d(half, _SHUFFLE**2, 3, padding=1),
         )
         self.describer = nn.Sequential(
             nn.Linear(9 * quarter + 2 * eighth + coarse, _HIDDEN),
@@ -112,8 +114,8 @@ class CompactNetwork(nn.Module):
         x8 = self.block8(F.avg_pool2d(x4, 2))
         x16 = self.block16(F.avg_pool2d(x8, 2))
         fused = self.fusion(x8 + _twice(self.lateral(x16)))
-        mixed = x4 + self.detail(x2) + _twice(self.context(fused))
-        logits = F.pixel_shuffle(self.score_head(F.relu_(mixed)), _SHUFFLE)
+        coarse = self.detail(x4) + _twice(self.context(fused))
+        logits = F.pixel_shuffle(self.score_head(x2 + _twice(coarse)), _SHUFFLE)
         return Maps(
             logits=logits[:, 0, :height, :width].float(),
             levels=tuple(

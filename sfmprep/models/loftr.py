@@ -217,7 +217,8 @@ class Loftr:
         order = found.confidence.argsort(descending=True, stable=True)
         first, second = found.first[order], found.second[order]
         xy1 = [first.new_empty((0, 2), dtype=torch.float32)]
-        for rows in torch.arange(len(order)).split(_FINE_WINDOWS):
+        for start in range(0, len(order), _FINE_WINDOWS):
+            rows = slice(start, start + _FINE_WINDOWS)
             data: dict[str, Any] = {
                 "stride_c": _CELL,
                 "stride_f": _FINE_STRIDE,

@@ -65,8 +65,8 @@ class S2ld:
             )
         if config.min_score < LEAST_CONFIDENCE:
             raise ConfigError(
-                f"min_score {config.min_score} of the matcher s2ld, but below"
-                f" {LEAST_CONFIDENCE} nothing is left out. Set a larger one."
+                f"min_score {config.min_score} of the matcher s2ld, but expected at"
+                f" least {LEAST_CONFIDENCE}. Set a larger one."
             )
         half = use_half(precision, device)
         weights = resolve_weights("s2ld", config.weights)

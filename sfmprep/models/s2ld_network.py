@@ -5,8 +5,8 @@ Estimation", IEEE Transactions on Image Processing 32, 2023. Written from a desc
 of the authors' network, whose code has no licence; none of it is here. Backbone,
 position encoding and transformer follow kornia's `feature.loftr` (Apache-2.0, Sun et
 al., "LoFTR", CVPR 2021). What changed there: attention sums the keys times tokens
-before the projection to values, which saves a product over all tokens; masks are
-optional; windows are gathered around matches alone.
+before the projections to values and to the message, which saves two products over all
+tokens; masks are optional; windows are gathered around matches alone.
 
 Image sides are multiples of 8. A cell is 8 by 8 pixels; cells are counted row by row.
 Network pixels: whole numbers are pixel centres, (0, 0) that of the first pixel. Cell

@@ -16,8 +16,8 @@ import tyro
 from tyro.conf import arg
 
 from sfmprep.config import CompactConfig
-from sfmprep.errors import ConfigError, SfmprepError
-from sfmprep.terminal import say, show_progress, start_logging
+from sfmprep.errors import ConfigError
+from sfmprep.terminal import show_progress, start_logging
 from sfmprep.weights import resolve_weights
 
 Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
@@ -102,23 +102,20 @@ class Evaluate:
 Command = Extractor | Matcher | S2ld | Evaluate
 
 
-def main(args: Sequence[str] | None = None, *, prog: str = "sfmprep train") -> int:
-    """Runs one command; returns the exit code as `sfmprep` does."""
+def main(args: Sequence[str]) -> int:
+    """Runs one command.
+
+    Raises:
+        SfmprepError: see `run`; `sfmprep.cli` turns it into a message.
+    """
     command: Command = tyro.cli(
         Command,  # type: ignore[arg-type]
         args=args,
-        prog=prog,
+        prog="sfmprep train",
         description="Train weights and measure them.",
     )
     start_logging(verbose=False)
-    try:
-        run(command)
-    except SfmprepError as error:
-        say(f"error: {error}")
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        say("interrupted; the last checkpoint is kept, and the same command goes on")
-        return 130
+    run(command)
     return 0
 
 
@@ -209,4 +206,6 @@ def _train_matcher(command: Matcher) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(prog="python -m sfmprep.train"))
+    from sfmprep.cli import run as run_cli
+
+    sys.exit(run_cli(["train", *sys.argv[1:]]))

@@ -90,8 +90,9 @@ def evaluate(
     Raises:
         ConfigError: there is no such row, column or scene, or none was asked for.
         ImageError: a scene or the photographs cannot be read.
-        WeightsError: the weights of a column are not here; nothing was measured then.
-        StoreError: `out` is in use by another process, or cannot be written.
+        WeightsError: the weights of a column are not here.
+        StoreError: `out` is in use by another process, or cannot be written. Of these
+            only this one can come after something was measured, which is kept.
     """
     if not columns or not rows:
         raise ConfigError(
@@ -102,14 +103,17 @@ def evaluate(
     built = {c: build_column(c, max_keypoints=max_keypoints) for c in columns}
     stores = out / "stores"
     stores.mkdir(parents=True, exist_ok=True)
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in _rows(
-        names, built, scenes, photographs, stores, max_keypoints, progress
-    ):
-        cells[row.name] = {
+    # all of them first, so that a wrong name is found before hours of work
+    prepared = list(
+        _rows(names, built, scenes, photographs, stores, max_keypoints, progress)
+    )
+    cells = {
+        row.name: {
             column.name: _cell(row, column, out / "cells" / row.name)
             for column in row.columns.values()
         }
+        for row in prepared
+    }
     table = Table(
         columns=tuple(built),
         cells=cells,
@@ -150,7 +154,7 @@ def _rows(
     max_keypoints: int,
     progress: Progress,
 ) -> Iterator[_Row]:
-    """Prepares the rows one by one."""
+    """Reads the data of the rows; nothing is measured yet."""
     sift = columns.get("sift") or build_column("sift", max_keypoints=max_keypoints)
     read = cache(lambda name: read_scene(scenes / name))
     for row in names:

@@ -1,20 +1,16 @@
 """Trains the LightGlue-type matcher, in as many pieces as it is cut into.
 
-Recipe: the losses of `assignment`, AdamW, warm-up, then a learning rate that falls with
-the square root of the step, so that no one needs to know how long training will be. A
-running mean of the weights stands in for the annealing at the end; it is what is
-validated and exported. The confidence heads are trained on it, last.
+The assignment comes first, on the batches of `matcher_data`. The mean of its weights is
+what is validated and exported, and what the confidence heads are trained on, last.
 
 `out` holds `matcher.pt`, `confidence.pt` (at most 16 MB) and `matcher.jsonl`, the log.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import datetime
 import logging
-import math
 import multiprocessing
 import sys
 import time
@@ -34,10 +30,15 @@ from sfmprep.models.lightglue_network import LightGlueNetwork
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
-from sfmprep.train.assignment import assignment_loss, confidence_loss
-from sfmprep.train.matcher_data import Kind, PairBatches, read_capture
+from sfmprep.train.matcher_data import (
+    WARM_UP_BATCHES,
+    Kind,
+    PairBatches,
+    read_capture,
+)
+from sfmprep.train.matcher_training import AssignmentTraining, ConfidenceTraining
 from sfmprep.train.matcher_validation import validate, validation_batches
-from sfmprep.train.network import PairBatch, build_network, layer_tokens
+from sfmprep.train.network import PairBatch, build_network
 from sfmprep.train.photographs import Photographs
 from sfmprep.weights import ResolvedWeights, file_sha256, load_strict, load_tensors
 
@@ -48,140 +49,11 @@ Part = Literal["assignment", "confidence"]
 _NAME = "compact-lightglue"
 _SHAPE = SHAPES[_NAME]
 _FILES: dict[Part, str] = {"assignment": "matcher.pt", "confidence": "confidence.pt"}
-_LEARNING_RATE = 1e-3
-_WARM_UP, _CONSTANT_UNTIL = 200, 3000  # steps
-_WEIGHT_DECAY = 0.01
-_MAX_GRADIENT = 1.0
-_MEAN_OVER = 500  # steps of the running mean of the weights, at most
-_CONFIDENCE_LEARNING_RATE = 1e-2
 
 _LOG_EVERY = 50  # steps
 _SAVE_EVERY_S = 120.0
 _VALIDATE_EVERY_S = 180.0
 _VALIDATION_PAIRS = 32
-
-
-class AssignmentTraining:
-    """Trains all but the confidence heads.
-
-    Args:
-        network: As `build_network` makes it, or trained before.
-        device: Where to train, as torch names it; bfloat16 is used on CUDA.
-    """
-
-    def __init__(self, network: LightGlueNetwork, *, device: str) -> None:
-        self.step = 0
-        self._device = device
-        self._network = network.to(device).train()
-        self._network.token_confidence.requires_grad_(False)
-        self._parameters = {
-            name: parameter
-            for name, parameter in self._network.named_parameters()
-            if parameter.requires_grad
-        }
-        self._mean = {
-            name: parameter.detach().clone()
-            for name, parameter in self._parameters.items()
-        }
-        self._optimiser = torch.optim.AdamW(
-            self._parameters.values(), weight_decay=_WEIGHT_DECAY, fused=True
-        )
-
-    def advance(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Takes one step of deep supervision."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(self.step)
-        is_cuda = torch.device(self._device).type == "cuda"
-        layers = layer_tokens(self._network, batch, half=is_cuda)
-        loss = assignment_loss(self._network, layers, batch)
-        self._optimiser.zero_grad()
-        loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_GRADIENT)
-        self._optimiser.step()
-        self.step += 1
-        weight = 1 / min(self.step, _MEAN_OVER)
-        torch._foreach_lerp_(
-            list(self._mean.values()),
-            [parameter.detach() for parameter in self._parameters.values()],
-            weight,
-        )
-        return {
-            field.name: getattr(loss, field.name).detach()
-            for field in dataclasses.fields(loss)
-        }
-
-    def mean_network(self) -> LightGlueNetwork:
-        """A copy of the network with the mean weights."""
-        network = copy.deepcopy(self._network)
-        network.load_state_dict(self._network.state_dict() | self._mean)
-        return network.eval()
-
-    def state(self) -> dict[str, Any]:
-        """Weights and moments in float32, the mean weights in halves."""
-        return {
-            "step": self.step,
-            "shape": dataclasses.asdict(_SHAPE),
-            "weights": self._network.state_dict(),
-            "mean": {name: mean.half() for name, mean in self._mean.items()},
-            "optimiser": self._optimiser.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state; the mean is as exact as halves are."""
-        self.step = state["step"]
-        self._network.load_state_dict(state["weights"])
-        for name, mean in self._mean.items():
-            mean.copy_(state["mean"][name])
-        self._optimiser.load_state_dict(state["optimiser"])
-
-
-class ConfidenceTraining:
-    """Trains the confidence heads of a network whose assignment is trained.
-
-    Args:
-        network: Everything else in it stays as it is.
-        device: Where to train, as torch names it.
-    """
-
-    def __init__(self, network: LightGlueNetwork, *, device: str) -> None:
-        self.step = 0
-        self._network = network.to(device).eval().requires_grad_(False)
-        self._heads = self._network.token_confidence.requires_grad_(True)
-        self._optimiser = torch.optim.AdamW(
-            self._heads.parameters(), lr=_CONFIDENCE_LEARNING_RATE, weight_decay=0.0
-        )
-
-    def advance(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Takes one step."""
-        with torch.no_grad():
-            layers = layer_tokens(self._network, batch)
-        loss = confidence_loss(self._network, layers, batch)
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._optimiser.step()
-        self.step += 1
-        return {"confidence": loss.detach()}
-
-    def state(self) -> dict[str, Any]:
-        """The heads and their optimiser."""
-        return {
-            "step": self.step,
-            "shape": dataclasses.asdict(_SHAPE),
-            "weights": self._heads.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state."""
-        self.step = state["step"]
-        self._heads.load_state_dict(state["weights"])
-        self._optimiser.load_state_dict(state["optimiser"])
-
-
-def learning_rate(step: int) -> float:
-    """Rises in a straight line, stays, then falls with the square root of the step."""
-    warm = min(1.0, (step + 1) / _WARM_UP)
-    return _LEARNING_RATE * warm * min(1.0, math.sqrt(_CONSTANT_UNTIL / (step + 1)))
 
 
 def train_matcher(
@@ -210,8 +82,8 @@ def train_matcher(
         extractor: Its features are what the matcher learns to match. It runs in the
             workers, so on the CPU; it need not find more than 400 keypoints.
         captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
-        init: Weights to start from, as `export_weights` writes them; not looked at
-            where there is a checkpoint.
+        init: Weights to start from, as `export_weights` writes them, without the first
+            batches of homographies alone. Where there is a checkpoint, it goes on.
         seed: Of all that is random.
         size: Side of the crops, pixels.
         batch: Pairs of 256 keypoints a step.
@@ -247,6 +119,7 @@ def train_matcher(
         seed=seed + (part == "confidence"),
         size=size,
         batch=batch,
+        warm_up=WARM_UP_BATCHES if part == "assignment" and init is None else 0,
     )
     log = checkpoints.RunLog(out / "matcher.jsonl")
     aside = {}

@@ -34,8 +34,7 @@ from sfmprep.types import Features, Float32, ImageBatch
 Kind: TypeAlias = Literal["homography", "parallax", "posed", "unrelated"]
 Bool = NDArray[np.bool_]
 
-# Batches of the first step of training; warps alone are the easier task.
-WARM_UP_BATCHES = 1000
+WARM_UP_BATCHES = 1000  # of the easier task, before there is parallax
 _FIRST_SHARES: dict[Kind, float] = {"homography": 0.9, "unrelated": 0.1}
 _SHARES: dict[Kind, float] = {
     "homography": 0.35,
@@ -66,6 +65,7 @@ class PairBatches(Dataset[PairBatch]):
         seed: Of all that is random.
         size: Side of the crops, pixels.
         batch: Pairs of 256 keypoints; of more keypoints fewer pairs, and vice versa.
+        warm_up: So many batches are of homographies and unrelated pairs alone.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class PairBatches(Dataset[PairBatch]):
         seed: int,
         size: int,
         batch: int,
+        warm_up: int = 0,
     ) -> None:
         self._photographs = photographs
         self._captures = captures
@@ -84,12 +85,13 @@ class PairBatches(Dataset[PairBatch]):
         self._seed = seed
         self._size = size
         self._batch = batch
+        self._warm_up = warm_up
 
     def __getitem__(self, index: int) -> PairBatch:
         rng = np.random.default_rng((self._seed, index))
         count = round(np.exp(rng.uniform(np.log(_MIN_COUNT), np.log(_MAX_COUNT))))
         number = max(2, round(self._batch * 256 / count))
-        shares = _FIRST_SHARES if index < WARM_UP_BATCHES else _SHARES
+        shares = _FIRST_SHARES if index < self._warm_up else _SHARES
         kinds = rng.choice(list(shares), number, p=list(shares.values()))
         pairs = [self._sample(rng, kind) for kind in kinds]
         return make_batch(

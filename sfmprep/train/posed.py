@@ -21,7 +21,7 @@ from sfmprep import coords
 from sfmprep.coords import Float64
 from sfmprep.errors import ImageError, ReconstructionError
 from sfmprep.export.undistort import Maps, Undistortion, undistortion
-from sfmprep.image_file import decode, read_info
+from sfmprep.image_file import read_info, read_pixels
 from sfmprep.pipelines.stages import read_result
 from sfmprep.train.views import as_tensor_image
 from sfmprep.types import Float32
@@ -89,7 +89,9 @@ class PosedPair:
         """
         seen = self.seen1 if image else self.seen0
         if not len(seen) or not len(xy):
-            return np.full((len(xy), 2), np.nan, np.float32), np.zeros(len(xy), np.bool_)
+            return np.full((len(xy), 2), np.nan, np.float32), np.zeros(
+                len(xy), np.bool_
+            )
         distance, row = cKDTree(seen[:, :2]).query(
             xy, k=_NUM_NEIGHBOURS, distance_upper_bound=_REACH_PX
         )
@@ -97,7 +99,9 @@ class PosedPair:
         is_used = distance <= np.where(is_beside, _BESIDE_PX, _REACH_PX)
         inverse_depth = 1 / seen[np.minimum(row, len(seen) - 1), 2]
         weight = is_used / (1 + np.where(is_used, distance, 0))
-        mean = (weight * inverse_depth).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-9)
+        mean = (weight * inverse_depth).sum(axis=1) / np.maximum(
+            weight.sum(axis=1), 1e-9
+        )
         ends = (
             np.where(is_used, inverse_depth, np.inf).min(axis=1),
             np.where(is_used, inverse_depth, 0).max(axis=1),
@@ -218,7 +222,9 @@ def sample_posed(
         first.point_ids, second.point_ids, assume_unique=True, return_indices=True
     )
     middle = int(rng.integers(len(shared[0])))
-    sides = _sample_sides(rng, (first, second), [rows[middle] for rows in shared], size, max_scale)
+    sides = _sample_sides(
+        rng, (first, second), [rows[middle] for rows in shared], size, max_scale
+    )
     shifts = rng.uniform(-0.25, 0.25, (2, 2))
     while True:
         boxes = [
@@ -237,7 +243,9 @@ def sample_posed(
         if is_inside.sum() >= _MIN_POINTS or is_whole:
             break
         sides = [side * _GROWTH for side in sides]
-    motion = _square(second.cam_from_world) @ np.linalg.inv(_square(first.cam_from_world))
+    motion = _square(second.cam_from_world) @ np.linalg.inv(
+        _square(first.cam_from_world)
+    )
     return PosedPair(
         image0=_cut(first, boxes[0], size),
         image1=_cut(second, boxes[1], size),
@@ -266,7 +274,10 @@ def _read_image(
             f"{path} is missing, but the model names {image.name!r}. Give the folder of"
             " photographs that was reconstructed."
         )
-    orientation = read_info(path).orientation
+    try:
+        orientation = read_info(path).orientation
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     key = image.camera_id, orientation
     if key not in cameras:
         camera = model.cameras[image.camera_id]
@@ -275,7 +286,7 @@ def _read_image(
         )
         cameras[key] = view, view.maps()
     view, maps = cameras[key]
-    pixels = decode(path)
+    pixels = read_pixels(path)
     stored = view.source.width, view.source.height
     if pixels.shape[1::-1] != stored:
         raise ImageError(

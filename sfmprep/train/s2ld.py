@@ -9,6 +9,7 @@ and then falls with the inverse square root of the step: it may end at any step.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,8 @@ from sfmprep.train.s2ld_supervision import (
 )
 from sfmprep.weights import ResolvedWeights, file_sha256, load_tensors
 
+logger = logging.getLogger(__name__)
+
 LOSS_WEIGHTS: Mapping[str, float] = {
     "coarse": 1.0,
     "fine": 1.0,
@@ -54,7 +57,7 @@ NUM_LOFTR_TENSORS = 211
 
 _TEMPERATURE = 0.1
 _GOOD_MATCH_PX = 3.0
-_RATE = 1e-3  # of a batch of two pairs
+_RATE = 1e-3
 _WARM_UP = 50  # steps
 _HALF_LIFE = 3000  # step at which the learning rate has fallen to 0.7 of itself
 _WEIGHT_DECAY = 0.1
@@ -64,6 +67,7 @@ _FINE_SHARE = 0.3  # fine matches per cell
 _TRUE_SHARE = 0.3  # of the fine matches that are at least true ones
 _SAVE_EVERY_S = 180
 _LOG_EVERY = 10
+_FIRST_WINDOW_SCALE = 0.3
 _FIRST_SHARE = 0.1  # of what a layer of the transformers adds, against LoFTR's
 
 
@@ -110,7 +114,7 @@ def train_s2ld(
             f"crop={crop}, batch={batch}: expected a crop of at least {8 * CELL} pixels"
             f" that is a multiple of {CELL}, and at least one pair."
         )
-    photographs = Photographs(data)
+    photographs = Photographs(data, max_size=max(640, 3 * crop))
     path = out / "s2ld.pt"
     trainer = S2ldTrainer(seed=seed, device=device)
     if (state := checkpoints.load(path)) is not None:
@@ -151,9 +155,7 @@ class S2ldTrainer:
     def __init__(self, *, seed: int, device: str = "cpu") -> None:
         self.seed = seed
         self.step = 0
-        self.network = S2ldNetwork()
-        initialise(self.network, seed)
-        self.network.to(device)
+        self.network = random_network(seed).to(device)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=_RATE, weight_decay=_WEIGHT_DECAY
         )
@@ -183,8 +185,11 @@ class S2ldTrainer:
         total = torch.stack([LOSS_WEIGHTS[k] * v for k, v in losses.items()]).sum()
         self.optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT)
-        self.optimiser.step()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT)
+        if norm.isfinite():
+            self.optimiser.step()
+        else:
+            logger.warning("step %d: the gradient is not finite; left out", self.step)
         self.step += 1
         return {name: float(loss.detach()) for name, loss in losses.items()} | counts
 
@@ -270,6 +275,7 @@ def compute_losses(
         ),
     }
     error = torch.linalg.vector_norm(positives.warped0[batch, cell0] - xy1, dim=1)
+    error = error / truth.scale1[batch].mean(1)
     good = (error < _GOOD_MATCH_PX) & positives.visible0[batch, cell0]
     at = positives.batch, positives.cell0, positives.cell1
     counts = {
@@ -299,32 +305,33 @@ def log_confidences(
     return similarity.log_softmax(1) + similarity.log_softmax(2)
 
 
-def initialise(network: S2ldNetwork, seed: int) -> None:
-    """Sets random weights, by the seed alone.
+def random_network(seed: int) -> S2ldNetwork:
+    """Makes a network of random weights, by the seed alone.
 
     Backbone and window projections as He et al. (ICCV 2015), transformer matrices as
-    Glorot and Bengio (2010), the rest by torch. Each transformer layer adds little at
-    first (Goyal et al. 2017, section 5.1): the first similarities are those of
-    the backbone's descriptors instead of noise, and matches appear much sooner.
+    Glorot and Bengio (2010), the rest by torch, but for two changes without which a
+    training starts from confident noise. The transformers' layers add little at first
+    (Goyal et al. 2017, section 5.1), so that coarse similarities are those of the
+    backbone's descriptors; and windows are compared in a smaller scale, so that fine
+    matches begin in the middle of the window instead of anywhere.
     """
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            module.reset_parameters()
-        part = name.partition(".")[0]
-        is_linear = isinstance(module, nn.Linear)
-        if (
-            part == "fine_preprocess"
-            and is_linear
-            or (part == "backbone" and isinstance(module, nn.Conv2d))
-        ):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif part in ("s2ld_coarse", "s2ld_fine") and is_linear:
-            nn.init.xavier_uniform_(module.weight)
-        elif name.endswith("norm2"):
-            nn.init.constant_(module.weight, _FIRST_SHARE)
-    torch.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        network = S2ldNetwork()
+        for part in (network.backbone, network.fine_preprocess):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(
+                        module.weight, mode="fan_out", nonlinearity="relu"
+                    )
+        network.fine_preprocess.merge_feat.weight.mul_(_FIRST_WINDOW_SCALE)
+        for part in (network.s2ld_coarse, network.s2ld_fine):
+            for name, module in part.named_modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                elif name.endswith("norm2"):
+                    nn.init.constant_(module.weight, _FIRST_SHARE)
+    return network
 
 
 def warm_start(network: S2ldNetwork, path: Path) -> None:

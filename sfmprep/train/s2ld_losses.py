@@ -194,7 +194,7 @@ def triangulate_least_squares(
     """
     rows = _equations(xy0, xy1, weight1, batch, truth).double()
     left, right = rows[..., :3], -rows[..., 3:]
-    points = torch.linalg.solve(left.mT @ left, left.mT @ right)[..., 0]
+    points: Tensor = torch.linalg.solve(left.mT @ left, left.mT @ right)[..., 0]
     return points.to(xy0.dtype)
 
 
@@ -202,7 +202,9 @@ def triangulate_homogeneous(
     xy0: Tensor, xy1: Tensor, weight1: Tensor, batch: Tensor, truth: PairTruth
 ) -> Tensor:
     """Triangulates as the release does, by the last singular vector; [M, 3]."""
-    solution = torch.linalg.svd(_equations(xy0, xy1, weight1, batch, truth))[2][:, -1]
+    solution: Tensor = torch.linalg.svd(_equations(xy0, xy1, weight1, batch, truth))[2][
+        :, -1
+    ]
     return solution[:, :3] / solution[:, 3:]
 
 

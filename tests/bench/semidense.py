@@ -3,9 +3,10 @@
 Usage: python -m tests.bench.semidense [--sizes 640 1024] [--rounds 2]
 
 Each method runs in a process of its own, so that its memory is its own (Linux only);
-they take turns, and the fastest round counts. Weights are random: they cost what trained
-ones do, except that nothing matches, so the fine stage, 0.04 GFLOP a match in both, has
-no part.
+they take turns, and the fastest round counts. Seconds are also given of the processors,
+which a busy machine does not stretch as much. Weights are random: they cost what
+trained ones do, except that nothing matches, so the fine stage, 0.04 GFLOP a match in
+both, has no part.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -34,8 +35,9 @@ def measure_semidense(
 
     Returns:
         A row for each size and way: `s2ld` from nothing and from prepared images, and
-        `kornia LoFTR`; `seconds` of the fastest round and `peak_bytes`, by how much the
-        memory of the process grew at most, over that with the model and what goes in.
+        `kornia LoFTR`; `seconds` and `cpu_seconds` of the fastest round, and
+        `peak_bytes`, by how much the memory of the process grew at most, over that with
+        the model and what goes in.
         `cached_bytes` is what a prepared pair holds.
     """
     best: dict[tuple[int, str], dict[str, float | int | str]] = {}
@@ -63,8 +65,8 @@ def _measure_one(method: str, size: int) -> list[dict[str, float | int | str]]:
     network = LoFTR(pretrained=None).eval()
     grey = {f"image{side}": pixels[side, None, :1] for side in (0, 1)}
     with torch.inference_mode():
-        _, seconds, peak = _measured(lambda: network(grey))
-    return [_row(method, size, seconds, peak)]
+        _, cost = _measured(lambda: network(grey))
+    return [_row(method, size, cost)]
 
 
 def _measure_s2ld(pixels: torch.Tensor) -> list[dict[str, float | int | str]]:
@@ -89,32 +91,43 @@ def _measure_s2ld(pixels: torch.Tensor) -> list[dict[str, float | int | str]]:
         )
         for each in pixels
     ]
-    pair, prepare_s, prepare_peak = _measured(
+    pair, preparing = _measured(
         lambda: [matcher.prepare(batch)[0] for batch in batches]
     )
+    _, matching = _measured(lambda: matcher.match([pair]))
     cached = sum(image.num_bytes for image in pair)
-    _, match_s, match_peak = _measured(lambda: matcher.match([pair]))
-    peak = max(prepare_peak, cached + match_peak)
+    both = Cost(
+        preparing.seconds + matching.seconds,
+        preparing.cpu_seconds + matching.cpu_seconds,
+        max(preparing.peak_bytes, cached + matching.peak_bytes),
+    )
     return [
-        _row("s2ld", size, prepare_s + match_s, peak),
-        _row("s2ld, prepared", size, match_s, match_peak) | {"cached_bytes": cached},
+        _row("s2ld", size, both),
+        _row("s2ld, prepared", size, matching) | {"cached_bytes": cached},
     ]
 
 
-def _row(
-    way: str, size: int, seconds: float, peak_bytes: int
-) -> dict[str, float | int | str]:
-    return {"way": way, "size": size, "seconds": seconds, "peak_bytes": peak_bytes}
+class Cost(NamedTuple):
+    """What a call takes."""
+
+    seconds: float
+    cpu_seconds: float  # of all threads
+    peak_bytes: int  # that the process grew by at most
 
 
-def _measured(run: Callable[[], T]) -> tuple[T, float, int]:
-    """What it returns, its seconds, and by how many bytes the process grew at most."""
+def _row(way: str, size: int, cost: Cost) -> dict[str, float | int | str]:
+    return {"way": way, "size": size, **cost._asdict()}
+
+
+def _measured(run: Callable[[], T]) -> tuple[T, Cost]:
+    """What it returns, and what that took."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
     before = _memory("VmRSS")
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     result = run()
     seconds = time.perf_counter() - start
-    return result, seconds, _memory("VmHWM") - before
+    cpu_seconds = time.process_time() - cpu_start
+    return result, Cost(seconds, cpu_seconds, _memory("VmHWM") - before)
 
 
 def _memory(name: str) -> int:
@@ -134,12 +147,12 @@ def main() -> None:
         method, size = arguments.one
         print(json.dumps(_measure_one(method, int(size))))
         return
-    print(f"{'size':>5} {'way':15} {'seconds':>8} {'peak MB':>8} {'cached MB':>9}")
+    print("size  way             seconds    CPU s  peak MB  cached MB")
     for row in measure_semidense(arguments.sizes, rounds=arguments.rounds):
         cached = f"{row['cached_bytes'] / 1e6:.0f}" if "cached_bytes" in row else ""
         print(
-            f"{row['size']:5} {row['way']:15} {row['seconds']:8.2f}"
-            f" {row['peak_bytes'] / 1e6:8.0f} {cached:>9}"
+            f"{row['size']:4}  {row['way']:15} {row['seconds']:7.2f}"
+            f" {row['cpu_seconds']:8.2f} {row['peak_bytes'] / 1e6:8.0f} {cached:>10}"
         )
 
 

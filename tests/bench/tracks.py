@@ -28,7 +28,7 @@ from sfmprep.dense_tracks import aggregate, network_scales
 from sfmprep.image_file import ImageInfo
 from sfmprep.images import ImageSet
 from sfmprep.mapping import refine_model
-from sfmprep.pairs import Pairs, exhaustive_pairs
+from sfmprep.pairs import Pairs, sequential_pairs
 from sfmprep.remeasure import remeasure
 from sfmprep.stores import DenseStore, FeatureStore, MatchStore
 from sfmprep.types import DenseMatches, Features, Matches
@@ -105,7 +105,7 @@ def inside(xy: np.ndarray, margin: float = 0.0) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------ the matcher
-def simulate(store: DenseStore, noise: Noise, seed: int = 0) -> None:
+def simulate(store: DenseStore, pairs: Pairs, noise: Noise, seed: int = 0) -> None:
     """Writes what the simulated matcher finds in both directions of all pairs."""
     random = np.random.default_rng(seed)
     views = cameras()
@@ -114,7 +114,10 @@ def simulate(store: DenseStore, noise: Noise, seed: int = 0) -> None:
     landmarks = random.uniform((-4, -3), (4, 3), (count, 2))
     landmarks = np.c_[landmarks, height(*landmarks.T)]
     starts = {view.name: keypoints(view, landmarks, noise, random) for view in views}
+    chosen = {frozenset(pair) for pair in pairs}
     for view0, view1 in itertools.permutations(views, 2):
+        if frozenset((view0.name, view1.name)) not in chosen:
+            continue
         xy0 = starts[view0.name]
         xy1 = view1.project(view0.hit(xy0))
         seen = inside(xy1, 4) & (random.random(len(xy0)) < noise.kept)
@@ -160,7 +163,9 @@ def image_set() -> ImageSet:
 
 
 # --------------------------------------------------------------------------- the ways
-def one_each(images: ImageSet, dense: DenseStore, out: Path, *, stars: bool) -> None:
+def one_each(
+    images: ImageSet, pairs: Pairs, dense: DenseStore, out: Path, *, stars: bool
+) -> None:
     """Every endpoint is a keypoint; with `stars`, equal starts are one."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in images.names}
     ids: dict[str, dict[bytes, int]] = {name: {} for name in images.names}
@@ -177,7 +182,7 @@ def one_each(images: ImageSet, dense: DenseStore, out: Path, *, stars: bool) -> 
         return index
 
     with MatchStore(out / "matches.h5", {}) as matches:
-        for name0, name1 in itertools.combinations(images.names, 2):
+        for name0, name1 in pairs:
             forth, back = dense.get(name0, name1), dense.get(name1, name0)
             index = np.concatenate(
                 (
@@ -246,7 +251,7 @@ def ours(
 
 # ------------------------------------------------------------------------ the measures
 def map_capture(
-    images: ImageSet, pairs: Pairs, out: Path, *, kind: str = "incremental"
+    images: ImageSet, pairs: Pairs, out: Path
 ) -> pycolmap.Reconstruction | None:
     """Verifies and maps; the principal point is known to be the centre."""
     config = DatabaseConfig(camera_model="SIMPLE_PINHOLE", focal_length=FOCAL)
@@ -257,14 +262,9 @@ def map_capture(
     ):
         write_database(database, images, features, matches, pairs, config)
     verify_matches(database, pairs, config)
-    if kind == "global":
-        options = pycolmap.GlobalPipelineOptions()
-        options.random_seed = 0
-        models = pycolmap.global_mapping(database, out, out, options)
-    else:
-        options = pycolmap.IncrementalPipelineOptions()
-        options.random_seed, options.extract_colors = 0, False
-        models = pycolmap.incremental_mapping(database, out, out, options)
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed, options.extract_colors = 0, False
+    models = pycolmap.incremental_mapping(database, out, out, options)
     best = max(models.values(), key=lambda m: m.num_reg_images(), default=None)
     return None if best is None else refined(best)
 
@@ -320,15 +320,14 @@ WAYS = (
 )
 HEADER = (
     "| way | radius | noise | wrong | images | points | track length | error px"
-    " | pose deg | remeasured: error px | pose deg | others deleted: track length"
-    " | error px | pose deg | s |"
+    " | pose deg | remeasured: track length | error px | pose deg | s |"
 )
 
 
-def run(way: str, radius: float, noise: Noise, *, kind: str = "incremental") -> str:
+def run(way: str, radius: float, noise: Noise, *, window: int = NUM_IMAGES) -> str:
     """One row of the table."""
     images = image_set()
-    pairs = exhaustive_pairs(images.names)
+    pairs = sequential_pairs(images.names, window=window, quadratic=False)
     config = DenseConfig(
         matcher=XFeatStarConfig(max_size=max(SIZE)),
         radius=radius,
@@ -337,14 +336,14 @@ def run(way: str, radius: float, noise: Noise, *, kind: str = "incremental") -> 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         with DenseStore(out / "dense.h5", {}) as dense:
-            simulate(dense, noise)
+            simulate(dense, pairs, noise)
             start = time.perf_counter()
             if way.startswith("one"):
-                one_each(images, dense, out, stars=way.endswith("start"))
+                one_each(images, pairs, dense, out, stars=way.endswith("start"))
             else:
                 ours(images, dense, out, config, way)
             seconds = time.perf_counter() - start
-            model = map_capture(images, pairs, out, kind=kind)
+            model = map_capture(images, pairs, out)
             row = f"| {way} | {radius:g} | {noise.sigma_px:g} | {noise.wrong:g}"
             row += f" | {describe(model)}"
             if model is not None:
@@ -354,7 +353,7 @@ def run(way: str, radius: float, noise: Noise, *, kind: str = "incremental") -> 
                     copy = pycolmap.Reconstruction(model)
                     remeasure(copy, dense, radii=radii, delete_others=delete)
                     cells = describe(refined(copy)).split(" | ")
-                    row += f" | {' | '.join(cells[2 if delete else 3:])}"
+                    row += f" | {' | '.join(cells[2 if delete else 3 :])}"
     return f"{row} | {seconds:.1f} |"
 
 
@@ -366,15 +365,21 @@ def main() -> None:
     parser.add_argument("--noise", nargs="*", type=float, default=[0.5])
     parser.add_argument("--wrong", type=float, default=0.1)
     parser.add_argument("--repeated", type=float, default=0.3)
-    parser.add_argument("--mapper", default="incremental")
+    parser.add_argument("--kept", type=float, default=0.6)
+    parser.add_argument("--window", type=int, default=NUM_IMAGES)
     options = parser.parse_args()
     pycolmap.logging.minloglevel = 2
     print(HEADER, "|---" * (HEADER.count("|") - 1) + "|", sep="\n", flush=True)
     for sigma, radius, way in itertools.product(
         options.noise, options.radii, options.ways
     ):
-        noise = Noise(sigma_px=sigma, wrong=options.wrong, repeated=options.repeated)
-        print(run(way, radius, noise, kind=options.mapper), flush=True)
+        noise = Noise(
+            sigma_px=sigma,
+            wrong=options.wrong,
+            repeated=options.repeated,
+            kept=options.kept,
+        )
+        print(run(way, radius, noise, window=options.window), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""What sub-pixel refinement does to poses: the table before and after, on real scenes.
+
+    python -m tests.bench.refinement [--models FOLDER] [SCENE ...]
+
+Needs the scenes and weights of `../shared` (SFMPREP_SHARED names another place). Each
+scene is reconstructed with three kinds of features; with `--models` the models are kept
+in that folder and used again. Both rows of a model come after the same last bundle
+adjustment. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pycolmap
+
+from sfmprep.config import MappingConfig, Recipe, RefinementConfig
+from sfmprep.evaluate import evaluate_model, read_reference
+from sfmprep.images import ImageSet
+from sfmprep.mapping import refine_model
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.reconstruct import open_workspace
+from sfmprep.refine import refine_keypoints
+
+SHARED = Path(
+    os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"
+)
+SCENES = ("fountain-P11", "Herz-Jesus-P8", "fox", "tum-fr2-desk20")
+FRONTENDS = {
+    "ALIKED": {
+        "features": {"type": "aliked"},
+        "matcher": {"type": "nearest", "ratio": 0.9},
+    },
+    "XFeat": {
+        "features": {"type": "xfeat"},
+        "matcher": {"type": "nearest", "ratio": None, "min_similarity": 0.82},
+    },
+    "SIFT": {
+        "features": {"type": "sift", "max_keypoints": 4096, "max_size": 1600},
+        "matcher": {"type": "nearest", "ratio": 0.8},
+    },
+}
+
+
+def reconstruct(images: ImageSet, out: Path, recipe: Recipe) -> pycolmap.Reconstruction:
+    """The largest model, without refinement; read again where it is in `out`."""
+    workspace, recipe = open_workspace(images, out, recipe)
+    features, _ = stages.extract(images, workspace, recipe)
+    with features:
+        pairs = stages.make_pairs(images, workspace, recipe, features)
+        with stages.match(pairs, workspace, recipe, features) as matches:
+            verified = stages.fill_database(
+                *(images, workspace, recipe, features, pairs, matches)
+            )
+    return stages.map_and_refine(images, workspace, recipe, verified)[0]
+
+
+def compare(scene: Path, label: str, models: Path) -> None:
+    """Prints one row before and one after."""
+    images = ImageSet.scan(scene / "images")
+    recipe = Recipe.model_validate({"name": label.lower(), **FRONTENDS[label]})
+    model = reconstruct(images, models / f"{scene.name}-{label}", recipe)
+    reference = read_reference(scene)
+
+    def show(when: str, rest: str = "| | |") -> None:
+        found = evaluate_model(refine_model(model, MappingConfig()), reference)
+        auc = " / ".join(f"{found.auc[limit]:.1f}" for limit in (1, 3, 5))
+        print(
+            f"| {scene.name} | {label} | {when} | {auc}"
+            f" | {found.mean_reprojection_error_px:.3f} {rest}",
+            flush=True,
+        )
+
+    show("before")
+    start = time.process_time()
+    stats = refine_keypoints(
+        model, images, RefinementConfig(), max_size=recipe.features.max_size
+    )
+    seconds = time.process_time() - start
+    share = stats.num_moved / max(stats.num_observations, 1)
+    show(
+        "after",
+        f"| {share:.0%} by {stats.median_move_px:.2f} px"
+        f" | {1e3 * seconds / max(stats.num_observations, 1):.2f} |",
+    )
+
+
+def main() -> None:
+    """Prints the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("scenes", nargs="*", default=SCENES)
+    parser.add_argument("--models", type=Path, help="where models are kept")
+    options = parser.parse_args()
+    os.environ.setdefault("SFMPREP_WEIGHTS", str(SHARED / "weights"))
+    pycolmap.logging.minloglevel = 2
+    print(
+        "| scene | features | keypoints | AUC@1/3/5 | reprojection px | moved"
+        " | CPU ms an observation |"
+    )
+    print("|---" * 7 + "|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.scenes:
+            for label in FRONTENDS:
+                models = options.models or Path(scratch)
+                compare(SHARED / "data" / "scenes" / name, label, models)
+
+
+if __name__ == "__main__":
+    main()
