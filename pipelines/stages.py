@@ -385,6 +385,7 @@ def fill_from_stores(
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
     """
+    _expect(workspace.features.is_file(), workspace.features, "extract")
     pairs = read_pairs(images, workspace)
     features, matches = open_joined(images, workspace, recipe)
     with features, matches:

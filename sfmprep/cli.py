@@ -284,11 +284,19 @@ def match(
     from sfmprep.pipelines.semidense import join_semi_dense
 
     opened = scanned, workspace, recipe = _open(images, out, options)
-    found = stages.read_pairs(scanned, workspace)
-    run_on = {"device": _pick_device(device), "progress": show_progress}
+    run_on: dict[str, Any] = {
+        "device": _pick_device(device),
+        "progress": show_progress,
+    }
     with (
         stages.open_features(scanned, workspace) as features,
-        stages.match(found, workspace, recipe, features, **run_on) as store,
+        stages.match(
+            found := stages.read_pairs(scanned, workspace),
+            workspace,
+            recipe,
+            features,
+            **run_on,
+        ) as store,
     ):
         print(f"{len(store)} pairs are matched in {workspace.matches}")
         if recipe.dense is not None:
@@ -475,7 +483,7 @@ def recipes(
         for weight, path in weights_of(frontend):
             entry = WEIGHTS[weight]
             here = weights_here(weight, path)
-            where = str(here.path) if here else f"not here; {entry.url}"
+            where = str(here.path) if here else f"not here; {entry.url or 'bring it'}"
             print(f"#   {weight}: {entry.licence}, by {entry.origin}, {where}")
 
 
@@ -499,6 +507,8 @@ def weights(
     failed: list[SfmprepError] = []
     for name in names or WEIGHTS:
         entry = WEIGHTS[name]
+        if action == "fetch" and not names and entry.url is None:
+            continue  # nobody may hand it on, or it is here already
         try:
             found = resolve_weights(name) if action == "fetch" else weights_here(name)
         except SfmprepError as error:

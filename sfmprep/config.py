@@ -107,7 +107,7 @@ class CompactConfig(Config):
     """Longer side in pixels that larger images are reduced to."""
     min_score: Unit = 0.05
     """Keypoints with a lower score are dropped, in 0..1."""
-    nms_radius: PositiveInt = 2
+    nms_radius: Annotated[int, Field(ge=2)] = 2
     """Radius of non-maximum suppression, network pixels."""
     weights: Path | None = None
     """A file to use in place of the packaged weights."""
@@ -178,10 +178,10 @@ class S2ldConfig(Config):
     """
 
     type: Literal["s2ld"] = "s2ld"
-    max_size: PositiveInt = 1024
-    """Longer side in pixels that larger images are reduced to, at most 2048."""
-    min_score: Unit = 0.2
-    """Matches with a lower confidence are dropped, in 0..1."""
+    max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
+    """Matches with a lower confidence are dropped, 0.01..1."""
     weights: Path | None = None
     """A file to use in place of the named weights."""
 
@@ -192,10 +192,10 @@ class LoftrConfig(Config):
     type: Literal["loftr"] = "loftr"
     model: Literal["loftr-outdoor", "loftr-indoor"] = "loftr-outdoor"
     """Which checkpoint."""
-    max_size: PositiveInt = 1024
-    """Longer side in pixels that larger images are reduced to, at most 2048."""
-    min_score: Unit = 0.2
-    """Matches with a lower confidence are dropped, in 0..1."""
+    max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
+    """Matches with a lower confidence are dropped, 0.01..1."""
     weights: Path | None = None
     """A file to use in place of the named weights."""
 
@@ -335,7 +335,7 @@ class MappingConfig(Config):
 class RefinementConfig(Config):
     """Sub-pixel refinement of keypoints along tracks, before the last adjustment."""
 
-    max_move_px: PositiveFloat = 2.0
+    max_move_px: PositiveFloat = 3.0
     """No keypoint moves further, pixels of the image that its features saw."""
 
 

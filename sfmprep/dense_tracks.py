@@ -46,7 +46,7 @@ from sfmprep.dense_keypoints import (
 from sfmprep.images import ImageSet, fit_size
 from sfmprep.masks import drop_masked, read_mask
 from sfmprep.pairs import Pair, Pairs
-from sfmprep.progress import Progress, silent
+from sfmprep.progress import Progress, batched, silent
 from sfmprep.schedule import order_for_cache
 from sfmprep.stores import DenseStore, FeatureStore, MatchStore
 from sfmprep.tracks import components, support, without_weakest
@@ -60,6 +60,7 @@ _MIN_INLIERS = 15
 _MAX_SAMPLED = 1000
 _NUM_TRIALS = 100, 10_000
 _CACHED_TABLES = 256
+_BLOCK_PAIRS = 256
 
 
 def aggregate(
@@ -82,14 +83,14 @@ def aggregate(
     the same result.
 
     Images are read one by one and pairs one by one; what is held of the whole capture
-    are 20 bytes a keypoint and 13 a match, and of the tracks that contradict
-    themselves some 100 a match.
+    are 20 bytes a keypoint and some 60 a match, and another 100 a match of tracks that
+    contradict themselves.
 
     Args:
         images: The capture.
         features: The detector's keypoints; an image that is not here is left out. None
             for semi-dense matches alone.
-        sparse: Matches of `features`, or None; all are kept.
+        sparse: Matches of `features`, all of which are kept; None without features.
         dense: Both directions of pairs; may be empty.
         config: The radius, and how many keypoints may be added.
         new_features: Where keypoints go; it must not hold any of these images.
@@ -124,8 +125,8 @@ def aggregate(
         tables, scales, config.radius, sparse, dense, seed=seed, progress=progress
     )
     keep = cut_contradictions(joined, tables, radii)
-    for (pair, links), kept in zip(joined.items(), keep, strict=True):
-        new_matches.append([(pair, links.matches(kept))])
+    for block in batched(zip(joined.items(), keep, strict=True), _BLOCK_PAIRS):
+        new_matches.append([(pair, links.matches(k)) for (pair, links), k in block])
 
 
 def network_scales(images: ImageSet, config: DenseConfig) -> dict[str, float]:
@@ -384,48 +385,50 @@ def cut_contradictions(
             *(np.arange(len(k.index)) >= k.num_sparse for k in joined.values()),
         ]
     )
-    kept = np.ones(len(ends), bool)
-    track = components(ends, len(xy))
-    torn = np.flatnonzero(_contradicting(track, view, xy, limit)[track[ends[:, 0]]])
-    if len(torn):
-        nodes, inner = np.unique(ends[torn], return_inverse=True)
-        kept[torn] = _consistent(
-            inner.reshape(-1, 2),
-            scores[torn],
-            loose[torn],
-            view[nodes],
-            xy[nodes],
-            limit,
-        )
-        logger.info(
-            "%d of %d matches were in tracks that contradict themselves; %d were cut",
-            len(torn),
-            len(ends),
-            int((~kept).sum()),
-        )
+    kept = _consistent(ends, scores, loose, _Nodes(view=view, xy=xy, limit=limit))
     sizes = [len(links.index) for links in joined.values()]
     return np.split(kept, np.cumsum(sizes)[:-1]) if sizes else []
 
 
-def _consistent(
-    ends: Index,
-    scores: Float32,
-    loose: Mask,
-    view: Index,
-    xy: Float32,
-    limit: Float64,
-) -> Mask:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Nodes:
+    """The keypoints of all images."""
+
+    view: Index  # [K]
+    xy: Float32  # [K, 2]
+    limit: Float64  # [V] how far apart keypoints of one track may lie
+
+
+def _consistent(ends: Index, scores: Float32, loose: Mask, nodes: _Nodes) -> Mask:
     """Which links stay, so that no track with a loose link contradicts itself."""
-    strength = support(ends, len(view)) + 0.5 * scores
     kept = np.ones(len(ends), bool)
-    track = components(ends, len(view))
-    rows = np.flatnonzero(loose)
-    while len(rows):
-        kept[rows] = _without_weakest(track[ends[rows, 0]], strength[rows])
-        rows = rows[kept[rows]]
-        track = components(ends[kept], len(view))
-        rows = rows[_contradicting(track, view, xy, limit)[track[ends[rows, 0]]]]
+    torn, track = _torn(np.arange(len(ends)), ends, nodes)
+    num_torn = len(torn)
+    strength = np.zeros(len(ends))
+    numbers, inner = np.unique(ends[torn], return_inverse=True)
+    strength[torn] = support(inner.reshape(-1, 2), len(numbers)) + 0.5 * scores[torn]
+    while loose[torn].any():
+        rows, of_rows = torn[loose[torn]], track[loose[torn]]
+        kept[rows] = _without_weakest(of_rows, strength[rows])
+        torn, track = _torn(torn[kept[torn]], ends, nodes)
+    if num_torn:
+        logger.info(
+            "%d of %d matches were in tracks that contradict themselves; %d were cut",
+            num_torn,
+            len(ends),
+            int((~kept).sum()),
+        )
     return kept
+
+
+def _torn(rows: Index, ends: Index, nodes: _Nodes) -> tuple[Index, Index]:
+    """Those of these links whose tracks contradict themselves, and the tracks."""
+    used, inner = np.unique(ends[rows], return_inverse=True)
+    inner = inner.reshape(-1, 2)
+    track = components(inner, len(used))
+    found = _contradicting(track, nodes.view[used], nodes.xy[used], nodes.limit)
+    track = track[inner[:, 0]]
+    return rows[found[track]], track[found[track]]
 
 
 def _without_weakest(track: Index, strength: Float64) -> Mask:

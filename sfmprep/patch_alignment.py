@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfmprep.coords import Float64
 from sfmprep.patches import Patches
 from sfmprep.triangulate import Index, Mask
 from sfmprep.types import Float32
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 _RADIUS = 7  # of the window that is compared
 _TAPER_PX = 5.0  # standard deviation of the weights over the window
@@ -25,8 +29,8 @@ _LEVELS = ((2.0, 3), (1.2, 2), (0.8, 4))  # blur in pixels, and steps at that bl
 _FINEST = _LEVELS[-1][0]
 _BLUR_RADIUS = 4
 _MAX_STEP_PX = 1.0
-_PRIOR_PX = 0.5  # standard deviation of a keypoint's error before
-_COARSE_PRIOR = 0.005  # squared change of a unit patch for a step of a pixel
+_PRIOR_PX = 1.0  # standard deviation of a keypoint's error before
+_COARSE_PRIOR = 0.001  # squared change of a unit patch for a step of a pixel
 _NUM_INDEPENDENT = 50.0  # pixels of a window whose noise is not shared by neighbours
 _BEST = 0.98  # warps are not exact, so no higher correlation is believed
 _MIN_CONTRAST = 1.0  # standard deviation of a patch, grey levels
@@ -46,6 +50,14 @@ def patch_radius(max_move: float) -> int:
     return _RADIUS + _BLUR_RADIUS + math.ceil(max_move)
 
 
+def limit_steps(steps: NDArray[Real], longest: float) -> NDArray[Real]:
+    """Steps [M, 2] in the same direction, none longer than `longest`."""
+    length = np.linalg.norm(steps, axis=1, keepdims=True)
+    shares = np.minimum(longest / np.maximum(length, 1e-6), 1)
+    limited: NDArray[Real] = np.asarray(steps * shares, steps.dtype)
+    return limited
+
+
 def align_tracks(
     patches: Patches, usable: Mask, starts: Index, max_move: float
 ) -> tuple[Alignment, Index]:
@@ -55,7 +67,7 @@ def align_tracks(
         patches: [2, M, S, S] of the observations, by two guesses of the surface.
         usable: [2, M] which of them count.
         starts: [T] where each track begins, rising from 0.
-        max_move: Patches that had to be shifted as far are not compared.
+        max_move: No shift is longer.
 
     Returns:
         The alignment in the frames of the tracks, and the guess [M] that was taken:
@@ -94,13 +106,12 @@ def _align(
             prior = np.where(sigma > _FINEST, _COARSE_PRIOR, noise / _PRIOR_PX**2)
             prior = prior.astype(np.float32)
             shifts += _steps(windows, means, track, prior, shifts)
-            shifts = _limit(_centre(shifts, weights, starts, track), max_move)
+            shifts = limit_steps(_centre(shifts, weights, starts, track), max_move)
             shifts[weights == 0] = 0
     windows, _ = _windows(patches, shifts, _FINEST)
     after, _ = _agreement(windows, weights, starts, track)
     windows, _ = _windows(patches, np.zeros_like(shifts), _FINEST)
     before, _ = _agreement(windows, weights, starts, track)
-    after[np.linalg.norm(shifts, axis=1) > 0.99 * max_move] = -1
     return Alignment(
         shifts=shifts.astype(np.float64),
         before=before.astype(np.float64),
@@ -114,13 +125,6 @@ def _centre(shifts: Float32, weights: Float32, starts: Index, track: Index) -> F
     total /= np.maximum(np.add.reduceat(weights, starts), 1e-6)[:, None]
     centred: Float32 = shifts - total[track]
     return centred
-
-
-def _limit(steps: Float32, longest: float) -> Float32:
-    """Steps [M, 2] without a change of direction, none longer than `longest`."""
-    length = np.linalg.norm(steps, axis=1, keepdims=True)
-    limited: Float32 = steps * np.minimum(longest / np.maximum(length, 1e-6), 1)
-    return limited.astype(np.float32)
 
 
 _OFFSETS = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float32)
@@ -191,4 +195,6 @@ def _steps(
     hessian = np.einsum("tkij,tlij->tkl", slopes, slopes)[track]
     hessian += (prior + np.float32(1e-6))[:, None, None] * np.eye(2, dtype=np.float32)
     right = np.einsum("mkij,mij->mk", slopes[track], windows) + prior[:, None] * shifts
-    return _limit(-np.linalg.solve(hessian, right[..., None])[..., 0], _MAX_STEP_PX)
+    return limit_steps(
+        -np.linalg.solve(hessian, right[..., None])[..., 0], _MAX_STEP_PX
+    )

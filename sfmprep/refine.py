@@ -16,7 +16,7 @@ import pycolmap
 from sfmprep.config import RefinementConfig
 from sfmprep.coords import Float64
 from sfmprep.images import ImageSet, load_batches
-from sfmprep.patch_alignment import Alignment, align_tracks, patch_radius
+from sfmprep.patch_alignment import Alignment, align_tracks, limit_steps, patch_radius
 from sfmprep.patches import (
     LoadedFrame,
     plane_warps,
@@ -29,9 +29,9 @@ from sfmprep.triangulate import Index, Mask, Observations, Views, observations_o
 
 logger = logging.getLogger(__name__)
 
-_MIN_CORRELATION = 0.75
-_BLOCK_BYTES = 1 << 29
-_CHUNK_ROWS = 4096
+_MIN_CORRELATION = 0.75  # with the mean of the others; else a keypoint stays
+_BLOCK_BYTES = 1 << 29  # of patches in memory at once
+_CHUNK_ROWS = 4096  # patches that are aligned at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def refine_keypoints(
     on the model next. A photograph that cannot be read is a warning in the log, and its
     keypoints stay.
 
-    Memory does not grow with the capture: above some 350,000 observations tracks are
+    Memory does not grow with the capture: above some 300,000 observations tracks are
     done in several rounds, each of which reads the photographs that it needs.
 
     Args:
@@ -97,14 +97,10 @@ def refine_keypoints(
             num_workers=num_workers,
             progress=progress,
         )
-        found.shifts[rows] = aligned.shifts
+        found.shifts[rows] = limit_steps(aligned.shifts, config.max_move_px)
         found.before[rows] = aligned.before
         found.after[rows] = aligned.after
-    moved = (
-        (found.after >= _MIN_CORRELATION)
-        & (found.after >= found.before)
-        & (np.linalg.norm(found.shifts, axis=1) <= config.max_move_px)
-    )
+    moved = (found.after >= _MIN_CORRELATION) & (found.after >= found.before)
     lengths = _move_keypoints(model, views, frames, observations, found.shifts, moved)
     logger.info(
         "%d of %d keypoints refined, by %.2f px in the median",

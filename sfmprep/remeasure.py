@@ -75,15 +75,15 @@ def remeasure(
     xy = observations.xy.copy()
     xy[start[chosen]] = xy0[chosen]
     xy[end[chosen]] = xy1[chosen]
-    direct = np.zeros(len(xy), bool)
-    direct[start[chosen]] = direct[end[chosen]] = True
-    num_direct = np.bincount(observations.point, direct)
+    is_direct = np.zeros(len(xy), bool)
+    is_direct[start[chosen]] = is_direct[end[chosen]] = True
+    num_direct = np.bincount(observations.point, is_direct)
     most = (2 * num_direct >= observations.counts())[observations.point]
-    measured = np.flatnonzero(direct & most)
+    measured = np.flatnonzero(is_direct & most)
     for row in measured.tolist():
         image = model.images[int(views.ids[observations.view[row]])]
         image.points2D[int(observations.keypoint[row])].xy = xy[row]
-    for row in np.flatnonzero(~direct & most).tolist():
+    for row in np.flatnonzero(~is_direct & most).tolist():
         image_id = int(views.ids[observations.view[row]])
         model.delete_observation(image_id, int(observations.keypoint[row]))
     return int((xy[measured] != observations.xy[measured]).any(axis=1).sum())

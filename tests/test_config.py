@@ -22,7 +22,7 @@ from sfmprep.recipe_file import load_recipe, read_resolved, recipe_names
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, otherwise, masks, pairs,"
-    " database, mapping, export, engine, seed."
+    " dense, database, mapping, refinement, export, engine, seed."
 )
 
 
@@ -43,7 +43,9 @@ def splat_error(override: str) -> str:
 
 # -------------------------------------------------------------------------- shipped
 def test_the_shipped_recipes_are_these() -> None:
-    assert recipe_names() == ["accurate", "colmap", "fast", "sift", "splat"]
+    assert recipe_names() == [
+        *("accurate", "colmap", "compact", "fast", "sift", "splat", "textureless")
+    ]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -217,7 +219,8 @@ def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
         load_recipe("splatt")
     assert str(caught.value) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, fast, sift, splat; or give the path of a .yaml file."
+        " colmap, compact, fast, sift, splat, textureless; or give the path of a .yaml"
+        " file."
     )
 
 

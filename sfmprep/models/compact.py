@@ -88,7 +88,7 @@ class Compact:
 def detect(
     logits: Tensor,  # [B, H, W]
     *,
-    radius: int,
+    radius: int,  # _WINDOW or more
     min_score: float,
     max_keypoints: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,9 +101,8 @@ def detect(
         The images [N] that keypoints are of, rising; xy [N, 2] with pixel centres at
         integers; scores [N] in 0..1, falling in each image.
     """
-    window = max(radius, _WINDOW)
     threshold = torch.logit(torch.tensor(min_score), eps=1e-6).item()
-    maxima = strict_maxima(logits, radius=window, threshold=threshold)
+    maxima = strict_maxima(logits, radius=radius, threshold=threshold)
     heights = logits[maxima.unbind(1)]
     chosen = best_of_each(maxima[:, 0], heights, limit=max_keypoints)
     image, y, x = maxima[chosen].unbind(1)

@@ -46,8 +46,8 @@ def run_halving(run: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> li
         if len(part) == 1:
             raise DeviceError(
                 f"the memory of the device is too small for a single item ({reason})."
-                " Set a smaller features.max_keypoints, features.max_size or"
-                " engine.cache_gb, or use another device."
+                " Set a smaller features.max_keypoints, features.max_size,"
+                " dense.matcher.max_size or engine.cache_gb, or use another device."
             )
         size = (len(part) + 1) // 2
         logger.info(

@@ -3,8 +3,22 @@
 Paper: Potje, Cadar, Araujo, Martins, Nascimento, "XFeat: Accelerated Features for
 Lightweight Image Matching", CVPR 2024. Ported from the authors' repository
 https://github.com/verlab/accelerated_features and from kornia's `feature.xfeat`, code
-and weights Apache-2.0. What changed: matches start at a fixed point of a cell of the
-first image and are measured in the second, the authors' the other way round.
+and weights Apache-2.0. What changed:
+
+- Matches start at a fixed point of a cell of the first image and are measured in the
+  second, the authors' the other way round.
+- The network of places is asked in both directions and the answers are averaged. They
+  err independently, and their mean is antisymmetric: the reverse of a match moves as
+  far the other way.
+- Where in its cell a match starts, and how much the network understates a movement,
+  were measured on photographs warped by known homographies. The authors' code is half
+  a cell off.
+- One scale of the image, 1.3, in place of 0.6 and 1.3, whose coarser cells were less
+  exact.
+
+On eight neighbouring pairs of fountain-P11 at 1024 pixels the median distance from the
+true epipolar line is 1.43 pixels for cells, 0.45 for the most likely place in one
+direction, 0.30 for this.
 """
 
 from __future__ import annotations
@@ -17,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sfmprep import coords
 from sfmprep.config import NearestConfig, XFeatStarConfig
 from sfmprep.models.extraction import best_batch_size
 from sfmprep.models.memory import run_halving
@@ -31,10 +46,10 @@ from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _CELL = 8  # pixels that one cell of the network's output covers, each way
 _MULTIPLE = 32  # of the network's input sides
-_SCALES = ((0.6, 0.2), (1.3, 0.8))  # of the image, and their share of the keypoints
+_SCALE = 1.3  # of the image that the network sees, as in the authors' finer level
 _SHARPNESS = 3.0  # what logits of places are multiplied by, as the authors do
-_ANCHOR = (0.5, 0.5)  # where in its cell a match starts, COLMAP pixels
-_BIAS = (-4.0, -4.0)  # from the place that is found in the other cell to that point
+_ANCHOR = 3.7  # where in its cell a match starts, both ways, pixels of the network
+_GAIN = 1.15  # of true movements over those that the network finds
 _FINE = "fine_matcher."
 
 
@@ -107,8 +122,8 @@ class XFeatStar:
         """Locates cells of each first image in the second.
 
         Returns:
-            Per pair what `DenseMatcher.match` promises; scores are the confidence of
-            the place.
+            Per pair what `DenseMatcher.match` promises; scores are the geometric mean
+            of the confidences of the place in both directions.
 
         Raises:
             ValueError: an image was prepared by another kind of matcher.
@@ -125,60 +140,38 @@ class XFeatStar:
     def _prepare(self, batch: ImageBatch, items: Sequence[int]) -> list[DenseImage]:
         pixels = torch.from_numpy(batch.pixels[items[0] : items[-1] + 1])
         grey = pixels.to(self._device).mean(1, keepdim=True)
-        levels = [
-            self._cells(grey, scale, round(share * self._config.max_keypoints))
-            for scale, share in _SCALES
+        sides = [
+            max(_MULTIPLE, int(side * _SCALE) // _MULTIPLE * _MULTIPLE)
+            for side in grey.shape[2:]
         ]
-        rows, origin, step = (
-            torch.cat(part, 1) for part in zip(*levels, strict=True)
-        )
+        grey = F.interpolate(grey, sides, mode="bilinear", align_corners=False)
+        dense, _, reliability = self._network(grey)
+        width = dense.shape[2]
+        dense, reliability = dense.flatten(1, 2), reliability.flatten(1)
+        limit = min(self._config.max_keypoints, reliability.shape[1])
+        best = reliability.topk(limit).indices
+        rows = dense.gather(1, best[..., None].expand(-1, -1, dense.shape[2]))
         length = rows.norm(dim=2, keepdim=True)
         unit = F.normalize(rows, dim=2)
-        places = torch.cat([origin, step], 2).cpu().numpy()
+        cells = torch.stack([best % width, best // width], 2).float().cpu().numpy()
         images: list[DenseImage] = []
         for row, item in enumerate(items):
             placed = Placed.of(batch, item)
-            origin_xy, step_xy = places[row, :, :2], places[row, :, 2:]
+            size = (sides[1], sides[0])
+            anchors = coords.resize_xy(
+                cells[row] * _CELL + np.float32(_ANCHOR), size, placed.network_size
+            )
             images.append(
                 StarImage(
                     rows=PreparedRows(unit[row].clone()),
                     length=length[row].clone(),
-                    origin=origin_xy,
-                    step=step_xy,
+                    anchors=anchors,
+                    size=size,
                     placed=placed,
-                    keypoints=placed.stored(origin_xy + step_xy * np.float32(_ANCHOR)),
+                    keypoints=placed.stored(anchors),
                 )
             )
         return images
-
-    def _cells(
-        self, grey: torch.Tensor, scale: float, limit: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Finds the most reliable cells of [B, 1, H, W] at one scale.
-
-        Returns:
-            rows: Descriptors as they come, [B, K, 64].
-            origin: Upper left corners of the cells, [B, K, 2] (x, y), COLMAP pixels of
-                `grey`.
-            step: Pixels of `grey` per pixel of the network, [B, K, 2].
-        """
-        sides = [
-            max(_MULTIPLE, int(side * scale) // _MULTIPLE * _MULTIPLE)
-            for side in grey.shape[2:]
-        ]
-        level = F.interpolate(grey, sides, mode="bilinear", align_corners=False)
-        dense, _, reliability = self._network(level)
-        count, height, width, channels = dense.shape
-        reliability = reliability.reshape(count, -1)
-        best = reliability.topk(min(limit, reliability.shape[1])).indices
-        rows = dense.reshape(count, -1, channels).gather(
-            1, best[..., None].expand(-1, -1, channels)
-        )
-        step = best.new_tensor(
-            [grey.shape[3] / sides[1], grey.shape[2] / sides[0]], dtype=torch.float32
-        )
-        cell = torch.stack([best % width, best // width], 2)
-        return rows, cell * (_CELL * step), step.expand(count, best.shape[1], 2)
 
     @torch.inference_mode()
     def _located(
@@ -186,24 +179,41 @@ class XFeatStar:
     ) -> DenseMatches:
         image0, image1 = sides
         index = torch.from_numpy(matches.index.astype(np.int64)).to(self._device)
-        described = [
+        first, second = (
             image.described(index[:, column]) for column, image in enumerate(sides)
-        ]
-        logits = _SHARPNESS * self._fine_matcher(torch.cat(described[::-1], 1))
-        probability = logits.softmax(1)
-        confidence = probability.amax(1)
-        order = confidence.argsort(descending=True, stable=True)
-        order = order[confidence[order] > self._config.min_score]
-        place = _mean_place(probability[order])
-        table = torch.cat([confidence[order, None], place], 1).cpu().numpy()
-        rows0, rows1 = index[order].cpu().numpy().T
-        offset = table[:, 1:] + np.float32(_ANCHOR) + np.float32(_BIAS)
-        xy1 = image1.origin[rows1] + offset * image1.step[rows1]
+        )
+        forward, sure1 = self._place(first, second)
+        backward, sure0 = self._place(second, first)
+        score = (sure0 * sure1).sqrt()
+        order = score.argsort(descending=True, stable=True)
+        order = order[score[order] > self._config.min_score]
+        movement = (forward - backward)[order] * (_GAIN / 2)
+        table = torch.cat([score[order, None], movement], 1).cpu().numpy()
+        rows0, rows1 = matches.index[order.cpu().numpy()].T
+        xy1 = image1.anchors[rows1] + coords.resize_xy(
+            table[:, 1:], image1.size, image1.placed.network_size
+        )
         return DenseMatches(
             xy0=image0.keypoints[rows0],
             xy1=image1.placed.stored(xy1),
             scores=table[:, 0].copy(),
         )
+
+    def _place(
+        self, fixed: torch.Tensor, measured: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds where in the cells `measured` the anchors of the cells `fixed` are.
+
+        Returns:
+            place: (x, y) in the cell, 0..7, [M, 2].
+            confidence: How likely the most likely pixel is, [M] in 0..1.
+        """
+        logits = self._fine_matcher(torch.cat([measured, fixed], 1))
+        probability = (_SHARPNESS * logits).softmax(1)
+        cells = probability.view(-1, _CELL, _CELL)
+        steps = torch.arange(_CELL, dtype=cells.dtype, device=cells.device)
+        place = torch.stack([cells.sum(1) @ steps, cells.sum(2) @ steps], 1)
+        return place, probability.amax(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,10 +222,10 @@ class StarImage:
 
     rows: PreparedRows  # [K, 64] unit descriptors
     length: torch.Tensor  # [K, 1] of the descriptors before
-    origin: Float32  # [K, 2] upper left corners, COLMAP pixels of the batch
-    step: Float32  # [K, 2] pixels of the batch per pixel of the network
+    anchors: Float32  # [K, 2] where matches start, COLMAP pixels of the batch
+    size: tuple[int, int]  # (W, H) that the network saw
     placed: Placed
-    keypoints: Float32  # [K, 2] where matches start, COLMAP pixels of the file
+    keypoints: Float32  # [K, 2] the same, COLMAP pixels of the file
 
     @property
     def num_bytes(self) -> int:
@@ -225,13 +235,6 @@ class StarImage:
     def described(self, index: torch.Tensor) -> torch.Tensor:
         """Descriptors [M, 64] of cells as the network made them."""
         return self.rows.rows[index] * self.length[index]
-
-
-def _mean_place(probability: torch.Tensor) -> torch.Tensor:
-    """The mean place (x, y) of [M, 64] probabilities in a cell, 0..7, [M, 2]."""
-    cells = probability.view(-1, _CELL, _CELL)
-    steps = torch.arange(_CELL, dtype=cells.dtype, device=cells.device)
-    return torch.stack([cells.sum(1) @ steps, cells.sum(2) @ steps], 1)
 
 
 def _fine_matcher() -> nn.Sequential:

@@ -42,6 +42,8 @@ from sfmprep.train.evaluate_table import Table
 from sfmprep.train.photographs import Photographs
 from sfmprep.workspace import write_text
 
+__all__ = ["COLUMNS", "ROWS", "SCENES", "Table", "evaluate"]
+
 logger = logging.getLogger(__name__)
 
 ROWS = ("homographies", "two-view", "scenes", "thinned", "seconds")

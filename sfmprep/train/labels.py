@@ -6,17 +6,13 @@ at integers, as in `Views` and `PosedPair`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from sfmprep.train.posed import PosedPair
+from sfmprep.train.views import Views
 from sfmprep.types import Float32
-
-if TYPE_CHECKING:
-    from sfmprep.train.views import Views
 
 Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
@@ -112,7 +108,8 @@ def _sample_field(field: Float32, xy: Float32) -> Float32:
     # NaN compares false: one missing corner is an edge too
     is_smooth = (np.ptp(values, axis=1) <= _MAX_STEP_PX).all(axis=1, keepdims=True)
     linear = (weights[:, :, None] * values).sum(axis=1)
-    return np.where(is_smooth, linear, nearest).astype(np.float32)
+    sampled: Float32 = np.where(is_smooth, linear, nearest).astype(np.float32)
+    return sampled
 
 
 def _nearest(places: Float32, xy: Float32) -> tuple[Int64, NDArray[np.float64]]:

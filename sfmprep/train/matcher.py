@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader

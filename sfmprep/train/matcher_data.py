@@ -143,7 +143,7 @@ def sample_pair(
     if kind == "unrelated":
         return _unrelated(rng, first, second, size)
     if kind == "posed" and captures:
-        capture = captures[rng.integers(len(captures))]
+        capture = captures[int(rng.integers(len(captures)))]
         return _relit(rng, sample_posed(rng, capture, size))
     return _relit(rng, sample_parallax(rng, first, size).views())
 

@@ -26,6 +26,7 @@ _WEIGHT_DECAY = 0.01
 _MAX_GRADIENT = 1.0
 _MEAN_OVER = 500  # steps of the running mean of the weights, at most
 _CONFIDENCE_LEARNING_RATE = 1e-2
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW names them
 
 
 class AssignmentTraining:
@@ -62,7 +63,7 @@ class AssignmentTraining:
         layers = layer_tokens(self._network, batch, half=is_cuda)
         loss = assignment_loss(self._network, layers, batch)
         self._optimiser.zero_grad()
-        loss.total.backward()
+        torch.autograd.backward(loss.total)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_GRADIENT)
         self._optimiser.step()
         self.step += 1
@@ -84,13 +85,22 @@ class AssignmentTraining:
         return network.eval()
 
     def state(self) -> dict[str, Any]:
-        """Weights and moments in float32, the mean weights in halves."""
+        """Weights and moments in float32, the mean in halves; after a step or more."""
         return {
             "step": self.step,
             "shape": dataclasses.asdict(self._network.shape),
             "weights": self._network.state_dict(),
             "mean": {name: mean.half() for name, mean in self._mean.items()},
-            "optimiser": self._optimiser.state_dict(),
+            # In one piece each: hundreds of small tensors take a quarter of a megabyte.
+            "moments": {
+                name: torch.cat(
+                    [
+                        self._optimiser.state[parameter][name].flatten()
+                        for parameter in self._parameters.values()
+                    ]
+                )
+                for name in _MOMENTS
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -99,7 +109,19 @@ class AssignmentTraining:
         self._network.load_state_dict(state["weights"])
         for name, mean in self._mean.items():
             mean.copy_(state["mean"][name])
-        self._optimiser.load_state_dict(state["optimiser"])
+        parameters = list(self._parameters.values())
+        sizes = [parameter.numel() for parameter in parameters]
+        first, second = (state["moments"][name].split(sizes) for name in _MOMENTS)
+        moments = {
+            number: {
+                "step": torch.tensor(float(self.step)),
+                _MOMENTS[0]: first[number].view_as(parameter),
+                _MOMENTS[1]: second[number].view_as(parameter),
+            }
+            for number, parameter in enumerate(parameters)
+        }
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
 class ConfidenceTraining:
@@ -124,7 +146,7 @@ class ConfidenceTraining:
             layers = layer_tokens(self._network, batch)
         loss = confidence_loss(self._network, layers, batch)
         self._optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self._optimiser.step()
         self.step += 1
         return {"confidence": loss.detach()}

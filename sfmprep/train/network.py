@@ -8,7 +8,7 @@ that training begins with mutual nearest neighbours instead of with noise.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import torch
@@ -51,11 +51,13 @@ class Keypoints:
 
     def to(self, device: str) -> Keypoints:
         """The same on a device."""
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-        }
-        return replace(self, **moved)
+        is_real = self.is_real
+        return Keypoints(
+            descriptors=self.descriptors.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            is_real=None if is_real is None else is_real.to(device, non_blocking=True),
+            is_unmatchable=self.is_unmatchable.to(device, non_blocking=True),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -391,7 +391,7 @@ def _crop_matrix(box: _Box, size: int) -> Float64:
 
 def _crop_xy(xy: Float32, box: _Box, size: int) -> Float32:
     matrix = _crop_matrix(box, size)
-    return (xy * matrix[0, 0] + matrix[:2, 2]).astype(np.float32)
+    return np.asarray(xy * matrix[0, 0] + matrix[:2, 2], np.float32)
 
 
 def _is_inside(xy: Float32, size: int, margin: float = 0) -> Bool:

@@ -10,7 +10,6 @@ and then falls with the inverse square root of the step: it may end at any step.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfmprep.errors import ConfigError, WeightsError
-from sfmprep.models.s2ld import network_tensors
+from sfmprep.errors import ConfigError
 from sfmprep.models.s2ld_network import CELL, WINDOW_REACH, S2ldMaps, S2ldNetwork
 from sfmprep.train import checkpoints
 from sfmprep.train.photographs import Photographs
 from sfmprep.train.s2ld_data import PairBatch, draw_batch
+from sfmprep.train.s2ld_init import random_network, warm_start
 from sfmprep.train.s2ld_losses import (
     coarse_loss,
     fine_loss,
@@ -38,7 +37,6 @@ from sfmprep.train.s2ld_supervision import (
     find_coarse_truth,
     find_fine_truth,
 )
-from sfmprep.weights import ResolvedWeights, file_sha256, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +50,19 @@ LOSS_WEIGHTS: Mapping[str, float] = {
 }
 """What each loss is multiplied by before they are added up."""
 
-NUM_LOFTR_TENSORS = 211
-"""How many tensors of S2LD have their like in LoFTR."""
-
 _TEMPERATURE = 0.1
 _GOOD_MATCH_PX = 3.0
-_RATE = 1e-3
+_RATE = 4e-4
 _WARM_UP = 50  # steps
 _HALF_LIFE = 3000  # step at which the learning rate has fallen to 0.7 of itself
 _WEIGHT_DECAY = 0.1
 _MAX_GRADIENT = 0.5
 _HARDEST_STEP = 5000  # from which on pairs are as hard as they get
 _FINE_SHARE = 0.3  # fine matches per cell
+_MIN_FINE = 200
 _TRUE_SHARE = 0.3  # of the fine matches that are at least true ones
 _SAVE_EVERY_S = 180
 _LOG_EVERY = 10
-_FIRST_WINDOW_SCALE = 0.3
-_FIRST_SHARE = 0.1  # of what a layer of the transformers adds, against LoFTR's
 
 
 def train_s2ld(
@@ -210,7 +204,8 @@ def compute_losses(
         network: In the mode it shall run in.
         pairs: The images, and depth and pose.
         generator: Chooses the matches of the fine stage.
-        num_fine: The most of these; by default 30 % of the cells, as in the release.
+        num_fine: The most of these; by default 30 % of the cells, as in the release,
+            but no fewer than 200.
         min_true_fine: How many of them are true ones rather than the network's own; by
             default 30 %, where the release has 200.
         dense: Whether the coarse loss looks at pairs of cells that do not match.
@@ -233,7 +228,8 @@ def compute_losses(
         tokens0, tokens1, maps0.grid, maps1.grid, truth.mask0, truth.mask1
     )
     if num_fine is None:
-        num_fine = int(_FINE_SHARE * len(points0) * points0.shape[1])
+        num_cells = len(points0) * points0.shape[1]
+        num_fine = max(_MIN_FINE, int(_FINE_SHARE * num_cells))
     if min_true_fine is None:
         min_true_fine = int(_TRUE_SHARE * num_fine)
     batch, cell0, cell1, is_predicted = choose_fine_matches(
@@ -305,65 +301,10 @@ def log_confidences(
     return similarity.log_softmax(1) + similarity.log_softmax(2)
 
 
-def random_network(seed: int) -> S2ldNetwork:
-    """Makes a network of random weights, by the seed alone.
-
-    Backbone and window projections as He et al. (ICCV 2015), transformer matrices as
-    Glorot and Bengio (2010), the rest by torch, but for two changes without which a
-    training starts from confident noise. The transformers' layers add little at first
-    (Goyal et al. 2017, section 5.1), so that coarse similarities are those of the
-    backbone's descriptors; and windows are compared in a smaller scale, so that fine
-    matches begin in the middle of the window instead of anywhere.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        network = S2ldNetwork()
-        for part in (network.backbone, network.fine_preprocess):
-            for module in part.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    nn.init.kaiming_normal_(
-                        module.weight, mode="fan_out", nonlinearity="relu"
-                    )
-        network.fine_preprocess.merge_feat.weight.mul_(_FIRST_WINDOW_SCALE)
-        for part in (network.s2ld_coarse, network.s2ld_fine):
-            for name, module in part.named_modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.xavier_uniform_(module.weight)
-                elif name.endswith("norm2"):
-                    nn.init.constant_(module.weight, _FIRST_SHARE)
-    return network
-
-
-def warm_start(network: S2ldNetwork, path: Path) -> None:
-    """Loads what LoFTR and S2LD share; keypoint detector and adjuster stay as they are.
-
-    Raises:
-        WeightsError: the file cannot be read, or is not LoFTR's.
-    """
-    weights = ResolvedWeights(name="LoFTR", path=path, sha256=file_sha256(path))
-    own = network.state_dict()
-    shared = {
-        new: tensor
-        for name, tensor in network_tensors(load_tensors(weights)).items()
-        if (new := _s2ld_name(name)) in own and own[new].shape == tensor.shape
-    }
-    if len(shared) != NUM_LOFTR_TENSORS:
-        raise WeightsError(
-            f"{path} shares {len(shared)} tensors with S2LD; LoFTR's weights share"
-            f" {NUM_LOFTR_TENSORS}. Give a checkpoint of LoFTR (outdoor or indoor)."
-        )
-    network.load_state_dict(own | shared)
-
-
 def learning_rate(step: int) -> float:
     """Rises over the first steps, then falls with the inverse square root."""
     warm_up = min(1.0, 0.1 + 0.9 * step / _WARM_UP)
     return float(_RATE * warm_up / (1 + step / _HALF_LIFE) ** 0.5)
-
-
-def _s2ld_name(name: str) -> str:
-    """Returns what S2LD calls a tensor of LoFTR."""
-    return re.sub("^loftr_", "s2ld_", name)
 
 
 def _extract(

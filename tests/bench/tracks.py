@@ -1,6 +1,6 @@
 """The ablation of tracks from semi-dense matches, on a scene whose truth is known.
 
-    python -m tests.bench.tracks [--quick]
+    python -m tests.bench.tracks [--radii 0.5 1 2] [--noise 0.5] [--ways ...]
 
 Eight cameras on an arc look at a wavy surface. A simulated matcher has one keypoint in
 each cell of 8 x 8 pixels, of which a share is the same point of the surface in every
