@@ -18,7 +18,7 @@ from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.s2ld_network import S2ldNetwork
 from sfmprep.types import DenseMatches, ImageBatch
 
-WIDTH, HEIGHT = 192, 160
+WIDTH, HEIGHT = 160, 128
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     loftr = loftr_network("loftr-outdoor")
     with torch.no_grad():
-        loftr.backbone.layer3_outconv.weight.mul_(4)
+        loftr.backbone.layer3_outconv.weight.mul_(3)
     torch.save({"state_dict": loftr.state_dict()}, folder / "loftr.ckpt")
     torch.save(S2ldNetwork().state_dict(), folder / "s2ld.ckpt")
     return folder
 
 
 @pytest.fixture(
-    params=["loftr", "s2ld", pytest.param("xfeat-star", marks=pytest.mark.shared)]
+    scope="module",
+    params=["loftr", "s2ld", pytest.param("xfeat-star", marks=pytest.mark.shared)],
 )
 def matcher(request, random_weights: Path) -> DenseMatcher:
     match request.param:
@@ -46,8 +47,10 @@ def matcher(request, random_weights: Path) -> DenseMatcher:
             path = random_weights / "s2ld.ckpt"
             return build_dense_matcher(S2ldConfig(weights=path, min_score=0.01))
         case _:
-            request.getfixturevalue("real_weights")
-            return build_dense_matcher(XFeatStarConfig(min_similarity=0.5))
+            path = request.getfixturevalue("shared") / "weights" / "xfeat.safetensors"
+            return build_dense_matcher(
+                XFeatStarConfig(weights=path, min_similarity=0.5)
+            )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def assert_same(matches: DenseMatches, others: DenseMatches) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def prepared(matcher: DenseMatcher, scene: np.ndarray):
     """Two images, the second looking 8 pixels further right and 16 further down."""
     return matcher.prepare(batch_of(crop(scene, 16, 16), crop(scene, 24, 32)))
@@ -113,7 +116,7 @@ def test_rows_fall_by_score_and_start_at_distinct_keypoints(matcher, prepared) -
 
 
 def test_batch_of_pairs_equals_single_pairs(matcher, prepared, scene) -> None:
-    portrait = matcher.prepare(batch_of(crop(scene, 0, 0)[:, :136]))
+    portrait = matcher.prepare(batch_of(crop(scene, 0, 0)[:, :120]))
     images = [*prepared, *portrait]
     pairs = [(images[a], images[b]) for a in range(3) for b in range(3)]
     for pair, matches in zip(pairs, matcher.match(pairs), strict=True):
@@ -143,8 +146,8 @@ def test_translation_is_recovered(matcher, prepared, request) -> None:
         pytest.skip("its random weights localise nothing")
     [matches] = matcher.match([(prepared[0], prepared[1])])
     error = matches.xy1 - (matches.xy0 - np.float32([8, 16]))
-    # Of random weights only the cells say where; trained ones say it to a pixel.
-    tolerance = 0.3 if "xfeat" in request.node.name else 4
+    # Of random weights only the cells say where; of trained ones each shift has a bias.
+    tolerance = 1 if "xfeat" in request.node.name else 4
     assert np.abs(np.median(error, axis=0)).max() < tolerance
     assert (np.abs(error).max(1) <= 4).mean() > 0.8
 

@@ -16,7 +16,6 @@ import tyro
 from tyro.conf import arg
 
 from sfmprep.config import CompactConfig
-from sfmprep.errors import ConfigError
 from sfmprep.terminal import show_progress, start_logging
 from sfmprep.weights import resolve_weights
 
@@ -109,7 +108,7 @@ def main(args: Sequence[str]) -> int:
         SfmprepError: see `run`; `sfmprep.cli` turns it into a message.
     """
     command: Command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         args=args,
         prog="sfmprep train",
         description="Train weights and measure them.",
@@ -177,11 +176,6 @@ def _train_matcher(command: Matcher) -> None:
     from sfmprep.models.compact import Compact
     from sfmprep.train.matcher import export_weights, train_matcher
 
-    if command.data is None and not command.captures:
-        raise ConfigError(
-            "train matcher: name photographs with --data, captures with --captures, or"
-            " both."
-        )
     init = None
     if command.init == "compact":
         init = resolve_weights("compact-lightglue").path

@@ -57,7 +57,7 @@ _VALIDATION_PAIRS = 32
 
 def train_matcher(
     *,
-    data: Path,
+    data: Path | None,
     out: Path,
     minutes: float,
     extractor: Extractor,
@@ -75,7 +75,8 @@ def train_matcher(
     """Trains for some minutes, or goes on where an earlier call in `out` stopped.
 
     Args:
-        data: The folder of photographs that views are made of, two at least.
+        data: The folder of photographs that views are made of, two at least; None for
+            those of the captures, without a validation then.
         out: Where checkpoints and the log lie; made if it is missing.
         minutes: How long, with all preparations.
         extractor: Its features are what the matcher learns to match. It runs in the
@@ -93,7 +94,7 @@ def train_matcher(
         workers: Processes that make batches; 0 for none beside this one.
 
     Raises:
-        ConfigError: `data` has one photograph, or a capture is not reconstructed.
+        ConfigError: there are fewer than two photographs, or a capture is not reconstructed.
         ImageError: `data` has no photograph, or one cannot be read.
         StoreError: a checkpoint is damaged or of a network of another size, or there is
             none to train the confidence of.
@@ -104,15 +105,23 @@ def train_matcher(
     path = out / _FILES[part]
     if (state := _read(path)) is not None:
         training.restore(state)
-    photographs = Photographs(data)
+    read = [read_capture(folder) for folder in captures]
+    photographs = (
+        Photographs(data)
+        if data is not None
+        else [image.pixels for capture in read for image in capture.images]
+    )
     if len(photographs) < 2:
         raise ConfigError(
             f"{data} has one photograph for training, but two that show nothing in"
             " common are needed. Add some."
+            if data is not None
+            else "there is nothing to train with: name photographs (--data), captures"
+            " (--captures), or both."
         )
     batches = PairBatches(
         photographs,
-        [read_capture(folder) for folder in captures],
+        read,
         extractor,
         # The confidence heads should not see the batches of the assignment again.
         seed=seed + (part == "confidence"),
@@ -122,7 +131,7 @@ def train_matcher(
     )
     log = checkpoints.RunLog(out / "matcher.jsonl")
     aside = {}
-    if isinstance(training, AssignmentTraining):
+    if isinstance(training, AssignmentTraining) and data is not None:
         aside = _validation(data, extractor, size=size, device=device)
     saved = validated = time.monotonic()
     meter = _Meter()
@@ -135,7 +144,7 @@ def train_matcher(
         if is_last or training.step % _LOG_EVERY == 0:
             log.write(training.step, meter.read())
         if isinstance(training, AssignmentTraining) and (
-            is_last or now - validated > _VALIDATE_EVERY_S
+            aside and (is_last or now - validated > _VALIDATE_EVERY_S)
         ):
             log.write(training.step, validate(training.mean_network(), aside))
             validated = time.monotonic()

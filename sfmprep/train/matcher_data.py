@@ -34,7 +34,7 @@ from sfmprep.types import Features, Float32, ImageBatch
 Kind: TypeAlias = Literal["homography", "parallax", "posed", "unrelated"]
 Bool = NDArray[np.bool_]
 
-WARM_UP_BATCHES = 1000  # of the easier task, before there is parallax
+WARM_UP_BATCHES = 250  # of the easier task, before there is parallax
 _FIRST_SHARES: dict[Kind, float] = {"homography": 0.9, "unrelated": 0.1}
 _SHARES: dict[Kind, float] = {
     "homography": 0.35,

@@ -345,6 +345,11 @@ def _checked(entry: Weights, path: Path, expected: str | None) -> ResolvedWeight
 
 
 def _download(entry: Weights) -> ResolvedWeights:
+    if entry.origin == "sfmprep":
+        raise WeightsError(
+            f"weights of {entry.name} are part of sfmprep, but this copy of it lacks"
+            " them. Install it again."
+        )
     if entry.url is None:
         raise WeightsError(
             f"weights of {entry.name} are not here, and sfmprep may not fetch them:"
