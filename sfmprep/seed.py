@@ -21,7 +21,6 @@ from sfmprep.coords import Float64
 from sfmprep.images import ImageSet
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore, MatchStore
-from sfmprep.surface import surface_shapes
 from sfmprep.tracks import Keypoints, Links, consistent_links, link_tracks
 from sfmprep.triangulate import (
     Index,

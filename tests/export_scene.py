@@ -110,7 +110,7 @@ def read_ply(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def draw_dots(model: pycolmap.Reconstruction, images: ImageSet) -> dict[str, int]:
-    """Replaces each photograph by one dot; returns the id of the point that it shows."""
+    """Replaces each photograph by a dot; returns the ids of the points it shows."""
     drawn = {}
     for image in model.images.values():
         xy, drawn[image.name] = off_middle(image)

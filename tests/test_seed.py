@@ -17,8 +17,8 @@ from sfmprep.config import SeedConfig
 from sfmprep.errors import ImageError, StoreError
 from sfmprep.images import ImageSet
 from sfmprep.seed import seed_points
-from sfmprep.surface import surface_shapes
 from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.surface import surface_shapes
 from sfmprep.tracks import Keypoints, Links, consistent_links, link_tracks
 from sfmprep.triangulate import (
     Views,

@@ -66,13 +66,13 @@ def test_steps_lower_each_loss(batch: Batch) -> None:
     network = CompactNetwork().train()
     temperature = torch.nn.Parameter(torch.tensor(2.7))
     optimiser = torch.optim.AdamW([*network.parameters(), temperature], lr=2e-3)
-    still = torch.zeros_like(batch.xy)
-    before = {k: float(v) for k, v in losses(network, temperature, batch, still).items()}
+    of = batch, torch.zeros_like(batch.xy)
+    before = {k: v.detach() for k, v in losses(network, temperature, *of).items()}
     for _ in range(60):
         optimiser.zero_grad()
-        sum(losses(network, temperature, batch, still).values()).backward()
+        sum(losses(network, temperature, *of).values()).backward()
         optimiser.step()
-    after = {k: float(v) for k, v in losses(network, temperature, batch, still).items()}
+    after = {k: v.detach() for k, v in losses(network, temperature, *of).items()}
     assert after.keys() == {"score", "position", "teacher", "contrast"}
     for name in after:
         assert after[name] < 0.95 * before[name], name

@@ -3,11 +3,11 @@
 One encoder of plain 3x3 convolutions (after ALIKE, Zhao et al., TMM 2022, and XFeat,
 Potje et al., CVPR 2024) gives maps at 1/2, 1/4, 1/8 and 1/16 of the resolution.
 Keypoints come from a score map at full resolution, which is made at 1/2, with what the
-coarser maps know added, by shuffling 4 channels into 2 by 2 pixels. A descriptor is made only where there is a
-keypoint: from the maps of all levels around it, by a perceptron, so that a dense field
-of descriptors, which would take most of the time, need not be there. Every layer that
-halves the resolution is symmetric, so that cell k of a level at 1/s has its centre at
-pixel s (k + 1/2) - 1/2.
+coarser maps know added, by shuffling 4 channels into 2 by 2 pixels. A descriptor is
+made only where there is a keypoint: from the maps of all levels around it, by a
+perceptron, so that a dense field of descriptors, which would take most of the time,
+need not be there. Every layer that halves the resolution is symmetric, so that cell k
+of a level at 1/s has its centre at pixel s (k + 1/2) - 1/2.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class CompactNetwork(nn.Module):
         return Maps(
             logits=logits[:, 0, :height, :width].float(),
             levels=tuple(
-                level.permute(0, 2, 3, 1) for level in (x4, torch.cat((x8, fused), 1), x16)
+                level.permute(0, 2, 3, 1)
+                for level in (x4, torch.cat((x8, fused), 1), x16)
             ),
         )
 

@@ -199,10 +199,13 @@ class Loftr:
         is_inner = _is_inner(found.first, grid0) & _is_inner(found.second, grid1)
         found = MutualMatches(*(column[is_inner] for column in found))
         return [
-            self._measured(pair, tokens0[item : item + 1], tokens1[item : item + 1], of)
-            for item, (pair, of) in enumerate(
-                zip(pairs, _split(found, len(pairs)), strict=True)
+            self._measured(
+                pair,
+                tokens0[item : item + 1],
+                tokens1[item : item + 1],
+                MutualMatches(*(column[found.batch == item] for column in found)),
             )
+            for item, pair in enumerate(pairs)
         ]
 
     def _measured(
@@ -270,7 +273,7 @@ class LoftrImage:
 
 def loftr_network(model: str) -> LoFTR:
     """LoFTR in evaluation mode with random weights, ready for those of `model`."""
-    config = copy.deepcopy(default_cfg)
+    config: dict[str, Any] = copy.deepcopy(default_cfg)
     # The indoor checkpoint was trained anew with the position encoding as intended.
     config["coarse"]["temp_bug_fix"] = model == "loftr-indoor"
     return LoFTR(pretrained=None, config=config).eval()
@@ -279,7 +282,11 @@ def loftr_network(model: str) -> LoFTR:
 def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint: what lies under `state_dict`, or all."""
     prefix = "state_dict."
-    nested = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k[:11]}
+    nested = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
     return nested or dict(tensors)
 
 
@@ -303,13 +310,6 @@ def _is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 def _cell_xy(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """The points (x, y) of cells [M] in pixels of the network, [M, 2] float32."""
     return _CELL * torch.stack([cells % grid[1], cells // grid[1]], 1).float()
-
-
-def _split(found: MutualMatches, batch: int) -> Iterator[MutualMatches]:
-    """Yields the matches of each item of a batch."""
-    counts = torch.bincount(found.batch, minlength=batch).tolist()
-    for columns in zip(*(column.split(counts) for column in found), strict=True):
-        yield MutualMatches(*columns)
 
 
 def _checked(image: DenseImage) -> LoftrImage:

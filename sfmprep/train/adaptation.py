@@ -86,15 +86,16 @@ def adapt(
             digest = hashlib.sha256(name.encode()).digest()
             rng = np.random.default_rng([seed, *digest[:8]])
             photograph = photographs[photographs.names.index(name)]
-            store.append(
-                [(name, adapt_photograph(network, photograph, rng, device))]
-            )
+            store.append([(name, adapt_photograph(network, photograph, rng, device))])
     return True
 
 
 @torch.inference_mode()
 def adapt_photograph(
-    network: AlikedNetwork, photograph: Photograph, rng: np.random.Generator, device: str
+    network: AlikedNetwork,
+    photograph: Photograph,
+    rng: np.random.Generator,
+    device: str,
 ) -> Features:
     """Finds the repeatable places of one photograph [H, W, 3], and describes them."""
     height, width = photograph.shape[:2]
@@ -173,7 +174,10 @@ def _peaks(heat: Tensor) -> tuple[Float32, Float32]:
     _, y, x = peaks.unbind(1)
     logs = heat.clamp(min=1e-4).log()  # a Gaussian's is a parabola
     offsets = []
-    for below, above in ((logs[y, x - 1], logs[y, x + 1]), (logs[y - 1, x], logs[y + 1, x])):
+    for below, above in (
+        (logs[y, x - 1], logs[y, x + 1]),
+        (logs[y - 1, x], logs[y + 1, x]),
+    ):
         curvature = (below + above - 2 * logs[y, x]).clamp(max=-1e-3)
         offsets.append(((below - above) / (2 * curvature)).clamp(-0.5, 0.5))
     xy = torch.stack((x + offsets[0], y + offsets[1]), 1)

@@ -371,9 +371,7 @@ def train_extractor(
 
     def draw(step: int) -> tuple[Batch, Tensor]:
         rng = np.random.default_rng([seed, step])
-        batch = make_batch(
-            rng, photographs, teachings, num_pairs=num_pairs, size=size
-        )
+        batch = make_batch(rng, photographs, teachings, num_pairs=num_pairs, size=size)
         jitter = rng.normal(0, _JITTER, tuple(batch.xy.shape)).astype(np.float32)
         return batch, torch.from_numpy(jitter)
 
@@ -425,3 +423,4 @@ def export_extractor(checkpoint: Path, path: Path) -> None:
         for name, value in state["mean"].items()
     }
     save_file(tensors, path, {"licence": "Apache-2.0", "step": str(state["step"])})
+    path.chmod(0o644)  # safetensors makes a file for its owner alone

@@ -94,7 +94,8 @@ def train_matcher(
         workers: Processes that make batches; 0 for none beside this one.
 
     Raises:
-        ConfigError: there are fewer than two photographs, or a capture is not reconstructed.
+        ConfigError: there are fewer than two photographs, or a capture is not
+            reconstructed.
         ImageError: `data` has no photograph, or one cannot be read.
         StoreError: a checkpoint is damaged or of a network of another size, or there is
             none to train the confidence of.
@@ -185,6 +186,7 @@ def export_weights(checkpoint: Path, path: Path) -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     save_file(tensors, path, metadata=metadata)
+    path.chmod(0o644)  # safetensors makes a file for its owner alone
 
 
 def _training(

@@ -63,7 +63,9 @@ def _read(path: Path, max_size: int) -> Photograph:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     if pixels is None:
-        raise ImageError(f"{path} cannot be decoded; delete it or put a good copy there")
+        raise ImageError(
+            f"{path} cannot be decoded; delete it or put a good copy there"
+        )
     factor = max_size / max(pixels.shape[:2])
     if factor < 1:
         pixels = cv2.resize(

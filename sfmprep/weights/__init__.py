@@ -101,7 +101,7 @@ def _ours(name: str) -> Weights:
 
 
 def _loftr(name: str, file: str, sha256: str) -> Weights:
-    """kornia's copy; the checksum was recorded by several users of these files."""
+    """The copy of kornia; the checksum was recorded by several users of these files."""
     return Weights(
         name=name,
         url=f"{_LOFTR}/{file}",
