@@ -230,7 +230,7 @@ class DenseConfig(Config):
     """weak: those with few verified matches, or of images with few; or all."""
     min_num_inliers: PositiveInt = 60
     """A pair with fewer verified matches is weak."""
-    radius: PositiveFloat = 2.0
+    radius: PositiveFloat = 1.0
     """Points so near to a keypoint become it, pixels of the matcher's input."""
     max_keypoints: PositiveInt = 8192
     """The most keypoints that are added to one image, most confident first."""

@@ -190,9 +190,8 @@ def test_keypoints_on_stripes_move_across_but_not_along(tmp_path: Path) -> None:
 
 
 def test_photograph_of_something_else_does_not_draw_the_others(wall: Wall) -> None:
-    other = tint_noise(
-        (120.0, 130, 140), make_noise(np.random.default_rng(9), 2, 1, 0.12), 0.25
-    )
+    noise = make_noise(np.random.default_rng(9), 2, 1, 0.03)
+    other = tint_noise((120.0, 130, 140), noise, 0.25)
     wall.write(2, other[: SIZE[1], : SIZE[0]])
     before = wall.keypoints()
     wall.refine()
