@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sfmprep.config import LoftrConfig
-from sfmprep.errors import ConfigError, WeightsError
+from sfmprep.errors import WeightsError
 from sfmprep.models.loftr import Loftr, loftr_network
 from sfmprep.types import ImageBatch
 
@@ -114,13 +114,6 @@ def test_tensors_without_state_dict_are_read_too(
     bare = tmp_path / "bare.ckpt"
     torch.save(torch.load(checkpoint)["state_dict"], bare)
     assert Loftr(LoftrConfig(weights=bare)).weights_sha256
-
-
-@pytest.mark.parametrize("settings", [{"max_size": 2049}, {"min_score": 0.001}])
-def test_settings_that_the_matcher_cannot_keep_are_refused(settings) -> None:
-    [name] = settings
-    with pytest.raises(ConfigError, match=f"{name} .* of the matcher loftr"):
-        Loftr(LoftrConfig(**settings))
 
 
 def test_missing_weights_are_named() -> None:

@@ -23,9 +23,7 @@ from kornia.feature import LoFTR
 from kornia.feature.loftr.loftr import default_cfg
 
 from sfmprep.config import LoftrConfig
-from sfmprep.errors import ConfigError
 from sfmprep.models.dual_softmax import (
-    LEAST_CONFIDENCE,
     MutualMatches,
     mutual_matches,
 )
@@ -41,7 +39,6 @@ from sfmprep.weights import load_strict, load_tensors, resolve_weights
 _CELL = 8  # pixels from one token to the next
 _FINE_STRIDE = 2  # pixels of one cell of the fine map
 _BORDER = 2  # outermost cells that are not matched
-_MAX_SIDE = 2048  # pixels, where the position encoding ends
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 _BATCH_TOKENS = 1 << 17  # of the pairs that go through a GPU at once
@@ -58,8 +55,7 @@ class Loftr:
             transformers are in float32.
 
     Raises:
-        ConfigError: half precision without a CUDA device, `max_size` above 2048 or
-            `min_score` below 0.01.
+        ConfigError: half precision without a CUDA device.
         WeightsError: the weights cannot be had, or do not fit.
     """
 
@@ -70,16 +66,6 @@ class Loftr:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        if config.max_size > _MAX_SIDE:
-            raise ConfigError(
-                f"max_size {config.max_size} of the matcher loftr, but its position"
-                f" encoding ends at {_MAX_SIDE} pixels. Set a smaller one."
-            )
-        if config.min_score < LEAST_CONFIDENCE:
-            raise ConfigError(
-                f"min_score {config.min_score} of the matcher loftr, but below"
-                f" {LEAST_CONFIDENCE} nothing is left out. Set a larger one."
-            )
         half = use_half(precision, device)
         weights = resolve_weights(config.model, config.weights)
         network = loftr_network(config.model)
