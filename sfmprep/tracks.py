@@ -21,7 +21,7 @@ from sfmprep.coords import Float64
 from sfmprep.errors import StoreError
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore, MatchStore, Pair
-from sfmprep.triangulate import Index, Mask, Observations, Views
+from sfmprep.triangulate import Index, Mask, Observations, Views, observations_of
 from sfmprep.types import Float32, Matches
 
 _BLOCK_MATCHES = 1 << 18
@@ -66,16 +66,21 @@ class Keypoints:
         """
         rows = {name: row for row, name in enumerate(views.names)}
         xys: list[Float32] = [np.empty((0, 2), np.float32)] * len(views)
-        rays: list[Float32] = [np.empty((0, 3), np.float32)] * len(views)
         for name, found in features.keypoints():
             if name in rows:
-                row = rows[name]
-                xys[row] = found.xy
-                rays[row] = views.rays(row, found.xy.astype(np.float64)).astype(
-                    np.float32
-                )
-        for row, image_id in enumerate(views.ids.tolist()):
-            _expect_same(model.images[image_id], xys[row], features)
+                xys[rows[name]] = found.xy
+        _, _, observations = observations_of(model, views)
+        for row, own in enumerate(observations.by_view(len(views))):
+            image = model.images[int(views.ids[row])]
+            seen = observations.keypoint[own]
+            _expect_same(image, xys[row], seen, features)
+            # refinement moves keypoints of tracks in the model alone
+            xys[row] = xys[row].copy()
+            xys[row][seen] = observations.xy[own]
+        rays = [
+            views.rays(row, xy.astype(np.float64)).astype(np.float32)
+            for row, xy in enumerate(xys)
+        ]
         counts = [len(xy) for xy in xys]
         return Keypoints(
             offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
@@ -96,11 +101,14 @@ class Links:
         return Links(ends=self.ends[rows], scores=self.scores[rows])
 
 
-def _expect_same(image: pycolmap.Image, xy: Float32, features: FeatureStore) -> None:
-    """The model's keypoints are the store's; its first and last row tell."""
+def _expect_same(
+    image: pycolmap.Image, xy: Float32, seen: Index, features: FeatureStore
+) -> None:
+    """The model's keypoints are the store's; the first and last that see no point tell."""
     count = image.num_points2D()
     same = count == len(xy)
-    for row in (0, count - 1) if same and count else ():
+    rest = np.setdiff1d(np.arange(count), seen)
+    for row in rest[[0, -1]].tolist() if same and len(rest) else ():
         moved = np.abs(image.points2D[row].xy - xy[row]).max()
         same = same and bool(moved < _MAX_MOVED_PX)
     if not same:

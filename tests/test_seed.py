@@ -380,6 +380,25 @@ def test_cap_thins_evenly_and_keeps_long_tracks(scene: Scene) -> None:
     assert quarters.min() > 0.5 * quarters.max()
 
 
+def test_keypoints_that_refinement_moved_in_the_model_are_the_models(
+    scene: Scene,
+) -> None:
+    model = pycolmap.Reconstruction(scene.model)
+    for image in model.images.values():
+        for row, point in enumerate(image.points2D):
+            if point.has_point3D():
+                image.points2D[row].xy = point.xy + 0.25
+    views = Views.of(model)
+    keypoints = Keypoints.read(model, views, scene.features)
+    for row, image_id in enumerate(views.ids.tolist()):
+        image = model.images[image_id]
+        xy = keypoints.xy[keypoints.offsets[row] : keypoints.offsets[row + 1]]
+        stored = scene.features.get(image.name).xy
+        seen = np.array([point.has_point3D() for point in image.points2D])
+        np.testing.assert_allclose(xy[seen], stored[seen] + 0.25, atol=1e-3)
+        np.testing.assert_array_equal(xy[~seen], stored[~seen])
+
+
 def test_other_features_than_the_models_are_refused(
     scene: Scene, tmp_path: Path
 ) -> None:

@@ -367,7 +367,7 @@ def train(out: Path, photographs: Path, steps: int, **more) -> dict:
         size=SIZE,
         batch=1,
         steps=steps,
-        **{"workers": 0, **more},
+        **more,
     )
     part = more.get("part", "assignment")
     return checkpoints.load(out / matcher._FILES[part])
@@ -388,7 +388,7 @@ def flat(tree: object) -> list[torch.Tensor]:
 def test_cut_training_equals_an_uncut_one(photographs, tmp_path):
     whole = train(tmp_path / "whole", photographs, 4)
     train(tmp_path / "cut", photographs, 2)
-    pieces = train(tmp_path / "cut", photographs, 4, workers=1)
+    pieces = train(tmp_path / "cut", photographs, 4)
     assert pieces["step"] == whole["step"] == 4
     for part in ("weights", "moments"):
         for found, expected in zip(flat(pieces[part]), flat(whole[part]), strict=True):

@@ -40,9 +40,7 @@ class Extractor:
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
     score: Annotated[
         bool,
-        arg(
-            help="Train only the score head further; the descriptors stay."
-        ),
+        arg(help="Train only the score head further; the descriptors stay."),
     ] = False
     device: Device = "cpu"
     export: Export = None

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +33,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
 from sfmprep.train import checkpoints
 from sfmprep.train.adaptation import adapt
+from sfmprep.train.ahead import make_ahead
 from sfmprep.train.extractor_data import (
     Batch,
     find_basis,
@@ -48,7 +47,6 @@ from sfmprep.types import Float32
 logger = logging.getLogger(__name__)
 
 Part = Literal["all", "score"]
-T = TypeVar("T")
 
 _FILES: dict[Part, str] = {"all": "extractor.pt", "score": "score.pt"}
 _SAVE_EVERY_S = 120
@@ -276,7 +274,7 @@ def train_extractor(
         jitter = rng.normal(0, _JITTER, tuple(batch.xy.shape)).astype(np.float32)
         return batch, torch.from_numpy(jitter)
 
-    for batch, jitter in _ahead(draw, trainer.step, max_steps):
+    for batch, jitter in make_ahead(draw, trainer.step, max_steps):
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
             recent.append(trainer.advance(batch.to(device), jitter.to(device)))
         if trainer.step % _LOG_EVERY == 0:
@@ -301,20 +299,6 @@ def _trained(checkpoint: Path) -> dict[str, Any]:
     if state is None:
         raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
     return state
-
-
-def _ahead(draw: Callable[[int], T], start: int, stop: int | None) -> Iterator[T]:
-    """Yields `draw(step)` for the steps from `start`, made ahead in threads."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting = []
-        step = start
-        while stop is None or step < stop or waiting:
-            while len(waiting) < 4 and (stop is None or step < stop):
-                waiting.append(pool.submit(draw, step))
-                step += 1
-            if not waiting:
-                return
-            yield waiting.pop(0).result()
 
 
 def export_extractor(checkpoint: Path, path: Path) -> None:

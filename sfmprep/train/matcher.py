@@ -11,17 +11,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-import multiprocessing
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.models.lightglue import SHAPES
@@ -29,6 +26,7 @@ from sfmprep.models.lightglue_network import LightGlueNetwork
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
+from sfmprep.train.ahead import make_ahead
 from sfmprep.train.matcher_data import (
     WARM_UP_BATCHES,
     Kind,
@@ -70,7 +68,6 @@ def train_matcher(
     progress: Progress = silent,
     part: Part = "assignment",
     steps: int | None = None,
-    workers: int = 1,
 ) -> None:
     """Trains for some minutes, or goes on where an earlier call in `out` stopped.
 
@@ -79,8 +76,8 @@ def train_matcher(
             those of the captures, without a validation then.
         out: Where checkpoints and the log lie; made if it is missing.
         minutes: How long, with all preparations.
-        extractor: Its features are what the matcher learns to match. It runs in the
-            workers, so on the CPU; it need not find more than 400 keypoints.
+        extractor: Its features are what the matcher learns to match. It runs beside
+            the training, so on the CPU, and need not find more than 400 keypoints.
         captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
         init: Weights to start from, as `export_weights` writes them, without the first
             batches of homographies alone. Where there is a checkpoint, it goes on.
@@ -91,7 +88,6 @@ def train_matcher(
         progress: Shows the steps.
         part: What to train; confidence comes last, on the mean weights of the other.
         steps: The step to stop at, if it comes before the time is over.
-        workers: Processes that make batches; 0 for none beside this one.
 
     Raises:
         ConfigError: there are fewer than two photographs, or a capture is not
@@ -137,8 +133,8 @@ def train_matcher(
     saved = validated = time.monotonic()
     meter = _Meter()
     stop = sys.maxsize if steps is None else steps
-    numbers = range(training.step, stop)
-    for made in progress(_load(batches, numbers, workers), desc=part, total=steps):
+    made_ahead = make_ahead(batches.__getitem__, training.step, steps, threads=1)
+    for made in progress(made_ahead, desc=part, total=steps):
         meter.add(training.advance(made.to(device)), pairs=made.num_pairs)
         now = time.monotonic()
         is_last = now >= end or training.step >= stop
@@ -243,27 +239,6 @@ def _validation(
         photographs, extractor, size=size, batch=_VALIDATION_PAIRS
     )
     return {kind: batch.to(device) for kind, batch in made.items()}
-
-
-def _load(
-    batches: PairBatches, numbers: Sequence[int], workers: int
-) -> Iterable[PairBatch]:
-    """Makes batches ahead of the training, in the order of their numbers."""
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        # Forked workers share the decoded photographs.
-        multiprocessing_context="fork" if workers and can_fork else None,
-        worker_init_fn=_use_one_thread,
-    )
-
-
-def _use_one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)
 
 
 class _Meter:

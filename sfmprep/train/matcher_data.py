@@ -16,7 +16,6 @@ import pycolmap
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sfmprep.coords import centre_from_colmap
 from sfmprep.errors import ConfigError
@@ -54,7 +53,7 @@ _MAX_SIZE_RATIO = 1.4  # of one image to the other
 _PHOTOMETRIC_SHARE = 0.7  # of parallax and posed images; homographies always change
 
 
-class PairBatches(Dataset[PairBatch]):
+class PairBatches:
     """Endless batches of pairs, by number.
 
     Args:
