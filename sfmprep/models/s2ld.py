@@ -15,16 +15,14 @@ import torch.nn.functional as F
 
 from sfmprep import coords
 from sfmprep.config import S2ldConfig
-from sfmprep.errors import ConfigError
-from sfmprep.models.dual_softmax import LEAST_CONFIDENCE
 from sfmprep.models.extraction import best_batch_size
 from sfmprep.models.memory import run_halving
+from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
 from sfmprep.models.protocols import DenseImage
 from sfmprep.models.s2ld_network import (
     BORDER,
     CELL,
-    MAX_SIDE,
     WINDOW_REACH,
     S2ldMaps,
     S2ldNetwork,
@@ -46,8 +44,7 @@ class S2ld:
         precision: Of backbone and transformer; similarities are in float32.
 
     Raises:
-        ConfigError: half precision without a CUDA device, `max_size` above 2048 or
-            `min_score` below 0.01.
+        ConfigError: half precision without a CUDA device.
         WeightsError: the weights cannot be had, or do not fit.
     """
 
@@ -58,16 +55,6 @@ class S2ld:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        if config.max_size > MAX_SIDE:
-            raise ConfigError(
-                f"max_size {config.max_size} of the matcher s2ld, but its position"
-                f" encoding ends at {MAX_SIDE} pixels. Set a smaller one."
-            )
-        if config.min_score < LEAST_CONFIDENCE:
-            raise ConfigError(
-                f"min_score {config.min_score} of the matcher s2ld, but expected at"
-                f" least {LEAST_CONFIDENCE}. Set a larger one."
-            )
         half = use_half(precision, device)
         weights = resolve_weights("s2ld", config.weights)
         network = S2ldNetwork()
@@ -131,13 +118,13 @@ class S2ld:
         # The tokens stand for it.
         maps = maps._replace(coarse=tokens.new_empty(len(items), 0))
         table = maps.keypoints.cpu().numpy()
-        images = (_Placed.of(batch, item) for item in items)
+        images = (Placed.of(batch, item) for item in items)
         return [
             S2ldImage(
                 maps=S2ldMaps(*(_only(part, row) for part in maps)),
                 tokens=_only(tokens, row),
                 placed=placed,
-                table=placed.stored(table[row]),
+                table=placed.stored(coords.colmap_from_centre(table[row])),
             )
             for row, placed in enumerate(images)
         ]
@@ -160,36 +147,9 @@ class S2ld:
         xy1 = maps1.keypoints[0, second] + places[:, :2] * WINDOW_REACH
         return DenseMatches(
             xy0=image0.table[first.cpu().numpy()],
-            xy1=image1.placed.stored(xy1.cpu().numpy()),
+            xy1=image1.placed.stored(coords.colmap_from_centre(xy1.cpu().numpy())),
             scores=confidence[order].clamp(max=1).cpu().numpy(),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Placed:
-    """Where an image that a network saw lies in its file."""
-
-    network_size: tuple[int, int]  # (W, H) without padding
-    size: tuple[int, int]  # (W, H) of the file on disk
-    orientation: int  # EXIF
-
-    @staticmethod
-    def of(batch: ImageBatch, item: int) -> _Placed:
-        """That of one image of a batch."""
-        return _Placed(
-            network_size=batch.network_size,
-            size=(int(batch.sizes[item, 0]), int(batch.sizes[item, 1])),
-            orientation=int(batch.orientations[item]),
-        )
-
-    def stored(self, xy: Float32) -> Float32:
-        """Maps network pixels, centres at integers, to COLMAP pixels of the file."""
-        upright = coords.resize_xy(
-            coords.colmap_from_centre(xy),
-            self.network_size,
-            coords.upright_size(self.size, self.orientation),
-        )
-        return coords.stored_xy(upright, self.size, self.orientation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,7 +158,7 @@ class S2ldImage:
 
     maps: S2ldMaps  # of one image, without the coarse one
     tokens: torch.Tensor  # [1, h w, 256]
-    placed: _Placed
+    placed: Placed
     table: Float32  # [h w, 2] keypoints of all cells, COLMAP pixels of the file
 
     @property
