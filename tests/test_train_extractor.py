@@ -16,7 +16,6 @@ from sfmprep.train import adaptation, extractor
 from sfmprep.train.checkpoints import RunLog, load
 from sfmprep.train.extractor import export_extractor, losses, train_extractor
 from sfmprep.train.extractor_data import Adapted, Batch, make_batch
-from sfmprep.train.shapes import draw_shapes
 from sfmprep.types import ImageBatch
 from tests.test_train_views import texture
 
@@ -153,9 +152,9 @@ def _say_something(photographs: object, path: Path, **_: object) -> bool:
     return True
 
 
-def train(data: Path, out: Path, steps: int, **options: str) -> int:
+def train(data: Path, out: Path, steps: int) -> int:
     return train_extractor(
-        data=data, out=out, minutes=5, num_pairs=1, size=64, max_steps=steps, **options
+        data=data, out=out, minutes=5, num_pairs=1, size=64, max_steps=steps
     )
 
 
@@ -168,39 +167,6 @@ def test_a_cut_run_equals_an_uncut_one(data: Path, tmp_path: Path) -> None:
     for part in ("network", "mean"):
         for name, value in whole[part].items():
             torch.testing.assert_close(cut[part][name], value, atol=1e-6, rtol=1e-5)
-
-
-def test_training_of_the_score_head_leaves_the_descriptors(
-    data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(StoreError, match="Train the extractor first"):
-        train(data, tmp_path / "none", 1, part="score")
-    train(data, tmp_path, 2)
-    train(data, tmp_path, 3, part="score")
-    before, after = (load(tmp_path / name) for name in ("extractor.pt", "score.pt"))
-    assert before is not None and after is not None
-    changed = {
-        name.split(".")[0]
-        for name, value in after["mean"].items()
-        if not torch.equal(value, before["mean"][name])
-    }
-    assert changed == {"context", "detail", "score_head"}
-    assert after["step"] == 3
-
-
-def test_drawn_shapes_have_their_keypoints_where_the_brightness_changes() -> None:
-    rng = np.random.default_rng(0)
-    found = 0
-    for _ in range(5):
-        picture, xy = draw_shapes(rng, 128)
-        assert picture.shape == (128, 128, 3)
-        grey = picture.mean(2)
-        for x, y in xy[((xy > 3) & (xy < 124)).all(1)]:
-            column, row = round(float(x)), round(float(y))
-            window = grey[row - 2 : row + 3, column - 2 : column + 3]
-            assert window.max() - window.min() > 8
-            found += 1
-    assert found > 40
 
 
 def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:

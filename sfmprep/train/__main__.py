@@ -38,10 +38,6 @@ class Extractor:
     seed: int = 0
     num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
-    score: Annotated[
-        bool,
-        arg(help="Train only the score head further; the descriptors stay."),
-    ] = False
     device: Device = "cpu"
     export: Export = None
 
@@ -140,7 +136,6 @@ def run(command: Command) -> None:
                 num_pairs=command.num_pairs,
                 size=command.size,
                 device=command.device,
-                part="score" if command.score else "all",
                 progress=show_progress,
             )
             if command.export:

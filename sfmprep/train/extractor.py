@@ -7,8 +7,6 @@ Each step draws two views of some photographs, lit differently. The network lear
     teacher     the teacher's mean descriptor, projected to 64 dimensions (cosine),
     contrast    that a place is more like itself in the other view than like any other
                 place (dual softmax over the places that both views see).
-The score head alone can be trained further, on drawn shapes as well, which tell where
-in a pixel a keypoint is: descriptors, and so a matcher that was trained on them, stay.
 The learning rate falls with the inverse square root of the step and the weights that
 are exported are an exponential mean, so that training may stop at any step.
 """
@@ -18,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +36,6 @@ from sfmprep.train.extractor_data import (
     Batch,
     find_basis,
     make_batch,
-    make_score_batch,
     project,
 )
 from sfmprep.train.photographs import Photographs
@@ -46,9 +43,7 @@ from sfmprep.types import Float32
 
 logger = logging.getLogger(__name__)
 
-Part = Literal["all", "score"]
 
-_FILES: dict[Part, str] = {"all": "extractor.pt", "score": "score.pt"}
 _SAVE_EVERY_S = 120
 _LOG_EVERY = 50
 _WARM_UP = 100  # steps
@@ -57,20 +52,7 @@ _RATE = 2e-3
 _MEAN_STEPS = 500  # that the exported weights are a mean of, about
 _JITTER = 0.6  # pixels: descriptors are trained where detections may fall
 _TOO_NEAR = 3.0  # pixels: neighbours are no negatives
-_SCORE_PARTS = ("context", "detail", "score_head")
 _WEIGHTS = {"score": 1.0, "position": 1.0, "teacher": 1.5, "contrast": 0.3}
-
-
-def score_losses(network: CompactNetwork, batch: Batch) -> dict[str, Tensor]:
-    """The losses of the score head, unweighted; see the module."""
-    maps = network(batch.images)
-    return _score_losses(maps, batch)
-
-
-def _score_losses(maps: Maps, batch: Batch) -> dict[str, Tensor]:
-    weight = 1 + 10 * batch.target
-    score = F.binary_cross_entropy_with_logits(maps.logits, batch.target, weight)
-    return {"score": 10 * score, "position": _position_loss(maps, batch)}
 
 
 def losses(
@@ -85,10 +67,13 @@ def losses(
         jitter: [P, 2] pixels by which descriptors are taken beside their places.
     """
     maps = network(batch.images)
+    weight = 1 + 10 * batch.target
+    score = F.binary_cross_entropy_with_logits(maps.logits, batch.target, weight)
     cosines = network.describe(maps, batch.view, batch.xy + jitter)
     teacher = 1 - (cosines * batch.descriptors).sum(1)
     return {
-        **_score_losses(maps, batch),
+        "score": 10 * score,
+        "position": _position_loss(maps, batch),
         "teacher": (teacher * batch.repeatability).sum()
         / batch.repeatability.sum().clamp(min=1),
         "contrast": _contrast_loss(cosines, temperature, batch),
@@ -129,33 +114,17 @@ def _contrast_loss(descriptors: Tensor, temperature: Tensor, batch: Batch) -> Te
 class _Trainer:
     """Everything that a checkpoint holds."""
 
-    def __init__(self, device: str, seed: int, basis: Float32, part: Part) -> None:
+    def __init__(self, device: str, seed: int, basis: Float32) -> None:
         torch.manual_seed(seed)
         self.basis = torch.from_numpy(basis)
         self.network = CompactNetwork().to(device)
         self.temperature = nn.Parameter(torch.tensor(2.7, device=device))
         self.mean = CompactNetwork().to(device)
         self.mean.load_state_dict(self.network.state_dict())
-        self.part = part
-        trained: list[nn.Module] = [self.network]
-        if part == "score":
-            self.network.requires_grad_(False)
-            trained = [self.network.get_submodule(name) for name in _SCORE_PARTS]
-        for module in trained:
-            module.requires_grad_(True)
-        self._trained = trained
         self.optimiser = torch.optim.AdamW(
-            [*(p for m in trained for p in m.parameters()), self.temperature],
-            lr=_RATE,
-            weight_decay=1e-4,
+            [*self.network.parameters(), self.temperature], lr=_RATE, weight_decay=1e-4
         )
         self.step = 0
-
-    def begin(self, state: dict[str, Any]) -> None:
-        """Starts from what another part has trained."""
-        self.network.load_state_dict(state["mean"])
-        self.mean.load_state_dict(state["mean"])
-        self.basis = state["basis"]
 
     def state(self) -> dict[str, Any]:
         return {
@@ -177,15 +146,10 @@ class _Trainer:
 
     def advance(self, batch: Batch, jitter: Tensor) -> dict[str, float]:
         """Takes one step; returns the losses."""
-        self.network.eval()
-        for module in self._trained:
-            module.train()
+        self.network.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step)
-        if self.part == "score":
-            found = score_losses(self.network, batch)
-        else:
-            found = losses(self.network, self.temperature, batch, jitter)
+        found = losses(self.network, self.temperature, batch, jitter)
         total = sum((_WEIGHTS[name] * loss for name, loss in found.items()), 0.0)
         assert isinstance(total, Tensor)
         self.optimiser.zero_grad()
@@ -218,7 +182,6 @@ def train_extractor(
     num_pairs: int = 6,
     size: int = 256,
     device: str = "cpu",
-    part: Part = "all",
     max_steps: int | None = None,
     progress: Progress = silent,
 ) -> int:
@@ -234,8 +197,6 @@ def train_extractor(
         num_pairs: Photographs of a step, two views each.
         size: Side of the views, pixels, a multiple of 16.
         device: Where the network runs; in bfloat16 on CUDA.
-        part: score: only the score head, from the mean weights of `extractor.pt`, into
-            `score.pt`.
         max_steps: Stop there at the latest.
         progress: Shows the adaptation.
 
@@ -256,13 +217,10 @@ def train_extractor(
         return 0
     with FeatureStore(adapted) as store:
         features = [store.get(name) for name in photographs.names]
-    trainer = _Trainer(device, seed, find_basis(features), part)
-    checkpoint = out / _FILES[part]
+    trainer = _Trainer(device, seed, find_basis(features))
+    checkpoint = out / "extractor.pt"
     if (state := checkpoints.load(checkpoint)) is not None:
         trainer.restore(state)
-    elif part == "score":
-        trainer.begin(_trained(out / _FILES["all"]))
-    make = make_score_batch if part == "score" else make_batch
     teachings = [project(each, trainer.basis.numpy()) for each in features]
     log = checkpoints.RunLog(out / "extractor.jsonl")
     saved = time.monotonic()
@@ -270,7 +228,7 @@ def train_extractor(
 
     def draw(step: int) -> tuple[Batch, Tensor]:
         rng = np.random.default_rng([seed, step])
-        batch = make(rng, photographs, teachings, num_pairs=num_pairs, size=size)
+        batch = make_batch(rng, photographs, teachings, num_pairs=num_pairs, size=size)
         jitter = rng.normal(0, _JITTER, tuple(batch.xy.shape)).astype(np.float32)
         return batch, torch.from_numpy(jitter)
 
@@ -294,27 +252,18 @@ def train_extractor(
     return trainer.step
 
 
-def _trained(checkpoint: Path) -> dict[str, Any]:
-    state = checkpoints.load(checkpoint)
-    if state is None:
-        raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
-    return state
-
-
 def export_extractor(checkpoint: Path, path: Path) -> None:
-    """Writes the mean weights as float16 safetensors, with the score head's if trained.
+    """Writes the mean weights of a checkpoint as float16 safetensors.
 
     Raises:
         StoreError: there is no checkpoint, or it is damaged.
     """
-    state = _trained(checkpoint)
-    steps = str(state["step"])
-    if (score := checkpoints.load(checkpoint.with_name(_FILES["score"]))) is not None:
-        state = score
-        steps = f"{steps}, {score['step']} of the score head"
+    state = checkpoints.load(checkpoint)
+    if state is None:
+        raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
     tensors = {
         name: value.half() if value.is_floating_point() else value
         for name, value in state["mean"].items()
     }
-    save_file(tensors, path, {"licence": "Apache-2.0", "steps": steps})
+    save_file(tensors, path, {"licence": "Apache-2.0", "steps": str(state["step"])})
     path.chmod(0o644)  # safetensors makes a file for its owner alone

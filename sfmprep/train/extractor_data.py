@@ -13,7 +13,6 @@ from torch import Tensor
 from sfmprep.coords import centre_from_colmap
 from sfmprep.models.compact_network import DESCRIPTOR_DIM
 from sfmprep.train.photographs import Photograph
-from sfmprep.train.shapes import draw_shapes
 from sfmprep.train.views import (
     Matrix,
     as_tensor_image,
@@ -165,32 +164,3 @@ def _target(xy: Float32, heights: Float32, size: int) -> Float32:
             keep = inside(at, (size, size))
             np.maximum.at(drawn, (at[keep, 1], at[keep, 0]), value[keep])
     return drawn
-
-
-def make_score_batch(
-    rng: np.random.Generator,
-    photographs: Sequence[Photograph],
-    adapted: Sequence[Adapted],
-    *,
-    num_pairs: int,
-    size: int,
-) -> Batch:
-    """Draws views of photographs and, for each pair of them, one of drawn shapes."""
-    photos = make_batch(rng, photographs, adapted, num_pairs=num_pairs, size=size)
-    images, targets, xy, view = [], [], [], []
-    for number in range(num_pairs):
-        picture, corners = draw_shapes(rng, size)
-        images.append(as_tensor_image(photometric(rng, picture)))
-        targets.append(_target(corners, np.ones(len(corners), np.float32), size))
-        xy.append(corners)
-        view.append(np.full(len(corners), 2 * num_pairs + number))
-    total = len(np.concatenate(xy))
-    return Batch(
-        images=torch.cat((photos.images, torch.from_numpy(np.stack(images)))),
-        target=torch.cat((photos.target, torch.from_numpy(np.stack(targets)))),
-        view=torch.cat((photos.view, torch.from_numpy(np.concatenate(view)))),
-        xy=torch.cat((photos.xy, torch.from_numpy(np.concatenate(xy)))),
-        repeatability=torch.cat((photos.repeatability, torch.ones(total))),
-        descriptors=torch.cat((photos.descriptors, torch.zeros(total, DESCRIPTOR_DIM))),
-        pairs=photos.pairs,
-    )
