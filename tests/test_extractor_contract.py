@@ -15,11 +15,18 @@ from kornia.feature import DISK
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from sfmprep.config import AlikedConfig, DiskConfig, SiftConfig, XFeatConfig
+from sfmprep.config import (
+    AlikedConfig,
+    CompactConfig,
+    DiskConfig,
+    SiftConfig,
+    XFeatConfig,
+)
 from sfmprep.errors import ConfigError
 from sfmprep.models import build_extractor
 from sfmprep.models.protocols import Extractor
 from sfmprep.types import Features, ImageBatch
+from sfmprep.weights import resolve_weights
 
 ORIENTATION_TAG = 0x0112
 
@@ -42,9 +49,9 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig
+    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
     weights: str | None = None  # name of the file of trained weights
-    dots: Dots | None = None  # None: random weights, which localise nothing
+    dots: Dots | None = None  # None: it localises no dots, such as random weights
     size: tuple[int, int] = (320, 256)  # (W, H) of most pictures
 
 
@@ -61,6 +68,8 @@ CASES = {
         # A single pixel scores low, but larger dots pull the keypoint to one side.
         dots=Dots(sigma=0, dark=True, tolerance=0.1, settings={"min_score": 0.02}),
     ),
+    # It fires beside dots, not on them; test_compact.py has what it localises.
+    "compact": Case(config=CompactConfig()),
     "disk-random": Case(config=DiskConfig(), size=(160, 128)),  # it is slow
 }
 
@@ -78,7 +87,7 @@ class Subject:
     """An extractor under test."""
 
     case: Case
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig
+    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
     weights: Path | None
     extractor: Extractor
 
@@ -108,6 +117,8 @@ def subject(request: pytest.FixtureRequest, random_disk: Path) -> Iterator[Subje
     if case.weights is not None:
         folder = request.getfixturevalue("real_weights")
         weights = folder / f"{case.weights}.safetensors"
+    elif isinstance(config, CompactConfig):
+        weights = resolve_weights("compact").path  # in the package
     elif isinstance(config, DiskConfig):
         weights = random_disk
         config = config.model_copy(update={"weights": weights})

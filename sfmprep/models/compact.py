@@ -79,8 +79,9 @@ class Compact:
         return features_of(
             batch,
             image=image,
-            xy=xy,
+            xy=xy - self._network.offset,
             scores=scores,
+            # where the network was taught to describe: at the peak itself
             descriptors=self._network.describe(maps, image, xy),
         )
 

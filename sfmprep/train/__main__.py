@@ -19,6 +19,8 @@ from sfmprep.config import CompactConfig
 from sfmprep.terminal import show_progress, start_logging
 from sfmprep.weights import resolve_weights
 
+_NUM_TURNED = 64  # photographs that tell where keypoints lie beside their places
+
 Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
 Out = Annotated[Path, arg(help="Folder of checkpoints and log, to go on in.")]
 Minutes = Annotated[float, arg(help="How long to train this time.")]
@@ -127,6 +129,7 @@ def run(command: Command) -> None:
     match command:
         case Extractor():
             from sfmprep.train.extractor import export_extractor, train_extractor
+            from sfmprep.train.photographs import Photographs
 
             train_extractor(
                 data=command.data,
@@ -139,7 +142,11 @@ def run(command: Command) -> None:
                 progress=show_progress,
             )
             if command.export:
-                export_extractor(command.out / "extractor.pt", command.export)
+                export_extractor(
+                    command.out / "extractor.pt",
+                    command.export,
+                    Photographs(command.data)[:_NUM_TURNED],
+                )
         case Matcher():
             _train_matcher(command)
         case S2ld():
