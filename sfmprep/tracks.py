@@ -104,7 +104,7 @@ class Links:
 def _expect_same(
     image: pycolmap.Image, xy: Float32, seen: Index, features: FeatureStore
 ) -> None:
-    """The model's keypoints are the store's; the first and last that see no point tell."""
+    """The model's keypoints are the store's; the outer ones without a point tell."""
     count = image.num_points2D()
     same = count == len(xy)
     rest = np.setdiff1d(np.arange(count), seen)

@@ -171,10 +171,10 @@ def test_a_cut_run_equals_an_uncut_one(data: Path, tmp_path: Path) -> None:
 
 def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Train the extractor first"):
-        export_extractor(tmp_path / "extractor.pt", tmp_path / "w.safetensors", [])
+        export_extractor(tmp_path / "extractor.pt", tmp_path / "w.safetensors")
     train(data, tmp_path, 2)
     path = tmp_path / "w.safetensors"
-    export_extractor(tmp_path / "extractor.pt", path, [texture(0, (96, 64))])
+    export_extractor(tmp_path / "extractor.pt", path)
     assert path.stat().st_size < 1_500_000
     compact = Compact(CompactConfig(weights=path, min_score=0))
     pixels = texture(1, (96, 64)).transpose(2, 0, 1)[None].astype(np.float32) / 255

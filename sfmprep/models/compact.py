@@ -79,9 +79,8 @@ class Compact:
         return features_of(
             batch,
             image=image,
-            xy=xy - self._network.offset,
+            xy=xy,
             scores=scores,
-            # where the network was taught to describe: at the peak itself
             descriptors=self._network.describe(maps, image, xy),
         )
 

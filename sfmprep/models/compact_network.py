@@ -58,11 +58,8 @@ class Layer(nn.Sequential):
 class CompactNetwork(nn.Module):
     """Score map and descriptors; trainable until `prepare`, faster after it."""
 
-    offset: Tensor  # [2] pixels (x, y) that peaks lie beside what they are of
-
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("offset", torch.zeros(2))
         half, quarter, eighth, coarse = _CHANNELS
         self.stem = nn.Conv2d(3, half, 4, stride=2, padding=1)
         self.block2 = Layer(half, half)
@@ -98,7 +95,7 @@ class CompactNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, Layer):
                 module.fold()
-        for part in self.children():  # `offset` stays in float32
+        for part in self.children():
             if part is not self.describer:
                 part.to(dtype)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

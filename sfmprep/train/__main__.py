@@ -19,8 +19,6 @@ from sfmprep.config import CompactConfig
 from sfmprep.terminal import show_progress, start_logging
 from sfmprep.weights import resolve_weights
 
-_NUM_TURNED = 64  # photographs that tell where keypoints lie beside their places
-
 Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
 Out = Annotated[Path, arg(help="Folder of checkpoints and log, to go on in.")]
 Minutes = Annotated[float, arg(help="How long to train this time.")]
@@ -129,7 +127,6 @@ def run(command: Command) -> None:
     match command:
         case Extractor():
             from sfmprep.train.extractor import export_extractor, train_extractor
-            from sfmprep.train.photographs import Photographs
 
             train_extractor(
                 data=command.data,
@@ -142,11 +139,7 @@ def run(command: Command) -> None:
                 progress=show_progress,
             )
             if command.export:
-                export_extractor(
-                    command.out / "extractor.pt",
-                    command.export,
-                    Photographs(command.data)[:_NUM_TURNED],
-                )
+                export_extractor(command.out / "extractor.pt", command.export)
         case Matcher():
             _train_matcher(command)
         case S2ld():

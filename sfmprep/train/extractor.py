@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfmprep.errors import StoreError
-from sfmprep.models.compact import detect, soft_offset
+from sfmprep.models.compact import soft_offset
 from sfmprep.models.compact_network import CompactNetwork, Maps
 from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
@@ -39,8 +38,7 @@ from sfmprep.train.extractor_data import (
     make_batch,
     project,
 )
-from sfmprep.train.photographs import Photograph, Photographs
-from sfmprep.train.views import as_tensor_image
+from sfmprep.train.photographs import Photographs
 from sfmprep.types import Float32
 
 logger = logging.getLogger(__name__)
@@ -53,7 +51,6 @@ _HALF_LIFE = 3000  # step at which the learning rate has fallen to 0.7 of itself
 _RATE = 2e-3
 _MEAN_STEPS = 500  # that the exported weights are a mean of, about
 _JITTER = 0.6  # pixels: descriptors are trained where detections may fall
-_NEAR_PX = 2.0  # a keypoint of the turned photograph is the same so near
 _TOO_NEAR = 3.0  # pixels: neighbours are no negatives
 _WEIGHTS = {"score": 1.0, "position": 1.0, "teacher": 1.5, "contrast": 0.3}
 
@@ -255,45 +252,8 @@ def train_extractor(
     return trainer.step
 
 
-@torch.inference_mode()
-def measure_offset(
-    network: CompactNetwork, photographs: Sequence[Photograph]
-) -> Tensor:
-    """Finds how far peaks lie beside what they are of, by turning photographs around.
-
-    A peak half a pixel to the right of its place is half a pixel to the left of it once
-    the photograph stands on its head. The teacher's are off, and so are the student's.
-
-    Returns:
-        [2] pixels (x, y); zero where no photograph has keypoints.
-    """
-    network.eval()
-    found = [torch.zeros(0, 2)]
-    for photograph in photographs:
-        places = []
-        for picture in (photograph, np.ascontiguousarray(photograph[::-1, ::-1])):
-            maps = network(torch.from_numpy(as_tensor_image(picture))[None])
-            _, xy, _ = detect(maps.logits, radius=2, min_score=0.1, max_keypoints=1000)
-            places.append(xy)
-        here, turned = places
-        size = torch.tensor((photograph.shape[1], photograph.shape[0]))
-        back = size - 1 - turned
-        if len(here) and len(back):
-            distance, row = torch.cdist(here, back).min(1)
-            found.append((here - back[row])[distance < _NEAR_PX] / 2)
-    moved = torch.cat(found)
-    return moved.mean(0) if len(moved) else torch.zeros(2)
-
-
-def export_extractor(
-    checkpoint: Path, path: Path, photographs: Sequence[Photograph]
-) -> None:
+def export_extractor(checkpoint: Path, path: Path) -> None:
     """Writes the mean weights of a checkpoint as float16 safetensors.
-
-    Args:
-        checkpoint: `extractor.pt` of a training.
-        path: The file to write.
-        photographs: Where the offset of its keypoints is measured; some dozens do.
 
     Raises:
         StoreError: there is no checkpoint, or it is damaged.
@@ -301,12 +261,9 @@ def export_extractor(
     state = checkpoints.load(checkpoint)
     if state is None:
         raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
-    network = CompactNetwork()
-    network.load_state_dict(state["mean"])
-    network.offset.copy_(measure_offset(network, photographs))
     tensors = {
         name: value.half() if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
+        for name, value in state["mean"].items()
     }
     save_file(tensors, path, {"licence": "Apache-2.0", "steps": str(state["step"])})
     path.chmod(0o644)  # safetensors makes a file for its owner alone
