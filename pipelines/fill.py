@@ -57,22 +57,12 @@ def fill_existing_database(
         ExitStack() as stores,
     ):
         if recipe.dense is not None:
-            features, matches = map(
-                stores.enter_context,
-                join_semi_dense(
-                    *(
-                        images,
-                        workspace,
-                        recipe,
-                        recipe.dense,
-                        features,
-                        pairs,
-                        matches,
-                    ),
-                    device=device,
-                    progress=progress,
-                ),
+            run = images, workspace, recipe, recipe.dense
+            features, matches = join_semi_dense(
+                *(*run, features, pairs, matches), device=device, progress=progress
             )
+            stores.enter_context(features)
+            stores.enter_context(matches)
         write_database(
             database,
             images,

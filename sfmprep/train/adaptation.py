@@ -119,10 +119,10 @@ def adapt_photograph(
             np.ones_like(fired), np.linalg.inv(homography), size, flags=cv2.INTER_LINEAR
         )
         warps.append((homography, maps))
-    xy, repeatability = _peaks(torch.from_numpy(fired / np.maximum(seen, 1)))
+    places, repeatability = _peaks(torch.from_numpy(fired / np.maximum(seen, 1)))
     total: Tensor | float = 0.0
     for homography, maps in warps:
-        there = transform(homography, xy)
+        there = transform(homography, places)
         is_seen = torch.from_numpy(inside(there, size)).to(device)
         at = torch.from_numpy(there).to(device).clamp(min=0)
         at = at.minimum(torch.tensor((width - 1.0, height - 1.0), device=device))
@@ -130,7 +130,7 @@ def adapt_photograph(
         total = total + network.describe(maps, image, at) * is_seen[:, None]
     descriptors = torch.nn.functional.normalize(torch.as_tensor(total), dim=1)
     return Features(
-        xy=colmap_from_centre(xy),
+        xy=colmap_from_centre(places),
         scores=repeatability,
         descriptors=descriptors.cpu().numpy().astype(np.float16),
         image_size=size,

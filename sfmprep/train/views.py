@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sfmprep.types import Float32
 
 Matrix = NDArray[np.float64]
+Numbers = NDArray[np.number[Any]]
 Bytes = NDArray[np.uint8]
 
 
@@ -66,9 +68,9 @@ def random_homography(
     return np.asarray(tilt @ similarity)
 
 
-def transform(homography: Matrix, xy: NDArray[np.floating]) -> Float32:
+def transform(homography: Numbers, xy: Numbers) -> Float32:
     """Applies a homography to points [..., 2]; pixel centres at integers."""
-    lifted = xy @ homography[:, :2].T + homography[:, 2]
+    lifted = np.asarray(xy @ homography[:, :2].T + homography[:, 2])
     return (lifted[..., :2] / lifted[..., 2:]).astype(np.float32)
 
 
@@ -136,7 +138,7 @@ def _visible(
     return np.where(is_inside[..., None], target, np.float32(np.nan))
 
 
-def inside(xy: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.bool_]:
+def inside(xy: Numbers, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Which points [..., 2] lie on an image of (W, H) pixels."""
     return np.asarray(((xy >= 0) & (xy <= np.array(size) - 1)).all(-1))
 
@@ -156,7 +158,7 @@ def photometric(rng: np.random.Generator, image: Bytes) -> Bytes:
     gain = np.exp(rng.uniform(-0.6, 0.4)) * np.exp(rng.normal(0, 0.08, 3))
     levels = (levels - 0.5) * gain + 0.5 + rng.uniform(-0.2, 0.2)
     table = np.clip(levels * 255, 0, 255).astype(np.uint8)[None]
-    changed = cv2.LUT(image, table).astype(np.uint8, copy=False)
+    changed: NDArray[Any] = cv2.LUT(image, table)
     kind = rng.random()
     if kind < 0.3:
         changed = cv2.GaussianBlur(changed, (0, 0), rng.uniform(0.4, 2.0))
@@ -171,19 +173,19 @@ def photometric(rng: np.random.Generator, image: Bytes) -> Bytes:
         kernel[row, column] = 1
         changed = cv2.filter2D(changed, -1, kernel / kernel.sum())
     if rng.random() < 0.3:
-        changed = _shaded(rng, changed)
+        changed = _shaded(rng, changed.astype(np.uint8, copy=False))
     if rng.random() < 0.5:
-        noise = np.empty(changed.shape, np.int16)
+        noise: NDArray[Any] = np.empty(changed.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(1 << 30)))
-        cv2.randn(noise, (0, 0, 0), (rng.uniform(1, 13),) * 3)
+        cv2.randn(noise, np.zeros(3), np.full(3, rng.uniform(1, 13)))
         changed = cv2.add(changed, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         _, code = cv2.imencode(".jpg", changed, quality)
-        changed = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        changed = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
     if rng.random() < 0.1:
         changed = np.repeat(changed.mean(2, keepdims=True), 3, 2)
-    return np.asarray(changed).astype(np.uint8, copy=False)
+    return changed.astype(np.uint8, copy=False)
 
 
 def _shaded(rng: np.random.Generator, image: Bytes) -> Bytes:
@@ -196,4 +198,4 @@ def _shaded(rng: np.random.Generator, image: Bytes) -> Bytes:
         normal[1]
     )
     light = 1 - rng.uniform(0.2, 0.7) / (1 + np.exp(-away / rng.uniform(1, 20)))
-    return (image * light[..., None]).astype(np.uint8)
+    return np.asarray(image * light[..., None]).astype(np.uint8)
