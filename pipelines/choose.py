@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfmprep.config import Frontend, Recipe
 from sfmprep.errors import WeightsError
-from sfmprep.models import weights_of
+from sfmprep.models import dense_weights_of, weights_of
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,15 @@ def choose_frontend(recipe: Recipe) -> Recipe:
     What was chosen, and why nothing better, is logged in one line.
 
     Raises:
-        WeightsError: no choice can be used, or a file of weights is damaged.
+        WeightsError: no choice can be used, a file of weights is damaged, or those of
+            semi-dense matching cannot be had.
     """
     lacking: dict[str, WeightsError] = {}
     for frontend in recipe.frontends:
         if all(_can_be_had(name, path, lacking) for name, path in weights_of(frontend)):
+            if recipe.dense is not None:  # a lack is told before the work
+                for name, path in dense_weights_of(recipe.dense.matcher):
+                    resolve_weights(name, path)
             _report(frontend, list(lacking))
             return recipe.with_frontend(frontend)
     raise next(iter(lacking.values()))

@@ -14,6 +14,7 @@ from sfmprep.database import (
 )
 from sfmprep.dense import match_dense, weak_pairs
 from sfmprep.dense_tracks import aggregate
+from sfmprep.errors import StoreError
 from sfmprep.images import ImageSet
 from sfmprep.models import build_dense_matcher
 from sfmprep.pairs import Pairs, pairs_from_file
@@ -72,7 +73,7 @@ def join_semi_dense(
     for name, reason in unreadable.items():
         logger.warning("%s has no semi-dense matches: %s", images.path(name), reason)
     return _join(
-        *(images, workspace, recipe, config, features, matches, tried),
+        *(images, workspace, recipe, config, features, pairs, matches, tried),
         progress=progress,
     )
 
@@ -103,16 +104,21 @@ def _pairs_to_try(
     if workspace.weak_pairs.is_file() and workspace.is_done("weak", inputs):
         return pairs_from_file(workspace.weak_pairs, images.names)
     workspace.start("weak")
-    scratch = workspace.work / "weak.db"
-    remove_database(scratch)
-    write_database(
-        *(scratch, images, features, matches, pairs, recipe.database), progress=progress
-    )
-    verify_matches(scratch, pairs, recipe.database, seed=recipe.seed, progress=progress)
-    weak = weak_pairs(
-        pairs, count_inliers(scratch), min_num_inliers=config.min_num_inliers
-    )
-    remove_database(scratch)
+    scratch = workspace.scratch_database
+    try:
+        remove_database(scratch)
+        write_database(
+            *(scratch, images, features, matches, pairs, recipe.database),
+            progress=progress,
+        )
+        verify_matches(
+            scratch, pairs, recipe.database, seed=recipe.seed, progress=progress
+        )
+        weak = weak_pairs(
+            pairs, count_inliers(scratch), min_num_inliers=config.min_num_inliers
+        )
+    finally:
+        remove_database(scratch)
     weak.write(workspace.weak_pairs)
     workspace.finish("weak", inputs)
     logger.info(
@@ -127,33 +133,88 @@ def _join(
     recipe: Recipe,
     config: DenseConfig,
     features: FeatureStore,
+    pairs: Pairs,
     matches: MatchStore,
     tried: Pairs,
     *,
     progress: Progress,
 ) -> tuple[FeatureStore, MatchStore]:
+    """Joins both kinds of matches, unless that is done."""
+    paths = workspace.joined_features, workspace.joined_matches
     with ExitStack() as stores:
         dense = stores.enter_context(DenseStore(workspace.dense))
-        provenance = {
-            "dense": config.model_dump(mode="json"),
-            "dense_matches": dense.provenance,
-            "features": features.provenance,
-            "matches": matches.provenance,
-        }
-        inputs = [provenance, recipe.seed, sorted(features.names()), list(tried)]
-        paths = workspace.joined_features, workspace.joined_matches
-        if not (
-            all(map(lambda p: p.is_file(), paths)) and workspace.is_done("join", inputs)
-        ):
+        inputs = _join_inputs(recipe, config, features, pairs, matches, dense, tried)
+        if not (paths[0].is_file() and workspace.is_done("join", inputs)):
             workspace.start("join")
             for path in paths:
                 path.unlink(missing_ok=True)
+            provenance = {
+                "dense": config.model_dump(mode="json"),
+                "dense_matches": dense.provenance,
+                "features": features.provenance,
+                "matches": matches.provenance,
+            }
             aggregate(
                 *(images, features, matches, dense, config),
                 new_features=stores.enter_context(FeatureStore(paths[0], provenance)),
                 new_matches=stores.enter_context(MatchStore(paths[1], provenance)),
+                pairs=pairs,
+                tried=tried,
                 seed=recipe.seed,
                 progress=progress,
             )
             workspace.finish("join", inputs)
+    return FeatureStore(paths[0]), MatchStore(paths[1])
+
+
+def _join_inputs(
+    recipe: Recipe,
+    config: DenseConfig,
+    features: FeatureStore,
+    pairs: Pairs,
+    matches: MatchStore,
+    dense: DenseStore,
+    tried: Pairs,
+) -> list[object]:
+    """What the joined stores depend on, as the stores hold it now."""
+    return [
+        config.model_dump(mode="json"),
+        recipe.seed,
+        *(features.provenance, matches.provenance, dense.provenance),
+        sorted(features.names()),
+        [pair for pair in pairs if pair in matches],
+        [p for pair in tried for p in (pair, pair[::-1]) if p in dense],
+    ]
+
+
+def open_semi_dense(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    config: DenseConfig,
+    features: FeatureStore,
+    pairs: Pairs,
+    matches: MatchStore,
+) -> tuple[FeatureStore, MatchStore]:
+    """Opens what `join_semi_dense` left of these stores, for reading.
+
+    Raises:
+        StoreError: it left nothing, or the stores or settings are others now.
+    """
+    tried = pairs
+    if config.pairs == "weak" and workspace.weak_pairs.is_file():
+        tried = pairs_from_file(workspace.weak_pairs, images.names)
+    paths = workspace.joined_features, workspace.joined_matches
+    is_whole = workspace.dense.is_file() and all(path.is_file() for path in paths)
+    if is_whole:
+        with DenseStore(workspace.dense) as dense:
+            inputs = _join_inputs(
+                recipe, config, features, pairs, matches, dense, tried
+            )
+        is_whole = workspace.is_done("join", inputs)
+    if not is_whole:
+        raise StoreError(
+            f"{paths[1]} is missing, or was made of other matches or settings. Run"
+            " `sfmprep match` first."
+        )
     return FeatureStore(paths[0]), MatchStore(paths[1])

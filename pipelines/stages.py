@@ -43,6 +43,7 @@ from sfmprep.pairs import (
     sequential_pairs,
 )
 from sfmprep.pipelines.results import set_outliers_aside
+from sfmprep.pipelines.semidense import open_semi_dense
 from sfmprep.progress import Progress, silent
 from sfmprep.refine import refine_keypoints
 from sfmprep.remeasure import remeasure
@@ -424,8 +425,27 @@ def open_joined(
     """
     if recipe.dense is None:
         return open_features(images, workspace), open_matches(workspace)
-    _expect(workspace.done("join") is not None, workspace.joined_matches, "match")
-    return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
+    pairs = read_pairs(images, workspace)
+    with (
+        open_features(images, workspace) as features,
+        open_matches(workspace) as matches,
+    ):
+        return open_semi_dense(
+            *(images, workspace, recipe, recipe.dense, features, pairs, matches)
+        )
+
+
+def open_keypoints(
+    images: ImageSet, workspace: Workspace, recipe: Recipe
+) -> FeatureStore:
+    """Opens the keypoints of the result, or of as much of it as there is.
+
+    Raises:
+        StoreError: not even features were extracted.
+    """
+    if recipe.dense is not None and workspace.done("join") is not None:
+        return FeatureStore(workspace.joined_features)
+    return open_features(images, workspace)
 
 
 def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:

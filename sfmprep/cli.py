@@ -405,7 +405,7 @@ def report(
     except ReconstructionError as error:
         say(f"warning: {error}")
         models = []
-    with stages.open_features(scanned, workspace) as features:
+    with stages.open_keypoints(*opened) as features:
         found = results.write_report_again(*opened, models, features)
     print(f"report: {out / 'report.html'}")
     return _say_below(check_thresholds(found, wanted))
@@ -469,8 +469,7 @@ def recipes(
     settings: Settings = (),
 ) -> None:
     """List the recipes, or show one with the licence of every weight it needs."""
-    from sfmprep.models import weights_of
-    from sfmprep.weights import WEIGHTS, weights_here
+    from sfmprep.models import dense_weights_of, weights_of
 
     if name is None:
         for each in recipe_names():
@@ -481,10 +480,21 @@ def recipes(
     for number, frontend in enumerate(recipe.frontends, 1):
         print(f"# choice {number}: {frontend.label()}")
         for weight, path in weights_of(frontend):
-            entry = WEIGHTS[weight]
-            here = weights_here(weight, path)
-            where = str(here.path) if here else f"not here; {entry.url or 'bring it'}"
-            print(f"#   {weight}: {entry.licence}, by {entry.origin}, {where}")
+            print(_described(weight, path))
+    if recipe.dense is not None:
+        print(f"# semi-dense: {recipe.dense.matcher.type}")
+        for weight, path in dense_weights_of(recipe.dense.matcher):
+            print(_described(weight, path))
+
+
+def _described(name: str, path: Path | None) -> str:
+    """Licence and place of weights that a recipe needs."""
+    from sfmprep.weights import WEIGHTS, weights_here
+
+    entry = WEIGHTS[name]
+    here = weights_here(name, path)
+    where = str(here.path) if here else f"not here; {entry.url or 'bring the file'}"
+    return f"#   {name}: {entry.licence}, by {entry.origin}, {where}"
 
 
 def weights(

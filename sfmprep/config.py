@@ -227,7 +227,7 @@ class DenseConfig(Config):
     matcher: DenseMatcherConfig
     """What finds the points."""
     pairs: Literal["weak", "all"] = "weak"
-    """weak: those with few verified matches, or of images with few; or all."""
+    """weak: those that `dense.weak_pairs` chooses where features found few; or all."""
     min_num_inliers: PositiveInt = 60
     """A pair with fewer verified matches is weak."""
     radius: PositiveFloat = 1.0

@@ -40,8 +40,9 @@ def weak_pairs(
        most inliers, then with the most strong neighbours in common, then those next to
        each other in the order of names. Pairs with neither are not among them.
 
-    So an image that matched well costs at most 10 tries whatever the capture's size,
-    and rule 1 never leaves `pairs`, which for large captures are some 20 an image.
+    So images that matched well cost at most 10 tries each on average, whatever the
+    capture's size, and rule 1 never leaves `pairs`, which for large captures are some 20
+    an image.
 
     Args:
         pairs: What the features were matched on.

@@ -87,7 +87,9 @@ def quantise(xy: Float32, scores: Float64, *, radius: float) -> Float32:
     centres, weights = _means(xy, scores, row.ravel())
     centres = centres[_best_apart(centres, weights, radius)]
     row = nearest(centres, xy, radius)
-    return _means(xy[row >= 0], scores[row >= 0], row[row >= 0])[0]
+    # a centre may have lost all its points to others
+    _, kept = np.unique(row[row >= 0], return_inverse=True)
+    return _means(xy[row >= 0], scores[row >= 0], kept.ravel())[0]
 
 
 def nearest(keypoints: Float32, xy: Float32, radius: float) -> Index:

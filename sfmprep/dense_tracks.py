@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,6 +72,8 @@ def aggregate(
     *,
     new_features: FeatureStore,
     new_matches: MatchStore,
+    pairs: Pairs | None = None,
+    tried: Pairs | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> None:
@@ -95,6 +97,8 @@ def aggregate(
         config: The radius, and how many keypoints may be added.
         new_features: Where keypoints go; it must not hold any of these images.
         new_matches: Where matches go; it must not hold any of these pairs.
+        pairs: Those whose matches in `sparse` count; None: all that it holds.
+        tried: Those whose matches in `dense` count, name0 < name1; None: all.
         seed: Of RANSAC.
         progress: Wraps the loops over images and over pairs.
 
@@ -106,7 +110,8 @@ def aggregate(
     scales = network_scales(images, config)
     radii = {name: config.radius * scale for name, scale in scales.items()}
     partners: defaultdict[str, list[Pair]] = defaultdict(list)
-    for pair in dense.pairs():
+    directed = _chosen(dense.pairs(), tried)
+    for pair in sorted(directed):
         for name in pair:
             partners[name].append(pair)
     names = [
@@ -121,12 +126,23 @@ def aggregate(
             [(name, _merged(images, name, found, old, radii[name], config))]
         )
     tables = {name: k.xy for name, k in new_features.keypoints() if name in radii}
+    matched = _chosen(sparse.pairs(), pairs) if sparse is not None else set()
     joined = _join_pairs(
-        tables, scales, config.radius, sparse, dense, seed=seed, progress=progress
+        *(tables, scales, config.radius, sparse, matched, dense, directed),
+        seed=seed,
+        progress=progress,
     )
     keep = cut_contradictions(joined, tables, radii)
     for block in batched(zip(joined.items(), keep, strict=True), _BLOCK_PAIRS):
         new_matches.append([(pair, links.matches(k)) for (pair, links), k in block])
+
+
+def _chosen(there: Iterable[Pair], wanted: Pairs | None) -> set[Pair]:
+    """The pairs of a store that are wanted, in either order of their names."""
+    if wanted is None:
+        return set(there)
+    both = {*wanted, *((second, first) for first, second in wanted)}
+    return {pair for pair in there if pair in both}
 
 
 def network_scales(images: ImageSet, config: DenseConfig) -> dict[str, float]:
@@ -213,7 +229,9 @@ def _join_pairs(
     scales: Mapping[str, float],
     radius: float,
     sparse: MatchStore | None,
+    matched: Set[Pair],
     dense: DenseStore,
+    directed: Set[Pair],
     *,
     seed: int,
     progress: Progress,
@@ -224,14 +242,13 @@ def _join_pairs(
     def tree(name: str) -> KDTree:
         return KDTree(tables[name])
 
-    there = [*dense.pairs(), *(sparse.pairs() if sparse is not None else ())]
-    pairs = Pairs.of(pair for pair in there if tables.keys() >= {*pair})
+    pairs = Pairs.of(pair for pair in directed | matched if tables.keys() >= {*pair})
     ordered = order_for_cache(pairs.items, _CACHED_TABLES)
     joined = {}
     for name0, name1 in progress(ordered, desc="join", total=len(ordered)):
         rows, xys, scores = [], [], []
         for names01, columns in (((name0, name1), (0, 1)), ((name1, name0), (1, 0))):
-            if names01 not in dense:
+            if names01 not in directed:
                 continue
             found = dense.get(*names01)
             ends = [
@@ -242,7 +259,7 @@ def _join_pairs(
             xys.append(np.stack((found.xy0, found.xy1), axis=1)[:, columns])
             scores.append(found.scores)
         fixed = Matches.none()
-        if sparse is not None and (name0, name1) in sparse:
+        if sparse is not None and (name0, name1) in matched:
             fixed = sparse.get(name0, name1)
         joined[name0, name1] = join_pair(
             fixed,

@@ -40,7 +40,7 @@ def remeasure(
         dense: The matches that its keypoints were made from.
         radii: By image name, pixels of the file: how far from a keypoint a match may
             start that is said to start there. It is `DenseConfig.radius` times the
-            image's `dense_tracks.network_scales`.
+            image's `dense_tracks.network_scales`. Others are passed over.
         max_move: A measurement further from the keypoint is not believed, in radii.
 
     Returns:
@@ -105,7 +105,7 @@ def _direct(
     keys = observations.point * len(views) + observations.view
     order = np.argsort(keys, kind="stable")
     for (name0, name1), matches in dense.items():
-        if name0 not in view_of or name1 not in view_of or not len(matches):
+        if not {name0, name1} <= view_of.keys() & radii.keys() or not len(matches):
             continue
         view0, view1 = view_of[name0], view_of[name1]
         if not len(rows[view0]) or not len(rows[view1]):

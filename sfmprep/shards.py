@@ -32,7 +32,6 @@ from sfmprep.stores import FeatureStore, MatchStore
 logger = logging.getLogger(__name__)
 
 
-
 def match_on_devices(
     pairs: Iterable[Pair],
     features_path: Path,

@@ -27,6 +27,7 @@ from sfmprep.types import Float32, Matches
 _BLOCK_MATCHES = 1 << 18
 _CUT_SHARE = 4  # of a track that contradicts itself, one match in so many at a time
 _MAX_MOVED_PX = 0.01
+_NUM_COMPARED = 15  # keypoints of an image, to tell whether the model has the same
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,13 +105,18 @@ class Links:
 def _expect_same(
     image: pycolmap.Image, xy: Float32, seen: Index, features: FeatureStore
 ) -> None:
-    """The model's keypoints are the store's; the outer ones without a point tell."""
+    """The model's keypoints are the store's; some of those without a point tell.
+
+    Most of them: refinement may have moved one that lost its point afterwards.
+    """
     count = image.num_points2D()
     same = count == len(xy)
     rest = np.setdiff1d(np.arange(count), seen)
-    for row in rest[[0, -1]].tolist() if same and len(rest) else ():
-        moved = np.abs(image.points2D[row].xy - xy[row]).max()
-        same = same and bool(moved < _MAX_MOVED_PX)
+    if same and len(rest):
+        some = rest[np.linspace(0, len(rest) - 1, _NUM_COMPARED).astype(int)]
+        places = np.array([image.points2D[row].xy for row in some.tolist()])
+        moved = np.abs(places - xy[some]).max(axis=1)
+        same = bool(np.median(moved) < _MAX_MOVED_PX)
     if not same:
         raise StoreError(
             f"{features.path} has {len(xy)} keypoints of {image.name!r}, the model has"

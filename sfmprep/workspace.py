@@ -84,6 +84,11 @@ class Workspace:
         return self.work / "weak_pairs.txt"
 
     @property
+    def scratch_database(self) -> Path:
+        """The database that tells which pairs are weak; it is removed then."""
+        return self.work / "weak.db"
+
+    @property
     def joined_features(self) -> Path:
         """Keypoints of features and semi-dense matches."""
         return self.work / "joined_features.h5"
@@ -213,13 +218,14 @@ class Workspace:
         ignored = {"name", "description"}
         was = _flat(earlier.model_dump(mode="json", exclude=ignored))
         now = _flat(recipe.model_dump(mode="json", exclude=ignored))
-        differing = [
-            f"{key}: {was.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted({*was, *now})
-            if was.get(key) != now.get(key)
-        ]
-        same_stores = {"features", "matcher", "masks", "otherwise", "seed"}.isdisjoint(
-            line.partition(":")[0].partition(".")[0] for line in differing
+        changed = [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+        differing = [f"{k}: {was.get(k)!r} there, {now.get(k)!r} now" for k in changed]
+        of_stores = {"features", "matcher", "masks", "otherwise", "seed"}
+        same_stores = not any(
+            key.partition(".")[0] in of_stores
+            # semi-dense matching may begin or end, but not change
+            or (key.startswith("dense.matcher.") and {key} <= was.keys() & now.keys())
+            for key in changed
         )
         if differing and same_stores:
             logger.info(

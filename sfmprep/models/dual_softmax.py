@@ -37,8 +37,8 @@ def confidence_matrix(
 ) -> torch.Tensor:
     """Computes all confidences, [N, L, S] float32 in 0..1; differentiable.
 
-    For training, whose loss needs them all. Those of masked tokens are meaningless, but
-    do not change the others.
+    What the streamed matching is tested against. Those of masked tokens are
+    meaningless, but do not change the others.
     """
     similarity = _similarity(tokens0, tokens1, temperature)
     if mask0 is not None:

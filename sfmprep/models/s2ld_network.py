@@ -185,7 +185,7 @@ class S2ldNetwork(nn.Module):
         mask0: torch.Tensor | None = None,  # [N, h0, w0] bool
         mask1: torch.Tensor | None = None,  # [N, h1, w1]
     ) -> torch.Tensor:
-        """Computes the confidence of every pair of cells, [N, L, S], for training."""
+        """Computes the confidence of every pair of cells, [N, L, S], for tests."""
         return confidence_matrix(
             tokens0,
             tokens1,
