@@ -15,25 +15,31 @@ from pydantic import ValidationError
 from sfmprep.config import (
     AlikedConfig,
     AutoPairsConfig,
+    CompactConfig,
     Config,
     DatabaseConfig,
+    DenseConfig,
     DiskConfig,
     EngineConfig,
     ExhaustiveConfig,
     ExportConfig,
     Frontend,
     LightGlueConfig,
+    LoftrConfig,
     MappingConfig,
     NearestConfig,
     OutlierConfig,
     PairsFileConfig,
     Recipe,
+    RefinementConfig,
     RetrievalConfig,
+    S2ldConfig,
     SeedConfig,
     SequentialConfig,
     SiftConfig,
     WorldConfig,
     XFeatConfig,
+    XFeatStarConfig,
 )
 from sfmprep.errors import ConfigError
 
@@ -80,7 +86,13 @@ def read_resolved(path: Path) -> Recipe:
     Raises:
         ConfigError: the file cannot be read or is damaged.
     """
-    return _validate(*_read_recipe(path))
+    data, source = _read_recipe(path)
+    if "seed" not in data:  # the last key that is written
+        raise ConfigError(
+            f"{source} ends too early: it is damaged. Delete it and run again with the"
+            " recipe of the earlier run."
+        )
+    return _validate(data, source)
 
 
 def _read_recipe(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
@@ -213,7 +225,7 @@ def _describe(item: Mapping[str, Any]) -> str:
     # pydantic puts the tag of a discriminated union into the location
     key = ".".join(part for k, part in enumerate(where) if not _is_tag(where, k))
     if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        types = list(_TYPES[where[-1]])
+        types = list(_DENSE_TYPES if where[0] == "dense" else _TYPES[where[-1]])
         if item["type"] == "union_tag_not_found":
             return f"key '{key}.type' is missing. Types: {', '.join(types)}."
         tag = item["ctx"]["tag"]
@@ -236,7 +248,10 @@ def _describe(item: Mapping[str, Any]) -> str:
 _TYPES: Mapping[str, Mapping[str, type[Config]]] = {
     section: {model.model_fields["type"].default: model for model in models}
     for section, models in (
-        ("features", (SiftConfig, AlikedConfig, XFeatConfig, DiskConfig)),
+        (
+            "features",
+            (SiftConfig, AlikedConfig, XFeatConfig, DiskConfig, CompactConfig),
+        ),
         ("matcher", (NearestConfig, LightGlueConfig)),
         (
             "pairs",
@@ -252,6 +267,12 @@ _TYPES: Mapping[str, Mapping[str, type[Config]]] = {
 }
 
 
+_DENSE_TYPES: Mapping[str, type[Config]] = {
+    model.model_fields["type"].default: model
+    for model in (S2ldConfig, LoftrConfig, XFeatStarConfig)
+}
+
+
 def _is_tag(where: Sequence[str], k: int) -> bool:
     return k > 0 and where[k - 1] in _TYPES and k < len(where) - 1
 
@@ -262,6 +283,9 @@ def _keys_beside(where: Sequence[str]) -> Iterator[str]:
         **_TYPES["features"],
         **_TYPES["matcher"],
         **_TYPES["pairs"],
+        **_DENSE_TYPES,
+        "dense": DenseConfig,
+        "refinement": RefinementConfig,
         "database": DatabaseConfig,
         "mapping": MappingConfig,
         "export": ExportConfig,

@@ -331,7 +331,8 @@ def test_setting_without_value(fail: Fail, photos: Path, tmp_path: Path) -> None
 def test_unknown_recipe(fail: Fail, photos: Path, tmp_path: Path) -> None:
     assert fail(2, *reconstruct(photos, tmp_path / "out", recipe="splatt")) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, fast, sift, splat; or give the path of a .yaml file.\n"
+        " colmap, compact, fast, sift, splat, textureless; or give the path of a .yaml"
+        " file.\n"
     )
 
 
@@ -368,15 +369,15 @@ def test_missing_weights_without_network(
     )
 
 
-def test_splat_without_weights_uses_sift_and_says_so(
+def test_splat_without_weights_uses_those_of_the_package_and_says_so(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(reconstruct(photos, tmp_path / "out", recipe="splat")) == 0
     printed = capsys.readouterr()
     assert "8 of 8 images registered" in printed.out
     assert printed.err.splitlines()[0] == (
-        "features: sift + nearest (no weights), because the weights of aliked-n16,"
-        " xfeat are not here and SFMPREP_OFFLINE is set"
+        "features: compact + compact-lightglue (weights: Apache-2.0), because the"
+        " weights of aliked-n16 are not here and SFMPREP_OFFLINE is set"
     )
 
 

@@ -130,7 +130,7 @@ def test_map_refuses_a_recipe_without_mapping(
     demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, out = demo_scene / "images", tmp_path / "out"
-    recipe = ["--recipe", "colmap", *SETTINGS[:3], "features.type=sift"]
+    recipe = ["--recipe", "sift", *SETTINGS[:3], "mapping.type=none"]
     assert run(["reconstruct", str(images), str(out), *recipe]) == 0
     printed = capsys.readouterr().out.replace(str(tmp_path), "TMP")
     assert "result: TMP/out/database.db\n" in printed
@@ -139,7 +139,7 @@ def test_map_refuses_a_recipe_without_mapping(
     }
     assert run(["map", str(images), str(out)]) == 2
     assert error_of(capsys, tmp_path) == (
-        "sfmprep: error: recipe 'colmap' has mapping.type: none, so there is nothing to"
+        "sfmprep: error: recipe 'sift' has mapping.type: none, so there is nothing to"
         " map here; go on with COLMAP, or use a recipe with a mapper."
     )
 
@@ -176,10 +176,14 @@ def test_recipe_is_shown_with_the_licence_of_every_weight(
 ) -> None:
     assert run(["recipes", "splat"]) == 0
     shown = capsys.readouterr().out
-    for name in ("aliked-n16", "aliked-lightglue", "xfeat", "lighterglue"):
+    for name in ("aliked-n16", "aliked-lightglue"):
         entry = WEIGHTS[name]
         assert f"#   {name}: {entry.licence}, by {entry.origin}, not here;" in shown
-    assert "# choice 4: sift + nearest" in shown
+    assert "# choice 3: compact + compact-lightglue" in shown
+    assert "#   compact: Apache-2.0, by sfmprep, " in shown
+    assert run(["recipes", "textureless", "--set", "dense.matcher.type=s2ld"]) == 0
+    shown = capsys.readouterr().out
+    assert "#   s2ld: not stated, by Merical/S2LD, not here; bring the file" in shown
 
 
 def test_shown_recipe_can_be_used(
@@ -195,7 +199,8 @@ def test_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(WEIGHTS)
-    assert all(line.endswith("not here") for line in lines)
+    packaged = [line.split()[0] for line in lines if not line.endswith("not here")]
+    assert packaged == ["compact", "compact-lightglue"]
 
 
 def test_weights_cannot_be_fetched_offline(capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +233,8 @@ def test_weights_that_are_damaged_fail_verification(
     (tmp_path / "xfeat.safetensors").write_bytes(b"spoilt")
     assert run(["weights", "verify"]) == 1
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == len(WEIGHTS)
+    listed = [line for line in printed.out.splitlines() if not line.startswith(" ")]
+    assert len(listed) == len(WEIGHTS)
     assert printed.err.startswith("sfmprep: error: weights of xfeat: ")
 
 
