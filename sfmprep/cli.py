@@ -233,7 +233,7 @@ def reconstruct(
     for threshold in wanted:
         parse_threshold(threshold)  # a mistake is told before the work
     found = reconstruct(
-        images, out, loaded, device=_pick_device(device), progress=show_progress
+        images, out, loaded, device=pick_device(device), progress=show_progress
     )
     print_report(found, out, loaded)
     return _say_below(check_thresholds(found, wanted))
@@ -252,7 +252,7 @@ def extract(
 
     opened = _open(images, out, options)
     store, _ = stages.extract(
-        *opened, device=_pick_device(device), progress=show_progress
+        *opened, device=pick_device(device), progress=show_progress
     )
     with store:
         print(f"{len(store)} images have features in {opened[1].features}")
@@ -285,7 +285,7 @@ def match(
 
     opened = scanned, workspace, recipe = _open(images, out, options)
     run_on: dict[str, Any] = {
-        "device": _pick_device(device),
+        "device": pick_device(device),
         "progress": show_progress,
     }
     with (
@@ -336,7 +336,7 @@ def database(
         opened = _open(images, out, options, default="colmap")
         path = database
         verified = fill_existing_database(
-            *opened, database, device=_pick_device(device), progress=show_progress
+            *opened, database, device=pick_device(device), progress=show_progress
         )
     elif out is not None:
         opened = _open(images, out, options)
@@ -554,7 +554,7 @@ def demo(
     from sfmprep.pipelines.demo import reconstruct_demo
 
     found, evaluation = reconstruct_demo(
-        out, loaded, device=_pick_device(device), progress=show_progress
+        out, loaded, device=pick_device(device), progress=show_progress
     )
     print_report(found, out / "dataset", loaded)
     auc = ", ".join(f"{value:.1f} at {key}°" for key, value in evaluation.auc.items())
@@ -593,7 +593,7 @@ def _say_below(lacking: list[str]) -> int:
     return _BELOW if lacking else 0
 
 
-def _pick_device(device: str) -> str:
+def pick_device(device: str) -> str:
     """The device or devices to use.
 
     Raises:

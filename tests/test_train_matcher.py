@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sfmprep.config import LightGlueConfig
-from sfmprep.errors import ConfigError, StoreError
+from sfmprep.errors import ConfigError, ReconstructionError, StoreError
 from sfmprep.models.lightglue import LightGlue
 from sfmprep.models.lightglue_network import LightGlueShape
-from sfmprep.train import checkpoints, matcher, matcher_training
+from sfmprep.train import checkpoints, matcher, matcher_data, matcher_training
 from sfmprep.train.assignment import (
     Assignment,
     assignment_loss,
@@ -357,6 +358,33 @@ def test_folder_without_a_dataset_is_no_capture(tmp_path):
         read_capture(tmp_path)
 
 
+def test_broken_model_is_explained(tmp_path):
+    for name in ("images", "sparse/0"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ReconstructionError, match="sfmprep reconstruct"):
+        read_capture(tmp_path)
+
+
+def test_unrelated_photographs_are_of_two_sources():
+    flat = [np.full((160, 160, 3), level, np.uint8) for level in (0, 0, 0, 250)]
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        more = {"sources": [0, 0, 0, 1], "size": SIZE}
+        pair = sample_pair(rng, "unrelated", flat, **more)
+        assert abs(np.median(pair.image0) - np.median(pair.image1)) > 0.2
+
+
+def test_one_source_has_no_unrelated_pairs(monkeypatch):
+    kinds = []
+    monkeypatch.setattr(PairBatches, "_sample", lambda _, __, kind: kinds.append(kind))
+    monkeypatch.setattr(matcher_data, "make_batch", lambda *_, **__: None)
+    more = {"seed": 0, "size": SIZE, "batch": 200}
+    PairBatches(textures(4), [], Corners(), sources=[7] * 4, **more)[0]
+    assert "unrelated" not in kinds
+    PairBatches(textures(4), [], Corners(), **more)[0]
+    assert "unrelated" in kinds
+
+
 # ------------------------------------------------------------------------ the training
 def train(out: Path, photographs: Path, steps: int, **more) -> dict:
     train_matcher(
@@ -456,6 +484,29 @@ def test_training_goes_on_from_exported_weights(photographs, tmp_path):
 def test_confidence_needs_a_trained_assignment(photographs, tmp_path):
     with pytest.raises(StoreError, match="assignment"):
         train(tmp_path, photographs, 1, part="confidence")
+
+
+def test_confidence_of_another_assignment_is_left_out(photographs, tmp_path, caplog):
+    train(tmp_path, photographs, 1)
+    train(tmp_path, photographs, 1, part="confidence")
+    path = tmp_path / "w.safetensors"
+    export_weights(tmp_path / "matcher.pt", path)
+    assert not caplog.records
+    train(tmp_path, photographs, 2)
+    export_weights(tmp_path / "matcher.pt", path)
+    assert "--confidence" in caplog.text
+    bias = load_file(path)["token_confidence.0.token.0.bias"]
+    assert float(bias) == -4
+
+
+def test_training_goes_on_as_it_began_alone(photographs, tmp_path):
+    train(tmp_path, photographs, 1)
+    with pytest.raises(StoreError, match="began with seed 0"):
+        train(tmp_path, photographs, 2, seed=1)
+    state = checkpoints.load(tmp_path / "matcher.pt")
+    del state["began"]  # as before it was recorded
+    checkpoints.save(tmp_path / "matcher.pt", state)
+    assert train(tmp_path, photographs, 2, seed=1)["began"]["seed"] == 1
 
 
 def test_checkpoint_of_another_size_is_refused(photographs, tmp_path):

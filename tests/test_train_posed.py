@@ -201,11 +201,3 @@ def test_a_capture_without_shared_points_is_refused(
 ) -> None:
     with pytest.raises(ReconstructionError, match="share 24 points"):
         Capture.read(scene[0], pycolmap.Reconstruction())
-
-
-@pytest.mark.slow
-def test_run_is_read_with_its_photographs(demo_scene: Path, demo_result: Path) -> None:
-    capture = Capture.of_run(demo_scene / "images", demo_result, max_size=320)
-    pair = sample_posed(np.random.default_rng(0), capture, 96)
-    assert pair.image0.shape == (3, 96, 96)
-    assert len(pair.points0) >= 12

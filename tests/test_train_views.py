@@ -105,6 +105,6 @@ def test_a_log_goes_on_after_a_cut_line(tmp_path: Path) -> None:
     log = checkpoints.RunLog(path)
     log.write(1, {"loss": 2.0})
     with path.open("a") as file:
-        file.write('{"step": 2, "lo\n')
+        file.write('{"step": 2, "lo')
     log.write(3, {"loss": 1.0})
     assert [row["step"] for row in checkpoints.RunLog.read(path)] == [1, 3]

@@ -6,6 +6,7 @@ called again with the same folder.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ import tyro
 from tyro.conf import arg
 
 from sfmprep.config import CompactConfig
+from sfmprep.errors import ConfigError
 from sfmprep.terminal import show_progress, start_logging
 from sfmprep.weights import resolve_weights
+
+logger = logging.getLogger(__name__)
 
 Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
 Out = Annotated[Path, arg(help="Folder of checkpoints and log, to go on in.")]
 Minutes = Annotated[float, arg(help="How long to train this time.")]
-Device = Annotated[str, arg(help="Where networks run, such as cpu or cuda.")]
+Device = Annotated[str, arg(help="Where networks run, auto, cpu, or such as cuda.")]
 Export = Annotated[
     Path | None, arg(help="Also write the weights there (.safetensors).")
 ]
@@ -38,7 +42,7 @@ class Extractor:
     seed: int = 0
     num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
-    device: Device = "cpu"
+    device: Device = "auto"
     export: Export = None
 
 
@@ -66,7 +70,7 @@ class Matcher:
     confidence: Annotated[
         bool, arg(help="Train only the heads that let a pair stop early: do it last.")
     ] = False
-    device: Device = "cpu"
+    device: Device = "auto"
     export: Export = None
 
 
@@ -83,7 +87,7 @@ class S2ld:
     seed: int = 0
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 320
     batch: Annotated[int, arg(help="Pairs of a step.")] = 2
-    device: Device = "cpu"
+    device: Device = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +132,23 @@ def run(command: Command) -> None:
         case Extractor():
             from sfmprep.train.extractor import export_extractor, train_extractor
 
-            train_extractor(
+            _check_sizes(command.size, "--num-pairs", command.num_pairs)
+            steps = train_extractor(
                 data=command.data,
                 out=command.out,
                 minutes=command.minutes,
                 seed=command.seed,
                 num_pairs=command.num_pairs,
                 size=command.size,
-                device=command.device,
+                device=_device(command.device),
                 progress=show_progress,
             )
-            if command.export:
+            if steps == 0:
+                logger.warning(
+                    "the adaptation is not finished, so nothing was trained or"
+                    " exported; call again to go on"
+                )
+            elif command.export:
                 export_extractor(command.out / "extractor.pt", command.export)
         case Matcher():
             _train_matcher(command)
@@ -153,7 +163,7 @@ def run(command: Command) -> None:
                 init=command.init,
                 crop=command.size,
                 batch=command.batch,
-                device=command.device,
+                device=_device(command.device),
             )
         case Evaluate():
             from sfmprep.train.evaluate import COLUMNS, ROWS, evaluate
@@ -176,11 +186,17 @@ def _train_matcher(command: Matcher) -> None:
     from sfmprep.models.compact import Compact
     from sfmprep.train.matcher import export_weights, train_matcher
 
+    _check_sizes(command.size, "--batch", command.batch)
     init = None
     if command.init == "compact":
         init = resolve_weights("compact-lightglue").path
     elif command.init is not None:
         init = Path(command.init)
+        if not init.is_file():
+            raise ConfigError(
+                f"--init {command.init}: expected compact, for the weights inside the"
+                " package, or a .safetensors file, and there is no such file."
+            )
     train_matcher(
         data=command.data,
         out=command.out,
@@ -191,12 +207,29 @@ def _train_matcher(command: Matcher) -> None:
         seed=command.seed,
         size=command.size,
         batch=command.batch,
-        device=command.device,
+        device=_device(command.device),
         part="confidence" if command.confidence else "assignment",
         progress=show_progress,
     )
     if command.export:
         export_weights(command.out / "matcher.pt", command.export)
+
+
+def _check_sizes(size: int, option: str, number: int) -> None:
+    if size < 64 or number < 1:
+        raise ConfigError(
+            f"--size {size}, {option} {number}: expected views of at least 64 pixels"
+            " and at least one of them a step."
+        )
+
+
+def _device(device: str) -> str:
+    """The one device to train on."""
+    from sfmprep.cli import pick_device
+
+    if "," in device:
+        raise ConfigError(f"--device {device}: training takes one device. Name one.")
+    return pick_device(device)
 
 
 if __name__ == "__main__":

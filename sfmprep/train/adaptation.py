@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sfmprep.coords import colmap_from_centre
+from sfmprep.errors import StoreError
 from sfmprep.models.aliked import detect_keypoints
 from sfmprep.models.aliked_network import AlikedNetwork
 from sfmprep.models.peaks import best_of_each, strict_maxima
@@ -64,7 +66,8 @@ def adapt(
         Whether all photographs are there now.
 
     Raises:
-        StoreError: the store was made with another teacher or seed.
+        StoreError: the store was made with another teacher or seed, or of other
+            photographs.
         WeightsError: the teacher's weights cannot be had.
     """
     weights = resolve_weights(TEACHER)
@@ -72,22 +75,42 @@ def adapt(
     load_strict(network, load_tensors(weights), weights)
     network.prepare(torch.float32)
     network.to(device)
+    digest = hashlib.sha256()
+    for name, pixels in zip(photographs.names, photographs, strict=True):
+        digest.update(repr((name, pixels.shape)).encode())
+        digest.update(pixels)
     provenance = {
         "teacher": TEACHER,
         "weights_sha256": weights.sha256,
         "num_warps": NUM_WARPS,
         "seed": seed,
+        "max_size": photographs.max_size,
+        "photographs_sha256": digest.hexdigest(),
     }
+    _check_provenance(path, provenance)
     with FeatureStore(path, provenance) as store:
         names = [name for name in photographs.names if name not in store]
         for name in progress(names, total=len(names), desc="adaptation"):
             if time.monotonic() > end:
                 return False
-            digest = hashlib.sha256(name.encode()).digest()
-            rng = np.random.default_rng([seed, *digest[:8]])
+            of_name = hashlib.sha256(name.encode()).digest()
+            rng = np.random.default_rng([seed, *of_name[:8]])
             photograph = photographs[photographs.names.index(name)]
             store.append([(name, adapt_photograph(network, photograph, rng, device))])
     return True
+
+
+def _check_provenance(path: Path, expected: dict[str, Any]) -> None:
+    if not path.exists():
+        return
+    with FeatureStore(path) as store:
+        others = [k for k, v in expected.items() if store.provenance.get(k) != v]
+    if others:
+        raise StoreError(
+            f"{path} was adapted in another way or from other photographs, or does not"
+            f" say ({', '.join(others)}), but must fit those that are trained on."
+            " Delete it to adapt them anew, or train into another folder."
+        )
 
 
 @torch.inference_mode()

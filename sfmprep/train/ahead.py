@@ -17,15 +17,20 @@ def make_ahead(
 ) -> Iterator[T]:
     """Yields `make(step)` for the steps from `start`, in order, endlessly or to `stop`.
 
-    Threads, not processes: one that is forked beside OpenMP's threads may hang.
+    What waits is dropped when the consumer stops. Threads, not processes: one that is
+    forked beside OpenMP's threads may hang.
     """
     step = start
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        while True:
-            while len(waiting) < _DEPTH * threads and (stop is None or step < stop):
-                waiting.append(pool.submit(make, step))
-                step += 1
-            if not waiting:
-                return
-            yield waiting.popleft().result()
+        try:
+            while True:
+                while len(waiting) < _DEPTH * threads and (stop is None or step < stop):
+                    waiting.append(pool.submit(make, step))
+                    step += 1
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pickle
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from sfmprep.errors import StoreError
 
@@ -44,6 +47,20 @@ def load(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def export_halves(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Writes weights as safetensors, in float16 what is of floating point."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    halves = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    save_file(halves, path, {"licence": "Apache-2.0", "date": date, **metadata})
+    path.chmod(0o644)  # safetensors makes a file for its owner alone
+
+
 class RunLog:
     """A log of JSON lines, one a call, that continues where it stopped."""
 
@@ -54,8 +71,12 @@ class RunLog:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line: the step, the time of day, and the values."""
         line = {"step": step, "time": round(time.time(), 1), **values}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self._path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed run cut its last line
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
 
     @staticmethod
     def read(path: Path) -> list[dict[str, float]]:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfmprep.errors import StoreError
@@ -192,7 +191,7 @@ def train_extractor(
     Args:
         data: The photographs.
         out: Folder of `extractor.pt` and `extractor.jsonl`.
-        minutes: How long, with all preparations.
+        minutes: How long for the adaptation and the steps together.
         seed: With the step it determines the views of that step.
         num_pairs: Photographs of a step, two views each.
         size: Side of the views, pixels, a multiple of 16.
@@ -208,22 +207,25 @@ def train_extractor(
         StoreError: a checkpoint is damaged, or `adapted.h5` was made otherwise.
         WeightsError: the teacher's weights cannot be had.
     """
-    end = time.monotonic() + 60 * minutes
     photographs = Photographs(data)
+    end = time.monotonic() + 60 * minutes
     adapted = out / "adapted.h5"
     out.mkdir(parents=True, exist_ok=True)
     if not adapt(photographs, adapted, end=end, device=device, progress=progress):
         logger.info("the adaptation is not finished; the next call goes on")
         return 0
+    left = max(0.0, end - time.monotonic())
     with FeatureStore(adapted) as store:
         features = [store.get(name) for name in photographs.names]
     trainer = _Trainer(device, seed, find_basis(features))
     checkpoint = out / "extractor.pt"
     if (state := checkpoints.load(checkpoint)) is not None:
         trainer.restore(state)
+        logger.info("%s: going on from step %d", checkpoint, trainer.step)
     teachings = [project(each, trainer.basis.numpy()) for each in features]
     log = checkpoints.RunLog(out / "extractor.jsonl")
     saved = time.monotonic()
+    end = saved + left
     recent: list[dict[str, float]] = []
 
     def draw(step: int) -> tuple[Batch, Tensor]:
@@ -261,9 +263,5 @@ def export_extractor(checkpoint: Path, path: Path) -> None:
     state = checkpoints.load(checkpoint)
     if state is None:
         raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
-    tensors = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in state["mean"].items()
-    }
-    save_file(tensors, path, {"licence": "Apache-2.0", "steps": str(state["step"])})
-    path.chmod(0o644)  # safetensors makes a file for its owner alone
+    checkpoints.export_halves(state["mean"], path, {"steps": str(state["step"])})
+    logger.info("wrote %s", path)

@@ -9,7 +9,6 @@ what is validated and exported, and what the confidence heads are trained on, la
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import sys
 import time
@@ -17,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sfmprep.errors import ConfigError, ImageError, StoreError
@@ -27,6 +25,7 @@ from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
 from sfmprep.train.ahead import make_ahead
+from sfmprep.train.held_out import photograph_of
 from sfmprep.train.matcher_data import (
     WARM_UP_BATCHES,
     Kind,
@@ -35,8 +34,8 @@ from sfmprep.train.matcher_data import (
 )
 from sfmprep.train.matcher_training import AssignmentTraining, ConfidenceTraining
 from sfmprep.train.matcher_validation import validate, validation_batches
-from sfmprep.train.network import PairBatch, build_network
-from sfmprep.train.photographs import Photographs
+from sfmprep.train.network import PairBatch, build_network, reset_confidence
+from sfmprep.train.photographs import Photograph, Photographs
 from sfmprep.weights import ResolvedWeights, file_sha256, load_strict, load_tensors
 
 logger = logging.getLogger(__name__)
@@ -75,12 +74,12 @@ def train_matcher(
         data: The folder of photographs that views are made of, two at least; None for
             those of the captures, without a validation then.
         out: Where checkpoints and the log lie; made if it is missing.
-        minutes: How long, with all preparations.
+        minutes: How long, from the first step on.
         extractor: Its features are what the matcher learns to match. It runs beside
             the training, so on the CPU, and need not find more than 400 keypoints.
         captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
         init: Weights to start from, as `export_weights` writes them, without the first
-            batches of homographies alone. Where there is a checkpoint, it goes on.
+            batches of homographies alone. It may be left out to go on.
         seed: Of all that is random.
         size: Side of the crops, pixels.
         batch: Pairs of 256 keypoints a step.
@@ -92,22 +91,38 @@ def train_matcher(
     Raises:
         ConfigError: there are fewer than two photographs, or a capture is not
             reconstructed.
-        ImageError: `data` has no photograph, or one cannot be read.
-        StoreError: a checkpoint is damaged or of a network of another size, or there is
-            none to train the confidence of.
+        ImageError: `data` has no photograph, or one, also of a capture, cannot be read.
+        ReconstructionError: a capture cannot be read or has no pairs.
+        StoreError: a checkpoint is damaged, of a network of another size or begun with
+            another seed or `init`, or there is none to train the confidence of.
         WeightsError: `init` cannot be read or does not fit.
     """
-    end = time.monotonic() + 60 * minutes
-    training = _training(part, out, init, seed=seed, device=device)
     path = out / _FILES[part]
-    if (state := _read(path)) is not None:
+    began = {
+        "seed": seed,
+        "init_sha256": None if init is None else file_sha256(init),
+        "size": size,
+        "batch": batch,
+    }
+    state = _read(path)
+    if state is not None and part == "assignment":
+        began = _beginning(path, state, began)
+    training = _training(part, out, init, seed=seed, device=device)
+    if state is not None:
         training.restore(state)
-    read = [read_capture(folder) for folder in captures]
-    photographs = (
-        Photographs(data)
-        if data is not None
-        else [image.pixels for capture in read for image in capture.images]
-    )
+        logger.info("%s: going on from step %d", path, training.step)
+    read = [
+        read_capture(capture)
+        for capture in progress(captures, desc="captures", total=len(captures))
+    ]
+    photographs: Sequence[Photograph]
+    sources: list[str | int]
+    if data is not None:
+        photographs = folder = Photographs(data)
+        sources = [photograph_of(name) for name in folder.names]
+    else:
+        photographs = [image.pixels for each in read for image in each.images]
+        sources = [k for k, each in enumerate(read) for _ in each.images]
     if len(photographs) < 2:
         raise ConfigError(
             f"{data} has one photograph for training, but two that show nothing in"
@@ -124,13 +139,27 @@ def train_matcher(
         seed=seed + (part == "confidence"),
         size=size,
         batch=batch,
-        warm_up=WARM_UP_BATCHES if part == "assignment" and init is None else 0,
+        warm_up=(
+            WARM_UP_BATCHES
+            if part == "assignment" and began["init_sha256"] is None
+            else 0
+        ),
+        sources=sources,
     )
     log = checkpoints.RunLog(out / "matcher.jsonl")
     aside = {}
     if isinstance(training, AssignmentTraining) and data is not None:
         aside = _validation(data, extractor, size=size, device=device)
+
+    def measure(trained: AssignmentTraining) -> None:
+        values = validate(trained.mean_network(), aside)
+        log.write(trained.step, values)
+        logger.info("step %d: %s", trained.step, values)
+
+    if isinstance(training, AssignmentTraining) and aside and state is None:
+        measure(training)
     saved = validated = time.monotonic()
+    end = saved + 60 * minutes
     meter = _Meter()
     stop = sys.maxsize if steps is None else steps
     made_ahead = make_ahead(batches.__getitem__, training.step, steps, threads=1)
@@ -143,10 +172,10 @@ def train_matcher(
         if isinstance(training, AssignmentTraining) and (
             aside and (is_last or now - validated > _VALIDATE_EVERY_S)
         ):
-            log.write(training.step, validate(training.mean_network(), aside))
+            measure(training)
             validated = time.monotonic()
         if is_last or now - saved > _SAVE_EVERY_S:
-            checkpoints.save(path, training.state())
+            checkpoints.save(path, training.state() | {"began": began})
             saved = time.monotonic()
         if is_last:
             break
@@ -155,8 +184,8 @@ def train_matcher(
 def export_weights(checkpoint: Path, path: Path) -> None:
     """Writes the mean weights as float16 safetensors that `LightGlue` loads.
 
-    The confidence heads come from `confidence.pt` beside the checkpoint; without it
-    they are sure of nothing, so that no pair stops early.
+    The confidence heads come from `confidence.pt` beside the checkpoint; without one
+    of this assignment they are sure of nothing, so that no pair stops early.
 
     Args:
         checkpoint: `matcher.pt` of a training.
@@ -167,22 +196,45 @@ def export_weights(checkpoint: Path, path: Path) -> None:
     """
     network, steps = _trained(checkpoint)
     heads = _read(checkpoint.with_name(_FILES["confidence"]))
+    if heads is not None and heads.get("assignment_step", steps) != steps:
+        logger.warning(
+            "%s: its confidence was trained at step %d of the assignment, which is at"
+            " step %d now; it is left out",
+            path,
+            heads["assignment_step"],
+            steps,
+        )
+        heads = None
     if heads is None:
         logger.warning(
-            "%s: no confidence was trained, so matching will not stop early", path
+            "%s: matching will not stop early without a confidence; train it with"
+            " --confidence and export again",
+            path,
         )
+        reset_confidence(network)
     else:
         network.token_confidence.load_state_dict(heads["weights"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.half() for name, value in network.state_dict().items()}
-    metadata = {
-        "licence": "Apache-2.0",
-        "step": str(steps),
-        "confidence_step": str(0 if heads is None else heads["step"]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-    save_file(tensors, path, metadata=metadata)
-    path.chmod(0o644)  # safetensors makes a file for its owner alone
+    confidence_steps = 0 if heads is None else heads["step"]
+    checkpoints.export_halves(
+        network.state_dict(),
+        path,
+        {"step": str(steps), "confidence_step": str(confidence_steps)},
+    )
+    logger.info("wrote %s", path)
+
+
+def _beginning(
+    path: Path, state: Mapping[str, Any], now: dict[str, Any]
+) -> dict[str, Any]:
+    """What a training began with; old checkpoints do not say, so `now` counts."""
+    began: dict[str, Any] = state.get("began", now)
+    for name in ("seed", "init_sha256"):
+        if now[name] not in (began[name], None):
+            raise StoreError(
+                f"{path} began with {name} {began[name]} but this call has {now[name]}."
+                " Go on with the same seed and init, or train into another folder."
+            )
+    return began
 
 
 def _training(
@@ -190,8 +242,8 @@ def _training(
 ) -> AssignmentTraining | ConfidenceTraining:
     """Makes a training as it begins."""
     if part == "confidence":
-        network, _ = _trained(out / _FILES["assignment"])
-        return ConfidenceTraining(network, device=device)
+        network, steps = _trained(out / _FILES["assignment"])
+        return ConfidenceTraining(network, device=device, assignment_step=steps)
     network = build_network(_SHAPE, seed=seed)
     if init is not None:
         weights = ResolvedWeights(name=_NAME, path=init, sha256=file_sha256(init))

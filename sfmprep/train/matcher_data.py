@@ -1,12 +1,12 @@
 """Pairs to train the matcher with: sampled, extracted, labelled and batched.
 
-A batch depends on the seed and its number alone, not on which process made it or where
+A batch depends on the seed and its number alone, not on which thread made it or where
 an earlier run was cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfmprep.coords import centre_from_colmap
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.models.lightglue import scaled_positions
 from sfmprep.models.pair_batches import is_row, pad_rows, unit_descriptors
 from sfmprep.models.protocols import Extractor
@@ -60,11 +60,13 @@ class PairBatches:
         photographs: What views are made of.
         captures: Reconstructed ones, for real pairs; may be empty.
         extractor: Its features are what the matcher learns to match. It is called in
-            the processes that make the batches, so it must run on the CPU.
+            the thread that makes the batches, so it should run on the CPU.
         seed: Of all that is random.
         size: Side of the crops, pixels.
         batch: Pairs of 256 keypoints; of more keypoints fewer pairs, and vice versa.
         warm_up: So many batches are of homographies and unrelated pairs alone.
+        sources: What each photograph shows, by any name: unrelated pairs are of two
+            that differ. Without it, each photograph shows something else.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class PairBatches:
         size: int,
         batch: int,
         warm_up: int = 0,
+        sources: Sequence[Hashable] | None = None,
     ) -> None:
         self._photographs = photographs
         self._captures = captures
@@ -85,13 +88,17 @@ class PairBatches:
         self._size = size
         self._batch = batch
         self._warm_up = warm_up
+        self._sources = range(len(photographs)) if sources is None else sources
 
     def __getitem__(self, index: int) -> PairBatch:
         rng = np.random.default_rng((self._seed, index))
         count = round(np.exp(rng.uniform(np.log(_MIN_COUNT), np.log(_MAX_COUNT))))
         number = max(2, round(self._batch * 256 / count))
         shares = _FIRST_SHARES if index < self._warm_up else _SHARES
-        kinds = rng.choice(list(shares), number, p=list(shares.values()))
+        if len(set(self._sources)) < 2:
+            shares = {kind: x for kind, x in shares.items() if kind != "unrelated"}
+        weights = np.array(list(shares.values()))
+        kinds = rng.choice(list(shares), number, p=weights / weights.sum())
         pairs = [self._sample(rng, kind) for kind in kinds]
         return make_batch(
             pairs,
@@ -102,7 +109,12 @@ class PairBatches:
 
     def _sample(self, rng: np.random.Generator, kind: Kind) -> Views | PosedPair:
         return sample_pair(
-            rng, kind, self._photographs, captures=self._captures, size=self._size
+            rng,
+            kind,
+            self._photographs,
+            captures=self._captures,
+            sources=self._sources,
+            size=self._size,
         )
 
 
@@ -111,6 +123,9 @@ def read_capture(folder: Path) -> Capture:
 
     Raises:
         ConfigError: the folder holds no `images` and `sparse/0`.
+        ImageError: a photograph is missing or cannot be decoded.
+        ReconstructionError: `sparse/0` cannot be read, or no two photographs share
+            enough points.
     """
     images, model = folder / "images", folder / "sparse" / "0"
     if not (images.is_dir() and model.is_dir()):
@@ -119,7 +134,14 @@ def read_capture(folder: Path) -> Capture:
             " sparse/0 in it. Run `sfmprep reconstruct PHOTOS "
             f"{folder}` first."
         )
-    return Capture.read(images, pycolmap.Reconstruction(str(model)))
+    try:
+        reconstruction = pycolmap.Reconstruction(str(model))
+    except ValueError as error:
+        raise ReconstructionError(
+            f"{model} cannot be read ({error}); expected a COLMAP model. Run"
+            f" `sfmprep reconstruct` into {folder} again, or leave this capture out."
+        ) from error
+    return Capture.read(images, reconstruction)
 
 
 def sample_pair(
@@ -128,19 +150,23 @@ def sample_pair(
     photographs: Sequence[Photograph],
     *,
     captures: Sequence[Capture] = (),
+    sources: Sequence[Hashable] | None = None,
     size: int,
 ) -> Views | PosedPair:
     """Samples two images of S by S pixels and what is known of their correspondence.
 
-    Without captures, posed pairs are parallax pairs.
+    Without captures, posed pairs are parallax pairs. Unrelated pairs are of two
+    `sources`, which the photographs then must have; each is its own without them.
     """
-    first, second = (
-        photographs[k] for k in rng.choice(len(photographs), 2, replace=False)
-    )
+    row, other = rng.choice(len(photographs), 2, replace=False)
+    first = photographs[row]
     if kind == "homography":
         return sample_homography(rng, first, size)
     if kind == "unrelated":
-        return _unrelated(rng, first, second, size)
+        if sources is not None and sources[row] == sources[other]:
+            rows = [k for k, each in enumerate(sources) if each != sources[row]]
+            other = rng.choice(rows)
+        return _unrelated(rng, first, photographs[other], size)
     if kind == "posed" and captures:
         capture = captures[int(rng.integers(len(captures)))]
         return _relit(rng, sample_posed(rng, capture, size))

@@ -130,10 +130,14 @@ class ConfidenceTraining:
     Args:
         network: Everything else in it stays as it is.
         device: Where to train, as torch names it.
+        assignment_step: How many steps the assignment was trained, for the state.
     """
 
-    def __init__(self, network: LightGlueNetwork, *, device: str) -> None:
+    def __init__(
+        self, network: LightGlueNetwork, *, device: str, assignment_step: int = 0
+    ) -> None:
         self.step = 0
+        self._assignment_step = assignment_step
         self._network = network.to(device).eval().requires_grad_(False)
         self._heads = self._network.token_confidence.requires_grad_(True)
         self._optimiser = torch.optim.AdamW(
@@ -156,6 +160,7 @@ class ConfidenceTraining:
         return {
             "step": self.step,
             "shape": dataclasses.asdict(self._network.shape),
+            "assignment_step": self._assignment_step,
             "weights": self._heads.state_dict(),
             "optimiser": self._optimiser.state_dict(),
         }

@@ -121,16 +121,22 @@ def _start_from_neighbours(network: LightGlueNetwork) -> None:
         nn.init.zeros_(head.final_proj.bias)
         nn.init.zeros_(head.matchability.weight)
         nn.init.zeros_(head.matchability.bias)
-    for confidence in network.token_confidence:
-        linear = confidence_layer(cast(TokenConfidence, confidence))
-        nn.init.zeros_(linear.weight)
-        nn.init.constant_(linear.bias, _UNSURE)
+    reset_confidence(network)
     direction = nn.init.normal_(network.posenc.Wr.weight)
     direction /= direction.norm(dim=1, keepdim=True)
     spread = torch.linspace(
         math.log(_MIN_FREQUENCY), math.log(_MAX_FREQUENCY), len(direction)
     )
     direction *= spread.exp()[:, None]
+
+
+@torch.no_grad()
+def reset_confidence(network: LightGlueNetwork) -> None:
+    """Makes the confidence heads sure of nothing, so that no pair stops early."""
+    for confidence in network.token_confidence:
+        linear = confidence_layer(cast(TokenConfidence, confidence))
+        nn.init.zeros_(linear.weight)
+        nn.init.constant_(linear.bias, _UNSURE)
 
 
 def confidence_layer(head: TokenConfidence) -> nn.Linear:

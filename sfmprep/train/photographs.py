@@ -45,6 +45,7 @@ class Photographs(Sequence[Photograph]):
                 f"{folder} holds no photograph (*.jpg, *.png) to train with."
                 " Name a folder that does."
             )
+        self.max_size = max_size
         self.names = tuple(path.relative_to(folder).as_posix() for path in paths)
         self._pixels = [_read(path, max_size) for path in paths]
 

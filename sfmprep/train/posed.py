@@ -8,6 +8,7 @@ that nothing is taught that nobody measured. Positions have pixel centres at int
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,6 @@ from sfmprep.coords import Float64
 from sfmprep.errors import ImageError, ReconstructionError
 from sfmprep.export.undistort import Maps, Undistortion, undistortion
 from sfmprep.image_file import read_info, read_pixels
-from sfmprep.pipelines.stages import read_result
 from sfmprep.train.views import as_tensor_image
 from sfmprep.types import Float32
 
@@ -152,8 +152,8 @@ class Capture:
         Args:
             folder: The folder that the names in the model are relative to.
             model: Poses and points of the photographs as they are in `folder`.
-            max_size: Longer side in pixels that photographs are reduced to; a megabyte
-                and a half of memory each at 1024.
+            max_size: Longer side in pixels that photographs are reduced to; 2.4
+                megabytes of memory each at 1024.
 
         Raises:
             ImageError: a photograph is missing or cannot be decoded.
@@ -164,12 +164,18 @@ class Capture:
             for number, point in model.points3D.items()
             if point.track.length() >= _MIN_TRACK and point.error <= _MAX_ERROR_PX
         }
-        cameras: dict[tuple[int, int], tuple[Undistortion, Maps]] = {}
-        images = tuple(
-            _read_image(folder, model, image, xyz, cameras, max_size)
-            for image in sorted(model.images.values(), key=lambda image: image.name)
-            if image.has_pose
+        posed = sorted(
+            (image for image in model.images.values() if image.has_pose),
+            key=lambda image: (image.camera_id, image.name),
         )
+        read: dict[str, PosedImage] = {}
+        for _, of_camera in groupby(posed, key=lambda image: image.camera_id):
+            views: dict[int, tuple[Undistortion, Maps]] = {}  # of this camera alone
+            for image in of_camera:
+                read[image.name] = _read_image(
+                    folder, model, image, xyz, views, max_size
+                )
+        images = tuple(read[name] for name in sorted(read))
         pairs = _overlapping(images)
         if not pairs:
             raise ReconstructionError(
@@ -178,22 +184,6 @@ class Capture:
                 " nothing to train with. Leave this capture out."
             )
         return cls(images, pairs)
-
-    @classmethod
-    def of_run(cls, images: Path, out: Path, *, max_size: int = 1024) -> Capture:
-        """Reads what `sfmprep reconstruct` made of the photographs in `images`.
-
-        Args:
-            images: The folder of photographs that was given to it.
-            out: Its folder of results, of which `work` is still there, or a COLMAP
-                model of these photographs.
-            max_size: See `read`.
-
-        Raises:
-            ReconstructionError: `out` holds no model; see also `read`.
-            ImageError: see `read`.
-        """
-        return cls.read(images, read_result(out), max_size=max_size)
 
 
 def sample_posed(
@@ -265,7 +255,7 @@ def _read_image(
     model: pycolmap.Reconstruction,
     image: pycolmap.Image,
     xyz: dict[int, Float64],
-    cameras: dict[tuple[int, int], tuple[Undistortion, Maps]],
+    views: dict[int, tuple[Undistortion, Maps]],  # of its camera, by orientation
     max_size: int,
 ) -> PosedImage:
     path = folder / image.name
@@ -278,14 +268,13 @@ def _read_image(
         orientation = read_info(path).orientation
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    key = image.camera_id, orientation
-    if key not in cameras:
+    if orientation not in views:
         camera = model.cameras[image.camera_id]
         view = undistortion(
             camera, orientation, camera_id=image.camera_id, max_size=max_size
         )
-        cameras[key] = view, view.maps()
-    view, maps = cameras[key]
+        views[orientation] = view, view.maps()
+    view, maps = views[orientation]
     pixels = read_pixels(path)
     stored = view.source.width, view.source.height
     if pixels.shape[1::-1] != stored:

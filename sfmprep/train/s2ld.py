@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from sfmprep.errors import ConfigError
 from sfmprep.models.s2ld_network import CELL, WINDOW_REACH, S2ldMaps, S2ldNetwork
 from sfmprep.train import checkpoints
+from sfmprep.train.ahead import make_ahead
 from sfmprep.train.photographs import Photographs
 from sfmprep.train.s2ld_data import PairBatch, draw_batch
 from sfmprep.train.s2ld_init import random_network, warm_start
@@ -128,7 +128,7 @@ def train_s2ld(
     log = checkpoints.RunLog(out / "s2ld.jsonl")
     saved = time.monotonic()
     recent: list[dict[str, float]] = []
-    for pairs in _ahead(draw, trainer.step, max_steps):
+    for pairs in make_ahead(draw, trainer.step, max_steps, threads=1):
         recent.append(trainer.advance(pairs.to(device)))
         if trainer.step % _LOG_EVERY == 0:
             log.write(trainer.step, _means(recent))
@@ -323,19 +323,3 @@ def _extract(
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _ahead(
-    draw: Callable[[int], PairBatch], start: int, stop: int | None
-) -> Iterator[PairBatch]:
-    """Yields `draw(step)` for the steps from `start`, made ahead in a thread."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[Future[PairBatch]] = []
-        step = start
-        while True:
-            while len(waiting) < 2 and (stop is None or step < stop):
-                waiting.append(pool.submit(draw, step))
-                step += 1
-            if not waiting:
-                return
-            yield waiting.pop(0).result()
