@@ -78,7 +78,7 @@ def adapt(
     digest = hashlib.sha256()
     for name, pixels in zip(photographs.names, photographs, strict=True):
         digest.update(repr((name, pixels.shape)).encode())
-        digest.update(pixels)
+        digest.update(pixels.tobytes())
     provenance = {
         "teacher": TEACHER,
         "weights_sha256": weights.sha256,
