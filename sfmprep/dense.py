@@ -41,8 +41,8 @@ def weak_pairs(
        each other in the order of names. Pairs with neither are not among them.
 
     So images that matched well cost at most 10 tries each on average, whatever the
-    capture's size, and rule 1 never leaves `pairs`, which for large captures are some 20
-    an image.
+    capture's size, and rule 1 never leaves `pairs`, which for large captures are some
+    20 an image.
 
     Args:
         pairs: What the features were matched on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -116,3 +117,11 @@ def test_half_precision_finds_the_same() -> None:
     )
     half = extract(Compact(CompactConfig(), device="cuda", precision="half"), picture)
     assert len(residuals(single.xy, half.xy)) > 0.9 * len(single)
+
+
+def test_the_model_card_is_of_the_packaged_files() -> None:
+    folder = resolve_weights("compact").path.parent
+    card = (folder / "MODEL_CARD.md").read_text("utf-8")
+    for name in ("compact", "compact-lightglue"):
+        assert resolve_weights(name).sha256 in card
+    assert not re.search(r"@[A-Z]", card)  # nothing was left to be filled in
