@@ -30,9 +30,10 @@ from sfmprep.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
 
+RECIPE = ("--recipe", "sift")
 SETTINGS = (
     *("--set", "features.max_size=480", "features.max_keypoints=1500"),
-    "features.type=sift",
+    "mapping.type=none",
 )
 
 
@@ -373,7 +374,7 @@ def project(made_by_colmap: Path, tmp_path: Path) -> Path:
 
 def fill(project: Path, *more: str) -> int:
     database = ["--database", str(project / "project.db")]
-    return run(["database", str(project / "images"), *database, *SETTINGS, *more])
+    return run(["database", str(project / "images"), *database, *RECIPE, *SETTINGS, *more])
 
 
 def identities(path: Path) -> tuple[object, ...]:
