@@ -374,7 +374,9 @@ def project(made_by_colmap: Path, tmp_path: Path) -> Path:
 
 def fill(project: Path, *more: str) -> int:
     database = ["--database", str(project / "project.db")]
-    return run(["database", str(project / "images"), *database, *RECIPE, *SETTINGS, *more])
+    return run(
+        ["database", str(project / "images"), *database, *RECIPE, *SETTINGS, *more]
+    )
 
 
 def identities(path: Path) -> tuple[object, ...]:
