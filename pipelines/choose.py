@@ -19,18 +19,25 @@ def choose_frontend(recipe: Recipe) -> Recipe:
     What was chosen, and why nothing better, is logged in one line.
 
     Raises:
-        WeightsError: no choice can be used, a file of weights is damaged, or those of
-            semi-dense matching cannot be had.
+        WeightsError: no choice can be used, or a file of weights is damaged.
     """
     lacking: dict[str, WeightsError] = {}
     for frontend in recipe.frontends:
         if all(_can_be_had(name, path, lacking) for name, path in weights_of(frontend)):
-            if recipe.dense is not None:  # a lack is told before the work
-                for name, path in dense_weights_of(recipe.dense.matcher):
-                    resolve_weights(name, path)
             _report(frontend, list(lacking))
             return recipe.with_frontend(frontend)
     raise next(iter(lacking.values()))
+
+
+def check_dense_weights(recipe: Recipe) -> None:
+    """Fetches the weights of semi-dense matching: a lack is told before the work.
+
+    Raises:
+        WeightsError: they cannot be had.
+    """
+    if recipe.dense is not None:
+        for name, path in dense_weights_of(recipe.dense.matcher):
+            resolve_weights(name, path)
 
 
 def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) -> bool:

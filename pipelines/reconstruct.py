@@ -18,7 +18,7 @@ from sfmprep.georeference import MIN_POSITIONS
 from sfmprep.images import ImageSet
 from sfmprep.masks import check_masks
 from sfmprep.pipelines import results, semidense, stages
-from sfmprep.pipelines.choose import choose_frontend
+from sfmprep.pipelines.choose import check_dense_weights, choose_frontend
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
 from sfmprep.workspace import Workspace
@@ -107,7 +107,7 @@ def open_workspace(
         ImageError: fewer than two images can be read.
         ConfigError: the dataset that is asked for cannot be made of these images.
         ConfigError, ImageError, StoreError: see `Workspace.open`.
-        WeightsError: see `choose_frontend`.
+        WeightsError: see `choose_frontend` and `check_dense_weights`.
     """
     for name, reason in images.unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
@@ -132,6 +132,7 @@ def open_workspace(
     else:
         logger.info("features: %s, as in the earlier run", earlier.label())
         recipe = recipe.with_frontend(earlier)
+    check_dense_weights(recipe)
     workspace.open(recipe, images)
     return workspace, recipe
 

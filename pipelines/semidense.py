@@ -144,7 +144,7 @@ def _join(
     with ExitStack() as stores:
         dense = stores.enter_context(DenseStore(workspace.dense))
         inputs = _join_inputs(recipe, config, features, pairs, matches, dense, tried)
-        if not (paths[0].is_file() and workspace.is_done("join", inputs)):
+        if not _is_joined(workspace, inputs):
             workspace.start("join")
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -165,6 +165,11 @@ def _join(
             )
             workspace.finish("join", inputs)
     return FeatureStore(paths[0]), MatchStore(paths[1])
+
+
+def _is_joined(workspace: Workspace, inputs: list[object]) -> bool:
+    paths = workspace.joined_features, workspace.joined_matches
+    return all(path.is_file() for path in paths) and workspace.is_done("join", inputs)
 
 
 def _join_inputs(
@@ -205,14 +210,14 @@ def open_semi_dense(
     if config.pairs == "weak" and workspace.weak_pairs.is_file():
         tried = pairs_from_file(workspace.weak_pairs, images.names)
     paths = workspace.joined_features, workspace.joined_matches
-    is_whole = workspace.dense.is_file() and all(path.is_file() for path in paths)
-    if is_whole:
+    is_joined = workspace.dense.is_file()
+    if is_joined:
         with DenseStore(workspace.dense) as dense:
             inputs = _join_inputs(
                 recipe, config, features, pairs, matches, dense, tried
             )
-        is_whole = workspace.is_done("join", inputs)
-    if not is_whole:
+        is_joined = _is_joined(workspace, inputs)
+    if not is_joined:
         raise StoreError(
             f"{paths[1]} is missing, or was made of other matches or settings. Run"
             " `sfmprep match` first."

@@ -21,6 +21,7 @@ from sfmprep.train.evaluate_columns import build_column
 from sfmprep.train.evaluate_scenes import Scene, read_scene, scene_pairs
 from sfmprep.train.evaluate_table import Table
 from sfmprep.train.held_out import is_held_out, photograph_of
+from sfmprep.train.views import transform
 from sfmprep.types import Features, Matches
 
 SIZE = (200, 120)
@@ -65,7 +66,7 @@ def test_pixels_move_where_the_homography_takes_points(chosen: str) -> None:
         warped = homographies.warp_pixels(pixels, homography)[..., 0]
         rows, columns = np.mgrid[: SIZE[1], : SIZE[0]] + 0.5
         centroid = [(warped * axis).sum() / warped.sum() for axis in (columns, rows)]
-        expected = homographies.warp_points(xy, homography)[0]
+        expected = transform(homography, xy)[0]
         np.testing.assert_allclose(centroid, expected, atol=0.1)
 
 
@@ -78,7 +79,7 @@ def test_warps_stay_in_the_range_of_their_set_and_use_it(chosen: str) -> None:
         rng = np.random.default_rng(seed)
         homography = homographies.random_homography(rng, SIZE, warps)
         at, right, down = (
-            homographies.warp_points(middle + np.float32(step), homography)[0]
+            transform(homography, middle + np.float32(step))[0]
             for step in ([0, 0], [1e-2, 0], [0, 1e-2])
         )
         jacobian = np.stack([right - at, down - at], axis=1) / 1e-2

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sfmprep.config import AlikedConfig
 from sfmprep.models.aliked_network import AlikedNetwork
-from sfmprep.models.extraction import best_batch_size, extract_in_parts, features_of
+from sfmprep.models.extraction import best_batch_size, features_of, in_parts
 from sfmprep.models.peaks import best_of_each, strict_maxima
 from sfmprep.models.precision import Precision, use_half
 from sfmprep.models.sampling import sample
@@ -69,7 +69,7 @@ class Aliked:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return extract_in_parts(self._extract, batch, batch_size=self.batch_size)
+        return in_parts(self._extract, batch, batch_size=self.batch_size)
 
     @torch.inference_mode()
     def _extract(self, batch: ImageBatch) -> list[Features]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from kornia.feature import DISK
 
 from sfmprep.config import DiskConfig
-from sfmprep.models.extraction import best_batch_size, extract_in_parts, features_of
+from sfmprep.models.extraction import best_batch_size, features_of, in_parts
 from sfmprep.models.peaks import best_of_each, strict_maxima
 from sfmprep.types import Features, ImageBatch
 from sfmprep.weights import load_strict, load_tensors, resolve_weights
@@ -64,7 +64,7 @@ class Disk:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return extract_in_parts(self._extract, batch, batch_size=self.batch_size)
+        return in_parts(self._extract, batch, batch_size=self.batch_size)
 
     @torch.inference_mode()
     def _extract(self, batch: ImageBatch) -> list[Features]:

@@ -1,17 +1,22 @@
-"""What the networks that extract features share: batches in, features out."""
+"""What the networks that look at images share: parts of a batch, padding, features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from sfmprep import coords
 from sfmprep.models.memory import run_halving
 from sfmprep.progress import batched
 from sfmprep.types import Features, Float32, ImageBatch
 
+T = TypeVar("T")
+
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 _BATCH_PIXELS = 1 << 24  # of a batch on CUDA: 7 GB in ALIKED, in float32
 
 
@@ -27,21 +32,18 @@ def best_batch_size(device: torch.device, max_size: int) -> int:
     return max(1, _BATCH_PIXELS // max_size**2)
 
 
-def extract_in_parts(
-    extract: Callable[[ImageBatch], list[Features]],
-    batch: ImageBatch,
-    *,
-    batch_size: int,
-) -> list[Features]:
-    """Extracts parts of up to `batch_size` images, smaller ones where memory ends.
+def in_parts(
+    run: Callable[[ImageBatch], list[T]], batch: ImageBatch, *, batch_size: int
+) -> list[T]:
+    """Runs parts of up to `batch_size` images, smaller ones where memory ends.
 
     Raises:
         DeviceError: a single image does not fit into the memory of the device.
     """
 
-    def run(items: Sequence[int]) -> list[Features]:
+    def run_items(items: Sequence[int]) -> list[T]:
         part = slice(items[0], items[-1] + 1)
-        return extract(
+        return run(
             ImageBatch(
                 pixels=batch.pixels[part],
                 sizes=batch.sizes[part],
@@ -50,10 +52,24 @@ def extract_in_parts(
         )
 
     return [
-        features
+        found
         for items in batched(range(len(batch)), batch_size)
-        for features in run_halving(run, items)
+        for found in run_halving(run_items, items)
     ]
+
+
+def padded_grey(
+    batch: ImageBatch, *, multiple: int, device: torch.device
+) -> torch.Tensor:
+    """The luma of images, [B, 1, H, W] in 0..1, with zeros at the right and below.
+
+    Sides are padded to multiples of `multiple`: by less than a cell of that size, so
+    every cell begins in the image.
+    """
+    pixels = torch.from_numpy(batch.pixels).to(device)
+    grey = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    right, bottom = (-side % multiple for side in batch.network_size)
+    return F.pad(grey, (0, right, 0, bottom))
 
 
 def features_of(

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from kornia.feature import LoFTR
 from kornia.feature.loftr.loftr import default_cfg
 
@@ -27,7 +26,7 @@ from sfmprep.models.dual_softmax import (
     MutualMatches,
     mutual_matches,
 )
-from sfmprep.models.extraction import best_batch_size
+from sfmprep.models.extraction import best_batch_size, in_parts, padded_grey
 from sfmprep.models.memory import run_halving
 from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
@@ -39,7 +38,6 @@ from sfmprep.weights import load_strict, load_tensors, resolve_weights
 _CELL = 8  # pixels from one token to the next
 _FINE_STRIDE = 2  # pixels of one cell of the fine map
 _BORDER = 2  # outermost cells that are not matched
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 _BATCH_TOKENS = 1 << 17  # of the pairs that go through a GPU at once
 _FINE_WINDOWS = 4096  # that are correlated at once: 52 MB a map
@@ -91,11 +89,7 @@ class Loftr:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return [
-            image
-            for items in batched(range(len(batch)), self.batch_size)
-            for image in run_halving(lambda part: self._prepare(batch, part), items)
-        ]
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -121,14 +115,9 @@ class Loftr:
         return [results[item] for item in range(len(pairs))]
 
     @torch.inference_mode()
-    def _prepare(self, batch: ImageBatch, items: Sequence[int]) -> list[DenseImage]:
-        pixels = torch.from_numpy(batch.pixels[items[0] : items[-1] + 1])
-        pixels = pixels.to(self._device)
-        luma = pixels.new_tensor(_LUMA)[:, None, None]
-        grey = (pixels * luma).sum(1, keepdim=True)
-        right, bottom = (-side % _CELL for side in batch.network_size)
-        # Less than a cell, so every cell begins in the image and none is masked.
-        grey = F.pad(grey, (0, right, 0, bottom))
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        # Every cell begins in the image, so none is masked.
+        grey = padded_grey(batch, multiple=_CELL, device=self._device)
         network = self._network
         coarse, fine = network.backbone(grey.to(network.backbone.conv1.weight.dtype))
         height, width = coarse.shape[2:]
@@ -140,9 +129,9 @@ class Loftr:
                 tokens=_only(tokens, row),
                 fine=_only(fine, row),
                 grid=(height, width),
-                placed=Placed.of(batch, item),
+                placed=Placed.of(batch, row),
             )
-            for row, item in enumerate(items)
+            for row in range(len(batch))
         ]
 
     def _batches(

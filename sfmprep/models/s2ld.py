@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from sfmprep import coords
 from sfmprep.config import S2ldConfig
-from sfmprep.models.extraction import best_batch_size
+from sfmprep.models.extraction import best_batch_size, in_parts, padded_grey
 from sfmprep.models.memory import run_halving
 from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
@@ -27,11 +26,9 @@ from sfmprep.models.s2ld_network import (
     S2ldMaps,
     S2ldNetwork,
 )
-from sfmprep.progress import batched
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 
 
@@ -78,11 +75,7 @@ class S2ld:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return [
-            image
-            for items in batched(range(len(batch)), self.batch_size)
-            for image in run_halving(lambda part: self._prepare(batch, part), items)
-        ]
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -106,19 +99,16 @@ class S2ld:
         ]
 
     @torch.inference_mode()
-    def _prepare(self, batch: ImageBatch, items: Sequence[int]) -> list[DenseImage]:
-        pixels = torch.from_numpy(batch.pixels[items[0] : items[-1] + 1])
-        pixels = pixels.to(self._device)
-        luma = pixels.new_tensor(_LUMA)[:, None, None]
-        grey = (pixels * luma).sum(1, keepdim=True)
-        right, bottom = (-side % CELL for side in batch.network_size)
-        # Less than a cell, so every cell begins in the image and none is masked.
-        maps = self._network.extract(F.pad(grey, (0, right, 0, bottom)))
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        # Every cell begins in the image, so none is masked.
+        maps = self._network.extract(
+            padded_grey(batch, multiple=CELL, device=self._device)
+        )
         tokens = self._network.tokens(maps)
         # The tokens stand for it.
-        maps = maps._replace(coarse=tokens.new_empty(len(items), 0))
+        maps = maps._replace(coarse=tokens.new_empty(len(batch), 0))
         table = maps.keypoints.cpu().numpy()
-        images = (Placed.of(batch, item) for item in items)
+        images = (Placed.of(batch, row) for row in range(len(batch)))
         return [
             S2ldImage(
                 maps=S2ldMaps(*(_only(part, row) for part in maps)),

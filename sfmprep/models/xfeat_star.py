@@ -31,14 +31,13 @@ from torch import nn
 
 from sfmprep import coords
 from sfmprep.config import NearestConfig, XFeatStarConfig
-from sfmprep.models.extraction import best_batch_size
+from sfmprep.models.extraction import best_batch_size, in_parts
 from sfmprep.models.memory import run_halving
 from sfmprep.models.nearest import Nearest, PreparedRows
 from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
 from sfmprep.models.protocols import DenseImage
 from sfmprep.models.xfeat import XFeatNetwork
-from sfmprep.progress import batched
 from sfmprep.types import DenseMatches, Float32, ImageBatch, Matches
 from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
@@ -108,11 +107,7 @@ class XFeatStar:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return [
-            image
-            for items in batched(range(len(batch)), self.batch_size)
-            for image in run_halving(lambda part: self._prepare(batch, part), items)
-        ]
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -135,9 +130,8 @@ class XFeatStar:
         )
 
     @torch.inference_mode()
-    def _prepare(self, batch: ImageBatch, items: Sequence[int]) -> list[DenseImage]:
-        pixels = torch.from_numpy(batch.pixels[items[0] : items[-1] + 1])
-        grey = pixels.to(self._device).mean(1, keepdim=True)
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        grey = torch.from_numpy(batch.pixels).to(self._device).mean(1, keepdim=True)
         sides = [
             max(_MULTIPLE, int(side * _SCALE) // _MULTIPLE * _MULTIPLE)
             for side in grey.shape[2:]
@@ -153,8 +147,8 @@ class XFeatStar:
         unit = F.normalize(rows, dim=2)
         cells = torch.stack([best % width, best // width], 2).float().cpu().numpy()
         images: list[DenseImage] = []
-        for row, item in enumerate(items):
-            placed = Placed.of(batch, item)
+        for row in range(len(batch)):
+            placed = Placed.of(batch, row)
             size = (sides[1], sides[0])
             anchors = coords.resize_xy(
                 cells[row] * _CELL + np.float32(_ANCHOR), size, placed.network_size

@@ -136,7 +136,7 @@ def adapt_photograph(
         _, xy, scores = detect_keypoints(
             maps.scores, radius=2, min_score=0.1, max_keypoints=2 * MAX_KEYPOINTS
         )
-        back = transform(np.linalg.inv(homography), xy.cpu().numpy())
+        back = transform(np.linalg.inv(homography), xy.cpu().numpy()).astype(np.float32)
         fired += _spread(back, (scores / _FULL_SCORE).clamp(max=1).cpu().numpy(), size)
         seen += cv2.warpPerspective(
             np.ones_like(fired), np.linalg.inv(homography), size, flags=cv2.INTER_LINEAR
@@ -145,7 +145,7 @@ def adapt_photograph(
     places, repeatability = _peaks(torch.from_numpy(fired / np.maximum(seen, 1)))
     total: Tensor | float = 0.0
     for homography, maps in warps:
-        there = transform(homography, places)
+        there = transform(homography, places).astype(np.float32)
         is_seen = torch.from_numpy(inside(there, size)).to(device)
         at = torch.from_numpy(there).to(device).clamp(min=0)
         at = at.minimum(torch.tensor((width - 1.0, height - 1.0), device=device))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sfmprep.coords import Float64
 from sfmprep.progress import Progress, silent
 from sfmprep.train.evaluate_columns import Column
+from sfmprep.train.views import transform
 from sfmprep.types import Features, Float32, ImageBatch
 
 THRESHOLDS_PX = (1, 3, 5)
@@ -122,12 +123,6 @@ def random_homography(
     )
 
 
-def warp_points(xy: Float32, homography: Float64) -> Float64:
-    """Where a homography takes points [N, 2]."""
-    mapped = np.c_[xy, np.ones(len(xy))] @ homography.T
-    return np.asarray(mapped[:, :2] / mapped[:, 2:])
-
-
 def warp_pixels(pixels: Float32, homography: Float64) -> Float32:
     """Warps an image [H, W, 3] by a homography of COLMAP pixels; the rest is black."""
     # OpenCV's pixel centres are at integers
@@ -172,7 +167,7 @@ def _match_errors(
 ) -> Float64:
     """Distances in pixels of the matches whose first keypoint the copy shows."""
     (matches,) = column.matcher.match([(features0, features1)])
-    true_xy = warp_points(features0.xy[matches.index[:, 0]], homography)
+    true_xy = transform(homography, features0.xy[matches.index[:, 0]])
     inside = ((true_xy >= 0) & (true_xy < features1.image_size)).all(axis=1)
     gap = true_xy - features1.xy[matches.index[:, 1]]
     return np.asarray(np.linalg.norm(gap[inside], axis=1))

@@ -149,19 +149,18 @@ class _Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step)
         found = losses(self.network, self.temperature, batch, jitter)
-        total = sum((_WEIGHTS[name] * loss for name, loss in found.items()), 0.0)
-        assert isinstance(total, Tensor)
+        total = torch.stack([_WEIGHTS[name] * loss for name, loss in found.items()])
         self.optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(total.sum())
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimiser.step()
         self.step += 1
-        share = min(1 / _MEAN_STEPS, 1 - self.step / (self.step + 10))
+        share = max(1 / (self.step + 1), min(1 / _MEAN_STEPS, 10 / (self.step + 10)))
         with torch.no_grad():
             mean = self.mean.state_dict()
             for name, value in self.network.state_dict().items():
                 if value.is_floating_point():
-                    mean[name].lerp_(value, max(share, 1 / (self.step + 1)))
+                    mean[name].lerp_(value, share)
                 else:
                     mean[name].copy_(value)
         return {name: float(loss.detach()) for name, loss in found.items()}

@@ -104,7 +104,7 @@ def make_batch(
         size_wh = photograph.shape[1], photograph.shape[0]
         row_of = []
         for side, homography in enumerate(_two_views(rng, size_wh, size)):
-            xy = transform(homography, places.xy)
+            xy = transform(homography, places.xy).astype(np.float32)
             seen = np.flatnonzero(inside(xy, (size, size)))
             images.append(
                 as_tensor_image(photometric(rng, warp(photograph, homography, size)))

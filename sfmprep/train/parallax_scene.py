@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.coords import Float64
+from sfmprep.train.views import transform
 from sfmprep.types import Float32
 
 Bytes = NDArray[np.uint8]
@@ -211,10 +212,3 @@ def to_canvas(plane: Float64, cameras: Cameras) -> tuple[Float64, Float64]:
     forth = cameras.K1 @ cameras.rotation @ np.linalg.inv(cameras.K)
     back: Float64 = np.linalg.inv(forth + np.outer(epipole, plane)).astype(np.float64)
     return back, back @ epipole
-
-
-def transform(homography: Float64, xy: Float64) -> Float64:
-    """Applies a homography [3, 3] to points [N, 2]."""
-    lifted = xy @ homography[:, :2].T + homography[:, 2]
-    mapped: Float64 = lifted[:, :2] / lifted[:, 2:]
-    return mapped

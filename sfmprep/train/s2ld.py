@@ -178,7 +178,7 @@ class S2ldTrainer:
         losses, counts = compute_losses(self.network, pairs, generator=generator)
         total = torch.stack([LOSS_WEIGHTS[k] * v for k, v in losses.items()]).sum()
         self.optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(total)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_GRADIENT)
         if norm.isfinite():
             self.optimiser.step()

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfmprep.coords import Float64
 from sfmprep.types import Float32
 
 Matrix = NDArray[np.float64]
@@ -68,10 +69,10 @@ def random_homography(
     return np.asarray(tilt @ similarity)
 
 
-def transform(homography: Numbers, xy: Numbers) -> Float32:
-    """Applies a homography to points [..., 2]; pixel centres at integers."""
-    lifted = np.asarray(xy @ homography[:, :2].T + homography[:, 2])
-    return (lifted[..., :2] / lifted[..., 2:]).astype(np.float32)
+def transform(homography: Numbers, xy: Numbers) -> Float64:
+    """Applies a homography [3, 3] to points [..., 2], in its own pixels."""
+    lifted = xy.astype(np.float64) @ homography[:, :2].T + homography[:, 2]
+    return np.asarray(lifted[..., :2] / lifted[..., 2:], np.float64)
 
 
 def warp(photograph: Bytes, homography: Matrix, size: int) -> Bytes:
@@ -135,7 +136,7 @@ def _visible(
     source = transform(np.linalg.inv(here), grid)
     target = transform(there, source)
     is_inside = inside(source, photograph_size) & inside(target, (size, size))
-    return np.where(is_inside[..., None], target, np.float32(np.nan))
+    return np.where(is_inside[..., None], target, np.nan).astype(np.float32)
 
 
 def inside(xy: Numbers, size: tuple[int, int]) -> NDArray[np.bool_]:
