@@ -359,7 +359,7 @@ def _move_keypoints(
             num_workers=recipe.engine.num_workers,
             progress=progress,
         )
-        model = refine_model(model, recipe.mapping)
+        model = refine_model(model, recipe.mapping, robust=True)
     return model
 
 

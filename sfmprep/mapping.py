@@ -28,6 +28,10 @@ _MIN_IMAGES_FOR_PRINCIPAL_POINT = 8
 # without 1 to 6.
 _MIN_CHI2_OF_PRINCIPAL_POINT = 100
 _FINAL_BA_ITERATIONS = 100
+# Standard deviations: as good as squares to 95 % where errors are normal (Holland and
+# Welsch, Communications in Statistics 6, 1977).
+_LOSS_SCALE = 2.385
+_MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
 _MAX_STARTS = 3
 _MAX_IMAGES_FOR_RESTART = 300
 
@@ -81,26 +85,34 @@ def map_images(
 
 
 def refine_model(
-    model: pycolmap.Reconstruction, config: MappingConfig
+    model: pycolmap.Reconstruction, config: MappingConfig, *, robust: bool = False
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model after a last bundle adjustment.
+
+    With `robust`, errors count as in Cauchy's loss, whose scale is taken from those of
+    the copy adjusted without it. That suits refined keypoints: most are far more exact
+    than the few that had to stay.
 
     Principal points move only after everything else has settled. With
     `refine_principal_point: auto` that is kept where at least eight images share a
     camera on average and the squared reprojection error falls by far more than chance
-    allows (in units of its variance, by 100). On fountain-P11, whose true principal
-    point is 9 and 11 px from the centre, that raises AUC@1 from 68 to 81.
+    allows (in units of its variance, by 100; with `robust`, the loss). On fountain-P11,
+    whose true principal point is 9 and 11 px from the centre, that raises AUC@1 from 68
+    to 81.
     """
     model = pycolmap.Reconstruction(model)
-    _adjust(model, refine_principal_point=False)
+    summary, loss_scale = _adjust(model), None
+    if robust:
+        loss_scale = _LOSS_SCALE * _noise_px(model)
+        summary = _adjust(model, loss_scale=loss_scale)
     when = config.refine_principal_point
     if when == "never" or (when == "auto" and not _can_place_centres(model)):
         return model
     moved = pycolmap.Reconstruction(model)
-    _adjust(moved, refine_principal_point=True)
-    error, num_residuals = _squared_error(moved), 2 * moved.compute_num_observations()
-    chi2 = (_squared_error(model) - error) * num_residuals / max(error, 1e-12)
-    logger.debug("moving the principal point lowers the squared error by %.0f", chi2)
+    after = _adjust(moved, loss_scale=loss_scale, refine_principal_point=True)
+    before, cost = (each.ceres_summary.final_cost for each in (summary, after))
+    chi2 = (before - cost) * after.num_residuals / max(cost, 1e-12)
+    logger.debug("moving the principal point lowers the loss by %.0f variances", chi2)
     return moved if when == "always" or chi2 >= _MIN_CHI2_OF_PRINCIPAL_POINT else model
 
 
@@ -110,12 +122,23 @@ def _can_place_centres(model: pycolmap.Reconstruction) -> bool:
     return images_per_camera >= _MIN_IMAGES_FOR_PRINCIPAL_POINT
 
 
-def _squared_error(model: pycolmap.Reconstruction) -> float:
-    return float(sum(p.error**2 * p.track.length() for p in model.points3D.values()))
+def _noise_px(model: pycolmap.Reconstruction) -> float:
+    """The standard deviation of keypoints in x and in y, from the errors of points."""
+    errors = [point.error for point in model.points3D.values()]
+    return max(float(np.median(errors)) / _MEAN_LENGTH, 1e-6) if errors else 1.0
 
 
-def _adjust(model: pycolmap.Reconstruction, *, refine_principal_point: bool) -> None:
+def _adjust(
+    model: pycolmap.Reconstruction,
+    *,
+    loss_scale: float | None = None,
+    refine_principal_point: bool = False,
+) -> pycolmap.CeresBundleAdjustmentSummary:
+    """Adjusts in place; with a scale in pixels, by Cauchy's loss."""
     options = pycolmap.BundleAdjustmentOptions()
+    if loss_scale is not None:
+        options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+        options.ceres.loss_function_scale = loss_scale
     options.print_summary = False
     options.refine_principal_point = refine_principal_point
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
@@ -123,13 +146,16 @@ def _adjust(model: pycolmap.Reconstruction, *, refine_principal_point: bool) -> 
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    summary = pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    summary = pycolmap.create_default_ceres_bundle_adjuster(
+        options, config, model
+    ).solve()
     if not summary.is_solution_usable():
         raise ReconstructionError(
             f"the last bundle adjustment of {model.num_reg_images()} images failed"
             f" ({summary.termination_type.name}); please report it with the database."
         )
     model.update_point_3d_errors()
+    return summary
 
 
 def _calibrate_focal_lengths(database: Path, seed: int) -> None:

@@ -78,6 +78,16 @@ def assert_same_poses(
     assert max(error.proj_center_error for error in errors) < 0.1
 
 
+def mean_rotation_error_deg(
+    model: pycolmap.Reconstruction, truth: pycolmap.Reconstruction
+) -> float:
+    found = pycolmap.compare_reconstructions(
+        model, truth, alignment_error="proj_center"
+    )
+    assert found is not None
+    return float(np.mean([error.rotation_error_deg for error in found["errors"]]))
+
+
 @pytest.mark.parametrize("mapper", ["incremental", "global"])
 def test_poses_are_the_true_ones(mapper: str, tmp_path: Path) -> None:
     truth = synthesize(tmp_path / "database.db")
@@ -175,6 +185,23 @@ def test_refining_leaves_the_given_model_as_it_is(tmp_path: Path) -> None:
     refined = refine_model(truth, MappingConfig())
     assert truth.cameras[1].params.tolist() == [990, 512, 384, 0]
     assert refined.cameras[1].params[1] == pytest.approx(532, abs=3)
+
+
+def test_robust_adjustment_is_not_led_astray_by_a_few_keypoints(tmp_path: Path) -> None:
+    truth = synthesize(tmp_path / "database.db", noise_px=0.05)
+    rng = np.random.default_rng(0)
+    spoiled = pycolmap.Reconstruction(truth)
+    for image in spoiled.images.values():
+        for point in image.points2D:
+            if point.has_point3D() and rng.random() < 0.1:
+                point.xy = point.xy + rng.normal(0, 2, 2)
+    plain, robust = (
+        mean_rotation_error_deg(
+            refine_model(spoiled, MappingConfig(), robust=robust), truth
+        )
+        for robust in (False, True)
+    )
+    assert robust < plain / 2
 
 
 # -------------------------------------------------------------------- why there is none

@@ -4,8 +4,8 @@
 
 Needs the scenes and weights of `../shared` (SFMPREP_SHARED names another place). Each
 scene is reconstructed with three kinds of features; with `--models` the models are kept
-in that folder and used again. Both rows of a model come after the same last bundle
-adjustment. Nothing is asserted.
+in that folder and used again. Both rows of a model come after the last bundle
+adjustment that `reconstruct` ends with. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def compare(scene: Path, label: str, models: Path) -> None:
     model = reconstruct(images, models / f"{scene.name}-{label}", recipe)
     reference = read_reference(scene)
 
-    def show(when: str, rest: str = "| | |") -> None:
-        found = evaluate_model(refine_model(model, MappingConfig()), reference)
+    def show(when: str, rest: str = "| | |", *, robust: bool = False) -> None:
+        adjusted = refine_model(model, MappingConfig(), robust=robust)
+        found = evaluate_model(adjusted, reference)
         auc = " / ".join(f"{found.auc[limit]:.1f}" for limit in (1, 3, 5))
         print(
             f"| {scene.name} | {label} | {when} | {auc}"
@@ -86,6 +87,7 @@ def compare(scene: Path, label: str, models: Path) -> None:
         "after",
         f"| {share:.0%} by {stats.median_move_px:.2f} px"
         f" | {1e3 * seconds / max(stats.num_observations, 1):.2f} |",
+        robust=True,
     )
 
 
