@@ -376,13 +376,33 @@ def test_unrelated_photographs_are_of_two_sources(monkeypatch):
 
 def test_one_source_has_no_unrelated_pairs(monkeypatch):
     kinds = []
-    monkeypatch.setattr(PairBatches, "_sample", lambda _, __, kind: kinds.append(kind))
+    monkeypatch.setattr(
+        matcher_data, "sample_pair", lambda _, kind, *__, **___: kinds.append(kind)
+    )
     monkeypatch.setattr(matcher_data, "make_batch", lambda *_, **__: None)
     more = {"seed": 0, "size": SIZE, "batch": 200}
     PairBatches(textures(4), [], Corners(), sources=[7] * 4, **more)[0]
     assert "unrelated" not in kinds
     PairBatches(textures(4), [], Corners(), **more)[0]
     assert "unrelated" in kinds
+
+
+def test_crops_for_many_keypoints_are_larger(monkeypatch):
+    sizes = {}
+    monkeypatch.setattr(matcher_data, "sample_pair", lambda *_, size, **__: size)
+    monkeypatch.setattr(
+        matcher_data,
+        "make_batch",
+        lambda pairs, _, count, **__: sizes.update({count: pairs[0]}),
+    )
+    batches = PairBatches(textures(4), [], Corners(), seed=0, size=256, batch=16)
+    for index in range(60):
+        batches[index]
+    assert min(sizes) < 128
+    assert max(sizes) > 800
+    for count, size in sizes.items():
+        assert size == 256 or (count > 256 and size % 32 == 0)
+        assert size == pytest.approx(256 * max(1, count / 256) ** 0.5, abs=16)
 
 
 # ------------------------------------------------------------------------ the training

@@ -201,7 +201,7 @@ def _train_matcher(command: Matcher) -> None:
         data=command.data,
         out=command.out,
         minutes=command.minutes,
-        extractor=Compact(CompactConfig(max_keypoints=400)),
+        extractor=Compact(CompactConfig(max_keypoints=1024)),
         captures=command.captures,
         init=init,
         seed=command.seed,

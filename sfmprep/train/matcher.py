@@ -76,12 +76,12 @@ def train_matcher(
         out: Where checkpoints and the log lie; made if it is missing.
         minutes: How long, from the first step on.
         extractor: Its features are what the matcher learns to match. It runs beside
-            the training, so on the CPU, and need not find more than 400 keypoints.
+            the training, so on the CPU, and need not find more than 1024 keypoints.
         captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
         init: Weights to start from, as `export_weights` writes them, without the first
             batches of homographies alone. It may be left out to go on.
         seed: Of all that is random.
-        size: Side of the crops, pixels.
+        size: Side of crops of up to 256 keypoints, pixels; of more, they are larger.
         batch: Pairs of 256 keypoints a step.
         device: Where to train, as torch names it; the layers are in bfloat16 on CUDA.
         progress: Shows the steps.

@@ -36,14 +36,17 @@ Bool = NDArray[np.bool_]
 WARM_UP_BATCHES = 250  # of the easier task, before there is parallax
 _FIRST_SHARES: dict[Kind, float] = {"homography": 0.9, "unrelated": 0.1}
 _SHARES: dict[Kind, float] = {
-    "homography": 0.35,
-    "parallax": 0.4,
-    "posed": 0.2,
+    "homography": 0.25,
+    "parallax": 0.45,
+    "posed": 0.25,
     "unrelated": 0.05,
 }
 
-# Keypoints of an image; attention over few is cheap, over many is what comes later.
-_MIN_COUNT, _MAX_COUNT = 96, 384
+# Keypoints of an image. Attention over few is cheap, but a true match shares its score
+# with as many rivals as there are, and photographs have thousands.
+_MIN_COUNT, _MAX_COUNT = 96, 1024
+_COUNT = 256  # of a crop of the named size; crops for more keypoints are larger
+_MULTIPLE = 32  # of the sides of larger crops
 
 # A crop is a window of an image up to this much larger. Only its scale matters: the
 # encoding of positions is of their differences.
@@ -62,7 +65,7 @@ class PairBatches:
         extractor: Its features are what the matcher learns to match. It is called in
             the thread that makes the batches, so it should run on the CPU.
         seed: Of all that is random.
-        size: Side of the crops, pixels.
+        size: Side of crops of up to 256 keypoints, pixels; of more, they are larger.
         batch: Pairs of 256 keypoints; of more keypoints fewer pairs, and vice versa.
         warm_up: So many batches are of homographies and unrelated pairs alone.
         sources: What each photograph shows, by any name: unrelated pairs are of two
@@ -93,13 +96,16 @@ class PairBatches:
     def __getitem__(self, index: int) -> PairBatch:
         rng = np.random.default_rng((self._seed, index))
         count = round(np.exp(rng.uniform(np.log(_MIN_COUNT), np.log(_MAX_COUNT))))
-        number = max(2, round(self._batch * 256 / count))
+        number = max(2, round(self._batch * _COUNT / count))
+        size = self._size
+        if count > _COUNT:
+            size = round(size * (count / _COUNT) ** 0.5 / _MULTIPLE) * _MULTIPLE
         shares = _FIRST_SHARES if index < self._warm_up else _SHARES
         if len(set(self._sources)) < 2:
             shares = {kind: x for kind, x in shares.items() if kind != "unrelated"}
         weights = np.array(list(shares.values()))
         kinds = rng.choice(list(shares), number, p=weights / weights.sum())
-        pairs = [self._sample(rng, kind) for kind in kinds]
+        pairs = [self._sample(rng, kind, size) for kind in kinds]
         return make_batch(
             pairs,
             self._extractor,
@@ -107,14 +113,16 @@ class PairBatches:
             window_scales=_window_scales(rng, number),
         )
 
-    def _sample(self, rng: np.random.Generator, kind: Kind) -> Views | PosedPair:
+    def _sample(
+        self, rng: np.random.Generator, kind: Kind, size: int
+    ) -> Views | PosedPair:
         return sample_pair(
             rng,
             kind,
             self._photographs,
             captures=self._captures,
             sources=self._sources,
-            size=self._size,
+            size=size,
         )
 
 
