@@ -320,7 +320,7 @@ WAYS = (
 )
 HEADER = (
     "| way | radius | noise | wrong | images | points | track length | error px"
-    " | pose deg | remeasured: track length | error px | pose deg | s |"
+    " | pose deg | remeasured: error px | pose deg | s |"
 )
 
 
@@ -349,11 +349,10 @@ def run(way: str, radius: float, noise: Noise, *, window: int = NUM_IMAGES) -> s
             if model is not None:
                 scales = network_scales(images, config)
                 radii = {name: radius * scale for name, scale in scales.items()}
-                for delete in (False, True):
-                    copy = pycolmap.Reconstruction(model)
-                    remeasure(copy, dense, radii=radii, delete_others=delete)
-                    cells = describe(refined(copy)).split(" | ")
-                    row += f" | {' | '.join(cells[2 if delete else 3 :])}"
+                remeasure(model, dense, radii=radii)
+                row += f" | {' | '.join(describe(refined(model)).split(' | ')[3:])}"
+            else:
+                row += " | - | -"
     return f"{row} | {seconds:.1f} |"
 
 
