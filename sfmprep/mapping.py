@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import cast
 
 import numpy as np
 import pycolmap
@@ -146,9 +147,9 @@ def _adjust(
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    summary = pycolmap.create_default_ceres_bundle_adjuster(
-        options, config, model
-    ).solve()
+    adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
+    # The stubs know the base class alone.
+    summary = cast(pycolmap.CeresBundleAdjustmentSummary, adjuster.solve())
     if not summary.is_solution_usable():
         raise ReconstructionError(
             f"the last bundle adjustment of {model.num_reg_images()} images failed"
