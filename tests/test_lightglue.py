@@ -332,6 +332,20 @@ def test_sift_lightglue_needs_scale_and_angle():
         scaled_positions(bare, with_scale_and_angle=True)
 
 
+@pytest.mark.parametrize(
+    ("model", "least"), [("lighterglue", 0.1), ("compact-lightglue", 0.005)]
+)
+def test_without_a_least_score_the_one_that_suits_is_used(model, least, tmp_path):
+    path = save(kornia_network().state_dict(), tmp_path)
+    pair = random_pair(3, 300, 260)
+    counts = {
+        score: len(matcher(path, model=model, min_score=score).match([pair])[0])
+        for score in (None, 0.0, 0.005, 0.1)
+    }
+    assert counts[None] == counts[least]
+    assert counts[0.0] > counts[0.005] > counts[0.1]
+
+
 def test_half_precision_on_a_cpu_is_refused():
     config = LightGlueConfig(model="lighterglue")
     with pytest.raises(ConfigError, match="only CUDA"):
