@@ -21,6 +21,7 @@ from sfmprep.models.lightglue_network import (
     LightGlueNetwork,
     LightGlueShape,
     MatchAssignment,
+    TransformerLayer,
     flops,
 )
 from sfmprep.types import Features, ImageBatch, Matches
@@ -346,6 +347,24 @@ def test_without_a_least_score_the_one_that_suits_is_used(model, least, tmp_path
     assert counts[0.0] > counts[0.005] > counts[0.1]
 
 
+@pytest.mark.parametrize("count", [16, 256, 2000])
+def test_attention_is_as_sharp_among_many_keypoints_as_among_the_usual_number(count):
+    layer = TransformerLayer(32, 1, usual_keypoints=256)
+    x = torch.zeros(1, count, 32)
+    padded = torch.ones(1, 1, 1, count + 40, dtype=torch.bool)
+    padded[..., count:] = False
+    want = np.log(count) / np.log(256)
+    assert layer._sharpness(x, None).item() == pytest.approx(want)
+    with_padding = layer._sharpness(torch.zeros(1, count + 40, 32), padded)
+    assert with_padding.item() == pytest.approx(want)
+    # One of the keys is looked for: its weight falls with their number where the
+    # logits stay, and hardly where they are sharpened.
+    logits = torch.zeros(count)
+    logits[0] = 6.0
+    weight = (logits * layer._sharpness(x, None).item()).softmax(0)[0].item()
+    assert weight == pytest.approx(0.61, abs=0.05)
+
+
 def test_half_precision_on_a_cpu_is_refused():
     config = LightGlueConfig(model="lighterglue")
     with pytest.raises(ConfigError, match="only CUDA"):
@@ -356,14 +375,18 @@ def test_half_precision_on_a_cpu_is_refused():
 SEVERAL = [(300, 260), (120, 200), (40, 30), (260, 300), (9, 5), (300, 260), (70, 70)]
 
 
+@pytest.mark.parametrize("model", ["lighterglue", "compact-lightglue"])
 @pytest.mark.parametrize(("depth", "width"), [(None, None), *ADAPTIVE])
 @pytest.mark.parametrize("similarities", [1, 200_000, 1 << 26])
-def test_large_padded_batches_equal_single_pairs(depth, width, similarities, tmp_path):
+def test_large_padded_batches_equal_single_pairs(
+    depth, width, similarities, model, tmp_path
+):
     path = save(kornia_network().state_dict(), tmp_path)
     pairs = [random_pair(k, *size) for k, size in enumerate(SEVERAL)]
-    single = matcher(path, depth_confidence=depth, width_confidence=width)
+    config = {"depth_confidence": depth, "width_confidence": width}
+    single = matcher(path, model, **config)
     expected = [single.match([pair])[0] for pair in pairs]
-    batched = matcher(path, depth_confidence=depth, width_confidence=width)
+    batched = matcher(path, model, **config)
     batched._limits = _Limits(
         keypoints=1 << 17, similarities=similarities, max_unpruned=0, is_bucketed=True
     )

@@ -5,8 +5,8 @@ Speed", ICCV 2023. Ported from cvg/LightGlue and kornia (kornia.feature.LightGlu
 Apache-2.0, whose names of tensors it keeps. LighterGlue is the smaller one of XFeat,
 verlab/accelerated_features, Apache-2.0. Changed: padding is masked by keys alone, both
 attentions are `scaled_dot_product_attention`, rotations are complex numbers, heads for
-adaptive depth and width are optional, and the output projections of attentions may be
-multiplied into the next layer.
+adaptive depth and width are optional, the output projections of attentions may be
+multiplied into the next layer, and attention may be sharpened where keypoints are many.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class LightGlueShape:
     num_heads: int = 4
     num_layers: int = 9
     has_scale_and_angle: bool = False  # whether positions are (x, y, scale, angle)
+    usual_keypoints: int | None = (
+        None  # from which on attention is sharpened, see below
+    )
 
 
 class LightGlueNetwork(nn.Module):
@@ -56,7 +59,8 @@ class LightGlueNetwork(nn.Module):
             4 if shape.has_scale_and_angle else 2, dim // shape.num_heads
         )
         self.transformers = nn.ModuleList(
-            TransformerLayer(dim, shape.num_heads) for _ in range(layers)
+            TransformerLayer(dim, shape.num_heads, shape.usual_keypoints)
+            for _ in range(layers)
         )
         with_head = range(layers) if adaptive else [layers - 1]
         self.log_assignment = nn.ModuleDict(
@@ -134,7 +138,9 @@ class SelfAttention(nn.Module):
         self.Wqkv.bias.copy_(self.Wqkv.bias[order])
         self.is_folded = True
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Tensor, mask: Tensor | None, sharpness: Tensor
+    ) -> Tensor:
         """Returns updated tokens [B, N, D]; of [B, 1, 1, N] `mask` padding is False."""
         inputs = x.to(self.Wqkv.weight.dtype)
         qkv = self.Wqkv(inputs)
@@ -146,7 +152,9 @@ class SelfAttention(nn.Module):
         pairs = torch.view_as_complex(qkv[:2].float().unflatten(-1, (-1, 2)))
         rotated = torch.view_as_real(pairs * rotation.unsqueeze(1))
         q, k = rotated.flatten(-2).to(qkv.dtype)
-        message = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=mask)
+        message = F.scaled_dot_product_attention(
+            q * sharpness.to(q.dtype), k, qkv[2], attn_mask=mask
+        )
         message = self.out_proj(message.transpose(1, 2).flatten(-2))
         updated: Tensor = x + self.ffn(torch.cat([inputs, message], -1))
         return updated
@@ -168,14 +176,24 @@ class CrossAttention(nn.Module):
         self.to_out = _merge(self.to_out, self.ffn)
 
     def forward(
-        self, x0: Tensor, x1: Tensor, mask0: Tensor | None, mask1: Tensor | None
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        mask0: Tensor | None,
+        mask1: Tensor | None,
+        sharpness0: Tensor,
+        sharpness1: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Returns updated tokens [B, M, D] and [B, N, D]."""
         inputs0, inputs1 = (x.to(self.to_v.weight.dtype) for x in (x0, x1))
         qk0, qk1 = self._heads(self.to_qk(inputs0)), self._heads(self.to_qk(inputs1))
         v0, v1 = self._heads(self.to_v(inputs0)), self._heads(self.to_v(inputs1))
-        message0 = F.scaled_dot_product_attention(qk0, qk1, v1, attn_mask=mask1)
-        message1 = F.scaled_dot_product_attention(qk1, qk0, v0, attn_mask=mask0)
+        message0 = F.scaled_dot_product_attention(
+            qk0 * sharpness1.to(qk0.dtype), qk1, v1, attn_mask=mask1
+        )
+        message1 = F.scaled_dot_product_attention(
+            qk1 * sharpness0.to(qk1.dtype), qk0, v0, attn_mask=mask0
+        )
         return (
             x0 + self._update(inputs0, message0),
             x1 + self._update(inputs1, message1),
@@ -191,10 +209,18 @@ class CrossAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention in both images, then cross-attention between them."""
+    """Self-attention in both images, then cross-attention between them.
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    With `usual_keypoints`, logits of n keys are multiplied by log n over its logarithm
+    (Chiang and Cholak, ACL 2022): attention learned among hundreds stays as sharp among
+    thousands.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, usual_keypoints: int | None = None
+    ) -> None:
         super().__init__()
+        self.usual_keypoints = usual_keypoints
         self.self_attn = SelfAttention(dim, num_heads)
         self.cross_attn = CrossAttention(dim, num_heads)
 
@@ -213,11 +239,23 @@ class TransformerLayer(nn.Module):
 
         Tokens stay in float32 where the weights are in half precision; so do rotations.
         """
+        sharpness = [self._sharpness(*side) for side in zip(tokens, masks, strict=True)]
         x0, x1 = (
-            self.self_attn(*side) for side in zip(tokens, rotations, masks, strict=True)
+            self.self_attn(*side)
+            for side in zip(tokens, rotations, masks, sharpness, strict=True)
         )
-        updated: tuple[Tensor, Tensor] = self.cross_attn(x0, x1, *masks)
+        updated: tuple[Tensor, Tensor] = self.cross_attn(x0, x1, *masks, *sharpness)
         return updated
+
+    def _sharpness(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What logits of attention to tokens are multiplied by, [B or 1, 1, 1, 1]."""
+        if self.usual_keypoints is None:
+            return x.new_ones(1, 1, 1, 1)
+        if mask is None:
+            count = x.new_full((1, 1, 1, 1), x.shape[1])
+        else:
+            count = mask.sum(-1, keepdim=True)
+        return count.clamp(min=2).log() / math.log(self.usual_keypoints)
 
 
 class TokenConfidence(nn.Module):
