@@ -144,8 +144,8 @@ class LightGlueConfig(Config):
         "compact-lightglue",
     ]
     """Which checkpoint; it must fit the features."""
-    min_score: Unit | None = None
-    """Matches with a lower score are dropped, in 0..1; null for what suits `model`."""
+    min_score: Unit = 0.1
+    """Matches with a lower score are dropped, in 0..1."""
     depth_confidence: Unit | None = 0.95
     """Share of confident keypoints at which a pair stops early, or null for never."""
     width_confidence: Unit | None = 0.99

@@ -333,20 +333,6 @@ def test_sift_lightglue_needs_scale_and_angle():
         scaled_positions(bare, with_scale_and_angle=True)
 
 
-@pytest.mark.parametrize(
-    ("model", "least"), [("lighterglue", 0.1), ("compact-lightglue", 0.005)]
-)
-def test_without_a_least_score_the_one_that_suits_is_used(model, least, tmp_path):
-    path = save(kornia_network().state_dict(), tmp_path)
-    pair = random_pair(3, 300, 260)
-    counts = {
-        score: len(matcher(path, model=model, min_score=score).match([pair])[0])
-        for score in (None, 0.0, 0.005, 0.1)
-    }
-    assert counts[None] == counts[least]
-    assert counts[0.0] > counts[0.005] > counts[0.1]
-
-
 @pytest.mark.parametrize("count", [16, 256, 2000])
 def test_attention_is_as_sharp_among_many_keypoints_as_among_the_usual_number(count):
     layer = TransformerLayer(32, 1, usual_keypoints=256)

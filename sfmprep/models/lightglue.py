@@ -73,10 +73,6 @@ SHAPES: Mapping[str, LightGlueShape] = {
     ),
 }
 
-_MIN_SCORE = 0.1  # of published checkpoints
-# Trained for hours rather than weeks, ours is less sure of true matches.
-_MIN_SCORES = {"compact-lightglue": 0.005}
-
 # Longer side in pixels of the images that sift-lightglue was trained with, which its
 # scales are pixels of.
 _SIFT_TRAINING_SIZE = 1024
@@ -149,11 +145,6 @@ class LightGlue:
                 weights.path.name,
             )
         self._config = config
-        self._min_score = (
-            _MIN_SCORES.get(config.model, _MIN_SCORE)
-            if config.min_score is None
-            else config.min_score
-        )
         self._device = device
         self._sha256 = weights.sha256
         self._network: LightGlueNetwork = network.to(device)
@@ -319,7 +310,7 @@ class LightGlue:
             best, column = scores.max(2)
             is_mutual = best == scores.amax(1).gather(1, column)
             best = best.exp()
-            is_match = side0.only_real(is_mutual & (best > self._min_score))
+            is_match = side0.only_real(is_mutual & (best > self._config.min_score))
             yield (
                 batch.items[start : start + step],
                 Candidates(

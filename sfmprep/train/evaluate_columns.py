@@ -36,9 +36,7 @@ COLUMNS: Mapping[str, Frontend] = MappingProxyType(
         "xfeat": Frontend(features=XFeatConfig(), matcher=_MUTUAL),
         "xfeat-lighterglue": Frontend(
             features=XFeatConfig(),
-            matcher=LightGlueConfig(
-                model="lighterglue", min_score=0.1, depth_confidence=None
-            ),
+            matcher=LightGlueConfig(model="lighterglue", depth_confidence=None),
         ),
     }
 )

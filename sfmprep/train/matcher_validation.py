@@ -16,7 +16,7 @@ from sfmprep.train.matcher_data import Kind, make_batch, sample_pair
 from sfmprep.train.network import PairBatch, layer_tokens
 from sfmprep.train.photographs import Photograph
 
-_MIN_SCORE = 0.1  # of 256 keypoints; of more, a match has a lower score
+_MIN_SCORE = 0.1  # the default of `LightGlueConfig`
 _COUNT = 256
 _PADDING = -2.0  # below all cosines
 
