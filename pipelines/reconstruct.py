@@ -129,10 +129,10 @@ def open_workspace(
     earlier = workspace.chosen_frontend(recipe)
     if earlier is None:
         recipe = choose_frontend(recipe)
+        check_dense_weights(recipe)
     else:
         logger.info("features: %s, as in the earlier run", earlier.label())
         recipe = recipe.with_frontend(earlier)
-    check_dense_weights(recipe)
     workspace.open(recipe, images)
     return workspace, recipe
 

@@ -210,8 +210,8 @@ def open_semi_dense(
     if config.pairs == "weak" and workspace.weak_pairs.is_file():
         tried = pairs_from_file(workspace.weak_pairs, images.names)
     paths = workspace.joined_features, workspace.joined_matches
-    is_joined = workspace.dense.is_file()
-    if is_joined:
+    is_joined = False
+    if workspace.dense.is_file():
         with DenseStore(workspace.dense) as dense:
             inputs = _join_inputs(
                 recipe, config, features, pairs, matches, dense, tried

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sfmprep.models.lightglue_network import (
     LightGlueNetwork,
     LightGlueShape,
     MatchAssignment,
+    RotaryEncoding,
     TransformerLayer,
     flops,
 )
@@ -333,22 +335,38 @@ def test_sift_lightglue_needs_scale_and_angle():
         scaled_positions(bare, with_scale_and_angle=True)
 
 
-@pytest.mark.parametrize("count", [16, 256, 2000])
-def test_attention_is_as_sharp_among_many_keypoints_as_among_the_usual_number(count):
-    layer = TransformerLayer(32, 1, usual_keypoints=256)
-    x = torch.zeros(1, count, 32)
-    padded = torch.ones(1, 1, 1, count + 40, dtype=torch.bool)
-    padded[..., count:] = False
-    want = np.log(count) / np.log(256)
-    assert layer._sharpness(x, None).item() == pytest.approx(want)
-    with_padding = layer._sharpness(torch.zeros(1, count + 40, 32), padded)
-    assert with_padding.item() == pytest.approx(want)
-    # One of the keys is looked for: its weight falls with their number where the
-    # logits stay, and hardly where they are sharpened.
-    logits = torch.zeros(count)
-    logits[0] = 6.0
-    weight = (logits * layer._sharpness(x, None).item()).softmax(0)[0].item()
-    assert weight == pytest.approx(0.61, abs=0.05)
+def test_attention_is_sharper_the_more_keys_there_are():
+    torch.manual_seed(0)
+    sharp = TransformerLayer(32, 1, usual_keypoints=256).eval()
+    plain = TransformerLayer(32, 1).eval()
+    plain.load_state_dict(sharp.state_dict())
+    counts = 700, 90
+    factors = [np.log(count) / np.log(256) for count in counts]
+    tokens = [torch.randn(1, count, 32) for count in counts]
+    rotations = [RotaryEncoding(2, 32)(torch.rand(1, n, 2)) for n in counts]
+
+    def by_hand(queries, keys, values, factor):  # [N, D]
+        weights = (factor * queries @ keys.mT / 32**0.5).softmax(-1)
+        return weights @ values
+
+    with torch.inference_mode():
+        found = sharp(tuple(tokens), tuple(rotations), (None, None))
+        alone = []
+        for x, rotation, factor in zip(tokens, rotations, factors, strict=True):
+            # queries are linear in a third of the rows of one matrix
+            layer = copy.deepcopy(plain.self_attn)
+            layer.Wqkv.weight[0::3] *= factor
+            layer.Wqkv.bias[0::3] *= factor
+            alone.append(layer(x, rotation, None))
+        cross = sharp.cross_attn
+        queries = [cross.to_qk(x)[0] for x in alone]
+        values = [cross.to_v(x)[0] for x in alone]
+        for k in (0, 1):
+            message = by_hand(queries[k], queries[1 - k], values[1 - k], factors[1 - k])
+            update = cross.ffn(torch.cat([alone[k][0], cross.to_out(message)], -1))
+            torch.testing.assert_close(found[k][0], alone[k][0] + update)
+        unlike = plain(tuple(tokens), tuple(rotations), (None, None))
+    assert (found[0] - unlike[0]).abs().max() > 1e-3
 
 
 def test_half_precision_on_a_cpu_is_refused():

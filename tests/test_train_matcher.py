@@ -395,14 +395,16 @@ def test_crops_for_many_keypoints_are_larger(monkeypatch):
         "make_batch",
         lambda pairs, _, count, **__: sizes.update({count: pairs[0]}),
     )
-    batches = PairBatches(textures(4), [], Corners(), seed=0, size=256, batch=16)
-    for index in range(60):
-        batches[index]
-    assert min(sizes) < 128
-    assert max(sizes) > 800
-    for count, size in sizes.items():
-        assert size == 256 or (count > 256 and size % 32 == 0)
-        assert size == pytest.approx(256 * max(1, count / 256) ** 0.5, abs=16)
+    for least in (256, 100):
+        sizes.clear()
+        batches = PairBatches(textures(4), [], Corners(), seed=0, size=least, batch=16)
+        for index in range(60):
+            batches[index]
+        assert min(sizes) < 128
+        assert max(sizes) > 800
+        for count, size in sizes.items():
+            assert size == least or (count > 256 and size > least and size % 32 == 0)
+            assert size == pytest.approx(least * max(1, count / 256) ** 0.5, abs=16)
 
 
 # ------------------------------------------------------------------------ the training

@@ -6,7 +6,7 @@ Apache-2.0, whose names of tensors it keeps. LighterGlue is the smaller one of X
 verlab/accelerated_features, Apache-2.0. Changed: padding is masked by keys alone, both
 attentions are `scaled_dot_product_attention`, rotations are complex numbers, heads for
 adaptive depth and width are optional, the output projections of attentions may be
-multiplied into the next layer, and attention may be sharpened where keypoints are many.
+multiplied into the next layer, and attention is sharper where keypoints are many.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class LightGlueShape:
     num_heads: int = 4
     num_layers: int = 9
     has_scale_and_angle: bool = False  # whether positions are (x, y, scale, angle)
-    usual_keypoints: int | None = (
-        None  # from which on attention is sharpened, see below
-    )
+    usual_keypoints: int | None = None  # logits are as learned; None: always
 
 
 class LightGlueNetwork(nn.Module):
@@ -117,6 +115,11 @@ def _merge(projection: nn.Module, ffn: nn.Sequential) -> nn.Identity:
     return nn.Identity()
 
 
+def _sharpened(queries: Tensor, sharpness: Tensor | None) -> Tensor:
+    """Multiplies the logits of queries [B, heads, N, head_dim]; None leaves them."""
+    return queries if sharpness is None else queries * sharpness.to(queries.dtype)
+
+
 class SelfAttention(nn.Module):
     """Attention within one image, aware of relative positions."""
 
@@ -139,9 +142,13 @@ class SelfAttention(nn.Module):
         self.is_folded = True
 
     def forward(
-        self, x: Tensor, rotation: Tensor, mask: Tensor | None, sharpness: Tensor
+        self,
+        x: Tensor,  # [B, N, D]
+        rotation: Tensor,
+        mask: Tensor | None,  # [B, 1, 1, N], False for padding
+        sharpness: Tensor | None = None,  # [B or 1, 1, 1, 1], of attention to x
     ) -> Tensor:
-        """Returns updated tokens [B, N, D]; of [B, 1, 1, N] `mask` padding is False."""
+        """Returns updated tokens [B, N, D]."""
         inputs = x.to(self.Wqkv.weight.dtype)
         qkv = self.Wqkv(inputs)
         if self.is_folded:
@@ -153,7 +160,7 @@ class SelfAttention(nn.Module):
         rotated = torch.view_as_real(pairs * rotation.unsqueeze(1))
         q, k = rotated.flatten(-2).to(qkv.dtype)
         message = F.scaled_dot_product_attention(
-            q * sharpness.to(q.dtype), k, qkv[2], attn_mask=mask
+            _sharpened(q, sharpness), k, qkv[2], attn_mask=mask
         )
         message = self.out_proj(message.transpose(1, 2).flatten(-2))
         updated: Tensor = x + self.ffn(torch.cat([inputs, message], -1))
@@ -181,18 +188,18 @@ class CrossAttention(nn.Module):
         x1: Tensor,
         mask0: Tensor | None,
         mask1: Tensor | None,
-        sharpness0: Tensor,
-        sharpness1: Tensor,
+        sharpness0: Tensor | None = None,  # [B or 1, 1, 1, 1], of attention to x0
+        sharpness1: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns updated tokens [B, M, D] and [B, N, D]."""
         inputs0, inputs1 = (x.to(self.to_v.weight.dtype) for x in (x0, x1))
         qk0, qk1 = self._heads(self.to_qk(inputs0)), self._heads(self.to_qk(inputs1))
         v0, v1 = self._heads(self.to_v(inputs0)), self._heads(self.to_v(inputs1))
         message0 = F.scaled_dot_product_attention(
-            qk0 * sharpness1.to(qk0.dtype), qk1, v1, attn_mask=mask1
+            _sharpened(qk0, sharpness1), qk1, v1, attn_mask=mask1
         )
         message1 = F.scaled_dot_product_attention(
-            qk1 * sharpness0.to(qk1.dtype), qk0, v0, attn_mask=mask0
+            _sharpened(qk1, sharpness0), qk0, v0, attn_mask=mask0
         )
         return (
             x0 + self._update(inputs0, message0),
@@ -212,8 +219,8 @@ class TransformerLayer(nn.Module):
     """Self-attention in both images, then cross-attention between them.
 
     With `usual_keypoints`, logits of n keys are multiplied by log n over its logarithm
-    (Chiang and Cholak, ACL 2022): attention learned among hundreds stays as sharp among
-    thousands.
+    (Chiang and Cholak, ACL 2022): attention that was learned among hundreds does not
+    spread over thousands.
     """
 
     def __init__(
@@ -247,10 +254,10 @@ class TransformerLayer(nn.Module):
         updated: tuple[Tensor, Tensor] = self.cross_attn(x0, x1, *masks, *sharpness)
         return updated
 
-    def _sharpness(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _sharpness(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """What logits of attention to tokens are multiplied by, [B or 1, 1, 1, 1]."""
         if self.usual_keypoints is None:
-            return x.new_ones(1, 1, 1, 1)
+            return None
         if mask is None:
             count = x.new_full((1, 1, 1, 1), x.shape[1])
         else:

@@ -185,6 +185,7 @@ def run(command: Command) -> None:
 def _train_matcher(command: Matcher) -> None:
     from sfmprep.models.compact import Compact
     from sfmprep.train.matcher import export_weights, train_matcher
+    from sfmprep.train.matcher_data import MAX_COUNT
 
     _check_sizes(command.size, "--batch", command.batch)
     init = None
@@ -201,7 +202,7 @@ def _train_matcher(command: Matcher) -> None:
         data=command.data,
         out=command.out,
         minutes=command.minutes,
-        extractor=Compact(CompactConfig(max_keypoints=1024)),
+        extractor=Compact(CompactConfig(max_keypoints=MAX_COUNT)),
         captures=command.captures,
         init=init,
         seed=command.seed,

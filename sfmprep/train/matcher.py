@@ -76,7 +76,7 @@ def train_matcher(
         out: Where checkpoints and the log lie; made if it is missing.
         minutes: How long, from the first step on.
         extractor: Its features are what the matcher learns to match. It runs beside
-            the training, so on the CPU, and need not find more than 1024 keypoints.
+            the training, so on the CPU; of an image `MAX_COUNT` keypoints are used.
         captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
         init: Weights to start from, as `export_weights` writes them, without the first
             batches of homographies alone. It may be left out to go on.

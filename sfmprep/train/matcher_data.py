@@ -44,7 +44,7 @@ _SHARES: dict[Kind, float] = {
 
 # Keypoints of an image. Attention over few is cheap, but a true match shares its score
 # with as many rivals as there are, and photographs have thousands.
-_MIN_COUNT, _MAX_COUNT = 96, 1024
+_MIN_COUNT, MAX_COUNT = 96, 1024
 _COUNT = 256  # of a crop of the named size; crops for more keypoints are larger
 _MULTIPLE = 32  # of the sides of larger crops
 
@@ -95,11 +95,12 @@ class PairBatches:
 
     def __getitem__(self, index: int) -> PairBatch:
         rng = np.random.default_rng((self._seed, index))
-        count = round(np.exp(rng.uniform(np.log(_MIN_COUNT), np.log(_MAX_COUNT))))
+        count = round(np.exp(rng.uniform(np.log(_MIN_COUNT), np.log(MAX_COUNT))))
         number = max(2, round(self._batch * _COUNT / count))
         size = self._size
         if count > _COUNT:
-            size = round(size * (count / _COUNT) ** 0.5 / _MULTIPLE) * _MULTIPLE
+            larger = round(size * (count / _COUNT) ** 0.5 / _MULTIPLE) * _MULTIPLE
+            size = max(size, larger)
         shares = _FIRST_SHARES if index < self._warm_up else _SHARES
         if len(set(self._sources)) < 2:
             shares = {kind: x for kind, x in shares.items() if kind != "unrelated"}

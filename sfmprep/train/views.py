@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sfmprep.coords import Float64
 from sfmprep.types import Float32
 
-Matrix = NDArray[np.float64]
 Numbers = NDArray[np.number[Any]]
 Bytes = NDArray[np.uint8]
 
@@ -36,7 +35,7 @@ def random_homography(
     max_rotation_deg: float,
     max_scale: float,
     max_tilt: float = 0.2,
-) -> Matrix:
+) -> Float64:
     """A view's homography [3, 3] from pixels of the photograph to those of the view.
 
     Args:
@@ -70,12 +69,12 @@ def random_homography(
 
 
 def transform(homography: Numbers, xy: Numbers) -> Float64:
-    """Applies a homography [3, 3] to points [..., 2], in its own pixels."""
+    """Applies a homography [3, 3] to points [..., 2] in the pixels that it is of."""
     lifted = xy.astype(np.float64) @ homography[:, :2].T + homography[:, 2]
     return np.asarray(lifted[..., :2] / lifted[..., 2:], np.float64)
 
 
-def warp(photograph: Bytes, homography: Matrix, size: int) -> Bytes:
+def warp(photograph: Bytes, homography: Float64, size: int) -> Bytes:
     """Draws a view [S, S, 3] of a photograph, mirrored beyond its border."""
     return cv2.warpPerspective(
         photograph,
@@ -127,8 +126,8 @@ def sample_homography(
 
 def _visible(
     grid: NDArray[np.int64],
-    here: Matrix,
-    there: Matrix,
+    here: Float64,
+    there: Float64,
     photograph_size: tuple[int, int],
     size: int,
 ) -> Float32:

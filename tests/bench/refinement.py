@@ -3,7 +3,7 @@
     python -m tests.bench.refinement [--models FOLDER] [SCENE ...]
 
 Needs the scenes and weights of `../shared` (SFMPREP_SHARED names another place). Each
-scene is reconstructed with three kinds of features; with `--models` the models are kept
+scene is reconstructed with four kinds of features; with `--models` the models are kept
 in that folder and used again. Both rows of a model come after the last bundle
 adjustment that `reconstruct` ends with. Nothing is asserted.
 """
@@ -38,6 +38,10 @@ FRONTENDS = {
     "XFeat": {
         "features": {"type": "xfeat"},
         "matcher": {"type": "nearest", "ratio": None, "min_similarity": 0.82},
+    },
+    "compact": {
+        "features": {"type": "compact", "max_keypoints": 2048},
+        "matcher": {"type": "lightglue", "model": "compact-lightglue"},
     },
     "SIFT": {
         "features": {"type": "sift", "max_keypoints": 4096, "max_size": 1600},

@@ -277,7 +277,7 @@ def refined(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
 def describe(model: pycolmap.Reconstruction | None) -> str:
     """Registered images, points, track length, reprojection error, pose error."""
     if model is None:
-        return "0 | 0 | - | - | - | -"
+        return "0 | 0 | - | - | -"
     truth = {view.name: view for view in cameras()}
     views = [
         (truth[model.images[k].name], model.images[k].cam_from_world().matrix())
