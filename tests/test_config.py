@@ -90,7 +90,7 @@ def test_splat_ends_in_features_that_are_in_the_package() -> None:
     assert labels == [
         "aliked-n16 + aliked-lightglue",
         "aliked-n16 + nearest",
-        "compact + nearest",
+        "compact + compact-lightglue",
     ]
 
 
