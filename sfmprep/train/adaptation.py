@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmprep.coords import colmap_from_centre
+from sfmprep.coords import Float64, colmap_from_centre
 from sfmprep.errors import StoreError
 from sfmprep.models.aliked import detect_keypoints
 from sfmprep.models.aliked_network import AlikedNetwork
@@ -29,7 +29,6 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores import FeatureStore
 from sfmprep.train.photographs import Photograph, Photographs
 from sfmprep.train.views import (
-    Matrix,
     as_tensor_image,
     inside,
     photometric,
@@ -160,7 +159,7 @@ def adapt_photograph(
     )
 
 
-def _random_warp(rng: np.random.Generator, size: tuple[int, int]) -> Matrix:
+def _random_warp(rng: np.random.Generator, size: tuple[int, int]) -> Float64:
     """A mild warp of a whole photograph onto its own canvas."""
     side = max(size)
     warp = random_homography(

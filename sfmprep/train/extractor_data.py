@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmprep.coords import centre_from_colmap
+from sfmprep.coords import Float64, centre_from_colmap
 from sfmprep.models.compact_network import DESCRIPTOR_DIM
 from sfmprep.train.photographs import Photograph
 from sfmprep.train.views import (
-    Matrix,
     as_tensor_image,
     inside,
     photometric,
@@ -138,7 +137,7 @@ def make_batch(
 
 def _two_views(
     rng: np.random.Generator, photograph_size: tuple[int, int], size: int
-) -> tuple[Matrix, Matrix]:
+) -> tuple[Float64, Float64]:
     """Two overlapping views: one near upright, the other turned and scaled freely."""
     first = random_homography(
         rng, photograph_size, size, max_rotation_deg=10, max_scale=1.3
