@@ -22,7 +22,7 @@ SHARED = Path(
 SCENES = ("fountain-P11", "Herz-Jesus-P8", "fox", "tum-fr2-desk20")
 FRONTENDS = {
     "ALIKED + nearest": ["--recipe", "splat", "--set", "features.type=aliked"],
-    "compact + its matcher": ["--recipe", "compact"],
+    "compact + its matcher, refined": ["--recipe", "compact"],
     "XFeat + LighterGlue": ["--recipe", "fast"],
     "SIFT + nearest": ["--recipe", "sift", "--set", "features.max_size=1600"],
 }
