@@ -72,6 +72,11 @@ def padded_grey(
     return F.pad(grey, (0, right, 0, bottom))
 
 
+def only_row(part: torch.Tensor, row: int) -> torch.Tensor:
+    """One image of a batch, which does not keep the others in memory."""
+    return part if len(part) == 1 else part[row : row + 1].clone()
+
+
 def features_of(
     batch: ImageBatch,
     *,

@@ -26,7 +26,12 @@ from sfmprep.models.dual_softmax import (
     MutualMatches,
     mutual_matches,
 )
-from sfmprep.models.extraction import best_batch_size, in_parts, padded_grey
+from sfmprep.models.extraction import (
+    best_batch_size,
+    in_parts,
+    only_row,
+    padded_grey,
+)
 from sfmprep.models.memory import run_halving
 from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
@@ -126,8 +131,8 @@ class Loftr:
         tokens = network.loftr_coarse.layers[0](tokens, tokens)
         return [
             LoftrImage(
-                tokens=_only(tokens, row),
-                fine=_only(fine, row),
+                tokens=only_row(tokens, row),
+                fine=only_row(fine, row),
                 grid=(height, width),
                 placed=Placed.of(batch, row),
             )
@@ -263,11 +268,6 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         if key.startswith(prefix)
     }
     return nested or dict(tensors)
-
-
-def _only(part: torch.Tensor, row: int) -> torch.Tensor:
-    """One image of a batch, which does not keep the others in memory."""
-    return part if len(part) == 1 else part[row : row + 1].clone()
 
 
 def _is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

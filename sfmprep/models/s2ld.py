@@ -14,7 +14,12 @@ import torch
 
 from sfmprep import coords
 from sfmprep.config import S2ldConfig
-from sfmprep.models.extraction import best_batch_size, in_parts, padded_grey
+from sfmprep.models.extraction import (
+    best_batch_size,
+    in_parts,
+    only_row,
+    padded_grey,
+)
 from sfmprep.models.memory import run_halving
 from sfmprep.models.placed import Placed
 from sfmprep.models.precision import Precision, use_half
@@ -111,8 +116,8 @@ class S2ld:
         images = (Placed.of(batch, row) for row in range(len(batch)))
         return [
             S2ldImage(
-                maps=S2ldMaps(*(_only(part, row) for part in maps)),
-                tokens=_only(tokens, row),
+                maps=S2ldMaps(*(only_row(part, row) for part in maps)),
+                tokens=only_row(tokens, row),
                 placed=placed,
                 table=placed.stored(coords.colmap_from_centre(table[row])),
             )
@@ -184,11 +189,6 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         for key, tensor in (nested or tensors).items()
     }
     return {k: tensor for k, tensor in named.items() if k != "pos_encoding.pe"}
-
-
-def _only(part: torch.Tensor, row: int) -> torch.Tensor:
-    """One image of a batch, which does not keep the others in memory."""
-    return part if len(part) == 1 else part[row : row + 1].clone()
 
 
 def _checked(image: DenseImage) -> S2ldImage:

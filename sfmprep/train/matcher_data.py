@@ -106,24 +106,22 @@ class PairBatches:
             shares = {kind: x for kind, x in shares.items() if kind != "unrelated"}
         weights = np.array(list(shares.values()))
         kinds = rng.choice(list(shares), number, p=weights / weights.sum())
-        pairs = [self._sample(rng, kind, size) for kind in kinds]
+        pairs = [
+            sample_pair(
+                rng,
+                kind,
+                self._photographs,
+                captures=self._captures,
+                sources=self._sources,
+                size=size,
+            )
+            for kind in kinds
+        ]
         return make_batch(
             pairs,
             self._extractor,
             count=count,
             window_scales=_window_scales(rng, number),
-        )
-
-    def _sample(
-        self, rng: np.random.Generator, kind: Kind, size: int
-    ) -> Views | PosedPair:
-        return sample_pair(
-            rng,
-            kind,
-            self._photographs,
-            captures=self._captures,
-            sources=self._sources,
-            size=size,
         )
 
 

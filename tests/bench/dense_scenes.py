@@ -11,7 +11,6 @@ as in `reconstruct`. The second row of a scene comes after sub-pixel refinement.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
@@ -26,10 +25,8 @@ from sfmprep.pipelines import semidense, stages
 from sfmprep.pipelines.reconstruct import open_workspace
 from sfmprep.stores import FeatureStore, MatchStore
 from sfmprep.types import Features
+from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
 
-SHARED = Path(
-    os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-)
 SCENES = ("fountain-P11", "Herz-Jesus-P8")
 
 
@@ -96,11 +93,10 @@ def measure(scene: Path, radius: float, out: Path) -> None:
         workspace, changed = open_workspace(images, out, changed)
         model = stages.map_and_refine(images, workspace, changed, verified)[0]
         found = evaluate_model(model, read_reference(scene))
-        auc = " / ".join(f"{found.auc[limit]:.1f}" for limit in (1, 3, 5))
         print(
             f"| {scene.name} | {radius:g} | {'no' if refinement is None else 'yes'}"
             f" | {model.num_reg_images()} of {len(images)} | {model.num_points3D()}"
-            f" | {model.compute_mean_track_length():.2f} | {auc}"
+            f" | {model.compute_mean_track_length():.2f} | {auc_cell(found)}"
             f" | {found.mean_reprojection_error_px:.2f} |",
             flush=True,
         )
@@ -113,7 +109,7 @@ def main() -> None:
     parser.add_argument("--radii", nargs="*", type=float, default=[1.0])
     parser.add_argument("--keep", type=Path, help="where the stores are kept")
     options = parser.parse_args()
-    os.environ.setdefault("SFMPREP_WEIGHTS", str(SHARED / "weights"))
+    use_shared_weights()
     pycolmap.logging.minloglevel = 2
     print(
         "| scene | radius px | refined | registered | points | mean track length"
@@ -124,7 +120,7 @@ def main() -> None:
         for name in options.scenes:
             for radius in options.radii:
                 folder = (options.keep or Path(scratch)) / f"{name}-{radius:g}"
-                measure(SHARED / "data" / "scenes" / name, radius, folder)
+                measure(scene_folder(name), radius, folder)
 
 
 if __name__ == "__main__":

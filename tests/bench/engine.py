@@ -56,10 +56,8 @@ from tests.bench.measure import (
     metadata,
     timed,
 )
+from tests.bench.shared import SHARED
 
-SHARED = Path(
-    os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-)
 WEIGHTS = SHARED / "weights"
 SCENE = SHARED / "data" / "scenes" / "fountain-P11"
 SIZE = 1600

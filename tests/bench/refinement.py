@@ -14,7 +14,6 @@ two last rows are against poses interpolated between those of the reference.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -30,10 +29,8 @@ from sfmprep.mapping import refine_model
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.reconstruct import open_workspace
 from sfmprep.refine import refine_keypoints
+from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
 
-SHARED = Path(
-    os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-)
 LATE_S = {"tum-fr2-desk20": 0.025}  # where unrefined models fit best, 0.025 to 0.035
 SCENES = ("fountain-P11", "Herz-Jesus-P8", "fox", "tum-fr2-desk20")
 FRONTENDS = {
@@ -109,9 +106,8 @@ def compare(scene: Path, label: str, models: Path) -> None:
             show_row(f"{when}, later", evaluate_model(adjusted, later), "| | |")
 
     def show_row(when: str, found: Evaluation, rest: str) -> None:
-        auc = " / ".join(f"{found.auc[limit]:.1f}" for limit in (1, 3, 5))
         print(
-            f"| {scene.name} | {label} | {when} | {auc}"
+            f"| {scene.name} | {label} | {when} | {auc_cell(found)}"
             f" | {found.mean_reprojection_error_px:.3f} {rest}",
             flush=True,
         )
@@ -137,7 +133,7 @@ def main() -> None:
     parser.add_argument("scenes", nargs="*", default=SCENES)
     parser.add_argument("--models", type=Path, help="where models are kept")
     options = parser.parse_args()
-    os.environ.setdefault("SFMPREP_WEIGHTS", str(SHARED / "weights"))
+    use_shared_weights()
     pycolmap.logging.minloglevel = 2
     print(
         "| scene | features | keypoints | AUC@1/3/5 | reprojection px | moved"
@@ -148,7 +144,7 @@ def main() -> None:
         for name in options.scenes:
             for label in FRONTENDS:
                 models = options.models or Path(scratch)
-                compare(SHARED / "data" / "scenes" / name, label, models)
+                compare(scene_folder(name), label, models)
 
 
 if __name__ == "__main__":

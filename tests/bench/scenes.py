@@ -16,9 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-SHARED = Path(
-    os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"
-)
+from tests.bench.shared import SHARED, scene_folder
+
 SCENES = ("fountain-P11", "Herz-Jesus-P8", "fox", "tum-fr2-desk20")
 FRONTENDS = {
     "ALIKED + nearest": ["--recipe", "splat", "--set", "features.type=aliked"],
@@ -64,7 +63,7 @@ def main(names: list[str]) -> None:
     print("|---" * (7 + len(STAGES)) + "|")
     for name in names or SCENES:
         for label, options in FRONTENDS.items():
-            found = measure(SHARED / "data" / "scenes" / name, options)
+            found = measure(scene_folder(name), options)
             auc = " / ".join(f"{found['auc'][k]:.1f}" for k in ("1", "3", "5"))
             seconds = " | ".join(f"{found['seconds'][stage]:.1f}" for stage in STAGES)
             print(
