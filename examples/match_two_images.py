@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from sfmprep import load_recipe
-from sfmprep.images import ImageSet, load_batches
-from sfmprep.models import build_extractor, build_matcher
-from sfmprep.pipelines.choose import choose_frontend
+from sfmprep.capture.image_set import ImageSet, load_batches
+from sfmprep.models.build import build_extractor, build_matcher
+from sfmprep.pipelines.choose_frontend import choose_frontend
 
 if len(sys.argv) < 2:
     sys.exit(__doc__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfmprep.config import Recipe
-from sfmprep.demo import render_demo_scene
-from sfmprep.evaluate import Evaluation, evaluate_model, read_reference
+from sfmprep.demo.courtyard import render_demo_scene
+from sfmprep.evaluation.poses import Evaluation, evaluate_model, read_reference
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.stages import read_result
 from sfmprep.progress import Progress, silent

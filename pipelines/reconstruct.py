@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import check_masks
 from sfmprep.config import Recipe
+from sfmprep.dataset.georeference import MIN_POSITIONS
 from sfmprep.errors import ConfigError, ImageError, SfmprepError
 from sfmprep.export.targets import plan_folders
-from sfmprep.georeference import MIN_POSITIONS
-from sfmprep.images import ImageSet
-from sfmprep.masks import check_masks
-from sfmprep.pipelines import results, semidense, stages
-from sfmprep.pipelines.choose import check_dense_weights, choose_frontend
+from sfmprep.pipelines import reporting as results
+from sfmprep.pipelines import semidense, stages
+from sfmprep.pipelines.choose_frontend import check_dense_weights, choose_frontend
+from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
-from sfmprep.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DenseConfig, Recipe
-from sfmprep.database import (
+from sfmprep.errors import StoreError
+from sfmprep.mapping.database import (
     count_inliers,
     remove_database,
     verify_matches,
     write_database,
 )
-from sfmprep.dense import match_dense, weak_pairs
-from sfmprep.dense_tracks import aggregate
-from sfmprep.errors import StoreError
-from sfmprep.images import ImageSet
-from sfmprep.models import build_dense_matcher
-from sfmprep.pairs import Pairs, pairs_from_file
+from sfmprep.models.build import build_dense_matcher
+from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.stores import DenseStore, FeatureStore, MatchStore
-from sfmprep.workspace import Workspace
+from sfmprep.semidense.join import aggregate
+from sfmprep.semidense.match import match_dense, weak_pairs
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 

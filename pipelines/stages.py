@@ -12,6 +12,8 @@ from typing import Any, assert_never
 
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import masks_signature
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
@@ -20,37 +22,39 @@ from sfmprep.config import (
     RetrievalConfig,
     SequentialConfig,
 )
-from sfmprep.database import (
+from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
+from sfmprep.frontend.extract import extract_features
+from sfmprep.frontend.match import match_features, pairs_per_batch
+from sfmprep.frontend.on_devices import (
+    extract_on_devices,
+    match_on_devices,
+    merge_parts,
+)
+from sfmprep.mapping.database import (
     VerifiedPairs,
     read_verified,
     remove_database,
     verify_matches,
     write_database,
 )
-from sfmprep.dense_tracks import network_scales
-from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
-from sfmprep.extract import extract_features
-from sfmprep.images import ImageSet
-from sfmprep.mapping import explain_failure, map_images, refine_model
-from sfmprep.masks import masks_signature
-from sfmprep.match import match_features, pairs_per_batch
-from sfmprep.models import build_extractor, build_matcher
-from sfmprep.pairs import (
+from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
+from sfmprep.models.build import build_extractor, build_matcher
+from sfmprep.pairing.pairs import (
     Pairs,
     exhaustive_pairs,
     natural_order,
     pairs_from_file,
     sequential_pairs,
 )
-from sfmprep.pipelines.results import set_outliers_aside
+from sfmprep.pairing.retrieval import retrieval_pairs
+from sfmprep.pipelines.reporting import set_outliers_aside
 from sfmprep.pipelines.semidense import open_semi_dense
+from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.refine import refine_keypoints
-from sfmprep.remeasure import remeasure
-from sfmprep.retrieve import retrieval_pairs
-from sfmprep.shards import extract_on_devices, match_on_devices, merge_parts
-from sfmprep.stores import DenseStore, FeatureStore, MatchStore
-from sfmprep.workspace import Workspace
+from sfmprep.refinement.refine import refine_keypoints
+from sfmprep.semidense.join import network_scales
+from sfmprep.semidense.remeasure import remeasure
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ Importing this package imports neither torch nor OpenCV nor nerfstudio.
 import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
 
 from sfmprep.config import Recipe
+from sfmprep.config.load import load_recipe
 from sfmprep.errors import (
     ConfigError,
     DeviceError,
@@ -15,7 +16,6 @@ from sfmprep.errors import (
     StoreError,
     WeightsError,
 )
-from sfmprep.recipe_file import load_recipe
 
 __version__ = "0.1.0"
 

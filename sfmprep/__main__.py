@@ -1,5 +1,5 @@
 """`python -m sfmprep` is the command line."""
 
-from sfmprep.cli import main
+from sfmprep.cli.commands import main
 
 main()

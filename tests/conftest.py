@@ -30,7 +30,7 @@ def real_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight small images of the demo scene in `images`, and `reference.json`."""
-    from sfmprep.demo import render_demo_scene
+    from sfmprep.demo.courtyard import render_demo_scene
 
     folder = tmp_path_factory.mktemp("demo-scene")
     render_demo_scene(folder, num_images=8, size=(480, 360))

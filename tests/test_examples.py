@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sfmprep.demo import render_demo_scene
+from sfmprep.demo.courtyard import render_demo_scene
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -45,7 +45,7 @@ def test_wheel_holds_every_module_and_recipe_and_nothing_else(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         info = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
-        assert b"sfmprep = sfmprep.cli:main" in archive.read(info[0])
+        assert b"sfmprep = sfmprep.cli.commands:main" in archive.read(info[0])
 
     assert names == expected
 
@@ -56,7 +56,7 @@ def test_recipes_load_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import sfmprep;"
-        "from sfmprep.recipe_file import recipe_names;"
+        "from sfmprep.config.load import recipe_names;"
         "print(sfmprep.__file__, *map(sfmprep.load_recipe, recipe_names()))"
     )
     output = subprocess.run(

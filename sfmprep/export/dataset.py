@@ -26,7 +26,10 @@ from pathlib import Path
 
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import has_masks
 from sfmprep.config import ExportConfig, Target
+from sfmprep.dataset.world_frame import WorldFrame
 from sfmprep.errors import ReconstructionError
 from sfmprep.export.install import WORLD, expect_replaceable, install, partial_export
 from sfmprep.export.listing import LISTING, listing, write_json
@@ -36,13 +39,10 @@ from sfmprep.export.nerfstudio import transforms
 from sfmprep.export.pixels import Destination, ImageWriter
 from sfmprep.export.ply import write_ply
 from sfmprep.export.targets import plan_folders
-from sfmprep.export.undistort import Undistortion
-from sfmprep.images import ImageSet
-from sfmprep.masks import has_masks
+from sfmprep.geometry.normals import SurfaceShapes, surface_shapes
+from sfmprep.geometry.uncertainty import PoseUncertainty
+from sfmprep.geometry.undistort import Undistortion
 from sfmprep.progress import Progress, silent
-from sfmprep.surface import SurfaceShapes, surface_shapes
-from sfmprep.uncertainty import PoseUncertainty
-from sfmprep.world import WorldFrame
 
 _PLY = "sparse/0/points3D.ply"
 

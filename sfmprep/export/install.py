@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Target
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.listing import GENERATOR, LISTING, is_export, write_json
 from sfmprep.export.targets import FOLDERS_BELOW
-from sfmprep.images import ImageSet
 
 WORLD = "world_from_sfm.json"
 _REDUCED = ("_2", "_4", "_8")

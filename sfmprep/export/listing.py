@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from sfmprep.uncertainty import PoseUncertainty
+from sfmprep.geometry.uncertainty import PoseUncertainty
 
 LISTING = "dataset.json"
 GENERATOR = "sfmprep"

@@ -16,10 +16,10 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep import coords
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
-from sfmprep.export.undistort import Undistortion, undistortion
-from sfmprep.images import ImageSet
+from sfmprep.geometry.undistort import Undistortion, undistortion
 
 _MIN_TRACK = 2
 

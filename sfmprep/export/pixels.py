@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from sfmprep.capture.image_file import open_header, read_info, read_pixels
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import Mask, read_mask
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ImageError
 from sfmprep.export.targets import Layout
-from sfmprep.export.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
-from sfmprep.image_file import open_header, read_info, read_pixels
-from sfmprep.images import ImageSet
-from sfmprep.masks import Mask, read_mask
+from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
 
 _log = logging.getLogger(__name__)
 

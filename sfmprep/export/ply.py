@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfmprep.surface import SurfaceShapes
+from sfmprep.geometry.normals import SurfaceShapes
 
 _VERTEX = np.dtype(
     [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]

@@ -11,26 +11,28 @@ import numpy as np
 import pycolmap
 
 from sfmprep import __version__
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
-from sfmprep.images import ImageSet
-from sfmprep.mapping import explain_failure
-from sfmprep.report.contradictions import find_contradictions
-from sfmprep.report.findings import (
-    grade_and_verdict,
-    list_findings,
-    min_side_of_split,
-)
-from sfmprep.report.graph import (
+from sfmprep.geometry.uncertainty import PoseUncertainty
+from sfmprep.mapping.contradictions import find_contradictions
+from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.view_graph import (
     PairTable,
     parts,
     read_pair_table,
     strongest_edges,
     thin_cuts,
 )
+from sfmprep.report.findings import (
+    grade_and_verdict,
+    list_findings,
+    min_side_of_split,
+)
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,
+    Contradiction,
     ImageReport,
     Report,
     Result,
@@ -39,8 +41,7 @@ from sfmprep.report.schema import (
     ViewPair,
     WeakLink,
 )
-from sfmprep.stores import FeatureStore
-from sfmprep.uncertainty import PoseUncertainty
+from sfmprep.stores.tables import FeatureStore
 
 _MAX_EDGES = 20_000
 _EDGES_PER_IMAGE = 10  # above that
@@ -105,7 +106,7 @@ def collect_report(
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
-        find_contradictions(database, models[0], pairs)
+        _contradictions(database, models[0], pairs)
         if database and pairs and models
         else []
     )
@@ -279,4 +280,18 @@ def _weak_links(
             images=[pairs.names[row] for row in cut.smaller[:_MAX_NAMES]],
         )
         for cut in cuts
+    ]
+
+
+def _contradictions(
+    database: Path, model: pycolmap.Reconstruction, pairs: PairTable
+) -> list[Contradiction]:
+    return [
+        Contradiction(
+            pair=ViewPair(
+                name0=found.name0, name1=found.name1, num_inliers=found.num_inliers
+            ),
+            share_fitting=found.share_fitting,
+        )
+        for found in find_contradictions(database, model, pairs)
     ]

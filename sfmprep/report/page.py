@@ -17,11 +17,11 @@ import numpy as np
 import pycolmap
 from plotly.offline import get_plotlyjs
 
-from sfmprep.images import ImageSet
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.report.pictures import draw_keypoints, draw_matches
 from sfmprep.report.scene import scene_data
 from sfmprep.report.schema import Finding, ImageReport, Report, Status, ViewPair
-from sfmprep.stores import FeatureStore
+from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Float32
 
 _MAX_PAIRS_DRAWN = 6

@@ -16,8 +16,8 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep import coords
+from sfmprep.capture.image_set import ImageSet, fit_size, read_pixels
 from sfmprep.errors import ImageError
-from sfmprep.images import ImageSet, fit_size, read_pixels
 from sfmprep.report.schema import ViewPair
 from sfmprep.types import Float32
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
-from sfmprep.images import ImageSet
-from sfmprep.report.graph import PairTable, parts
+from sfmprep.mapping.view_graph import PairTable, parts
 from sfmprep.report.schema import ImageReport
 
 FEW_KEYPOINTS = 50

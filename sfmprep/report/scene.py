@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from sfmprep import coords
-from sfmprep.images import ImageSet
+from sfmprep.capture.image_set import ImageSet
 
 Float64 = NDArray[np.float64]
 

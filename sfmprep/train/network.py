@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from sfmprep.models.lightglue_network import (
+from sfmprep.models.matchers.lightglue_network import (
     LightGlueNetwork,
     LightGlueShape,
     TokenConfidence,

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
-from sfmprep.evaluate import evaluate_model, read_reference
-from sfmprep.images import ImageSet
-from sfmprep.pairs import exhaustive_pairs
+from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.pipelines import semidense, stages
 from sfmprep.pipelines.reconstruct import open_workspace
-from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features
 from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
 

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from sfmprep.capture.image_set import ImageSet, load_batches
 from sfmprep.config import (
     AlikedConfig,
     DatabaseConfig,
@@ -34,19 +35,18 @@ from sfmprep.config import (
     NearestConfig,
     XFeatConfig,
 )
+from sfmprep.config.load import load_recipe
 from sfmprep.coords import centre_from_colmap
-from sfmprep.database import verify_matches, write_database
-from sfmprep.evaluate import evaluate_model, read_reference
-from sfmprep.images import ImageSet, load_batches
-from sfmprep.models import build_extractor, build_matcher
-from sfmprep.models.lightglue_network import LightGlueShape
-from sfmprep.models.lightglue_network import flops as flops_of_pair
+from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.mapping.database import verify_matches, write_database
+from sfmprep.models.build import build_extractor, build_matcher
+from sfmprep.models.matchers.lightglue_network import LightGlueShape
+from sfmprep.models.matchers.lightglue_network import flops as flops_of_pair
 from sfmprep.models.protocols import Extractor
-from sfmprep.pairs import Pairs, exhaustive_pairs
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.reconstruct import open_workspace, reconstruct
-from sfmprep.recipe_file import load_recipe
-from sfmprep.stores import FeatureStore, MatchStore
+from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, ImageBatch, Matches
 from tests.bench import plain
 from tests.bench.measure import (

@@ -22,13 +22,18 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig, Recipe, RefinementConfig
-from sfmprep.evaluate import CameraPose, Evaluation, evaluate_model, read_reference
-from sfmprep.images import ImageSet
-from sfmprep.mapping import refine_model
+from sfmprep.evaluation.poses import (
+    CameraPose,
+    Evaluation,
+    evaluate_model,
+    read_reference,
+)
+from sfmprep.mapping.mapper import refine_model
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.reconstruct import open_workspace
-from sfmprep.refine import refine_keypoints
+from sfmprep.refinement.refine import refine_keypoints
 from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
 
 LATE_S = {"tum-fr2-desk20": 0.025}  # where unrefined models fit best, 0.025 to 0.035

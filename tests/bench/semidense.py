@@ -74,8 +74,8 @@ def _measure_s2ld(pixels: torch.Tensor) -> list[dict[str, float | int | str]]:
     from safetensors.torch import save_file
 
     from sfmprep.config import S2ldConfig
-    from sfmprep.models.s2ld import S2ld
-    from sfmprep.models.s2ld_network import S2ldNetwork
+    from sfmprep.models.semidense.s2ld import S2ld
+    from sfmprep.models.semidense.s2ld_network import S2ldNetwork
     from sfmprep.types import ImageBatch
 
     size = pixels.shape[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sfmprep.evaluate import Evaluation
+from sfmprep.evaluation.poses import Evaluation
 
 SHARED = Path(
     os.environ.get("SFMPREP_SHARED") or Path(__file__).resolve().parents[3] / "shared"

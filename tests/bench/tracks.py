@@ -21,16 +21,17 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfmprep import dense_keypoints, dense_tracks
+from sfmprep.capture.image_file import ImageInfo
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, DenseConfig, MappingConfig, XFeatStarConfig
-from sfmprep.database import verify_matches, write_database
-from sfmprep.dense_tracks import aggregate, network_scales
-from sfmprep.image_file import ImageInfo
-from sfmprep.images import ImageSet
-from sfmprep.mapping import refine_model
-from sfmprep.pairs import Pairs, sequential_pairs
-from sfmprep.remeasure import remeasure
-from sfmprep.stores import DenseStore, FeatureStore, MatchStore
+from sfmprep.mapping.database import verify_matches, write_database
+from sfmprep.mapping.mapper import refine_model
+from sfmprep.pairing.pairs import Pairs, sequential_pairs
+from sfmprep.semidense import join as dense_tracks
+from sfmprep.semidense import keypoints as dense_keypoints
+from sfmprep.semidense.join import aggregate, network_scales
+from sfmprep.semidense.remeasure import remeasure
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 from sfmprep.types import DenseMatches, Features, Matches
 
 SIZE = (320, 240)

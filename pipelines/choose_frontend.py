@@ -1,0 +1,68 @@
+"""Which of a recipe's choices of features and matcher a run uses, and why."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sfmprep.config import Frontend, Recipe
+from sfmprep.errors import WeightsError
+from sfmprep.models.build import dense_weights_of, weights_of
+from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
+
+logger = logging.getLogger(__name__)
+
+
+def choose_frontend(recipe: Recipe) -> Recipe:
+    """Returns the recipe with the first choice whose weights are here or can be had.
+
+    What was chosen, and why nothing better, is logged in one line.
+
+    Raises:
+        WeightsError: no choice can be used, or a file of weights is damaged.
+    """
+    lacking: dict[str, WeightsError] = {}
+    for frontend in recipe.frontends:
+        if all(_can_be_had(name, path, lacking) for name, path in weights_of(frontend)):
+            _report(frontend, list(lacking))
+            return recipe.with_frontend(frontend)
+    raise next(iter(lacking.values()))
+
+
+def check_dense_weights(recipe: Recipe) -> None:
+    """Fetches the weights of semi-dense matching: a lack is told before the work.
+
+    Raises:
+        WeightsError: they cannot be had.
+    """
+    if recipe.dense is not None:
+        for name, path in dense_weights_of(recipe.dense.matcher):
+            resolve_weights(name, path)
+
+
+def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) -> bool:
+    """Whether weights are here now; one download that failed is not tried again."""
+    if name in lacking:
+        return False
+    if weights_here(name, path):
+        return True
+    try:
+        resolve_weights(name, path)
+    except WeightsError as error:
+        lacking[name] = error
+        return False
+    return True
+
+
+def _report(frontend: Frontend, lacking: list[str]) -> None:
+    licences = sorted({WEIGHTS[name].licence for name, _ in weights_of(frontend)})
+    why = ""
+    if lacking:
+        barred = "SFMPREP_OFFLINE is set" if is_offline() else "cannot be fetched"
+        why = f", because the weights of {', '.join(lacking)} are not here and {barred}"
+    logger.info(
+        "features: %s (%s)%s",
+        frontend.label(),
+        f"weights: {', '.join(licences)}" if licences else "no weights",
+        why,
+    )

@@ -1,0 +1,78 @@
+"""An existing COLMAP project gets other features: its database is filled in place."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import Recipe
+from sfmprep.mapping.database import (
+    VerifiedPairs,
+    check_database,
+    read_verified,
+    verify_matches,
+    write_database,
+)
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.semidense import join_semi_dense
+from sfmprep.pipelines.workspace import Workspace
+from sfmprep.progress import Progress, silent
+
+
+def fill_existing_database(
+    images: ImageSet,
+    workspace: Workspace,
+    recipe: Recipe,
+    database: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> VerifiedPairs:
+    """Replaces keypoints, matches and two-view geometries in a COLMAP database.
+
+    Images, their names and ids, and cameras stay as they are; images of the folder
+    that the database lacks are added.
+
+    Raises:
+        SfmprepError: see `write_database`; until everything is matched the database
+            is not touched.
+    """
+    check_database(database, images)  # now, and not after hours of matching
+    features, _ = stages.extract(
+        images, workspace, recipe, device=device, progress=progress
+    )
+    with (
+        features,
+        stages.match(
+            pairs := stages.make_pairs(
+                images, workspace, recipe, features, progress=progress
+            ),
+            workspace,
+            recipe,
+            features,
+            device=device,
+            progress=progress,
+        ) as matches,
+        ExitStack() as stores,
+    ):
+        if recipe.dense is not None:
+            run = images, workspace, recipe, recipe.dense
+            features, matches = join_semi_dense(
+                *(*run, features, pairs, matches), device=device, progress=progress
+            )
+            stores.enter_context(features)
+            stores.enter_context(matches)
+        write_database(
+            database,
+            images,
+            features,
+            matches,
+            pairs,
+            recipe.database,
+            progress=progress,
+        )
+    verify_matches(
+        database, pairs, recipe.database, seed=recipe.seed, progress=progress
+    )
+    return read_verified(database)

@@ -1,0 +1,1 @@
+"""Photographs of a capture: files, headers, masks, batches for networks."""

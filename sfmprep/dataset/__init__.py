@@ -1,0 +1,1 @@
+"""World frame, initial points and colours of what trainers open."""

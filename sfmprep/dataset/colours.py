@@ -1,0 +1,61 @@
+"""The colours of points, from the photographs that see them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.capture.image_set import ImageSet, read_pixels
+from sfmprep.coords import Float64
+from sfmprep.geometry.triangulate import Observations, Views
+from sfmprep.progress import Progress, silent
+
+_MAX_THREADS = 8
+
+
+def point_colours(
+    views: Views,
+    images: ImageSet,
+    observations: Observations,
+    *,
+    progress: Progress = silent,
+) -> NDArray[np.uint8]:
+    """The mean colour [N, 3] RGB of every point in the photographs that see it.
+
+    Every photograph is read once, and no more are in memory than there are threads.
+
+    Raises:
+        ImageError: A photograph cannot be read.
+    """
+    by_view = observations.by_view(len(views))
+    seen = [view for view, rows in enumerate(by_view) if len(rows)]
+
+    def sample(view: int) -> Float64:
+        pixels = read_pixels(images.path(views.names[view]))
+        return _bilinear(pixels, observations.xy[by_view[view]])
+
+    sums = np.zeros((observations.num_points, 3))
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        samples = zip(seen, pool.map(sample, seen), strict=True)
+        for view, colours in progress(samples, desc="colours", total=len(seen)):
+            np.add.at(sums, observations.point[by_view[view]], colours)
+    means = sums / np.maximum(observations.counts(), 1)[:, None]
+    return np.rint(means).astype(np.uint8)
+
+
+def _bilinear(pixels: NDArray[np.uint8], xy: Float64) -> Float64:
+    """Colours [N, 3] of an image [H, W, 3] at COLMAP pixels."""
+    last = np.array(pixels.shape[1::-1]) - 1
+    at = np.clip(xy - 0.5, 0, last)
+    low = np.floor(at).astype(np.int64)
+    high = np.minimum(low + 1, last)
+    right, down = (at - low).T[:, :, None]
+    top = pixels[low[:, 1], low[:, 0]] * (1 - right)
+    top += pixels[low[:, 1], high[:, 0]] * right
+    bottom = pixels[high[:, 1], low[:, 0]] * (1 - right)
+    bottom += pixels[high[:, 1], high[:, 0]] * right
+    colours: Float64 = top * (1 - down) + bottom * down
+    return colours

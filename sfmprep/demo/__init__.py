@@ -1,0 +1,1 @@
+"""A scene that is rendered here, so that its true poses are known."""

@@ -1,0 +1,1 @@
+"""Poses against a reference."""

@@ -1,0 +1,48 @@
+"""Small files: written whole or not at all, read with an error that helps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sfmprep.errors import StoreError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def not_written(path: Path, error: OSError) -> StoreError:
+    """The error of a file or folder that the system did not let be written."""
+    return StoreError(
+        f"{path} cannot be written ({error.strerror}). Give an output folder that you"
+        " may write to, on a disk with free space."
+    )
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Delete {path.parent}; the next run makes it"
+            " again."
+        ) from error

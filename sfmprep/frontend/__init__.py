@@ -1,0 +1,1 @@
+"""From photographs to features, from pairs to matches."""

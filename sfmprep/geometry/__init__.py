@@ -1,0 +1,1 @@
+"""Views, rays, points and tracks as arrays."""

@@ -1,0 +1,1 @@
+"""The COLMAP database and the models that are made from it."""

@@ -1,0 +1,165 @@
+"""Which registered images are left out of a dataset, and why.
+
+One camera far from where it was ruins a trainer's scene scale, which is made from the
+largest distance, and what it shows is learned in the wrong place.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pycolmap
+from scipy.spatial import cKDTree
+
+from sfmprep.config import OutlierConfig
+from sfmprep.coords import Float64
+from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.triangulate import Views, observations_of
+from sfmprep.geometry.uncertainty import PoseUncertainty
+
+logger = logging.getLogger(__name__)
+
+_MAX_SHARE = 3  # at most one image in so many is left out
+_MIN_KEPT = 2
+
+
+def find_outliers(
+    model: pycolmap.Reconstruction,
+    config: OutlierConfig,
+    uncertainties: Mapping[str, PoseUncertainty],
+) -> dict[str, str]:
+    """Finds registered images whose pose is not supported.
+
+    At most a third of the images are outliers, and two always stay: where the
+    thresholds name more, they do not fit the capture, which is a warning in the log,
+    and those that miss them by the largest factor are left out.
+
+    Args:
+        model: Any model; it is not changed.
+        config: Thresholds.
+        uncertainties: By image name, see `pose_uncertainties`; images that are not
+            among them are not judged by it.
+
+    Returns:
+        The reason in plain words by image name, in the order of names.
+    """
+    views = Views.of(model)
+    found: dict[str, tuple[float, str]] = {}  # how far from the threshold, and why
+    for name, distance, limit in _isolated(model, views, config.max_distance_ratio):
+        found[name] = (
+            distance / limit,
+            f"it lies {distance:.0f} times the size of the capture away from all"
+            " other cameras",
+        )
+    for name, image_id in zip(views.names, views.ids.tolist(), strict=True):
+        judged = _judged_alone(
+            model.images[image_id].num_points3D, uncertainties.get(name), config
+        )
+        if judged is not None and judged[0] > found.get(name, (0.0, ""))[0]:
+            found[name] = judged
+    most = max(min(len(views) // _MAX_SHARE, len(views) - _MIN_KEPT), 0)
+    worst = sorted(found, key=lambda name: (-found[name][0], name))
+    if len(worst) > most:
+        logger.warning(
+            "%d of %d images are outliers by the thresholds of export.outliers, which"
+            " do not fit this capture; only the worst %d are left out",
+            *(len(worst), len(views), most),
+        )
+    return {name: found[name][1] for name in sorted(worst[:most])}
+
+
+def without_images(
+    model: pycolmap.Reconstruction, names: Iterable[str]
+) -> pycolmap.Reconstruction:
+    """Returns a copy in which these images have no pose and see no points.
+
+    Points that lose all but one observation go. Images of one frame of a rig share a
+    pose and leave together.
+
+    Raises:
+        ReconstructionError: A name is not that of a registered image.
+    """
+    model = pycolmap.Reconstruction(model)
+    frames = {
+        image.name: image.frame_id for image in model.images.values() if image.has_pose
+    }
+    names = set(names)
+    if unknown := sorted(names - frames.keys()):
+        raise ReconstructionError(
+            f"{unknown[0]!r} is not among the {len(frames)} registered images of the"
+            " model, so it cannot be left out; give names as the model has them"
+        )
+    for frame_id in sorted({frames[name] for name in names}):
+        model.deregister_frame(frame_id)
+    return model
+
+
+def _judged_alone(
+    num_points: int, uncertainty: PoseUncertainty | None, config: OutlierConfig
+) -> tuple[float, str] | None:
+    """How far one image is from the worst missed threshold, and in words; or None."""
+    judged = []
+    if num_points < config.min_num_points:
+        judged.append(
+            (
+                config.min_num_points / max(num_points, 0.5),
+                f"its pose rests on {num_points} points, {config.min_num_points} are"
+                " needed",
+            )
+        )
+    limit = config.max_rotation_stddev_deg
+    if uncertainty is not None and limit is not None:
+        angle = uncertainty.rotation_stddev_deg
+        if not angle <= limit:
+            judged.append(
+                (
+                    angle / limit if math.isfinite(angle) else math.inf,
+                    f"its rotation is uncertain by {angle:.1f} degrees, {limit:g} are"
+                    " allowed",
+                )
+            )
+    return max(judged, default=None)
+
+
+def _isolated(
+    model: pycolmap.Reconstruction, views: Views, max_ratio: float | None
+) -> list[tuple[str, float, float]]:
+    """Cameras that no chain of short steps joins to the camera in the middle.
+
+    Returns:
+        Name, distance to the nearest camera that is joined, in units of the capture's
+        size, and the distance that is allowed.
+    """
+    if max_ratio is None or not len(views):
+        return []
+    size = _size(model, views)
+    if size == 0:
+        return []
+    centres = views.centres / size
+    middle = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
+    joined = middle == middle.min()
+    grown = True
+    while grown:
+        distances, _ = cKDTree(centres[joined]).query(centres)
+        grown = bool(((distances <= max_ratio) & ~joined).any())
+        joined |= distances <= max_ratio
+    return [
+        (views.names[i], float(distances[i]), max_ratio)
+        for i in np.flatnonzero(~joined).tolist()
+    ]
+
+
+def _size(model: pycolmap.Reconstruction, views: Views) -> float:
+    """The median distance of cameras from their middle, or to points if larger."""
+    middle = np.median(views.centres, axis=0)
+    size = float(np.median(np.linalg.norm(views.centres - middle, axis=1)))
+    _, xyz, observations = observations_of(model, views)
+    if not len(observations):
+        return size
+    depths: Float64 = np.linalg.norm(
+        xyz[observations.point] - views.centres[observations.view], axis=1
+    )
+    return max(size, float(np.median(depths)))

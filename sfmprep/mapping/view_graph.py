@@ -1,0 +1,185 @@
+"""The view graph of a database: who matches whom, and where it is about to tear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import (
+    breadth_first_order,
+    connected_components,
+    minimum_spanning_tree,
+)
+
+from sfmprep.mapping.database import VerifiedPairs, read_verified
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairTable:
+    """Pairs of images with the matches they share; rows are those of `names`."""
+
+    names: tuple[str, ...]
+    index: Ints  # [P, 2]
+    num_matches: Ints  # [P] before verification, 8 or more
+    num_inliers: Ints  # [P] 0 where not verified
+    verified: VerifiedPairs
+
+    def verified_edges(self) -> tuple[Ints, Ints]:
+        """The verified pairs [E, 2] and their inliers [E]."""
+        found = self.num_inliers > 0
+        return self.index[found], self.num_inliers[found]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cut:
+    """Two sets of images and what connects them."""
+
+    strongest: tuple[int, int]
+    num_inliers: int  # of the strongest pair
+    num_pairs: int
+    num_matches: int
+    smaller: Ints  # images of the smaller side
+
+
+def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
+    """Reads how many matches and inliers the pairs of these images have.
+
+    Pairs with images that are not among `names` are left out.
+
+    Raises:
+        StoreError: `database` is not a COLMAP database, or is locked.
+    """
+    verified = read_verified(database)
+    with pycolmap.Database.open(database) as opened:
+        row_of = {name: row for row, name in enumerate(names)}
+        rows = {
+            image.image_id: row_of[image.name]
+            for image in opened.read_all_images()
+            if image.name in row_of
+        }
+        matches = dict(zip(*opened.read_num_matches(), strict=True))
+        inliers = dict(zip(*opened.read_two_view_geometry_num_inliers(), strict=True))
+    table = []
+    for pair_id in sorted(matches.keys() | inliers.keys()):
+        id0, id1 = pycolmap.pair_id_to_image_pair(pair_id)
+        if id0 in rows and id1 in rows:
+            counts = matches.get(pair_id, 0), inliers.get(pair_id, 0)
+            table.append((rows[id0], rows[id1], *counts))
+    columns = np.array(table, np.int64).reshape(-1, 4)
+    return PairTable(
+        names=names,
+        index=np.sort(columns[:, :2], axis=1),
+        num_matches=columns[:, 2],
+        num_inliers=columns[:, 3],
+        verified=verified,
+    )
+
+
+def parts(num_images: int, index: Ints) -> list[Ints]:
+    """The connected parts of two or more images, largest first."""
+    graph = coo_matrix((np.ones(len(index)), index.T), (num_images, num_images))
+    count, labels = connected_components(graph, directed=False)
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    found = [group for group in groups if len(group) > 1] if count else []
+    return sorted(found, key=len, reverse=True)
+
+
+def strongest_edges(index: Ints, weights: Ints, per_image: int) -> NDArray[np.bool_]:
+    """Which edges are among the `per_image` strongest of one of their two images."""
+    keep = np.zeros(len(index), bool)
+    ends = np.concatenate([index[:, 0], index[:, 1]])
+    edge = np.tile(np.arange(len(index)), 2)
+    order = np.lexsort((edge, -weights[edge], ends))
+    ends, edge = ends[order], edge[order]
+    first = np.searchsorted(ends, ends)  # where each image's run begins
+    keep[edge[np.arange(len(ends)) - first < per_image]] = True
+    return keep
+
+
+def thin_cuts(
+    num_images: int, index: Ints, weights: Ints, *, max_cuts: int, min_side: int
+) -> list[Cut]:
+    """The thinnest of the cuts at the edges of the maximum spanning tree.
+
+    No pair across such a cut is stronger than its tree edge, so wherever a capture is
+    weakly held together, one of these cuts runs. Images that are not connected to the
+    largest part are passed over; no edges, no cuts.
+
+    Args:
+        num_images: Images; those without an edge may be among them.
+        index: Edges [E, 2], each pair of images once, the lower row first.
+        weights: Their matches [E], 1 or more.
+        max_cuts: The most cuts to return, fewest matches first.
+        min_side: The thinnest cut with so many images on both sides is always added.
+    """
+    if not len(index):
+        return []
+    shape = (num_images, num_images)
+    # an order of the edges is all that a spanning tree needs: 1 / matches turns it
+    tree = minimum_spanning_tree(coo_matrix((1 / weights, index.T), shape).tocsr())
+    root = int(parts(num_images, index)[0][0])
+    order, parent = breadth_first_order(tree, root, directed=False)
+    depth = np.full(num_images, -1)
+    depth[root] = 0
+    for node in order[1:]:
+        depth[node] = depth[parent[node]] + 1
+    inside = depth[index[:, 0]] >= 0
+    index, weights = index[inside], weights[inside]
+    # below a node: all ends of edges, less both ends of those that stay below it
+    sums = np.zeros((num_images, 3), np.int64)  # images, pairs, matches
+    sums[order, 0] = 1
+    amounts = np.column_stack([np.ones_like(weights), weights])
+    for end in index.T:
+        np.add.at(sums[:, 1:], end, amounts)
+    np.subtract.at(sums[:, 1:], _common_ancestors(index, parent, depth), 2 * amounts)
+    for node in order[:0:-1]:
+        sums[parent[node]] += sums[node]
+    nodes = order[1:]
+    nodes = nodes[np.lexsort((nodes, sums[nodes, 2]))]
+    side = np.minimum(sums[nodes, 0], len(order) - sums[nodes, 0])
+    chosen = [*nodes[:max_cuts], *nodes[side >= min_side][:1]]
+    strength = dict(zip(map(tuple, index.tolist()), weights.tolist(), strict=True))
+    return [_cut(node, order, parent, strength, sums) for node in dict.fromkeys(chosen)]
+
+
+def _common_ancestors(index: Ints, parent: Ints, depth: Ints) -> Ints:
+    """For each edge, the deepest node of the tree that has both ends below it."""
+    low, high = index[:, 0].copy(), index[:, 1].copy()
+    while (apart := low != high).any():
+        climb_low = apart & (depth[low] >= depth[high])
+        climb_high = apart & ~climb_low
+        low[climb_low] = parent[low[climb_low]]
+        high[climb_high] = parent[high[climb_high]]
+    return low
+
+
+def _cut(
+    node: int,
+    order: Ints,
+    parent: Ints,
+    strength: dict[tuple[int, ...], int],
+    sums: Ints,
+) -> Cut:
+    """The cut between a node of the tree and its parent."""
+    below = np.zeros(len(parent), bool)
+    below[node] = True
+    for other in order[1:]:
+        below[other] |= below[parent[other]]
+    members = np.flatnonzero(below)
+    if 2 * len(members) > len(order):
+        members = np.sort(order[~below[order]])
+    first, second = sorted((int(node), int(parent[node])))
+    return Cut(
+        strongest=(first, second),
+        num_inliers=strength[first, second],
+        num_pairs=int(sums[node, 1]),
+        num_matches=int(sums[node, 2]),
+        smaller=members,
+    )

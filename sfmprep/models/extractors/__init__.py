@@ -1,0 +1,1 @@
+"""Keypoints and descriptors, one file an extractor."""

@@ -1,0 +1,1 @@
+"""Matches of two images' features, one file a matcher."""

@@ -1,0 +1,293 @@
+"""LoFTR: semi-dense matches that start on a grid of the first image.
+
+Paper: Sun, Shen, Wang, Bao, Zhou, "LoFTR: Detector-Free Local Feature Matching with
+Transformers", CVPR 2021. The modules are kornia's (`feature.LoFTR`), code and weights
+Apache-2.0, and give the same matches. What differs: backbone and first layer of the
+transformer run once an image, and the matrix of all confidences is never made.
+
+Cell (x, y) is the point (8 x, 8 y) in COLMAP pixels, not in pixel centres: the poses
+and depths that LoFTR was trained with are COLMAP's, and kornia documents the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from kornia.feature import LoFTR
+from kornia.feature.loftr.loftr import default_cfg
+
+from sfmprep.config import LoftrConfig
+from sfmprep.models.protocols import DenseImage
+from sfmprep.models.semidense.dual_softmax import (
+    MutualMatches,
+    mutual_matches,
+)
+from sfmprep.models.shared.extraction import (
+    best_batch_size,
+    in_parts,
+    only_row,
+    padded_grey,
+)
+from sfmprep.models.shared.out_of_memory import run_halving
+from sfmprep.models.shared.placed import Placed
+from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.progress import batched
+from sfmprep.types import DenseMatches, Float32, ImageBatch
+from sfmprep.weights import load_strict, load_tensors, resolve_weights
+
+_CELL = 8  # pixels from one token to the next
+_FINE_STRIDE = 2  # pixels of one cell of the fine map
+_BORDER = 2  # outermost cells that are not matched
+_BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
+_BATCH_TOKENS = 1 << 17  # of the pairs that go through a GPU at once
+_FINE_WINDOWS = 4096  # that are correlated at once: 52 MB a map
+
+
+class Loftr:
+    """Matches with LoFTR, from what was computed once for each image.
+
+    Args:
+        config: The settings.
+        device: Where the network runs, as torch names it.
+        precision: Of the backbone and of what is kept of its fine map; the
+            transformers are in float32.
+
+    Raises:
+        ConfigError: half precision without a CUDA device.
+        WeightsError: the weights cannot be had, or do not fit.
+    """
+
+    def __init__(
+        self,
+        config: LoftrConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        half = use_half(precision, device)
+        weights = resolve_weights(config.model, config.weights)
+        network = loftr_network(config.model)
+        load_strict(network, network_tensors(load_tensors(weights)), weights)
+        if half:
+            network.backbone.half()
+        self._config = config
+        self._device = torch.device(device)
+        self._network = network.to(self._device)
+        self._temperature: float = network.coarse_matching.temperature
+        self._sha256 = weights.sha256
+        size = best_batch_size(self._device, config.max_size)
+        self.batch_size = max(1, size // _BATCH_SHARE)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The checksum of the weights in use."""
+        return self._sha256
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Computes the maps of each image of a batch.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Locates cells of each first image in the second.
+
+        Pairs of equal sizes go through the network together.
+
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the confidence that
+            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
+            have no matches.
+
+        Raises:
+            ValueError: an image was prepared by another kind of matcher.
+            DeviceError: a single pair does not fit into the memory of the device.
+        """
+        sides = [(_checked(first), _checked(second)) for first, second in pairs]
+        results: dict[int, DenseMatches] = {}
+        for items in self._batches(sides):
+            found = run_halving(self._match_batch, [sides[item] for item in items])
+            results.update(zip(items, found, strict=True))
+        return [results[item] for item in range(len(pairs))]
+
+    @torch.inference_mode()
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        # Every cell begins in the image, so none is masked.
+        grey = padded_grey(batch, multiple=_CELL, device=self._device)
+        network = self._network
+        coarse, fine = network.backbone(grey.to(network.backbone.conv1.weight.dtype))
+        height, width = coarse.shape[2:]
+        tokens = network.pos_encoding(coarse.float()).flatten(2).mT.contiguous()
+        # The first layer sees each image alone.
+        tokens = network.loftr_coarse.layers[0](tokens, tokens)
+        return [
+            LoftrImage(
+                tokens=only_row(tokens, row),
+                fine=only_row(fine, row),
+                grid=(height, width),
+                placed=Placed.of(batch, row),
+            )
+            for row in range(len(batch))
+        ]
+
+    def _batches(
+        self, sides: Sequence[tuple[LoftrImage, LoftrImage]]
+    ) -> Iterator[Sequence[int]]:
+        """Yields the numbers of the pairs that go into one batch, each pair once."""
+        groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+        for item, (first, second) in enumerate(sides):
+            groups.setdefault((first.grid, second.grid), []).append(item)
+        for (grid0, grid1), items in groups.items():
+            num_tokens = grid0[0] * grid0[1] + grid1[0] * grid1[1]
+            # A CPU gains nothing from more than one.
+            limit = 0 if self._device.type == "cpu" else _BATCH_TOKENS // num_tokens
+            yield from batched(items, max(1, limit))
+
+    @torch.inference_mode()
+    def _match_batch(
+        self, pairs: Sequence[tuple[LoftrImage, LoftrImage]]
+    ) -> list[DenseMatches]:
+        grid0, grid1 = (image.grid for image in pairs[0])
+        tokens0, tokens1 = (
+            torch.cat([image.tokens for image in images])
+            for images in zip(*pairs, strict=True)
+        )
+        transformer = self._network.loftr_coarse
+        for layer, kind in zip(
+            transformer.layers[1:], transformer.layer_names[1:], strict=True
+        ):
+            if kind == "self":
+                tokens0, tokens1 = layer(tokens0, tokens0), layer(tokens1, tokens1)
+            else:
+                tokens0 = layer(tokens0, tokens1)
+                tokens1 = layer(tokens1, tokens0)
+        found = mutual_matches(
+            tokens0,
+            tokens1,
+            temperature=self._temperature,
+            min_confidence=self._config.min_score,
+        )
+        is_inner = _is_inner(found.first, grid0) & _is_inner(found.second, grid1)
+        found = MutualMatches(*(column[is_inner] for column in found))
+        return [
+            self._measured(
+                pair,
+                tokens0[item : item + 1],
+                tokens1[item : item + 1],
+                MutualMatches(*(column[found.batch == item] for column in found)),
+            )
+            for item, pair in enumerate(pairs)
+        ]
+
+    def _measured(
+        self,
+        pair: tuple[LoftrImage, LoftrImage],
+        tokens0: torch.Tensor,
+        tokens1: torch.Tensor,
+        found: MutualMatches,
+    ) -> DenseMatches:
+        """Measures the matches of one pair, whose tokens went through all layers."""
+        image0, image1 = pair
+        order = found.confidence.argsort(descending=True, stable=True)
+        first, second = found.first[order], found.second[order]
+        xy1 = [first.new_empty((0, 2), dtype=torch.float32)]
+        for start in range(0, len(order), _FINE_WINDOWS):
+            rows = slice(start, start + _FINE_WINDOWS)
+            data: dict[str, Any] = {
+                "stride_c": _CELL,
+                "stride_f": _FINE_STRIDE,
+                "b_ids": torch.zeros_like(first[rows]),
+                "i_ids": first[rows],
+                "j_ids": second[rows],
+                "mkpts0_c": _cell_xy(first[rows], image0.grid),
+                "mkpts1_c": _cell_xy(second[rows], image1.grid),
+                "mconf": found.confidence[order[rows]],
+            }
+            windows = self._network.fine_preprocess(
+                image0.fine.float(), image1.fine.float(), tokens0, tokens1, data
+            )
+            self._network.fine_matching(*self._network.loftr_fine(*windows), data)
+            xy1.append(data["mkpts1_f"])
+        return DenseMatches(
+            xy0=image0.placed.stored(_cell_xy(first, image0.grid).cpu().numpy()),
+            xy1=image1.placed.stored(torch.cat(xy1).cpu().numpy()),
+            scores=found.confidence[order].clamp(max=1).cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoftrImage:
+    """One image on the device of the matcher that prepared it."""
+
+    tokens: torch.Tensor  # [1, h w, 256] float32, after the first layer
+    fine: torch.Tensor  # [1, 128, 4 h, 4 w]
+    grid: tuple[int, int]  # (h, w) cells
+    placed: Placed
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        return self.tokens.nbytes + self.fine.nbytes
+
+    @property
+    def keypoints(self) -> Float32:
+        """Where its matches start, [K, 2] COLMAP pixels of the file on disk.
+
+        One a cell, without the outermost two cells at each side, row by row. Images of
+        fewer than 5 cells a side have none.
+        """
+        cells = torch.arange(self.grid[0] * self.grid[1])
+        inner = cells[_is_inner(cells, self.grid)]
+        xy: Float32 = _cell_xy(inner, self.grid).numpy().astype(np.float32)
+        return self.placed.stored(xy)
+
+
+def loftr_network(model: str) -> LoFTR:
+    """LoFTR in evaluation mode with random weights, ready for those of `model`."""
+    config: dict[str, Any] = copy.deepcopy(default_cfg)
+    # The indoor checkpoint was trained anew with the position encoding as intended.
+    config["coarse"]["temp_bug_fix"] = model == "loftr-indoor"
+    return LoFTR(pretrained=None, config=config).eval()
+
+
+def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint: what lies under `state_dict`, or all."""
+    prefix = "state_dict."
+    nested = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
+    return nested or dict(tensors)
+
+
+def _is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Which of the cells [M] are not among the outermost of the grid."""
+    height, width = grid
+    row, column = cells // width, cells % width
+    return (
+        (row >= _BORDER)
+        & (row < height - _BORDER)
+        & (column >= _BORDER)
+        & (column < width - _BORDER)
+    )
+
+
+def _cell_xy(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """The points (x, y) of cells [M] in pixels of the network, [M, 2] float32."""
+    return _CELL * torch.stack([cells % grid[1], cells // grid[1]], 1).float()
+
+
+def _checked(image: DenseImage) -> LoftrImage:
+    if not isinstance(image, LoftrImage):
+        raise ValueError(f"got a {type(image).__name__} but expected LoftrImage")
+    return image

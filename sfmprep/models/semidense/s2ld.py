@@ -1,0 +1,197 @@
+"""S2LD: matches that start at one keypoint a cell and are located in the other image.
+
+The network and its sources are in `s2ld_network.py`. Its weights have no stated licence
+and are not fetched: the user brings the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sfmprep import coords
+from sfmprep.config import S2ldConfig
+from sfmprep.models.protocols import DenseImage
+from sfmprep.models.semidense.s2ld_network import (
+    BORDER,
+    CELL,
+    WINDOW_REACH,
+    S2ldMaps,
+    S2ldNetwork,
+)
+from sfmprep.models.shared.extraction import (
+    best_batch_size,
+    in_parts,
+    only_row,
+    padded_grey,
+)
+from sfmprep.models.shared.out_of_memory import run_halving
+from sfmprep.models.shared.placed import Placed
+from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.types import DenseMatches, Float32, ImageBatch
+from sfmprep.weights import load_strict, load_tensors, resolve_weights
+
+_BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
+
+
+class S2ld:
+    """Matches with S2LD, from what was computed once for each image.
+
+    Args:
+        config: The settings.
+        device: Where the network runs, as torch names it.
+        precision: Of backbone and transformer; similarities are in float32.
+
+    Raises:
+        ConfigError: half precision without a CUDA device.
+        WeightsError: the weights cannot be had, or do not fit.
+    """
+
+    def __init__(
+        self,
+        config: S2ldConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        half = use_half(precision, device)
+        weights = resolve_weights("s2ld", config.weights)
+        network = S2ldNetwork()
+        load_strict(network, network_tensors(load_tensors(weights)), weights)
+        network.prepare(torch.float16 if half else torch.float32)
+        self._config = config
+        self._device = torch.device(device)
+        self._network = network.to(self._device)
+        self._sha256 = weights.sha256
+        size = best_batch_size(self._device, config.max_size)
+        self.batch_size = max(1, size // _BATCH_SHARE)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The checksum of the weights in use."""
+        return self._sha256
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Finds the keypoints and computes the maps of each image of a batch.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Locates keypoints of each first image in the second.
+
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the confidence that
+            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
+            have no matches.
+
+        Raises:
+            ValueError: an image was prepared by another kind of matcher.
+            DeviceError: a single pair does not fit into the memory of the device.
+        """
+        # One by one: a pair fills a device, and pairs of a batch had to be of one size.
+        return [
+            matches
+            for pair in pairs
+            for matches in run_halving(self._match_each, [pair])
+        ]
+
+    @torch.inference_mode()
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        # Every cell begins in the image, so none is masked.
+        maps = self._network.extract(
+            padded_grey(batch, multiple=CELL, device=self._device)
+        )
+        tokens = self._network.tokens(maps)
+        # The tokens stand for it.
+        maps = maps._replace(coarse=tokens.new_empty(len(batch), 0))
+        table = maps.keypoints.cpu().numpy()
+        images = (Placed.of(batch, row) for row in range(len(batch)))
+        return [
+            S2ldImage(
+                maps=S2ldMaps(*(only_row(part, row) for part in maps)),
+                tokens=only_row(tokens, row),
+                placed=placed,
+                table=placed.stored(coords.colmap_from_centre(table[row])),
+            )
+            for row, placed in enumerate(images)
+        ]
+
+    @torch.inference_mode()
+    def _match_each(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        return [self._match_one(_checked(a), _checked(b)) for a, b in pairs]
+
+    def _match_one(self, image0: S2ldImage, image1: S2ldImage) -> DenseMatches:
+        tokens = self._network.cross(image0.tokens, image1.tokens)
+        maps0, maps1 = image0.maps, image1.maps
+        item, first, second, confidence = self._network.coarse_matches(
+            *tokens, maps0.grid, maps1.grid, min_confidence=self._config.min_score
+        )
+        order = confidence.argsort(descending=True, stable=True)
+        item, first, second = item[order], first[order], second[order]
+        places = self._network.fine(maps0, maps1, *tokens, item, first, second)
+        xy1 = maps1.keypoints[0, second] + places[:, :2] * WINDOW_REACH
+        return DenseMatches(
+            xy0=image0.table[first.cpu().numpy()],
+            xy1=image1.placed.stored(coords.colmap_from_centre(xy1.cpu().numpy())),
+            scores=confidence[order].clamp(max=1).cpu().numpy(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class S2ldImage:
+    """One image on the device of the matcher that prepared it."""
+
+    maps: S2ldMaps  # of one image, without the coarse one
+    tokens: torch.Tensor  # [1, h w, 256]
+    placed: Placed
+    table: Float32  # [h w, 2] keypoints of all cells, COLMAP pixels of the file
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        return sum(part.nbytes for part in (*self.maps, self.tokens))
+
+    @property
+    def keypoints(self) -> Float32:
+        """Where its matches start, [K, 2] COLMAP pixels of the file on disk.
+
+        One a cell, without the outermost two cells at each side, row by row. Images of
+        fewer than 5 cells a side have none.
+        """
+        cells = self.table.reshape(*self.maps.grid, 2)
+        inner = cells[BORDER:-BORDER, BORDER:-BORDER]
+        return np.ascontiguousarray(inner.reshape(-1, 2))
+
+
+def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names a checkpoint's tensors as the network does.
+
+    Of a training checkpoint they are what lies under `state_dict`. The prefix
+    `matcher.` goes, and so does the position encoding, which is computed.
+    """
+    nested = {
+        key.removeprefix("state_dict."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith("state_dict.")
+    }
+    named = {
+        key.removeprefix("matcher."): tensor
+        for key, tensor in (nested or tensors).items()
+    }
+    return {k: tensor for k, tensor in named.items() if k != "pos_encoding.pe"}
+
+
+def _checked(image: DenseImage) -> S2ldImage:
+    if not isinstance(image, S2ldImage):
+        raise ValueError(f"got a {type(image).__name__} but expected S2ldImage")
+    return image

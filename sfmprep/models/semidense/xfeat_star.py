@@ -1,0 +1,247 @@
+"""XFeat*: semi-dense matches from the cells of XFeat's descriptor map.
+
+Paper: Potje, Cadar, Araujo, Martins, Nascimento, "XFeat: Accelerated Features for
+Lightweight Image Matching", CVPR 2024. Ported from the authors' repository
+https://github.com/verlab/accelerated_features and from kornia's `feature.xfeat`, code
+and weights Apache-2.0. What changed:
+
+- Matches start at a fixed point of a cell of the first image and are measured in the
+  second, the authors' the other way round.
+- The network of places is asked in both directions and the answers are averaged. They
+  err independently, and their mean is antisymmetric: the reverse of a match moves as
+  far the other way.
+- Where in its cell a match starts, and how much the network understates a movement,
+  were measured on photographs warped by known homographies. By that measure the
+  authors' points are a pixel off.
+- One scale of the image, 1.3; the authors take a fifth of the cells from 0.6.
+
+On eight neighbouring pairs of fountain-P11 at 1024 pixels the median distance from the
+true epipolar line is 1.43 pixels for cells, 0.88 for the authors' points, 0.30 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sfmprep import coords
+from sfmprep.config import NearestConfig, XFeatStarConfig
+from sfmprep.models.extractors.xfeat import XFeatNetwork
+from sfmprep.models.matchers.nearest import Nearest, PreparedRows
+from sfmprep.models.protocols import DenseImage
+from sfmprep.models.shared.extraction import best_batch_size, in_parts
+from sfmprep.models.shared.out_of_memory import run_halving
+from sfmprep.models.shared.placed import Placed
+from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.types import DenseMatches, Float32, ImageBatch, Matches
+from sfmprep.weights import load_strict, load_tensors, resolve_weights
+
+_CELL = 8  # pixels that one cell of the network's output covers, each way
+_MULTIPLE = 32  # of the network's input sides
+_SCALE = 1.3  # of the image that the network sees, as in the authors' finer level
+_SHARPNESS = 3.0  # what logits of places are multiplied by, as the authors do
+_ANCHOR = 3.7  # where in its cell a match starts, both ways, pixels of the network
+_GAIN = 1.15  # of true movements over those that the network finds
+_FINE = "fine_matcher."
+
+
+class XFeatStar:
+    """Matches cells of images whose descriptors are mutually nearest.
+
+    Args:
+        config: The settings.
+        device: Where the networks run, as torch names it.
+        precision: Of the backbone; all else is in float32.
+
+    Raises:
+        ConfigError: half precision without a CUDA device.
+        WeightsError: the weights cannot be had, or do not fit.
+    """
+
+    def __init__(
+        self,
+        config: XFeatStarConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        half = use_half(precision, device)
+        weights = resolve_weights("xfeat", config.weights)
+        tensors = load_tensors(weights)
+        network, fine_matcher = XFeatNetwork(), _fine_matcher()
+        parts = {
+            is_fine: {
+                key.removeprefix(_FINE): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(_FINE) is is_fine
+            }
+            for is_fine in (False, True)
+        }
+        load_strict(network, parts[False], weights)
+        load_strict(fine_matcher, parts[True], weights)
+        network.prepare(torch.float16 if half else torch.float32)
+        self._config = config
+        self._device = torch.device(device)
+        self._network = network.to(self._device)
+        self._fine_matcher = fine_matcher.eval().to(self._device)
+        self._nearest = Nearest(
+            NearestConfig(ratio=None, min_similarity=config.min_similarity),
+            device=device,
+        )
+        self._sha256 = weights.sha256
+        self.batch_size = best_batch_size(self._device, config.max_size)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The checksum of the weights in use."""
+        return self._sha256
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Describes the most reliable cells of each image of a batch.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Locates cells of each first image in the second.
+
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the geometric mean
+            of the confidences of the place in both directions.
+
+        Raises:
+            ValueError: an image was prepared by another kind of matcher.
+            DeviceError: a single pair does not fit into the memory of the device.
+        """
+        sides = [(_checked(first), _checked(second)) for first, second in pairs]
+        matches = self._nearest.match([(a.rows, b.rows) for a, b in sides])
+        return run_halving(
+            lambda items: [self._located(*item) for item in items],
+            list(zip(sides, matches, strict=True)),
+        )
+
+    @torch.inference_mode()
+    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        grey = torch.from_numpy(batch.pixels).to(self._device).mean(1, keepdim=True)
+        sides = [
+            max(_MULTIPLE, int(side * _SCALE) // _MULTIPLE * _MULTIPLE)
+            for side in grey.shape[2:]
+        ]
+        grey = F.interpolate(grey, sides, mode="bilinear", align_corners=False)
+        dense, _, reliability = self._network(grey)
+        width = dense.shape[2]
+        dense, reliability = dense.flatten(1, 2), reliability.flatten(1)
+        limit = min(self._config.max_keypoints, reliability.shape[1])
+        best = reliability.topk(limit).indices
+        rows = dense.gather(1, best[..., None].expand(-1, -1, dense.shape[2]))
+        length = rows.norm(dim=2, keepdim=True)
+        unit = F.normalize(rows, dim=2)
+        cells = torch.stack([best % width, best // width], 2).float().cpu().numpy()
+        images: list[DenseImage] = []
+        for row in range(len(batch)):
+            placed = Placed.of(batch, row)
+            size = (sides[1], sides[0])
+            anchors = coords.resize_xy(
+                cells[row] * _CELL + np.float32(_ANCHOR), size, placed.network_size
+            )
+            images.append(
+                StarImage(
+                    rows=PreparedRows(unit[row].clone()),
+                    length=length[row].clone(),
+                    anchors=anchors,
+                    size=size,
+                    placed=placed,
+                    keypoints=placed.stored(anchors),
+                )
+            )
+        return images
+
+    @torch.inference_mode()
+    def _located(
+        self, sides: tuple[StarImage, StarImage], matches: Matches
+    ) -> DenseMatches:
+        image0, image1 = sides
+        index = torch.from_numpy(matches.index.astype(np.int64)).to(self._device)
+        first, second = (
+            image.described(index[:, column]) for column, image in enumerate(sides)
+        )
+        forward, sure1 = self._place(first, second)
+        backward, sure0 = self._place(second, first)
+        score = (sure0 * sure1).sqrt()
+        order = score.argsort(descending=True, stable=True)
+        order = order[score[order] > self._config.min_score]
+        movement = (forward - backward)[order] * (_GAIN / 2)
+        table = torch.cat([score[order, None], movement], 1).cpu().numpy()
+        rows0, rows1 = matches.index[order.cpu().numpy()].T
+        xy1 = image1.anchors[rows1] + coords.resize_xy(
+            table[:, 1:], image1.size, image1.placed.network_size
+        )
+        return DenseMatches(
+            xy0=image0.keypoints[rows0],
+            xy1=image1.placed.stored(xy1),
+            scores=table[:, 0].copy(),
+        )
+
+    def _place(
+        self, fixed: torch.Tensor, measured: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Finds where in the cells `measured` the anchors of the cells `fixed` are.
+
+        Returns:
+            place: (x, y) in the cell, 0..7, [M, 2].
+            confidence: How likely the most likely pixel is, [M] in 0..1.
+        """
+        logits = self._fine_matcher(torch.cat([measured, fixed], 1))
+        probability = (_SHARPNESS * logits).softmax(1)
+        cells = probability.view(-1, _CELL, _CELL)
+        steps = torch.arange(_CELL, dtype=cells.dtype, device=cells.device)
+        place = torch.stack([cells.sum(1) @ steps, cells.sum(2) @ steps], 1)
+        return place, probability.amax(1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StarImage:
+    """The most reliable cells of one image, on the device of their matcher."""
+
+    rows: PreparedRows  # [K, 64] unit descriptors
+    length: torch.Tensor  # [K, 1] of the descriptors before
+    anchors: Float32  # [K, 2] where matches start, COLMAP pixels of the batch
+    size: tuple[int, int]  # (W, H) that the network saw
+    placed: Placed
+    keypoints: Float32  # [K, 2] the same, COLMAP pixels of the file
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        return self.rows.num_bytes + self.length.nbytes
+
+    def described(self, index: torch.Tensor) -> torch.Tensor:
+        """Descriptors [M, 64] of cells as the network made them."""
+        return self.rows.rows[index] * self.length[index]
+
+
+def _fine_matcher() -> nn.Sequential:
+    """Two descriptors, [M, 128], to logits of the 64 pixels of a cell, row by row."""
+    layers: list[nn.Module] = []
+    for inputs in (128, 512, 512, 512):
+        layers += [
+            nn.Linear(inputs, 512),
+            nn.BatchNorm1d(512, affine=False),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Linear(512, 64))
+
+
+def _checked(image: DenseImage) -> StarImage:
+    if not isinstance(image, StarImage):
+        raise ValueError(f"got a {type(image).__name__} but expected StarImage")
+    return image

@@ -1,0 +1,1 @@
+"""What several networks need: batches, memory, precision, sampling."""

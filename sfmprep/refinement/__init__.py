@@ -1,0 +1,1 @@
+"""Keypoints of tracks moved to where their photographs agree."""

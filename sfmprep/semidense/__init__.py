@@ -1,0 +1,1 @@
+"""Matching without a detector, and how its points become tracks."""

@@ -1,0 +1,220 @@
+"""The stage from pairs of images to semi-dense matches, and which pairs need it.
+
+Each pair is matched in both directions: a match starts at a keypoint that the matcher
+itself gives the first image, the same for every partner, and ends anywhere in the
+second. What makes tracks of that is `dense_tracks.py`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from sfmprep.capture.image_set import ImageSet, fit_size, load_batches
+from sfmprep.frontend.match_order import order_for_cache
+from sfmprep.models.protocols import DenseImage, DenseMatcher
+from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.progress import Progress, silent
+from sfmprep.stores.tables import DenseStore
+from sfmprep.stores.write_behind import WriteBehind
+from sfmprep.types import ImageBatch
+
+_FEW_PARTNERS = 3  # an image with fewer strong pairs can be lost by one wrong pair
+_MAX_TRIED = 10  # weak pairs that an image with enough partners may ask for
+_MAX_WAITING = 8  # pairs; what a killed run may lose
+
+
+def weak_pairs(
+    pairs: Pairs, num_inliers: Mapping[Pair, int], *, min_num_inliers: int
+) -> Pairs:
+    """The pairs that a semi-dense matcher should try after the features.
+
+    A pair with `min_num_inliers` is strong and stays as it is. Most of the others show
+    different things and would cost a second each to say so. Tried are
+
+    1. all weak pairs of an image with fewer than 3 strong ones: nothing is known of
+       where it belongs, and each of them may be what joins it to the rest;
+    2. of every other image the 10 weak pairs most likely to overlap: those with the
+       most inliers, then with the most strong neighbours in common, then those next to
+       each other in the order of names. Pairs with neither are not among them.
+
+    So images that matched well cost at most 10 tries each on average, whatever the
+    capture's size, and rule 1 never leaves `pairs`, which for large captures are some
+    20 an image.
+
+    Args:
+        pairs: What the features were matched on.
+        num_inliers: Verified matches of pairs, name0 < name1; 0 where one is missing.
+        min_num_inliers: Of a strong pair.
+
+    Returns:
+        None of the strong pairs; no pair for no pairs.
+    """
+    strong: defaultdict[str, set[str]] = defaultdict(set)
+    weak: list[Pair] = []
+    for name0, name1 in pairs:
+        if num_inliers.get((name0, name1), 0) >= min_num_inliers:
+            strong[name0].add(name1)
+            strong[name1].add(name0)
+        else:
+            weak.append((name0, name1))
+    position = {
+        name: k for k, name in enumerate(sorted({n for pair in pairs for n in pair}))
+    }
+    chosen: set[Pair] = set()
+    likely: defaultdict[str, list[tuple[int, int, int, Pair]]] = defaultdict(list)
+    for pair in weak:
+        name0, name1 = pair
+        if min(len(strong[name0]), len(strong[name1])) < _FEW_PARTNERS:
+            chosen.add(pair)
+            continue
+        inliers = num_inliers.get(pair, 0)
+        shared = len(strong[name0] & strong[name1])
+        if inliers or shared:
+            gap = position[name1] - position[name0]
+            for name in pair:
+                likely[name].append((-inliers, -shared, gap, pair))
+    for found in likely.values():
+        chosen.update(pair for *_, pair in sorted(found)[:_MAX_TRIED])
+    return Pairs.of(chosen)
+
+
+def match_dense(
+    images: ImageSet,
+    pairs: Pairs,
+    matcher: DenseMatcher,
+    store: DenseStore,
+    *,
+    max_size: int,
+    cache_gb: float = 2.0,
+    num_workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, str]:
+    """Matches both directions of every pair that the store does not hold yet.
+
+    Pairs are ordered so that few images are prepared twice. The order tells which image
+    is needed when, so threads decode the next ones while the matcher works. In memory
+    are the prepared images, up to `cache_gb`, and `num_workers + 2` decoded ones. What
+    the store holds in the end does not depend on `cache_gb`, but its order does. A run
+    that is stopped keeps what it has matched; one that is killed, all but the last few
+    pairs.
+
+    Args:
+        images: The capture.
+        pairs: What to match.
+        matcher: A model.
+        store: Where matches go, two entries a pair.
+        max_size: Longer side in pixels that larger images are reduced to.
+        cache_gb: Prepared images that stay on the device, 1e9 bytes; at least two do.
+        num_workers: Threads that decode and resize; None: one a core, at most 8.
+        progress: Wraps the loop over pairs.
+
+    Returns:
+        The images that could not be decoded, with the reason; their pairs are left out.
+
+    Raises:
+        ConfigError: `max_size` or `num_workers` is below 1, or a pair names an image
+            that is not among `images`.
+        StoreError: see `DenseStore.append`.
+    """
+    unreadable: dict[str, str] = {}
+    missing = [pair for pair in pairs if pair not in store or pair[::-1] not in store]
+    num_bytes = _largest_bytes(images, missing, matcher, max_size, unreadable)
+    num_cached = max(int(cache_gb * 1e9 / max(num_bytes, 1)), 2)
+    steps = _plan(order_for_cache(missing, num_cached), num_cached)
+    batches = load_batches(
+        images,
+        [name for step in steps for name in step.load],
+        max_size=max_size,
+        num_workers=num_workers,
+        on_unreadable=unreadable.__setitem__,
+    )
+    prepared: dict[str, DenseImage] = {}
+    with closing(batches), WriteBehind(store.append, max_waiting=_MAX_WAITING) as out:
+        loader = _Loader(batches, unreadable)
+        for step in progress(steps, desc="match semi-dense", total=len(steps)):
+            for name in step.drop:
+                prepared.pop(name, None)
+            for name in step.load:
+                if (batch := loader.get(name)) is not None:
+                    [prepared[name]] = matcher.prepare(batch)
+            if step.pair[0] not in prepared or step.pair[1] not in prepared:
+                continue
+            directed = [p for p in (step.pair, step.pair[::-1]) if p not in store]
+            sides = [(prepared[name0], prepared[name1]) for name0, name1 in directed]
+            out.put(list(zip(directed, matcher.match(sides), strict=True)))
+    return unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A pair, and what changes in the cache before it is matched."""
+
+    pair: Pair
+    load: tuple[str, ...]
+    drop: tuple[str, ...]
+
+
+def _plan(pairs: Sequence[Pair], num_cached: int) -> list[_Step]:
+    """What a cache of so many images, dropping the least recently used, does when."""
+    cache: OrderedDict[str, None] = OrderedDict()
+    steps = []
+    for pair in pairs:
+        load = tuple(name for name in pair if name not in cache)
+        for name in pair:
+            cache[name] = None
+            cache.move_to_end(name)
+        drop = [cache.popitem(last=False)[0] for _ in range(len(cache) - num_cached)]
+        steps.append(_Step(pair=pair, load=load, drop=tuple(drop)))
+    return steps
+
+
+def _largest_bytes(
+    images: ImageSet,
+    pairs: Iterable[Pair],
+    matcher: DenseMatcher,
+    max_size: int,
+    unreadable: dict[str, str],
+) -> int:
+    """The bytes of the largest image that can be decoded, prepared; 0 for none."""
+
+    def area(name: str) -> int:
+        width, height = fit_size(images.infos[name].size, max_size)
+        return width * height
+
+    names = sorted({name for pair in pairs for name in pair if name in images.infos})
+    batches = load_batches(
+        images,
+        sorted(names, key=area, reverse=True),
+        max_size=max_size,
+        num_workers=1,
+        on_unreadable=unreadable.__setitem__,
+    )
+    with closing(batches):
+        for _, batch in batches:
+            [prepared] = matcher.prepare(batch)
+            return prepared.num_bytes
+    return 0
+
+
+class _Loader:
+    """Images in the order of the plan, of which some cannot be decoded."""
+
+    def __init__(
+        self,
+        batches: Iterator[tuple[tuple[str, ...], ImageBatch]],
+        unreadable: Mapping[str, str],
+    ) -> None:
+        self._batches = batches
+        self._unreadable = unreadable
+        self._early: dict[str, ImageBatch] = {}  # the one behind those left out
+
+    def get(self, name: str) -> ImageBatch | None:
+        """The next image of the plan; None where it cannot be decoded."""
+        while name not in self._early and name not in self._unreadable:
+            for (found,), batch in self._batches:
+                self._early[found] = batch
+                break
+        return self._early.pop(name, None)

@@ -1,0 +1,1 @@
+"""Our weights against others, in one table."""

@@ -1,0 +1,165 @@
+"""What a step of training the compact features sees: views, and places in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfmprep.coords import Float64, centre_from_colmap
+from sfmprep.models.extractors.compact_network import DESCRIPTOR_DIM
+from sfmprep.train.pairs.photographs import Photograph
+from sfmprep.train.pairs.views import (
+    as_tensor_image,
+    inside,
+    photometric,
+    random_homography,
+    transform,
+    warp,
+)
+from sfmprep.types import Features, Float32
+
+logger = logging.getLogger(__name__)
+
+_SIGMA = 0.8  # pixels, of a keypoint in the target of the score map
+_MAX_PLACES = 384  # of a pair of views in the contrastive loss
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapted:
+    """What the teacher says of one photograph."""
+
+    xy: Float32  # [N, 2] pixel centres at integers
+    repeatability: Float32  # [N] in 0..1
+    descriptors: Float32  # [N, 64] unit rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """2 B views, view 2 b and 2 b + 1 of one photograph, and their places."""
+
+    images: Tensor  # [2 B, 3, S, S]
+    target: Tensor  # [2 B, S, S] in 0..1
+    view: Tensor  # [P] int64, of each place
+    xy: Tensor  # [P, 2] pixel centres at integers
+    repeatability: Tensor  # [P]
+    descriptors: Tensor  # [P, 64] of the teacher
+    pairs: tuple[tuple[Tensor, Tensor], ...]  # B of rows [M], the same place in both
+
+    def to(self, device: str) -> Batch:
+        """The same on another device."""
+        return Batch(
+            images=self.images.to(device),
+            target=self.target.to(device),
+            view=self.view.to(device),
+            xy=self.xy.to(device),
+            repeatability=self.repeatability.to(device),
+            descriptors=self.descriptors.to(device),
+            pairs=tuple((a.to(device), b.to(device)) for a, b in self.pairs),
+        )
+
+
+def find_basis(features: Sequence[Features]) -> Float32:
+    """Finds the 64 directions [D, 64] that keep the most of the descriptors' products.
+
+    An uncentred principal component analysis.
+    """
+    rows = np.concatenate([each.descriptors for each in features]).astype(np.float32)
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    basis: Float32 = vectors[:, -DESCRIPTOR_DIM:].astype(np.float32)
+    kept = float(np.square(rows @ basis).sum() / np.square(rows).sum())
+    logger.info("%.1f %% of the teacher's descriptors are kept", 100 * kept)
+    return basis
+
+
+def project(features: Features, basis: Float32) -> Adapted:
+    """Brings the teacher's descriptors to the length of the student's."""
+    projected = features.descriptors.astype(np.float32) @ basis
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True) + 1e-8
+    return Adapted(
+        xy=centre_from_colmap(features.xy),
+        repeatability=features.scores,
+        descriptors=projected,
+    )
+
+
+def make_batch(
+    rng: np.random.Generator,
+    photographs: Sequence[Photograph],
+    adapted: Sequence[Adapted],
+    *,
+    num_pairs: int,
+    size: int,
+) -> Batch:
+    """Draws the views of one step."""
+    images, targets, columns, pairs = [], [], [], []
+    num_rows = 0
+    for b, k in enumerate(rng.integers(len(photographs), size=num_pairs)):
+        photograph, places = photographs[k], adapted[k]
+        size_wh = photograph.shape[1], photograph.shape[0]
+        row_of = []
+        for side, homography in enumerate(_two_views(rng, size_wh, size)):
+            xy = transform(homography, places.xy).astype(np.float32)
+            seen = np.flatnonzero(inside(xy, (size, size)))
+            images.append(
+                as_tensor_image(photometric(rng, warp(photograph, homography, size)))
+            )
+            targets.append(_target(xy[seen], places.repeatability[seen], size))
+            columns.append((2 * b + side, seen, xy[seen], places))
+            rows = np.full(len(xy), -1)
+            rows[seen] = num_rows + np.arange(len(seen))
+            num_rows += len(seen)
+            row_of.append(rows)
+        both = np.flatnonzero((row_of[0] >= 0) & (row_of[1] >= 0))
+        chosen = rng.permutation(both)[:_MAX_PLACES]
+        pairs.append(
+            (torch.from_numpy(row_of[0][chosen]), torch.from_numpy(row_of[1][chosen]))
+        )
+    views = np.concatenate([np.full(len(seen), v) for v, seen, _, _ in columns])
+    return Batch(
+        images=torch.from_numpy(np.stack(images)),
+        target=torch.from_numpy(np.stack(targets)),
+        view=torch.from_numpy(views.astype(np.int64)),
+        xy=torch.from_numpy(np.concatenate([xy for _, _, xy, _ in columns])),
+        repeatability=torch.from_numpy(
+            np.concatenate([p.repeatability[s] for _, s, _, p in columns])
+        ),
+        descriptors=torch.from_numpy(
+            np.concatenate([p.descriptors[s] for _, s, _, p in columns])
+        ),
+        pairs=tuple(pairs),
+    )
+
+
+def _two_views(
+    rng: np.random.Generator, photograph_size: tuple[int, int], size: int
+) -> tuple[Float64, Float64]:
+    """Two overlapping views: one near upright, the other turned and scaled freely."""
+    first = random_homography(
+        rng, photograph_size, size, max_rotation_deg=10, max_scale=1.3
+    )
+    second = random_homography(
+        rng, photograph_size, size, max_rotation_deg=50, max_scale=1.6, max_tilt=0.35
+    )
+    shift = np.eye(3)
+    middle = transform(second @ np.linalg.inv(first), np.full(2, (size - 1) / 2))
+    shift[:2, 2] = (size - 1) / 2 + rng.uniform(-0.2, 0.2, 2) * size - middle
+    return first, shift @ second
+
+
+def _target(xy: Float32, heights: Float32, size: int) -> Float32:
+    """Draws a Gaussian for each place, [S, S]; the higher one where two meet."""
+    drawn = np.zeros((size, size), np.float32)
+    whole = np.rint(xy).astype(np.int64)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            at = whole + (dx, dy)
+            squared = np.square(at - xy).sum(1, dtype=np.float32)
+            value = heights * np.exp(-squared / np.float32(2 * _SIGMA**2))
+            keep = inside(at, (size, size))
+            np.maximum.at(drawn, (at[keep, 1], at[keep, 0]), value[keep])
+    return drawn

@@ -1,0 +1,134 @@
+"""The losses of the matcher: assignment at every layer, then confidence.
+
+Paper: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light
+Speed", ICCV 2023, section 3.3: the negative log-likelihood of the true matches and of
+"unmatchable" for the rest, averaged over all layers (deep supervision); and, with all
+else frozen, the binary cross-entropy of each layer's confidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfmprep.models.matchers.lightglue_network import (
+    LightGlueNetwork,
+    MatchAssignment,
+    TokenConfidence,
+)
+from sfmprep.train.network import PairBatch, Tokens, confidence_layer
+
+
+class Assignment(NamedTuple):
+    """What a head says of B pairs, in logarithms."""
+
+    scores: Tensor  # [B, M, N] of the assignment
+    matchability0: Tensor  # [B, M] logits
+    matchability1: Tensor  # [B, N] logits
+
+
+def assign(head: MatchAssignment, tokens: Tokens, batch: PairBatch) -> Assignment:
+    """Applies a head; scores of padding are below -1e29."""
+    x0, x1 = tokens
+    first, second = batch.sides
+    return Assignment(
+        head(x0, x1, first.is_real, second.is_real),
+        head.matchability(x0).squeeze(-1),
+        head.matchability(x1).squeeze(-1),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AssignmentLoss:
+    """The parts of the loss of one layer, or their means over layers; scalars.
+
+    A part without any keypoint to judge is 0.
+    """
+
+    similarity: Tensor  # of true matches: both softmaxes
+    matchable: Tensor  # of true matches: both matchabilities
+    unmatchable: Tensor  # of keypoints without a partner
+
+    @property
+    def total(self) -> Tensor:
+        """Matches and the unmatchable weigh the same, however many there are."""
+        return self.similarity + self.matchable + self.unmatchable
+
+
+def layer_loss(
+    head: MatchAssignment, tokens: Tokens, batch: PairBatch
+) -> AssignmentLoss:
+    """Computes the loss of one layer's assignment."""
+    found = assign(head, tokens, batch)
+    pair, row0, row1 = batch.matches.unbind(1)
+    logits = found.matchability0[pair, row0], found.matchability1[pair, row1]
+    matchable = F.logsigmoid(logits[0]) + F.logsigmoid(logits[1])
+    without0, without1 = (
+        _mean(F.softplus(logit[side.is_unmatchable]))
+        for logit, side in zip(found[1:], batch.sides, strict=True)
+    )
+    return AssignmentLoss(
+        similarity=_mean(matchable - found.scores[pair, row0, row1]),
+        matchable=_mean(-matchable),
+        unmatchable=(without0 + without1) / 2,
+    )
+
+
+def assignment_loss(
+    network: LightGlueNetwork, layers: list[Tokens], batch: PairBatch
+) -> AssignmentLoss:
+    """Computes the mean loss over the tokens of all layers."""
+    parts = [
+        layer_loss(network.assignment(index), tokens, batch)
+        for index, tokens in enumerate(layers)
+    ]
+    return AssignmentLoss(
+        similarity=torch.stack([part.similarity for part in parts]).mean(),
+        matchable=torch.stack([part.matchable for part in parts]).mean(),
+        unmatchable=torch.stack([part.unmatchable for part in parts]).mean(),
+    )
+
+
+def decisions(found: Assignment) -> tuple[Tensor, Tensor]:
+    """The likeliest partner of each keypoint, [B, M] and [B, N]; -1 for none."""
+    decided = []
+    for dim, logit in ((2, found.matchability0), (1, found.matchability1)):
+        score, partner = found.scores.max(dim)
+        decided.append(partner.where(score > F.logsigmoid(-logit), -1))
+    return decided[0], decided[1]
+
+
+def confidence_loss(
+    network: LightGlueNetwork, layers: list[Tokens], batch: PairBatch
+) -> Tensor:
+    """Computes how wrong the confidences are, as a mean over layers and keypoints.
+
+    Right is whether the decision of the layer equals that of the last one. Gradients
+    reach the confidence heads alone.
+    """
+    with torch.no_grad():
+        decided = [
+            decisions(assign(network.assignment(index), tokens, batch))
+            for index, tokens in enumerate(layers)
+        ]
+    losses = []
+    for head, tokens, decision in zip(
+        network.token_confidence, layers, decided, strict=False
+    ):
+        linear = confidence_layer(cast(TokenConfidence, head))
+        for k, side in enumerate(batch.sides):
+            loss = F.binary_cross_entropy_with_logits(
+                linear(tokens[k].detach()).squeeze(-1),
+                (decision[k] == decided[-1][k]).float(),
+                reduction="none",
+            )
+            losses.append(_mean(loss if side.is_real is None else loss[side.is_real]))
+    return torch.stack(losses).mean()
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.sum() / max(1, values.numel())

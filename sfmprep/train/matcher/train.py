@@ -1,0 +1,323 @@
+"""Trains the LightGlue-type matcher, in as many pieces as it is cut into.
+
+The assignment comes first, on the batches of `matcher_data`. The mean of its weights is
+what is validated and exported, and what the confidence heads are trained on, last.
+
+`out` holds `matcher.pt`, `confidence.pt` (at most 16 MB) and `matcher.jsonl`, the log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sfmprep.errors import ConfigError, ImageError, StoreError
+from sfmprep.models.matchers.lightglue import SHAPES
+from sfmprep.models.matchers.lightglue_network import LightGlueNetwork
+from sfmprep.models.protocols import Extractor
+from sfmprep.progress import Progress, silent
+from sfmprep.train import checkpoints
+from sfmprep.train.ahead import make_ahead
+from sfmprep.train.matcher.data import (
+    WARM_UP_BATCHES,
+    Kind,
+    PairBatches,
+    read_capture,
+)
+from sfmprep.train.matcher.session import AssignmentTraining, ConfidenceTraining
+from sfmprep.train.matcher.validation import validate, validation_batches
+from sfmprep.train.network import PairBatch, build_network, reset_confidence
+from sfmprep.train.pairs.held_out import photograph_of
+from sfmprep.train.pairs.photographs import Photograph, Photographs
+from sfmprep.weights import ResolvedWeights, file_sha256, load_strict, load_tensors
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["assignment", "confidence"]
+
+_NAME = "compact-lightglue"
+_SHAPE = SHAPES[_NAME]
+_FILES: dict[Part, str] = {"assignment": "matcher.pt", "confidence": "confidence.pt"}
+
+_LOG_EVERY = 50  # steps
+_SAVE_EVERY_S = 120.0
+_VALIDATE_EVERY_S = 180.0
+_VALIDATION_PAIRS = 32
+
+
+def train_matcher(
+    *,
+    data: Path | None,
+    out: Path,
+    minutes: float,
+    extractor: Extractor,
+    captures: Sequence[Path] = (),
+    init: Path | None = None,
+    seed: int = 0,
+    size: int = 256,
+    batch: int = 16,
+    device: str = "cpu",
+    progress: Progress = silent,
+    part: Part = "assignment",
+    steps: int | None = None,
+) -> None:
+    """Trains for some minutes, or goes on where an earlier call in `out` stopped.
+
+    Args:
+        data: The folder of photographs that views are made of, two at least; None for
+            those of the captures, without a validation then.
+        out: Where checkpoints and the log lie; made if it is missing.
+        minutes: How long, from the first step on.
+        extractor: Its features are what the matcher learns to match. It runs beside
+            the training, so on the CPU; of an image `MAX_COUNT` keypoints are used.
+        captures: Folders that `sfmprep reconstruct` made, for pairs with real parallax.
+        init: Weights to start from, as `export_weights` writes them, without the first
+            batches of homographies alone. It may be left out to go on.
+        seed: Of all that is random.
+        size: Side of crops of up to 256 keypoints, pixels; of more, they are larger.
+        batch: Pairs of 256 keypoints a step.
+        device: Where to train, as torch names it; the layers are in bfloat16 on CUDA.
+        progress: Shows the steps.
+        part: What to train; confidence comes last, on the mean weights of the other.
+        steps: The step to stop at, if it comes before the time is over.
+
+    Raises:
+        ConfigError: there are fewer than two photographs, or a capture is not
+            reconstructed.
+        ImageError: `data` has no photograph, or one, also of a capture, cannot be read.
+        ReconstructionError: a capture cannot be read or has no pairs.
+        StoreError: a checkpoint is damaged, of a network of another size or begun with
+            another seed or `init`, or there is none to train the confidence of.
+        WeightsError: `init` cannot be read or does not fit.
+    """
+    path = out / _FILES[part]
+    began = {
+        "seed": seed,
+        "init_sha256": None if init is None else file_sha256(init),
+        "size": size,
+        "batch": batch,
+    }
+    state = _read(path)
+    if state is not None and part == "assignment":
+        began = _beginning(path, state, began)
+    training = _training(part, out, init, seed=seed, device=device)
+    if state is not None:
+        training.restore(state)
+        logger.info("%s: going on from step %d", path, training.step)
+    read = [
+        read_capture(capture)
+        for capture in progress(captures, desc="captures", total=len(captures))
+    ]
+    photographs: Sequence[Photograph]
+    sources: list[str | int]
+    if data is not None:
+        photographs = folder = Photographs(data)
+        sources = [photograph_of(name) for name in folder.names]
+    else:
+        photographs = [image.pixels for each in read for image in each.images]
+        sources = [k for k, each in enumerate(read) for _ in each.images]
+    if len(photographs) < 2:
+        raise ConfigError(
+            f"{data} has one photograph for training, but two that show nothing in"
+            " common are needed. Add some."
+            if data is not None
+            else "there is nothing to train with: name photographs (--data), captures"
+            " (--captures), or both."
+        )
+    batches = PairBatches(
+        photographs,
+        read,
+        extractor,
+        # The confidence heads should not see the batches of the assignment again.
+        seed=seed + (part == "confidence"),
+        size=size,
+        batch=batch,
+        warm_up=(
+            WARM_UP_BATCHES
+            if part == "assignment" and began["init_sha256"] is None
+            else 0
+        ),
+        sources=sources,
+    )
+    log = checkpoints.RunLog(out / "matcher.jsonl")
+    aside = {}
+    if isinstance(training, AssignmentTraining) and data is not None:
+        aside = _validation(data, extractor, size=size, device=device)
+
+    def measure(trained: AssignmentTraining) -> None:
+        values = validate(trained.mean_network(), aside)
+        log.write(trained.step, values)
+        logger.info("step %d: %s", trained.step, values)
+
+    if isinstance(training, AssignmentTraining) and aside and state is None:
+        measure(training)
+    saved = validated = time.monotonic()
+    end = saved + 60 * minutes
+    meter = _Meter()
+    stop = sys.maxsize if steps is None else steps
+    made_ahead = make_ahead(batches.__getitem__, training.step, steps, threads=1)
+    for made in progress(made_ahead, desc=part, total=steps):
+        meter.add(training.advance(made.to(device)), pairs=made.num_pairs)
+        now = time.monotonic()
+        is_last = now >= end or training.step >= stop
+        if is_last or training.step % _LOG_EVERY == 0:
+            log.write(training.step, meter.read())
+        if isinstance(training, AssignmentTraining) and (
+            aside and (is_last or now - validated > _VALIDATE_EVERY_S)
+        ):
+            measure(training)
+            validated = time.monotonic()
+        if is_last or now - saved > _SAVE_EVERY_S:
+            checkpoints.save(path, training.state() | {"began": began})
+            saved = time.monotonic()
+        if is_last:
+            break
+
+
+def export_weights(checkpoint: Path, path: Path) -> None:
+    """Writes the mean weights as float16 safetensors that `LightGlue` loads.
+
+    The confidence heads come from `confidence.pt` beside the checkpoint; without one
+    of this assignment they are sure of nothing, so that no pair stops early.
+
+    Args:
+        checkpoint: `matcher.pt` of a training.
+        path: The file to write.
+
+    Raises:
+        StoreError: there is no checkpoint, or it is damaged.
+    """
+    network, steps = _trained(checkpoint)
+    heads = _read(checkpoint.with_name(_FILES["confidence"]))
+    if heads is not None and heads.get("assignment_step", steps) != steps:
+        logger.warning(
+            "%s: its confidence was trained at step %d of the assignment, which is at"
+            " step %d now; it is left out",
+            path,
+            heads["assignment_step"],
+            steps,
+        )
+        heads = None
+    if heads is None:
+        logger.warning(
+            "%s: matching will not stop early without a confidence; train it with"
+            " --confidence and export again",
+            path,
+        )
+        reset_confidence(network)
+    else:
+        network.token_confidence.load_state_dict(heads["weights"])
+    confidence_steps = 0 if heads is None else heads["step"]
+    checkpoints.export_halves(
+        network.state_dict(),
+        path,
+        {"step": str(steps), "confidence_step": str(confidence_steps)},
+    )
+    logger.info("wrote %s", path)
+
+
+def _beginning(
+    path: Path, state: Mapping[str, Any], now: dict[str, Any]
+) -> dict[str, Any]:
+    """What a training began with; old checkpoints do not say, so `now` counts."""
+    began: dict[str, Any] = state.get("began", now)
+    for name in ("seed", "init_sha256"):
+        if now[name] not in (began[name], None):
+            raise StoreError(
+                f"{path} began with {name} {began[name]} but this call has {now[name]}."
+                " Go on with the same seed and init, or train into another folder."
+            )
+    return began
+
+
+def _training(
+    part: Part, out: Path, init: Path | None, *, seed: int, device: str
+) -> AssignmentTraining | ConfidenceTraining:
+    """Makes a training as it begins."""
+    if part == "confidence":
+        network, steps = _trained(out / _FILES["assignment"])
+        return ConfidenceTraining(network, device=device, assignment_step=steps)
+    network = build_network(_SHAPE, seed=seed)
+    if init is not None:
+        weights = ResolvedWeights(name=_NAME, path=init, sha256=file_sha256(init))
+        load_strict(network, load_tensors(weights), weights)
+    return AssignmentTraining(network, device=device)
+
+
+def _trained(checkpoint: Path) -> tuple[LightGlueNetwork, int]:
+    """Reads a network with the mean weights, and how many steps it was trained."""
+    state = _read(checkpoint)
+    if state is None:
+        raise StoreError(
+            f"{checkpoint} is missing; expected the checkpoint of a trained matcher."
+            " Train the assignment first."
+        )
+    network = build_network(_SHAPE, seed=0)
+    network.load_state_dict(state["weights"] | state["mean"])
+    return network, state["step"]
+
+
+def _read(checkpoint: Path) -> dict[str, Any] | None:
+    """Reads a checkpoint of a network of this size, or returns None without one."""
+    state = checkpoints.load(checkpoint)
+    expected = dataclasses.asdict(_SHAPE)
+    if state is not None and state.get("shape") != expected:
+        raise StoreError(
+            f"{checkpoint} holds a network of {state.get('shape')} but expected"
+            f" {expected}. Train into another folder."
+        )
+    return state
+
+
+def _validation(
+    data: Path, extractor: Extractor, *, size: int, device: str
+) -> dict[Kind, PairBatch]:
+    """Makes pairs of the photographs kept aside, none where too few are."""
+    try:
+        photographs = Photographs(data, held_out=True)
+    except ImageError:
+        photographs = None
+    if photographs is None or len(photographs) < 2:
+        logger.warning("%s: too few photographs to keep some aside to validate", data)
+        return {}
+    made = validation_batches(
+        photographs, extractor, size=size, batch=_VALIDATION_PAIRS
+    )
+    return {kind: batch.to(device) for kind, batch in made.items()}
+
+
+class _Meter:
+    """Means of the losses, and speed, since they were last read."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._pairs = 0
+        self._start = time.monotonic()
+
+    def add(self, losses: Mapping[str, Tensor], *, pairs: int) -> None:
+        """Counts one step; the device is not waited for."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss
+        self._steps += 1
+        self._pairs += pairs
+
+    def read(self) -> dict[str, float]:
+        """Returns what was counted, one step at least, and starts anew."""
+        values = {
+            name: float(total) / self._steps for name, total in self._sums.items()
+        }
+        seconds = time.monotonic() - self._start
+        values["steps_per_s"] = self._steps / seconds
+        values["pairs_per_s"] = self._pairs / seconds
+        self._clear()
+        return values

@@ -1,0 +1,1 @@
+"""Pairs of images with known correspondences, to train on."""

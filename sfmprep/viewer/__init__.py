@@ -1,0 +1,1 @@
+"""Cameras and points of a result in the browser."""

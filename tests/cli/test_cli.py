@@ -1,0 +1,324 @@
+"""The command line: each stage by itself, and the commands around the main job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pycolmap
+import pytest
+
+from sfmprep.cli.commands import run
+from sfmprep.config.load import recipe_names
+from sfmprep.weights import WEIGHTS
+
+SETTINGS = (
+    *("--set", "features.max_size=480", "features.max_keypoints=1500"),
+    "export.downscales=[2]",
+)
+STAGES = ("extract", "pairs", "match", "database", "map", "export")
+
+
+def begin(command: str, images: Path, out: Path) -> list[str]:
+    """The first command of a run, which says what the recipe is."""
+    return [command, str(images), str(out), "--recipe", "sift", *SETTINGS]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    error = capsys.readouterr().err.replace(str(folder), "TMP")
+    assert "Traceback" not in error
+    return error.splitlines()[-1]
+
+
+# ----------------------------------------------------------------- stage by stage
+def test_stages_one_by_one_give_what_reconstruct_gives(
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, whole, parts = demo_scene / "images", demo_result, tmp_path / "parts"
+    assert run(begin("extract", images, parts)) == 0
+    printed = [capsys.readouterr().out]
+    for stage in STAGES[1:]:
+        assert run([stage, str(images), str(parts)]) == 0
+        printed.append(capsys.readouterr().out.replace(str(tmp_path), "TMP"))
+    assert printed[0].startswith("8 images have features in ")
+    assert printed[1:3] == [
+        "28 pairs in TMP/parts/work/pairs.txt\n",
+        "28 pairs are matched in TMP/parts/work/matches.h5\n",
+    ]
+    assert printed[3].endswith(" inliers, in TMP/parts/work/database.db\n")
+    assert printed[4].startswith("TMP/parts/work/models/0: 8 images, ")
+    assert printed[5] == "dataset: TMP/parts\n"
+
+    assert (whole / "recipe.yaml").read_bytes() == (parts / "recipe.yaml").read_bytes()
+    assert {p.name for p in whole.iterdir()} == {p.name for p in parts.iterdir()}
+    a, b = (pycolmap.Reconstruction(out / "sparse" / "0") for out in (whole, parts))
+    found = pycolmap.compare_reconstructions(a, b, alignment_error="proj_center")
+    assert found is not None and len(found["errors"]) == 8
+    assert max(error.rotation_error_deg for error in found["errors"]) < 0.05
+
+    # and the main job finds nothing left to do
+    assert run(["reconstruct", *map(str, (images, parts)), *_recipe(parts)]) == 0
+    assert "import:" not in capsys.readouterr().err
+
+
+def _recipe(out: Path) -> Sequence[str]:
+    return ("--recipe", str(out / "recipe.yaml"))
+
+
+def test_stage_called_too_early_names_the_missing_one(
+    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = demo_scene / "images", tmp_path / "out"
+
+    def fails(stage: str) -> str:
+        assert run([stage, str(images), str(out)]) == 1
+        return error_of(capsys, tmp_path)
+
+    assert run(begin("pairs", images, out)) == 1
+    assert error_of(capsys, tmp_path) == _missing("features.h5", "extract")
+    assert fails("match") == _missing("features.h5", "extract")
+    assert run(["extract", str(images), str(out)]) == 0
+    assert fails("match") == _missing("pairs.txt", "pairs")
+    assert fails("database") == _missing("pairs.txt", "pairs")
+    assert run(["pairs", str(images), str(out)]) == 0
+    assert fails("database") == _missing("matches.h5", "match")
+    assert fails("map") == _missing("database.db", "database")
+    assert not (out / "work" / "database.db").exists()
+    assert run(["match", str(images), str(out)]) == 0
+    assert run(["database", str(images), str(out)]) == 0
+    message = (
+        "sfmprep: error: TMP/out/work/models holds no model, or not all of them. Run"
+        " `sfmprep map`."
+    )
+    assert fails("export") == message
+    assert run(["evaluate", str(out), "--reference", str(demo_scene)]) == 1
+    assert error_of(capsys, tmp_path).startswith("sfmprep: error: TMP/out is neither")
+    assert run(["map", str(images), str(out)]) == 0
+    assert run(["export", str(images), str(out)]) == 0
+
+
+def _missing(name: str, stage: str) -> str:
+    return (
+        f"sfmprep: error: TMP/out/work/{name} is missing or incomplete. Run `sfmprep"
+        f" {stage}` first."
+    )
+
+
+def test_matching_that_was_stopped_is_not_taken_for_whole(
+    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = demo_scene / "images", tmp_path / "out"
+    assert run(begin("extract", images, out)) == 0
+    assert run(["pairs", str(images), str(out)]) == 0
+    pairs = out / "work" / "pairs.txt"
+    whole = pairs.read_text()
+    pairs.write_text("".join(whole.splitlines(keepends=True)[:20]))
+    assert run(["match", str(images), str(out)]) == 0
+    pairs.write_text(whole)
+    assert run(["database", str(images), str(out)]) == 1
+    assert error_of(capsys, tmp_path) == _missing("matches.h5", "match")
+
+
+def test_map_refuses_a_recipe_without_mapping(
+    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = demo_scene / "images", tmp_path / "out"
+    recipe = ["--recipe", "sift", *SETTINGS[:3], "mapping.type=none"]
+    assert run(["reconstruct", str(images), str(out), *recipe]) == 0
+    printed = capsys.readouterr().out.replace(str(tmp_path), "TMP")
+    assert "result: TMP/out/database.db\n" in printed
+    assert {path.name for path in out.iterdir()} == {
+        *("database.db", "recipe.yaml", "report.json", "report.html", "work")
+    }
+    assert run(["map", str(images), str(out)]) == 2
+    assert error_of(capsys, tmp_path) == (
+        "sfmprep: error: recipe 'sift' has mapping.type: none, so there is nothing to"
+        " map here; go on with COLMAP, or use a recipe with a mapper."
+    )
+
+
+def test_evaluate_prints_figures_as_json(
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for result in (
+        demo_result,
+        demo_result / "work/models/0",
+        demo_result / "sparse/0",
+    ):
+        reference = ["--reference", str(demo_scene / "reference.json")]
+        assert run(["evaluate", str(result), *reference]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert figures["registered"] == 8
+        assert figures["auc"]["5"] >= 90
+    assert run(["evaluate", str(demo_result), "--reference", "nowhere"]) == 2
+    assert run(["evaluate", str(tmp_path / "no"), *reference]) == 1
+
+
+# ------------------------------------------------------------------ around the main job
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipes"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == recipe_names()
+
+
+def test_recipe_is_shown_with_the_licence_of_every_weight(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["recipes", "splat"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("aliked-n16", "aliked-lightglue"):
+        entry = WEIGHTS[name]
+        assert f"#   {name}: {entry.licence}, by {entry.origin}, not here;" in shown
+    assert "# choice 3: compact + compact-lightglue" in shown
+    assert "#   compact: Apache-2.0, by sfmprep, " in shown
+    assert run(["recipes", "textureless", "--set", "dense.matcher.type=s2ld"]) == 0
+    shown = capsys.readouterr().out
+    assert "#   s2ld: not stated, by Merical/S2LD, not here; bring the file" in shown
+
+
+def test_shown_recipe_can_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["recipes", "fast", "--set", "features.max_keypoints=77"]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert run(["recipes", str(tmp_path / "mine.yaml")]) == 0
+    assert "max_keypoints: 77" in capsys.readouterr().out
+
+
+def test_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["weights"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(WEIGHTS)
+    packaged = [line.split()[0] for line in lines if not line.endswith("not here")]
+    assert packaged == ["compact", "compact-lightglue"]
+
+
+def test_weights_cannot_be_fetched_offline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["weights", "fetch", "xfeat"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("xfeat ") and "FAILED" in printed.out
+    assert WEIGHTS["xfeat"].url in printed.err
+
+
+def test_unknown_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["weights", "list", "xfeet"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "sfmprep: error: no weights are called 'xfeet'. There are: aliked-t16, "
+    )
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("real_weights")
+def test_weights_are_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["weights", "verify", "xfeat", "aliked-n16rot"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("xfeat", "aliked-n16rot"):
+        assert f"sha256 {WEIGHTS[name].converted_sha256}\n" in printed
+
+
+def test_weights_that_are_damaged_fail_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SFMPREP_WEIGHTS", str(tmp_path))
+    (tmp_path / "xfeat.safetensors").write_bytes(b"spoilt")
+    assert run(["weights", "verify"]) == 1
+    printed = capsys.readouterr()
+    listed = [line for line in printed.out.splitlines() if not line.startswith(" ")]
+    assert len(listed) == len(WEIGHTS)
+    assert printed.err.startswith("sfmprep: error: weights of xfeat: ")
+
+
+def test_doctor_reports_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    report = dict(
+        line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines()
+    )
+    assert report["torch"] and report["gpu"] and report["nerfstudio"]
+    assert report["xfeat"] == "not here"
+
+
+def test_demo_prints_its_pose_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sfmprep.demo.courtyard import render_demo_scene
+    from sfmprep.pipelines import demo
+
+    def render_small(folder: Path, **options: object) -> None:
+        render_demo_scene(folder, num_images=5, size=(480, 360))
+
+    monkeypatch.setattr(demo, "render_demo_scene", render_small)
+    out = str(tmp_path / "demo")
+    assert run(["demo", out, "--recipe", "sift", *SETTINGS]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "5 of 5 images registered (100%)"
+    assert printed[-1].startswith("pose AUC against the truth (per cent): ")
+    assert f"result: {out}/dataset" in printed
+
+
+# ------------------------------------------------------------------------ the process
+@pytest.fixture(scope="module")
+def program() -> str:
+    """The console script; skips where only the sources are here."""
+    beside = Path(sys.executable).with_name("sfmprep")
+    if not beside.is_file():
+        pytest.skip(f"no console script {beside}; install sfmprep")
+    return str(beside)
+
+
+def test_console_script_ends_with_the_exit_code(program: str, tmp_path: Path) -> None:
+    wrong = subprocess.run(
+        [program, "reconstruct", tmp_path, tmp_path / "out", "--recipe", "splatt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("sfmprep: error: no recipe is called 'splatt'.")
+
+
+def test_closed_pipe_is_no_traceback(program: str) -> None:
+    with subprocess.Popen(
+        [program, "recipes", "splat"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_colmap_is_quiet_unless_asked(
+    program: str, demo_scene: Path, tmp_path: Path
+) -> None:
+    first = subprocess.run(
+        [program, *begin("reconstruct", demo_scene / "images", tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split(":")[0] for line in first.stderr.splitlines()] == [
+        *("features", "extract", "match", "import", "verify", "map"),
+        *("seed cloud", "export"),
+    ]
+    shutil.rmtree(tmp_path / "out" / "work" / "models")
+    again = [str(demo_scene / "images"), str(tmp_path / "out")]
+    second = subprocess.run(
+        [program, "map", *again, "--verbose"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "incremental_pipeline.cc" in second.stderr
+    model = pycolmap.Reconstruction(tmp_path / "out" / "work" / "models" / "0")
+    assert model.num_reg_images() == 8

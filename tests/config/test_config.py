@@ -1,0 +1,370 @@
+"""Recipes: those that are shipped, overrides, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sfmprep.config import (
+    AlikedConfig,
+    LightGlueConfig,
+    MappingConfig,
+    NearestConfig,
+    PairsFileConfig,
+    SequentialConfig,
+    SiftConfig,
+)
+from sfmprep.config.load import load_recipe, read_resolved, recipe_names
+from sfmprep.errors import ConfigError
+
+SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
+RECIPE_KEYS = (
+    "Keys here: name, description, features, matcher, otherwise, masks, pairs,"
+    " dense, database, mapping, refinement, export, engine, seed."
+)
+
+
+def error_of(tmp_path: Path, text: str, *overrides: str) -> str:
+    """The message for a recipe file of this text, without the file's name."""
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value).removeprefix(f"recipe file {path}").removeprefix(": ")
+
+
+def splat_error(override: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("splat", [override])
+    return str(caught.value)
+
+
+# -------------------------------------------------------------------------- shipped
+def test_the_shipped_recipes_are_these() -> None:
+    assert recipe_names() == [
+        *("accurate", "colmap", "compact", "fast", "sift", "splat", "textureless")
+    ]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_under_its_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_reads_back_equal(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(name)
+    for one in (recipe, *map(recipe.with_frontend, recipe.frontends)):
+        (tmp_path / "recipe.yaml").write_text(one.to_yaml(), "utf-8")
+        assert read_resolved(tmp_path / "recipe.yaml") == one
+        assert load_recipe(tmp_path / "recipe.yaml") == one
+
+
+def test_paths_and_umlauts_read_back_equal(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "fast",
+        ["description=Größe", "pairs.type=file", "pairs.path=ä b/p.txt", "seed=7"],
+    )
+    assert recipe.pairs == PairsFileConfig(path=Path("ä b/p.txt"))
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), "utf-8")
+    assert read_resolved(tmp_path / "recipe.yaml") == recipe
+
+
+def test_recipes_are_frozen() -> None:
+    recipe = load_recipe("splat")
+    for part, name in (
+        (recipe, "seed"),
+        (recipe.features, "max_keypoints"),
+        (recipe.otherwise[0].matcher, "ratio"),
+    ):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, 1)
+
+
+def test_splat_ends_in_features_that_are_in_the_package() -> None:
+    labels = [frontend.label() for frontend in load_recipe("splat").frontends]
+    assert labels == [
+        "aliked-n16 + aliked-lightglue",
+        "aliked-n16 + nearest",
+        "compact + compact-lightglue",
+    ]
+
+
+def test_a_chosen_recipe_has_one_choice() -> None:
+    recipe = load_recipe("splat")
+    chosen = recipe.with_frontend(recipe.frontends[2])
+    assert chosen.frontends == (recipe.frontends[2],)
+
+
+# -------------------------------------------------------------------------- messages
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{SIFT}feature: 1",
+            f"unknown key 'feature'. Did you mean 'features'? {RECIPE_KEYS}",
+        ),
+        (f"{SIFT}zzz: 1", f"unknown key 'zzz'. {RECIPE_KEYS}"),
+        (
+            "features: {type: sift, max_keypoint: 1}\nmatcher: {type: nearest}",
+            "unknown key 'features.max_keypoint'. Did you mean 'max_keypoints'? Keys"
+            " here: type, max_keypoints, max_size.",
+        ),
+        (
+            "features: {type: sift}\nmatcher: {type: nearest, rati: 1}",
+            "unknown key 'matcher.rati'. Did you mean 'ratio'? Keys here: type, ratio,"
+            " min_similarity.",
+        ),
+        (
+            f"{SIFT}pairs: {{type: sequential, windows: 3}}",
+            "unknown key 'pairs.windows'. Did you mean 'window'? Keys here: type,"
+            " window, quadratic.",
+        ),
+        (
+            f"{SIFT}pairs: {{type: auto, retrieval: {{num_neighbors: 3}}}}",
+            "unknown key 'pairs.retrieval.num_neighbors'. Did you mean"
+            " 'num_neighbours'? Keys here: type, num_neighbours, num_clusters,"
+            " min_similarity.",
+        ),
+        (
+            f"{SIFT}database: {{camera: single}}",
+            "unknown key 'database.camera'. Did you mean 'cameras'? Keys here:"
+            " camera_model, cameras, focal_length, max_error_px, min_num_inliers.",
+        ),
+        (
+            f"{SIFT}mapping: {{typ: none}}",
+            "unknown key 'mapping.typ'. Did you mean 'type'? Keys here: type,"
+            " min_num_matches, min_model_size, refine_principal_point.",
+        ),
+        (
+            f"{SIFT}export: {{jpeg: 3}}",
+            "unknown key 'export.jpeg'. Keys here: targets, camera, downscales,"
+            " max_size, jpeg_quality, world, seed, outliers.",
+        ),
+        (
+            f"{SIFT}otherwise: [{{feature: 1}}]",
+            "key 'otherwise.0.features' is missing.\n"
+            "key 'otherwise.0.matcher' is missing.\n"
+            "unknown key 'otherwise.0.feature'. Did you mean 'features'? Keys here:"
+            " features, matcher.",
+        ),
+        (
+            f"{SIFT}otherwise: [{{features: {{type: sift, sizes: 1}}, matcher:"
+            " {type: nearest}}]",
+            "unknown key 'otherwise.0.features.sizes'. Did you mean 'max_size'? Keys"
+            " here: type, max_keypoints, max_size.",
+        ),
+        (
+            "features: {type: sif}\nmatcher: {type: nearest}",
+            "features.type = 'sif' is unknown. Did you mean 'sift'? Types: sift,"
+            " aliked, xfeat, disk, compact.",
+        ),
+        (
+            f"{SIFT}pairs: {{window: 3}}",
+            "key 'pairs.type' is missing. Types: auto, exhaustive, sequential,"
+            " retrieval, file.",
+        ),
+        (
+            "features: sift\nmatcher: {type: nearest}",
+            "features = 'sift': Input should be a valid dictionary or object to"
+            " extract fields from.",
+        ),
+        ("matcher: {type: nearest}", "key 'features' is missing."),
+        (f"{SIFT}seed: -1", "seed = -1: Input should be greater than or equal to 0."),
+        (
+            f"{SIFT}database: {{focal_length: .nan}}",
+            "database.focal_length = nan: Input should be a finite number.",
+        ),
+        (
+            f"{SIFT}mapping: {{type: fast}}",
+            "mapping.type = 'fast': Input should be 'incremental', 'global' or 'none'.",
+        ),
+        (
+            "- a",
+            " holds list but a recipe is a mapping of keys such as `features:` and"
+            " `matcher:`. See `sfmprep recipes splat`.",
+        ),
+        (
+            "",
+            " holds NoneType but a recipe is a mapping of keys such as `features:` and"
+            " `matcher:`. See `sfmprep recipes splat`.",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    assert error_of(tmp_path, text) == message
+
+
+def test_what_is_not_yaml_is_refused(tmp_path: Path) -> None:
+    assert error_of(tmp_path, "a: [\n").startswith(" is not YAML: while parsing")
+
+
+def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == (
+        f"recipe file {path} cannot be read: No such file or directory"
+    )
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"recipe file {path} is not UTF-8 text"
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("splatt")
+    assert str(caught.value) == (
+        "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
+        " colmap, compact, fast, sift, splat, textureless; or give the path of a .yaml"
+        " file."
+    )
+
+
+@pytest.mark.parametrize("content", ["a: [", "3", "{name: x}"])
+def test_a_damaged_resolved_recipe_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_resolved(path)
+    assert str(caught.value).startswith(f"recipe file {path}")
+
+
+# ------------------------------------------------------------------------- overrides
+CHOICES = """\
+name: mine
+features: {type: aliked, model: aliked-n16}
+matcher: {type: lightglue, model: aliked-lightglue}
+otherwise:
+  - features: {type: aliked, model: aliked-n16}
+    matcher: {type: nearest, ratio: 0.9}
+  - features: {type: xfeat}
+    matcher: {type: lightglue, model: lighterglue}
+  - features: {type: sift}
+    matcher: {type: nearest, ratio: 0.8}
+"""
+
+
+def test_an_override_applies_to_every_choice_that_has_the_setting(
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(CHOICES)
+    recipe = load_recipe(mine, ["features.nms_radius=3", "matcher.ratio=0.7"])
+    radii = [getattr(f.features, "nms_radius", None) for f in recipe.frontends]
+    ratios = [getattr(f.matcher, "ratio", None) for f in recipe.frontends]
+    assert radii == [3, 3, None, None]
+    assert ratios == [None, 0.7, None, 0.7]
+
+
+def test_an_override_of_the_type_or_model_keeps_the_choices_that_have_it(
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(CHOICES)
+
+    def labels(*overrides: str) -> list[str]:
+        return [f.label() for f in load_recipe(mine, overrides).frontends]
+
+    assert labels("features.type=sift") == ["sift + nearest"]
+    assert labels("matcher.type=nearest") == [
+        "aliked-n16 + nearest",
+        "sift + nearest",
+    ]
+    assert labels("matcher.model=lighterglue") == ["xfeat + lighterglue"]
+    assert labels("otherwise=[]") == ["aliked-n16 + aliked-lightglue"]
+
+
+def test_overrides_that_are_only_together_valid_are_accepted() -> None:
+    recipe = load_recipe(
+        "sift", ["matcher.type=lightglue", "matcher.model=sift-lightglue"]
+    )
+    assert recipe.matcher == LightGlueConfig(model="sift-lightglue")
+
+
+def test_another_type_forgets_the_settings_of_the_one_before() -> None:
+    recipe = load_recipe("accurate", ["features.type=sift", "pairs.type=sequential"])
+    assert recipe.features == SiftConfig()
+    assert recipe.pairs == SequentialConfig()
+    assert load_recipe("accurate", ["features.type=aliked"]).features == AlikedConfig(
+        model="aliked-n32", max_keypoints=8192, max_size=2400
+    )
+
+
+def test_another_type_of_mapping_keeps_the_other_settings() -> None:
+    recipe = load_recipe("sift", ["mapping.min_model_size=5", "mapping.type=global"])
+    assert recipe.mapping == MappingConfig(type="global", min_model_size=5)
+
+
+def test_values_are_yaml_and_nested_keys_have_dots() -> None:
+    recipe = load_recipe(
+        "sift", ["matcher.ratio=null", "pairs.retrieval.num_neighbours=3"]
+    )
+    assert recipe.matcher == NearestConfig(ratio=None)
+    assert recipe.pairs.model_dump()["retrieval"]["num_neighbours"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "features.type=compac",
+            "--set 'features.type=compac': the recipe's choices are aliked, compact."
+            " Did you mean 'compact'? For another, write a recipe file.",
+        ),
+        (
+            "features.nms_radus=2",
+            "--set 'features.nms_radus=2': no features of this recipe has the setting"
+            " 'nms_radus'. Did you mean 'nms_radius'?",
+        ),
+        (
+            "matcher=nearest",
+            "--set 'matcher=nearest': 'matcher' is a section; set one of its keys, or"
+            " write a recipe file.",
+        ),
+        (
+            "otherwise=3",
+            "--set 'otherwise=3': `otherwise` can only be set to [].",
+        ),
+        (
+            "features.max_keypoints=x",
+            "recipe splat with --set features.max_keypoints=x: "
+            + "\n".join(
+                f"{where}features.max_keypoints = 'x': Input should be a valid"
+                " integer, unable to parse string as an integer."
+                for where in ("", "otherwise.0.", "otherwise.1.")
+            ),
+        ),
+        (
+            "seeds=1",
+            "recipe splat with --set seeds=1: unknown key 'seeds'. Did you mean"
+            f" 'seed'? {RECIPE_KEYS}",
+        ),
+        (
+            "name.a=1",
+            "--set 'name.a=1': 'name' is a value, not a section",
+        ),
+        (
+            "seed",
+            "--set 'seed' is not KEY=VALUE; an example: --set"
+            " features.max_keypoints=2048",
+        ),
+        (
+            "a..b=1",
+            "--set 'a..b=1' is not KEY=VALUE; an example: --set"
+            " features.max_keypoints=2048",
+        ),
+        ("seed=[", "--set 'seed=[': '[' is not a YAML value"),
+    ],
+)
+def test_a_wrong_override_is_explained(override: str, message: str) -> None:
+    assert splat_error(override) == message
+
+
+def test_a_wrong_recipe_with_overrides_is_explained_too(tmp_path: Path) -> None:
+    text = f"{SIFT}otherwise: [3]"
+    assert error_of(tmp_path, text, "features.max_size=9") == (
+        "otherwise.0 = 3: Input should be a valid dictionary or instance of Frontend."
+    )

@@ -1,0 +1,550 @@
+"""Databases: new ones, existing ones filled in place, verification, cameras."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from PIL import Image
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.cli.commands import run
+from sfmprep.config import DatabaseConfig
+from sfmprep.errors import ConfigError, StoreError
+from sfmprep.mapping import database as database_module
+from sfmprep.mapping.database import (
+    infer_camera,
+    read_verified,
+    verify_matches,
+    write_database,
+)
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
+from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.types import Features, Matches
+
+RECIPE = ("--recipe", "sift")
+SETTINGS = (
+    *("--set", "features.max_size=480", "features.max_keypoints=1500"),
+    "mapping.type=none",
+)
+
+
+# ------------------------------------------------------------------------- synthetic
+def features_at(
+    xy: np.ndarray, size: tuple[int, int], with_shape: bool = False
+) -> Features:
+    ones = np.ones(len(xy), np.float32)
+    return Features(
+        xy=xy.astype(np.float32),
+        scores=ones,
+        descriptors=np.zeros((len(xy), 4), np.float16),
+        image_size=size,
+        scale=3 * ones if with_shape else None,
+        angle=0.5 * ones if with_shape else None,
+    )
+
+
+class Capture:
+    """Images on disk with stores of random keypoints; every pair has its matches."""
+
+    def __init__(
+        self, folder: Path, sizes: dict[str, tuple[int, int]], num_keypoints: int = 50
+    ) -> None:
+        for name, size in sizes.items():
+            (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(folder / "images" / name)
+        self.images = ImageSet.scan(folder / "images")
+        self.pairs = exhaustive_pairs(self.images.names)
+        self.features = FeatureStore(folder / "features.h5", {})
+        self.matches = MatchStore(folder / "matches.h5", {})
+        rng = np.random.default_rng(0)
+        for name, info in self.images.infos.items():
+            xy = rng.uniform(0, min(info.size), (num_keypoints, 2))
+            self.features.append([(name, features_at(xy, info.size, True))])
+        index = np.stack([np.arange(num_keypoints, dtype=np.int32)] * 2, 1)
+        matches = Matches(index=index, scores=np.ones(len(index), np.float32))
+        self.matches.append([(pair, matches) for pair in self.pairs])
+
+    def write(self, path: Path, config: DatabaseConfig | None = None) -> None:
+        write_database(
+            path,
+            self.images,
+            self.features,
+            self.matches,
+            self.pairs,
+            config or DatabaseConfig(),
+        )
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Iterator[Capture]:
+    capture = Capture(tmp_path, {f"{k}.png": (64, 48) for k in range(4)})
+    with capture.features, capture.matches:
+        yield capture
+
+
+def test_new_database_holds_keypoints_and_matches(
+    capture: Capture, tmp_path: Path
+) -> None:
+    capture.write(tmp_path / "new.db")
+    with pycolmap.Database.open(tmp_path / "new.db") as database:
+        assert database.num_images() == 4
+        assert database.num_cameras() == database.num_rigs() == 1
+        assert database.num_frames() == 4
+        assert database.num_matched_image_pairs() == 6
+        image = database.read_image_with_name("2.png")
+        stored = capture.features.get("2.png")
+        rows = database.read_keypoints(image.image_id)
+        np.testing.assert_array_equal(rows[:, :2], stored.xy)
+        np.testing.assert_array_equal(rows[:, 2:4], [[3, 0.5]] * 50)
+    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob(".*.part*"))
+
+
+def test_pairs_that_are_not_wanted_are_left_out(
+    capture: Capture, tmp_path: Path
+) -> None:
+    capture.pairs = Pairs.of([("0.png", "1.png")])
+    capture.write(tmp_path / "new.db")
+    with pycolmap.Database.open(tmp_path / "new.db") as database:
+        assert database.num_matched_image_pairs() == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_stopped_import_leaves_the_database_as_it_was(
+    error: type[BaseException], capture: Capture, tmp_path: Path
+) -> None:
+    path = tmp_path / "project.db"
+    capture.write(path)
+    verify_matches(path, capture.pairs, DatabaseConfig(min_num_inliers=5))
+    before = read_verified(path)
+
+    def stop(items: object, **options: object) -> Iterator[object]:
+        assert isinstance(items, Iterator)
+        yield next(items)
+        raise error
+
+    with pytest.raises((KeyboardInterrupt, StoreError)):
+        write_database(
+            path,
+            capture.images,
+            capture.features,
+            capture.matches,
+            capture.pairs,
+            DatabaseConfig(),
+            progress=stop,
+        )
+    assert read_verified(path) == before
+    assert not list(tmp_path.glob(".*.part*"))
+    with pytest.raises((KeyboardInterrupt, StoreError)):
+        write_database(
+            tmp_path / "new.db",
+            capture.images,
+            capture.features,
+            capture.matches,
+            capture.pairs,
+            DatabaseConfig(),
+            progress=stop,
+        )
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_full_disk_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, {f"{k:02}.png": (64, 48) for k in range(20)}, 400)
+    path, pairs = tmp_path / "project.db", capture.pairs
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with capture.features, capture.matches:
+        capture.pairs = Pairs(pairs.items[:3])
+        capture.write(path)
+        capture.pairs = pairs
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+        try:
+            with pytest.raises(StoreError) as caught:
+                capture.write(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert str(caught.value).startswith(f"{path} cannot be written (")
+        assert read_verified(path).num_pairs == 3
+        capture.write(path)
+        assert read_verified(path).num_pairs == 190
+
+
+def test_2000_pairs_are_imported_quickly(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    capture = Capture(tmp_path, {f"{k:03}.png": (64, 48) for k in range(64)}, 400)
+    start = time.monotonic()
+    with capture.features, capture.matches:
+        capture.write(tmp_path / "large.db")
+    seconds = time.monotonic() - start
+    record_property("seconds for 2016 pairs", seconds)
+    print(f"{len(capture.pairs)} pairs imported in {seconds:.2f} s")
+    with pycolmap.Database.open(tmp_path / "large.db") as database:
+        assert database.num_matched_image_pairs() == 2016
+
+
+# ------------------------------------------------------------------------ verification
+@pytest.fixture
+def synthetic(tmp_path: Path) -> Path:
+    """A database of nine images with a quarter of wrong matches, not verified."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig = 3, 3
+    options.num_points3D, options.inlier_match_ratio = 200, 0.75
+    pycolmap.set_random_seed(1)
+    path = tmp_path / "synthetic.db"
+    with pycolmap.Database.open(path) as database:
+        pycolmap.synthesize_dataset(options, database)
+        database.clear_two_view_geometries()
+    return path
+
+
+def names_in(path: Path) -> list[str]:
+    with pycolmap.Database.open(path) as database:
+        return [image.name for image in database.read_all_images()]
+
+
+def inliers_in(path: Path) -> dict[int, int]:
+    with pycolmap.Database.open(path) as database:
+        ids, counts = database.read_two_view_geometry_num_inliers()
+        return dict(zip(ids, counts, strict=True))
+
+
+def test_verification_agrees_with_that_of_colmap(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs.db"
+    shutil.copy(synthetic, theirs)
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = 0
+    pycolmap.geometric_verification(theirs, two_view_geometry_options=options)
+    verify_matches(synthetic, exhaustive_pairs(names_in(synthetic)), DatabaseConfig())
+    ours, expected = inliers_in(synthetic), inliers_in(theirs)
+    assert ours.keys() == expected.keys() and len(ours) == 36
+    assert sum(ours.values()) > 36 * 100
+    for pair, count in expected.items():
+        assert ours[pair] == pytest.approx(count, abs=0.02 * count)
+
+
+def test_verification_is_the_same_with_any_number_of_threads(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    pairs = exhaustive_pairs(names_in(synthetic))
+    one = tmp_path / "one.db"
+    shutil.copy(synthetic, one)
+    verify_matches(one, pairs, DatabaseConfig(), num_threads=1)
+    verify_matches(synthetic, pairs, DatabaseConfig(), num_threads=4)
+    assert inliers_in(one) == inliers_in(synthetic)
+
+
+def test_verification_goes_on_where_it_was(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = exhaustive_pairs(names_in(synthetic))
+    verify_matches(synthetic, Pairs(pairs.items[:10]), DatabaseConfig())
+    assert read_verified(synthetic).num_verified == 10
+    estimate = pycolmap.estimate_two_view_geometry
+    calls = []
+
+    def counted(*args: object) -> object:
+        calls.append(args)
+        return estimate(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database_module.pycolmap, "estimate_two_view_geometry", counted)
+    verify_matches(synthetic, pairs, DatabaseConfig())
+    assert len(calls) == 26
+    verify_matches(synthetic, pairs, DatabaseConfig())
+    assert len(calls) == 26
+    assert read_verified(synthetic).num_verified == 36
+
+
+def test_pairs_with_few_inliers_are_not_verified(capture: Capture) -> None:
+    path = capture.features.path.with_name("random.db")
+    capture.write(path)
+    verify_matches(path, capture.pairs, DatabaseConfig(min_num_inliers=45))
+    verified = read_verified(path)
+    assert (verified.num_pairs, verified.num_verified) == (6, 0)
+    assert verified.images == frozenset()
+
+
+# ----------------------------------------------------------------------------- cameras
+@pytest.mark.parametrize(
+    ("cameras", "expected"),
+    [("auto", 2), ("single", 1), ("per-folder", 2), ("per-image", 4)],
+)
+def test_cameras_are_shared_as_asked(
+    cameras: str, expected: int, tmp_path: Path
+) -> None:
+    names = ("a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    capture = Capture(tmp_path, dict.fromkeys(names, (64, 48)))
+    config = DatabaseConfig.model_validate({"cameras": cameras})
+    with capture.features, capture.matches:
+        capture.write(tmp_path / "new.db", config)
+    with pycolmap.Database.open(tmp_path / "new.db") as database:
+        assert database.num_cameras() == database.num_rigs() == expected
+
+
+def test_images_of_two_sizes_cannot_share_a_camera(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, {"a.png": (64, 48), "b.png": (48, 64)})
+    with capture.features, capture.matches:
+        capture.write(tmp_path / "auto.db")
+        with pytest.raises(ConfigError) as caught:
+            capture.write(tmp_path / "new.db", DatabaseConfig(cameras="single"))
+    assert str(caught.value) == (
+        "database.cameras: single lets a.png (64 x 48 pixels) and b.png (48 x 64) share"
+        " a camera, but one camera has one size. Use `auto`."
+    )
+    assert not (tmp_path / "new.db").exists()
+
+
+def scan_one(folder: Path, exif: dict[int, object]) -> ImageSet:
+    """One black JPEG of 720 x 480 pixels."""
+    folder.mkdir()
+    tags = Image.Exif()
+    tags.update({271: "Maker", 272: "Model"})
+    tags.get_ifd(0x8769).update(exif)
+    Image.new("RGB", (720, 480)).save(folder / "0.jpg", exif=tags)
+    return ImageSet.scan(folder)
+
+
+def test_focal_length_comes_from_exif(tmp_path: Path) -> None:
+    # 36 x 24 mm have the shape of 720 x 480 pixels: 20 pixels a millimetre
+    images = scan_one(tmp_path / "images", {0xA405: 50})
+    camera = infer_camera(images, "0.jpg", DatabaseConfig())
+    assert camera.mean_focal_length() == pytest.approx(1000)
+    assert camera.has_prior_focal_length
+    assert camera.params[1:3].tolist() == [360, 240]
+
+
+def test_focal_length_is_guessed_without_exif(tmp_path: Path) -> None:
+    images = scan_one(tmp_path / "images", {})
+    camera = infer_camera(images, "0.jpg", DatabaseConfig())
+    assert camera.mean_focal_length() == pytest.approx(1.2 * 720)
+    assert not camera.has_prior_focal_length
+
+
+def test_given_focal_length_overrules_exif(tmp_path: Path) -> None:
+    images = scan_one(tmp_path / "images", {0xA405: 50})
+    config = DatabaseConfig(focal_length=777, camera_model="OPENCV")
+    camera = infer_camera(images, "0.jpg", config)
+    assert camera.params.tolist() == [777, 777, 360, 240, 0, 0, 0, 0]
+    assert camera.has_prior_focal_length
+
+
+# ------------------------------------------------------------- a project made by COLMAP
+@pytest.fixture(scope="module")
+def made_by_colmap(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images`, in sub-folders, and COLMAP's `project.db` of them."""
+    folder = tmp_path_factory.mktemp("project")
+    for k, path in enumerate(sorted((demo_scene / "images").iterdir())):
+        target = folder / "images" / ("left", "right side")[k % 2] / f"view {k}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    options = pycolmap.ImageReaderOptions()
+    options.camera_model = "OPENCV"
+    options.camera_params = "400,401,240,180,0,0,0,0"
+    database, images = folder / "project.db", folder / "images"
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+    pycolmap.extract_features(
+        database,
+        images,
+        camera_mode=pycolmap.CameraMode.SINGLE,
+        reader_options=options,
+        extraction_options=pycolmap.FeatureExtractionOptions(
+            use_gpu=False, sift=pycolmap.SiftExtractionOptions(max_num_features=300)
+        ),
+    )
+    pycolmap.match_exhaustive(database, device=pycolmap.Device.cpu)
+    pycolmap.logging.minloglevel = level
+    return folder
+
+
+@pytest.fixture
+def project(made_by_colmap: Path, tmp_path: Path) -> Path:
+    """A copy of the project."""
+    return Path(shutil.copytree(made_by_colmap, tmp_path / "project"))
+
+
+def fill(project: Path, *more: str) -> int:
+    database = ["--database", str(project / "project.db")]
+    return run(
+        ["database", str(project / "images"), *database, *RECIPE, *SETTINGS, *more]
+    )
+
+
+def identities(path: Path) -> tuple[object, ...]:
+    """What must stay in a user's database."""
+    with pycolmap.Database.open(path) as database:
+        images = sorted(
+            (i.image_id, i.name, i.camera_id, i.frame_id)
+            for i in database.read_all_images()
+        )
+        cameras = [
+            (c.camera_id, c.model, c.width, c.height, c.params.tolist())
+            for c in database.read_all_cameras()
+        ]
+        return images, cameras, database.num_rigs(), database.num_frames()
+
+
+def test_project_keeps_ids_names_and_cameras(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "project.db"
+    before = identities(path)
+    with pycolmap.Database.open(path) as database:
+        assert database.num_descriptors() > 0
+        num_keypoints = database.num_keypoints()
+    assert fill(project) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith(f" inliers, in {path}\n")
+    assert identities(path) == before
+    verified = read_verified(path)
+    assert verified.num_verified > 15
+    with pycolmap.Database.open(path) as database:
+        assert database.num_descriptors() == 0
+        assert database.num_keypoints() > num_keypoints
+        with FeatureStore(project / "project.sfmprep/work/features.h5") as features:
+            for image in database.read_all_images():
+                rows = database.read_keypoints(image.image_id)
+                np.testing.assert_array_equal(rows[:, :2], features.get(image.name).xy)
+
+    (project / "model").mkdir()
+    models = pycolmap.incremental_mapping(path, project / "images", project / "model")
+    assert models[0].num_reg_images() == 8
+
+    # once more changes nothing
+    assert fill(project) == 0
+    assert identities(path) == before
+    assert read_verified(path) == verified
+
+
+def test_images_that_the_project_lacks_are_added(project: Path) -> None:
+    images = project / "images"
+    shutil.copy(images / "left/view 0.jpg", images / "new.jpg")
+    before = identities(project / "project.db")
+    assert fill(project) == 0
+    after = identities(project / "project.db")
+    assert after[0][:8] == before[0]  # type: ignore[index]
+    assert after[1][:1] == before[1]  # type: ignore[index]
+    assert len(names_in(project / "project.db")) == 9
+
+
+def test_images_of_the_project_that_are_gone_are_reported(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "images/left/view 0.jpg").unlink()
+    assert fill(project) == 0
+    assert (
+        "warning: 1 images of the database, such as left/view 0.jpg, get no matches:"
+        f" {project}/images has no such image, or it cannot be read\n"
+    ) in capsys.readouterr().err
+    assert len(names_in(project / "project.db")) == 8
+
+
+def message_of(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    error = capsys.readouterr().err.replace(str(folder), "TMP")
+    assert "Traceback" not in error
+    return error.partition("sfmprep: error: ")[2]
+
+
+def test_folder_with_other_sizes_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = identities(project / "project.db")
+    for path in (project / "images").rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.resize((240, 180)).save(path)
+    assert fill(project) == 2
+    message = message_of(capsys, project)
+    assert message.endswith(
+        ".jpg has 240 x 180 pixels but 480 x 360 in TMP/project.db. Give the folder of"
+        " images that the database was made from.\n"
+    )
+    assert not (project / "project.sfmprep/work/features.h5").exists()
+    assert identities(project / "project.db") == before
+
+
+def test_folder_with_other_names_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = identities(project / "project.db")
+    database = ["--database", str(project / "project.db")]
+    assert run(["database", str(project / "images/left"), *database, *SETTINGS]) == 2
+    assert message_of(capsys, project) == (
+        "TMP/project.db holds 8 images such as 'left/view 0.jpg', but"
+        " TMP/images/left none of them; its images are called such as 'view 0.jpg'."
+        " Give the folder of images that the database was made from.\n"
+    )
+    assert identities(project / "project.db") == before
+
+
+def test_database_that_does_not_exist_is_made(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "project.db").unlink()
+    assert fill(project) == 0
+    assert len(names_in(project / "project.db")) == 8
+    assert read_verified(project / "project.db").num_verified > 15
+
+
+def test_text_file_is_no_database(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "project.db").write_text("precious notes" * 100)
+    assert fill(project) == 1
+    assert message_of(capsys, project) == (
+        "TMP/project.db cannot be opened as a database (file is not a database). Close"
+        " COLMAP if it has it open; give the path of a COLMAP database.\n"
+    )
+    assert (project / "project.db").read_text() == "precious notes" * 100
+
+
+def test_database_of_something_else(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "project.db").unlink()
+    with closing(sqlite3.connect(project / "project.db")) as other:
+        other.execute("CREATE TABLE songs (title TEXT)")
+        other.commit()
+    assert fill(project) == 1
+    assert message_of(capsys, project) == (
+        "TMP/project.db is a database, but not one of COLMAP (its tables: songs). Give"
+        " the path of a COLMAP database.\n"
+    )
+
+
+def test_locked_database(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(project / "project.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert fill(project) == 1
+    assert message_of(capsys, project) == (
+        "TMP/project.db cannot be opened as a database (database is locked). Close"
+        " COLMAP if it has it open; give the path of a COLMAP database.\n"
+    )
+
+
+def test_database_in_a_folder_that_does_not_exist(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--database", str(project / "no" / "p.db"), *SETTINGS]
+    images, out = str(project / "images"), str(project / "out")
+    assert run(["database", images, out, *arguments]) == 1
+    assert message_of(capsys, project) == (
+        "TMP/no/p.db: the folder TMP/no does not exist. Make it, or correct the path.\n"
+    )
+
+
+def test_database_command_needs_a_place(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["database", str(project / "images")]) == 2
+    assert message_of(capsys, project) == (
+        "`sfmprep database` needs OUT, or --database PROJECT.db.\n"
+    )

@@ -1,0 +1,188 @@
+"""The pipeline with semi-dense matching, on a matcher that knows the demo scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.cli.commands import run
+from sfmprep.config import Recipe
+from sfmprep.config.load import load_recipe
+from sfmprep.errors import ConfigError, StoreError, WeightsError
+from sfmprep.models.protocols import DenseImage
+from sfmprep.pipelines import semidense, stages
+from sfmprep.pipelines.reconstruct import open_workspace, reconstruct
+from sfmprep.pipelines.workspace import Workspace
+from sfmprep.report.schema import Report
+from sfmprep.types import DenseMatches, Float32, ImageBatch
+
+SETTINGS = (
+    "features.max_size=480",
+    "features.max_keypoints=600",
+    "export.downscales=[2]",
+    "dense={matcher: {type: xfeat-star, max_size: 480}, pairs: all}",
+    "refinement={}",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """An image by the mean of its pixels, which tells it from the others."""
+
+    pixels: Float32
+    keypoints: Float32
+    num_bytes: int = 1000
+
+
+class Flow:
+    """Finds a grid's points in the other image by dense optical flow."""
+
+    batch_size = 1
+    weights_sha256 = "flow"
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        width, height = batch.network_size
+        x, y = np.meshgrid(
+            np.arange(24, width - 24, 12), np.arange(24, height - 24, 12)
+        )
+        grid = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32) + np.float32(0.5)
+        return [Seen(pixels=pixels.mean(0), keypoints=grid) for pixels in batch.pixels]
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        return [self._match(first, second) for first, second in pairs]
+
+    def _match(self, first: Seen, second: Seen) -> DenseMatches:
+        import cv2
+
+        grey = [np.uint8(255 * each.pixels) for each in (first, second)]
+        start = first.keypoints[:, None]
+        there, found, _ = cv2.calcOpticalFlowPyrLK(*grey, start, None)
+        back, again, _ = cv2.calcOpticalFlowPyrLK(*grey[::-1], there, None)
+        away = np.linalg.norm(back - start, axis=2)[:, 0]
+        good = (found[:, 0] > 0) & (again[:, 0] > 0) & (away < 0.5)
+        return DenseMatches(
+            xy0=start[good, 0],
+            xy1=there[good, 0],
+            scores=np.full(int(good.sum()), 0.9, np.float32),
+        )
+
+
+@pytest.fixture(autouse=True)
+def _quiet_colmap() -> None:
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setattr(semidense, "build_dense_matcher", lambda *_, **__: Flow())
+    monkeypatch.setattr(
+        "sfmprep.pipelines.choose_frontend.dense_weights_of", lambda _: []
+    )
+    return load_recipe("sift", SETTINGS)
+
+
+@pytest.fixture
+def images(demo_scene: Path) -> ImageSet:
+    return ImageSet.scan(demo_scene / "images")
+
+
+def counts(report: Report) -> list[tuple[str, int | None, int | None]]:
+    return [(each.name, each.num_keypoints, each.num_points) for each in report.images]
+
+
+def changed(recipe: Recipe, **dense: object) -> Recipe:
+    assert recipe.dense is not None
+    return recipe.model_copy(update={"dense": recipe.dense.model_copy(update=dense)})
+
+
+def test_semi_dense_matches_are_in_the_result(
+    recipe: Recipe, images: ImageSet, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    report = reconstruct(images.root, out, recipe)
+    assert sum(image.model == 0 for image in report.images) == 8
+    workspace = Workspace(out)
+    with stages.open_features(images, workspace) as features:
+        before = {name: features.num_keypoints(name) for name in features.names()}
+    with stages.open_keypoints(images, workspace, recipe) as features:
+        after = {name: features.num_keypoints(name) for name in features.names()}
+    assert all(after[name] > before[name] + 50 for name in before)
+    model = pycolmap.Reconstruction(workspace.models / "0")
+    added = sum(
+        point.has_point3D() and row >= before[image.name]
+        for image in model.images.values()
+        for row, point in enumerate(image.points2D)
+    )
+    assert added > 200  # observations of keypoints that no detector found
+
+    # the same again does nothing, and reports the same keypoints
+    noted = (workspace.work / "stages.json").read_text()
+    assert counts(reconstruct(images.root, out, recipe)) == counts(report)
+    assert (workspace.work / "stages.json").read_text() == noted
+    assert run(["report", str(images.root), str(out)]) == 0
+    again = Report.model_validate_json((out / "report.json").read_text())
+    assert counts(again) == counts(report)
+
+    # another radius joins anew, and the stage commands see that it was not done
+    wider = changed(recipe, radius=2.0)
+    opened = open_workspace(images, out, wider)
+    with pytest.raises(StoreError, match="made of other matches or settings"):
+        stages.open_joined(images, *opened)
+    reconstruct(images.root, out, wider)
+    assert (workspace.work / "stages.json").read_text() != noted
+
+    # another matcher cannot go on here, and the recipe that is there stays
+    kept = workspace.recipe.read_text()
+    other = changed(
+        recipe, matcher=recipe.dense.matcher.model_copy(update={"min_score": 0.5})
+    )
+    with pytest.raises(ConfigError, match=r"dense\.matcher\.min_score"):
+        open_workspace(images, out, other)
+    assert workspace.recipe.read_text() == kept
+
+    # without semi-dense matching the same folder goes on with the features alone
+    reconstruct(images.root, out, recipe.model_copy(update={"dense": None}))
+
+
+def test_only_weak_pairs_are_tried_and_only_they_count(
+    recipe: Recipe, images: ImageSet, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    opened = images, *open_workspace(images, out, recipe)
+    workspace = opened[1]
+    features, _ = stages.extract(*opened)
+    with features:
+        pairs = stages.make_pairs(*opened, features)
+        with stages.match(pairs, *opened[1:], features) as matches:
+            assert recipe.dense is not None
+            few = recipe.dense.model_copy(
+                update={"pairs": "weak", "min_num_inliers": 1}
+            )
+            totals = []
+            for config in (recipe.dense, few):  # all of them, then only weak ones
+                joined = semidense.join_semi_dense(
+                    *(*opened, config, features, pairs, matches)
+                )
+                with joined[0], joined[1]:
+                    totals.append(sum(len(found) for _, found in joined[1].items()))
+    assert totals[1] < totals[0]
+    tried = workspace.weak_pairs.read_text().split("\n")
+    assert len([line for line in tried if line]) < len(pairs)
+    assert not workspace.scratch_database.exists()
+
+
+def test_lack_of_semi_dense_weights_is_told_before_the_work(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    recipe = load_recipe("sift", ["dense={matcher: {type: s2ld}}"])
+    with pytest.raises(WeightsError, match="s2ld"):
+        open_workspace(images, tmp_path / "out", recipe)
+    assert not (tmp_path / "out" / "work").exists()

@@ -1,0 +1,222 @@
+"""Which pairs get semi-dense matches, and the stage that makes them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.errors import StoreError
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
+from sfmprep.semidense.match import match_dense, weak_pairs
+from sfmprep.stores.tables import DenseStore
+from sfmprep.types import DenseMatches, Float32, ImageBatch
+
+SIDE = 16
+
+
+# ------------------------------------------------------------------------ which pairs
+def ring(num_images: int, reach: int) -> tuple[list[str], dict[tuple[str, str], int]]:
+    """Images in a circle, strong with those up to `reach` away."""
+    names = [f"{k:03d}" for k in range(num_images)]
+    strong = {}
+    for k, step in itertools.product(range(num_images), range(1, reach + 1)):
+        pair = tuple(sorted((names[k], names[(k + step) % num_images])))
+        strong[pair] = 500
+    return names, strong
+
+
+def test_strong_pairs_are_not_tried_again() -> None:
+    names, inliers = ring(12, 3)
+    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
+    assert set(tried).isdisjoint(inliers)
+
+
+def test_pairs_without_inliers_or_common_neighbours_are_not_tried() -> None:
+    names, inliers = ring(40, 3)
+    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
+    gaps = {min(abs(int(a) - int(b)), 40 - abs(int(a) - int(b))) for a, b in tried}
+    assert gaps == {4, 5, 6}  # two strong steps
+
+
+def test_all_pairs_of_an_image_with_few_partners_are_tried() -> None:
+    names, inliers = ring(20, 3)
+    names.append("lost")
+    inliers["000", "lost"] = 70
+    inliers["001", "lost"] = 70
+    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
+    assert sum("lost" in pair for pair in tried) == len(names) - 1 - 2
+
+
+def test_weak_pairs_with_most_inliers_come_first() -> None:
+    names, inliers = ring(200, 15)  # so that each image has more than it may ask for
+    far = ("000", "100")
+    inliers[far] = 20
+    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
+    assert far in set(tried)
+
+
+def test_tries_of_well_connected_images_are_bounded() -> None:
+    names, inliers = ring(200, 15)
+    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
+    assert 0 < len(tried) <= 10 * len(names)
+
+
+def test_no_pairs_give_no_weak_pairs() -> None:
+    assert len(weak_pairs(Pairs.of([]), {}, min_num_inliers=60)) == 0
+
+
+# ------------------------------------------------------------------------------ stage
+@dataclass(frozen=True, eq=False)
+class FakeImage:
+    """Knows which image it is by its first pixel."""
+
+    number: int
+    num_bytes: int = 1000
+
+    @property
+    def keypoints(self) -> Float32:
+        """None in particular."""
+        return np.empty((0, 2), np.float32)
+
+
+class FakeMatcher:
+    """Writes down what it is asked; a match says which images it is of."""
+
+    batch_size = 4
+    weights_sha256 = None
+
+    def __init__(self) -> None:
+        self.prepared: list[int] = []
+        self.matched: list[tuple[int, int]] = []
+
+    def prepare(self, batch: ImageBatch) -> list[FakeImage]:
+        """By the brightness."""
+        numbers = [round(float(p[0, 0, 0]) * 255) for p in batch.pixels]
+        self.prepared += numbers
+        return [FakeImage(number) for number in numbers]
+
+    def match(self, pairs: Sequence[tuple[FakeImage, FakeImage]]) -> list[DenseMatches]:
+        """One match, at the numbers of the images."""
+        numbers = [(a.number, b.number) for a, b in pairs]
+        self.matched += numbers
+        return [
+            DenseMatches(
+                xy0=np.full((1, 2), a, np.float32),
+                xy1=np.full((1, 2), b, np.float32),
+                scores=np.ones(1, np.float32),
+            )
+            for a, b in numbers
+        ]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    """Eight images, each of one brightness, its number."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(8):
+        Image.new("RGB", (SIDE, SIDE), (k, k, k)).save(folder / f"{k}.png")
+    return ImageSet.scan(folder)
+
+
+def run(images: ImageSet, store: DenseStore, **options: float) -> FakeMatcher:
+    """Matches all pairs."""
+    matcher = FakeMatcher()
+    match_dense(
+        images, exhaustive_pairs(images.names), matcher, store, max_size=64, **options
+    )
+    return matcher
+
+
+def test_both_directions_of_each_pair_are_stored(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        run(images, store)
+        assert len(store) == 8 * 7
+        for name0, name1 in itertools.permutations(images.names, 2):
+            found = store.get(name0, name1)
+            assert found.xy0[0, 0] == int(name0[0])
+            assert found.xy1[0, 0] == int(name1[0])
+
+
+def test_each_image_is_prepared_once_where_all_fit(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        matcher = run(images, store)
+    # the largest is prepared once more, to see how many fit
+    assert len(matcher.prepared) == 8 + 1
+
+
+def test_small_cache_gives_the_same_matches(images: ImageSet, tmp_path: Path) -> None:
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        matcher = run(images, store, cache_gb=3e-6)  # three images
+        assert sorted(matcher.matched) == sorted(itertools.permutations(range(8), 2))
+        assert len(matcher.prepared) > 9
+        assert len(store) == 8 * 7
+
+
+def test_continued_run_matches_only_what_is_missing(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        run(images, store)
+        half = [((a, b), store.get(a, b)) for a, b in store.pairs()[:31]]
+    with DenseStore(tmp_path / "half.h5", {}) as store:
+        store.append(half)
+        matcher = run(images, store)
+        assert len(matcher.matched) == 8 * 7 - 31
+        assert len(store) == 8 * 7
+        assert not run(images, store).prepared
+
+
+@pytest.mark.parametrize("cache_gb", [1.0, 3e-6])
+def test_unreadable_images_are_returned_and_left_out(
+    images: ImageSet, tmp_path: Path, cache_gb: float
+) -> None:
+    for name in ("0.png", "5.png", "7.png"):
+        images.path(name).write_bytes(b"no image")
+    matcher = FakeMatcher()
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        unreadable = match_dense(
+            images,
+            exhaustive_pairs(images.names),
+            matcher,
+            store,
+            max_size=64,
+            cache_gb=cache_gb,
+        )
+        assert unreadable.keys() == {"0.png", "5.png", "7.png"}
+        assert len(store) == 5 * 4
+    assert sorted(matcher.matched) == sorted(itertools.permutations((1, 2, 3, 4, 6), 2))
+
+
+# ------------------------------------------------------------------------------ store
+def test_dense_store_keeps_both_orders_apart(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    found = DenseMatches(
+        xy0=random.uniform(0, 4000, (5, 2)).astype(np.float32),
+        xy1=random.uniform(0, 4000, (5, 2)).astype(np.float32),
+        scores=np.linspace(1, 0, 5, dtype=np.float32),
+    )
+    with DenseStore(tmp_path / "dense.h5", {"model": "a"}) as store:
+        store.append([(("b", "a"), found)])
+        assert ("a", "b") not in store
+    with DenseStore(tmp_path / "dense.h5") as store:
+        again = store.get("b", "a")
+        np.testing.assert_array_equal(again.xy0, found.xy0)  # float32, not float16
+        np.testing.assert_array_equal(again.xy1, found.xy1)
+        np.testing.assert_allclose(again.scores, found.scores, atol=1e-3)
+        assert [pair for pair, _ in store.items()] == [("b", "a")] == store.pairs()
+        with pytest.raises(StoreError, match="from 'a' to 'b'"):
+            store.get("a", "b")
+    with pytest.raises(StoreError, match="model"):
+        DenseStore(tmp_path / "dense.h5", {"model": "b"})

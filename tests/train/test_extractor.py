@@ -1,0 +1,199 @@
+"""Training of the compact features, on a few small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sfmprep.config import CompactConfig
+from sfmprep.errors import StoreError
+from sfmprep.models.extractors.compact import Compact, soft_offset
+from sfmprep.models.extractors.compact_network import CompactNetwork
+from sfmprep.train.checkpoints import RunLog, load
+from sfmprep.train.extractor import adaptation
+from sfmprep.train.extractor import train as extractor
+from sfmprep.train.extractor.data import Adapted, Batch, make_batch
+from sfmprep.train.extractor.train import export_extractor, losses, train_extractor
+from sfmprep.types import ImageBatch
+from tests.support.textures import texture
+
+
+def adapted(seed: int, photograph: np.ndarray, count: int = 80) -> Adapted:
+    rng = np.random.default_rng(seed)
+    height, width = photograph.shape[:2]
+    descriptors = rng.normal(size=(count, 64)).astype(np.float32)
+    return Adapted(
+        xy=rng.uniform(0, (width - 1, height - 1), (count, 2)).astype(np.float32),
+        repeatability=rng.uniform(0.3, 1, count).astype(np.float32),
+        descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    photographs = [texture(k) for k in range(2)]
+    teachings = [adapted(k, p) for k, p in enumerate(photographs)]
+    return make_batch(
+        np.random.default_rng(0), photographs, teachings, num_pairs=2, size=96
+    )
+
+
+def test_places_of_a_pair_are_the_same_place(batch: Batch) -> None:
+    for number, (rows0, rows1) in enumerate(batch.pairs):
+        assert len(rows0) > 5
+        assert (batch.view[rows0] == 2 * number).all()
+        assert (batch.view[rows1] == 2 * number + 1).all()
+        torch.testing.assert_close(batch.descriptors[rows0], batch.descriptors[rows1])
+
+
+def test_target_is_highest_at_the_places(batch: Batch) -> None:
+    whole = batch.xy.round().long()
+    at = batch.target[batch.view, whole[:, 1], whole[:, 0]]
+    assert (at >= 0.6 * batch.repeatability).all()
+    assert batch.target.max() <= 1
+
+
+def test_steps_lower_each_loss(batch: Batch) -> None:
+    torch.manual_seed(0)
+    network = CompactNetwork().train()
+    temperature = torch.nn.Parameter(torch.tensor(2.7))
+    optimiser = torch.optim.AdamW([*network.parameters(), temperature], lr=2e-3)
+    of = batch, torch.zeros_like(batch.xy)
+    before = {k: v.detach() for k, v in losses(network, temperature, *of).items()}
+    for _ in range(60):
+        optimiser.zero_grad()
+        sum(losses(network, temperature, *of).values()).backward()
+        optimiser.step()
+    after = {k: v.detach() for k, v in losses(network, temperature, *of).items()}
+    assert after.keys() == {"score", "position", "teacher", "contrast"}
+    for name in after:
+        assert after[name] < 0.95 * before[name], name
+
+
+def test_gradients_reach_what_they_should(batch: Batch) -> None:
+    network = CompactNetwork().train()
+    temperature = torch.nn.Parameter(torch.tensor(2.7))
+    found = losses(network, temperature, batch, torch.zeros_like(batch.xy))
+
+    def reached(name: str) -> set[str]:
+        network.zero_grad()
+        found[name].backward(retain_graph=True)
+        return {
+            key.split(".")[0]
+            for key, value in network.named_parameters()
+            if value.grad is not None and value.grad.abs().sum() > 0
+        }
+
+    encoder = {"stem", "block2", "block4", "block8", "block16", "lateral", "fusion"}
+    heads = {"context", "detail", "score_head"}
+    assert reached("score") == encoder | heads
+    assert reached("position") == encoder | heads
+    assert reached("teacher") == encoder | {"describer"}
+    assert reached("contrast") == encoder | {"describer"}
+
+
+def test_soft_offset_of_a_sharp_peak_is_its_place() -> None:
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+    logits = -((x - 4.3) ** 2 + (y - 3.8) ** 2) / (2 * 0.5**2)
+    at = torch.tensor([4]), torch.tensor([4])
+    found = soft_offset(logits[None], torch.tensor([0]), *at)
+    torch.testing.assert_close(found, torch.tensor([[0.3, -0.2]]), atol=0.04, rtol=0)
+
+
+def test_folded_network_gives_the_same(batch: Batch) -> None:
+    network = CompactNetwork()
+    network(batch.images)  # running statistics
+    network.eval()
+    image, xy = batch.view, batch.xy
+    with torch.no_grad():
+        before = network(batch.images)
+        described = network.describe(before, image, xy)
+        network.prepare(torch.float32)
+        after = network(batch.images)
+        torch.testing.assert_close(after.logits, before.logits, atol=1e-4, rtol=1e-4)
+        again = network.describe(after, image, xy)
+        torch.testing.assert_close(again, described, atol=1e-4, rtol=1e-4)
+
+
+# -------------------------------------------------------------------- the whole loop
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of photographs and of what a teacher, who is not here, says of them."""
+    import cv2
+
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for k in range(6):
+        cv2.imwrite(str(folder / f"{k}.png"), texture(k, (160, 120)))
+    monkeypatch.setattr(extractor, "adapt", _say_something)
+    return folder
+
+
+def _say_something(photographs: object, path: Path, **_: object) -> bool:
+    from sfmprep.coords import colmap_from_centre
+    from sfmprep.stores.tables import FeatureStore
+    from sfmprep.types import Features
+
+    with FeatureStore(path, {"teacher": "none"}) as store:
+        for k, name in enumerate(photographs.names):  # type: ignore[attr-defined]
+            if name in store:
+                continue
+            said = adapted(k, photographs[k])  # type: ignore[index]
+            wide = np.pad(said.descriptors, ((0, 0), (0, 64)))
+            features = Features(
+                xy=colmap_from_centre(said.xy),
+                scores=said.repeatability,
+                descriptors=wide,
+                image_size=(160, 120),
+            )
+            store.append([(name, features)])
+    return True
+
+
+def train(data: Path, out: Path, steps: int) -> int:
+    return train_extractor(
+        data=data, out=out, minutes=5, num_pairs=1, size=64, max_steps=steps
+    )
+
+
+def test_a_cut_run_equals_an_uncut_one(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "whole", 4) == 4
+    assert train(data, tmp_path / "cut", 2) == 2
+    assert train(data, tmp_path / "cut", 4) == 4
+    whole, cut = (load(tmp_path / name / "extractor.pt") for name in ("whole", "cut"))
+    assert whole is not None and cut is not None
+    for part in ("network", "mean"):
+        for name, value in whole[part].items():
+            torch.testing.assert_close(cut[part][name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Train the extractor first"):
+        export_extractor(tmp_path / "extractor.pt", tmp_path / "w.safetensors")
+    train(data, tmp_path, 2)
+    path = tmp_path / "w.safetensors"
+    export_extractor(tmp_path / "extractor.pt", path)
+    assert path.stat().st_size < 1_500_000
+    compact = Compact(CompactConfig(weights=path, min_score=0))
+    pixels = texture(1, (96, 64)).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    [features] = compact.extract(
+        ImageBatch(
+            pixels=pixels,
+            sizes=np.array([[96, 64]], np.int32),
+            orientations=np.ones(1, np.int32),
+        )
+    )
+    assert len(features) > 10
+    assert RunLog.read(tmp_path / "extractor.jsonl") == []  # logs every 50 steps
+
+
+def test_adaptation_puts_repeated_places_where_they_are() -> None:
+    size = (64, 48)
+    xy = np.array([[20.3, 30.8], [50.0, 10.0]], np.float32)
+    heat = adaptation._spread(xy, np.array([1.0, 0.5], np.float32), size)
+    found, heights = adaptation._peaks(torch.from_numpy(heat))
+    np.testing.assert_allclose(found, xy, atol=0.02)
+    np.testing.assert_allclose(heights, [0.93, 0.5], atol=0.05)
