@@ -7,13 +7,8 @@ from pathlib import Path
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
-from sfmprep.mapping.database import (
-    VerifiedPairs,
-    check_database,
-    read_verified,
-    verify_matches,
-    write_database,
-)
+from sfmprep.mapping.database import check_database, write_database
+from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.semidense import join_semi_dense
 from sfmprep.pipelines.workspace import Workspace

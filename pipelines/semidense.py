@@ -8,12 +8,8 @@ from contextlib import ExitStack
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DenseConfig, Recipe
 from sfmprep.errors import StoreError
-from sfmprep.mapping.database import (
-    count_inliers,
-    remove_database,
-    verify_matches,
-    write_database,
-)
+from sfmprep.mapping.database import remove_database, write_database
+from sfmprep.mapping.verify import count_inliers, verify_matches
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.workspace import Workspace

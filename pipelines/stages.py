@@ -30,14 +30,9 @@ from sfmprep.frontend.on_devices import (
     match_on_devices,
     merge_parts,
 )
-from sfmprep.mapping.database import (
-    VerifiedPairs,
-    read_verified,
-    remove_database,
-    verify_matches,
-    write_database,
-)
+from sfmprep.mapping.database import remove_database, write_database
 from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
+from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.pairing.pairs import (
     Pairs,

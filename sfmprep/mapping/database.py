@@ -12,41 +12,25 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
+from sfmprep.mapping.cameras import infer_camera
 from sfmprep.pairing.pairs import Pairs
-from sfmprep.progress import Progress, batched, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
+from sfmprep.progress import Progress, silent
+from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Float32
 
 logger = logging.getLogger(__name__)
 
-_VERIFY_BATCH = 256  # pairs in memory at once
-_CACHED_IMAGES = 1024
 _MIN_MATCHES = 8  # fewer cannot be verified by any model
 _OTHER_FOLDER = "Give the folder of images that the database was made from."
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedPairs:
-    """What geometric verification left."""
-
-    num_pairs: int  # pairs with matches
-    num_verified: int  # pairs with enough inliers
-    num_inliers: int
-    num_rotation_only: int  # verified pairs explained by a homography
-    images: frozenset[str]  # images with at least one verified pair
 
 
 def write_database(
@@ -110,7 +94,7 @@ def check_database(path: Path, images: ImageSet) -> None:
                 " the path."
             )
         return
-    with _open(path) as database:
+    with open_database(path) as database:
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         there = database.read_all_images()
     known = [image for image in there if image.name in images.infos]
@@ -137,133 +121,7 @@ def remove_database(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def verify_matches(
-    path: Path,
-    pairs: Pairs,
-    config: DatabaseConfig,
-    *,
-    seed: int = 0,
-    num_threads: int | None = None,
-    progress: Progress = silent,
-) -> None:
-    """Estimates the two-view geometry of every matched pair, on all cores.
-
-    Pairs that have one already are left as they are, so a run that was stopped goes
-    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
-
-    Args:
-        path: A database that `write_database` filled.
-        pairs: The pairs to verify; those without matches are passed over.
-        config: Thresholds.
-        seed: Of RANSAC.
-        num_threads: None for all cores.
-        progress: Wraps the loop over pairs.
-
-    Raises:
-        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
-    """
-    options = pycolmap.TwoViewGeometryOptions()
-    options.min_num_inliers = config.min_num_inliers
-    options.ransac.max_error = config.max_error_px
-    options.ransac.random_seed = seed
-
-    with (
-        _explained(path),
-        _open(path) as database,
-        ThreadPoolExecutor(num_threads) as pool,
-    ):
-        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-        images = {image.name: image for image in database.read_all_images()}
-        camera_ids = {image.image_id: image.camera_id for image in images.values()}
-
-        @lru_cache(maxsize=_CACHED_IMAGES)
-        def points(image_id: int) -> NDArray[np.float64]:
-            return database.read_keypoints(image_id)[:, :2].astype(np.float64)
-
-        missing = [
-            (images[name0].image_id, images[name1].image_id)
-            for name0, name1 in pairs
-            if name0 in images and name1 in images
-        ]
-        missing = [
-            ids
-            for ids in missing
-            if database.exists_matches(*ids)
-            and not database.exists_two_view_geometry(*ids)
-        ]
-
-        def verified() -> Iterator[pycolmap.TwoViewGeometry]:
-            # in batches, to bound what waits in memory
-            for batch in batched(missing, _VERIFY_BATCH):
-                jobs = [
-                    pool.submit(
-                        pycolmap.estimate_two_view_geometry,
-                        cameras[camera_ids[id0]],
-                        points(id0),
-                        cameras[camera_ids[id1]],
-                        points(id1),
-                        database.read_matches(id0, id1),
-                        options,
-                    )
-                    for id0, id1 in batch
-                ]
-                for job in jobs:
-                    yield job.result()
-
-        geometries = progress(verified(), desc="verify", total=len(missing))
-        for ids, geometry in zip(missing, geometries, strict=True):
-            if len(geometry.inlier_matches) < config.min_num_inliers:
-                geometry = pycolmap.TwoViewGeometry()
-            database.write_two_view_geometry(*ids, geometry)
-
-
-def read_verified(path: Path) -> VerifiedPairs:
-    """Counts what geometric verification left in a database.
-
-    Raises:
-        StoreError: `path` is not a COLMAP database, or is locked.
-    """
-    with _open(path) as database:
-        names = {image.image_id: image.name for image in database.read_all_images()}
-        pair_ids, geometries = database.read_two_view_geometries()
-        num_pairs = database.num_matched_image_pairs()
-    rotation_only = (
-        pycolmap.TwoViewGeometryConfiguration.PANORAMIC,
-        pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC,
-    )
-    verified = [
-        (pycolmap.pair_id_to_image_pair(pair_id), geometry)
-        for pair_id, geometry in zip(pair_ids, geometries, strict=True)
-        if len(geometry.inlier_matches)
-    ]
-    return VerifiedPairs(
-        num_pairs=num_pairs,
-        num_verified=len(verified),
-        num_inliers=sum(len(geometry.inlier_matches) for _, geometry in verified),
-        num_rotation_only=sum(g.config in rotation_only for _, g in verified),
-        images=frozenset(names[k] for ids, _ in verified for k in ids),
-    )
-
-
-def count_inliers(path: Path) -> dict[Pair, int]:
-    """The number of inliers of every verified pair; pairs with none are left out.
-
-    Raises:
-        StoreError: `path` is not a COLMAP database, or is locked.
-    """
-    with _open(path) as database:
-        names = {image.image_id: image.name for image in database.read_all_images()}
-        pair_ids, counts = database.read_two_view_geometry_num_inliers()
-    found: dict[Pair, int] = {}
-    for pair_id, count in zip(pair_ids, counts, strict=True):
-        first, second = pycolmap.pair_id_to_image_pair(pair_id)
-        name0, name1 = sorted((names[first], names[second]))
-        if count:
-            found[name0, name1] = count
-    return found
-
-
-def _open(path: Path) -> pycolmap.Database:
+def open_database(path: Path) -> pycolmap.Database:
     """Opens a COLMAP database that exists, refusing what is not one.
 
     COLMAP ends the process on a file that is no database, so look first.
@@ -293,7 +151,7 @@ def _rewritten(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     remove_database(part)
     try:
-        with _explained(path):
+        with write_errors(path):
             if path.exists():
                 _copy_database(path, part)
             yield part
@@ -318,7 +176,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turns what SQLite refuses, here or inside COLMAP, into a StoreError."""
     try:
         yield
@@ -388,41 +246,6 @@ def _add_camera_group(
         image.frame_id = database.write_frame(frame)
         ids[name] = image.image_id
     return ids
-
-
-def infer_camera(
-    images: ImageSet, name: str, config: DatabaseConfig
-) -> pycolmap.Camera:
-    """The camera of an image before bundle adjustment.
-
-    Its focal length is the configured one, else that of EXIF, else COLMAP's guess of
-    1.2 times the longer side.
-    """
-    info = images.infos[name]
-    focal = config.focal_length or _exif_focal_length(info.size, images, name)
-    camera = pycolmap.Camera.create_from_model_name(
-        0, config.camera_model, focal or 1.2 * max(info.size), *info.size
-    )
-    camera.has_prior_focal_length = focal is not None
-    return camera
-
-
-def _exif_focal_length(
-    size: tuple[int, int], images: ImageSet, name: str
-) -> float | None:
-    """Focal length in pixels where EXIF tells it: directly, or by COLMAP's tables."""
-    info = images.infos[name]
-    if info.focal_length_35mm:
-        # a frame of 36 x 24 mm; the EXIF standard compares diagonals
-        return info.focal_length_35mm * float(np.hypot(*size) / np.hypot(36, 24))
-    if not (info.focal_length_mm and info.model):
-        return None
-    try:
-        camera = pycolmap.infer_camera_from_image(images.path(name))
-    except ValueError as error:
-        logger.info("%s: COLMAP cannot read it for its focal length: %s", name, error)
-        return None
-    return float(camera.mean_focal_length()) if camera.has_prior_focal_length else None
 
 
 def _keypoint_rows(features: Features) -> Float32:

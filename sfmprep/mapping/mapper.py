@@ -18,7 +18,7 @@ import pycolmap
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
-from sfmprep.mapping.database import VerifiedPairs
+from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import (
     minimum_spanning_tree,
 )
 
-from sfmprep.mapping.database import VerifiedPairs, read_verified
+from sfmprep.mapping.verify import VerifiedPairs, read_verified
 
 Ints = NDArray[np.int64]
 

@@ -38,7 +38,8 @@ from sfmprep.config import (
 from sfmprep.config.load import load_recipe
 from sfmprep.coords import centre_from_colmap
 from sfmprep.evaluation.poses import evaluate_model, read_reference
-from sfmprep.mapping.database import verify_matches, write_database
+from sfmprep.mapping.database import write_database
+from sfmprep.mapping.verify import verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.matchers.lightglue_network import LightGlueShape
 from sfmprep.models.matchers.lightglue_network import flops as flops_of_pair

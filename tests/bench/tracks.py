@@ -24,8 +24,9 @@ import pycolmap
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, DenseConfig, MappingConfig, XFeatStarConfig
-from sfmprep.mapping.database import verify_matches, write_database
+from sfmprep.mapping.database import write_database
 from sfmprep.mapping.mapper import refine_model
+from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import Pairs, sequential_pairs
 from sfmprep.semidense import join as dense_tracks
 from sfmprep.semidense import keypoints as dense_keypoints

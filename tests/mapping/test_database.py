@@ -20,12 +20,9 @@ from sfmprep.cli.commands import run
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
-from sfmprep.mapping.database import (
-    infer_camera,
-    read_verified,
-    verify_matches,
-    write_database,
-)
+from sfmprep.mapping.cameras import infer_camera
+from sfmprep.mapping.database import write_database
+from sfmprep.mapping.verify import read_verified, verify_matches
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches

@@ -11,13 +11,13 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig
-from sfmprep.mapping.database import VerifiedPairs, read_verified
 from sfmprep.mapping.mapper import (
     explain_failure,
     map_images,
     median_triangulation_angle_deg,
     refine_model,
 )
+from sfmprep.mapping.verify import VerifiedPairs, read_verified
 
 Synthesize = Callable[..., pycolmap.Reconstruction]
 

@@ -26,8 +26,9 @@ from sfmprep.evaluation.poses import CameraPose, evaluate_model, read_reference
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
-from sfmprep.mapping.database import verify_matches, write_database
+from sfmprep.mapping.database import write_database
 from sfmprep.mapping.mapper import map_images
+from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import (
     Pairs,
     exhaustive_pairs,

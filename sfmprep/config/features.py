@@ -1,0 +1,92 @@
+"""Extractors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from sfmprep.config.base import Config, Unit
+
+
+class SiftConfig(Config):
+    """SIFT (Lowe, IJCV 2004) as COLMAP extracts it, with RootSIFT normalisation."""
+
+    type: Literal["sift"] = "sift"
+    max_keypoints: PositiveInt = 8192
+    """The most keypoints of one image; those at the largest scales are kept."""
+    max_size: PositiveInt = 3200
+    """Longer side in pixels that larger images are reduced to."""
+
+
+class AlikedConfig(Config):
+    """ALIKED (Zhao et al., TIM 2023), BSD-3-Clause."""
+
+    type: Literal["aliked"] = "aliked"
+    model: Literal["aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"] = (
+        "aliked-n16"
+    )
+    """n16rot was trained with rotations and is less exact; n32 has more samples."""
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best scores first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.2
+    """Keypoints with a lower score are dropped, in 0..1."""
+    nms_radius: PositiveInt = 2
+    """Radius of non-maximum suppression, network pixels."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class XFeatConfig(Config):
+    """XFeat (Potje et al., CVPR 2024), Apache-2.0."""
+
+    type: Literal["xfeat"] = "xfeat"
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best scores first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.05
+    """Keypoints whose heat map value is lower are dropped, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class DiskConfig(Config):
+    """DISK (Tyszkiewicz et al., NeurIPS 2020), Apache-2.0."""
+
+    type: Literal["disk"] = "disk"
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best scores first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: float = 0.0
+    """Keypoints with a lower score (a logit) are dropped."""
+    nms_radius: PositiveInt = 2
+    """Radius of non-maximum suppression, network pixels."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class CompactConfig(Config):
+    """The features of this project's own training, Apache-2.0, inside the package."""
+
+    type: Literal["compact"] = "compact"
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best scores first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.05
+    """Keypoints with a lower score are dropped, in 0..1."""
+    nms_radius: Annotated[int, Field(ge=2)] = 2
+    """Radius of non-maximum suppression, network pixels."""
+    weights: Path | None = None
+    """A file to use in place of the packaged weights."""
+
+
+FeaturesConfig = Annotated[
+    SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig,
+    Field(discriminator="type"),
+]

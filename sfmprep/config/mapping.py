@@ -1,0 +1,69 @@
+"""From matches to poses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from sfmprep.config.base import Config
+
+
+class DatabaseConfig(Config):
+    """Cameras and geometric verification."""
+
+    camera_model: Literal[
+        "SIMPLE_PINHOLE",
+        "PINHOLE",
+        "SIMPLE_RADIAL",
+        "RADIAL",
+        "OPENCV",
+        "FULL_OPENCV",
+        "SIMPLE_RADIAL_FISHEYE",
+        "RADIAL_FISHEYE",
+        "OPENCV_FISHEYE",
+    ] = "SIMPLE_RADIAL"
+    """COLMAP's camera model for new cameras."""
+    cameras: Literal["auto", "single", "per-folder", "per-image"] = "auto"
+    """Which images share a camera; auto: same make, model, lens, size and folder."""
+    focal_length: PositiveFloat | None = None
+    """Focal length in pixels of every image where it is known; null: EXIF or guess."""
+    max_error_px: PositiveFloat = 4.0
+    """Largest distance of an inlier from its epipolar line, pixels."""
+    min_num_inliers: PositiveInt = 15
+    """A pair with fewer inliers is dropped."""
+
+
+class MappingConfig(Config):
+    """From verified pairs to poses."""
+
+    type: Literal["incremental", "global", "none"] = "incremental"
+    """COLMAP's incremental mapper, its global one, or no mapping at all."""
+    min_num_matches: PositiveInt = 15
+    """Pairs with fewer verified matches are ignored."""
+    min_model_size: PositiveInt = 3
+    """Models with fewer images are dropped."""
+    refine_principal_point: Literal["auto", "always", "never"] = "auto"
+    """Whether the last bundle adjustment moves principal points."""
+
+
+class RefinementConfig(Config):
+    """Sub-pixel refinement of keypoints along tracks, before the last adjustment."""
+
+    max_move_px: PositiveFloat = 3.0
+    """No keypoint moves further, pixels of the image that its features saw."""
+
+
+class OutlierConfig(Config):
+    """Which registered images are left out of the dataset, with the reason."""
+
+    min_num_points: NonNegativeInt = 20
+    """Images that see fewer points are left out."""
+    max_rotation_stddev_deg: PositiveFloat | None = 1.0
+    """Images whose rotation is less certain are left out, degrees, or null."""
+    max_distance_ratio: PositiveFloat | None = 10.0
+    """Images that no chain of cameras joins to most others, null for any distance.
+
+    The longest step of a chain, in units of the median distance of cameras from their
+    middle, or from their points where that is larger.
+    """

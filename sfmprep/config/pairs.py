@@ -1,0 +1,66 @@
+"""Which pairs are matched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from sfmprep.config.base import Config
+
+
+class ExhaustiveConfig(Config):
+    """Every image with every other."""
+
+    type: Literal["exhaustive"] = "exhaustive"
+
+
+class SequentialConfig(Config):
+    """Neighbours in the order of the names: frames of a film."""
+
+    type: Literal["sequential"] = "sequential"
+    window: PositiveInt = 10
+    """Each image is paired with so many that follow it."""
+    quadratic: bool = True
+    """Also with those 2, 4, 8, ... images later, up to 2 to the power of `window`."""
+
+
+class RetrievalConfig(Config):
+    """The most similar images, by a VLAD of the local descriptors; needs no weights."""
+
+    type: Literal["retrieval"] = "retrieval"
+    num_neighbours: PositiveInt = 20
+    """Each image is paired with so many of the most similar ones."""
+    num_clusters: PositiveInt = 256
+    """Words of the vocabulary that is learned from the capture itself."""
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """Pairs with a lower cosine are left out; neighbours often have one below 0."""
+
+
+class PairsFileConfig(Config):
+    """Pairs named by the user."""
+
+    type: Literal["file"] = "file"
+    path: Path
+    """Text file, one pair of names a line, separated by a tab or a space."""
+
+
+class AutoPairsConfig(Config):
+    """Exhaustive for small captures, retrieval for the others."""
+
+    type: Literal["auto"] = "auto"
+    exhaustive_up_to: NonNegativeInt = 60
+    """With so many images or fewer, every image is paired with every other."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    """How pairs are found above that."""
+
+
+PairsConfig = Annotated[
+    AutoPairsConfig
+    | ExhaustiveConfig
+    | SequentialConfig
+    | RetrievalConfig
+    | PairsFileConfig,
+    Field(discriminator="type"),
+]

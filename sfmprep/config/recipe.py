@@ -1,0 +1,89 @@
+"""The whole of a recipe, and how it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from sfmprep.config.base import Config
+from sfmprep.config.export import ExportConfig
+from sfmprep.config.features import FeaturesConfig
+from sfmprep.config.mapping import DatabaseConfig, MappingConfig, RefinementConfig
+from sfmprep.config.matchers import MatcherConfig
+from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
+from sfmprep.config.semidense import DenseConfig
+
+
+class Frontend(Config):
+    """Features and the matcher that goes with them."""
+
+    features: FeaturesConfig
+    matcher: MatcherConfig
+
+    def label(self) -> str:
+        """A short name for messages, such as `xfeat + lighterglue`."""
+        return " + ".join(
+            getattr(part, "model", part.type) for part in (self.features, self.matcher)
+        )
+
+
+class EngineConfig(Config):
+    """How networks are run; nothing here changes what a run finds, up to rounding."""
+
+    precision: Literal["auto", "float32", "half"] = "auto"
+    """auto: half where the network allows it and the device is faster with it."""
+    cache_gb: PositiveFloat = 2.0
+    """Features that are kept ready for matching, on the device, 1e9 bytes."""
+    num_workers: PositiveInt | None = None
+    """Threads that decode photographs; null: one a core, at most 8."""
+
+
+class Recipe(Config):
+    """Everything a run does."""
+
+    name: str
+    description: str = ""
+    features: FeaturesConfig
+    matcher: MatcherConfig
+    otherwise: tuple[Frontend, ...] = ()
+    """What to use where the weights of the choice before cannot be had."""
+    masks: Path | None = None
+    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
+    pairs: PairsConfig = AutoPairsConfig()
+    dense: DenseConfig | None = None
+    """Semi-dense matching beside the features, or null."""
+    database: DatabaseConfig = DatabaseConfig()
+    mapping: MappingConfig = MappingConfig()
+    refinement: RefinementConfig | None = None
+    """Sub-pixel refinement of the keypoints, or null."""
+    export: ExportConfig = ExportConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: NonNegativeInt = 0
+    """Seed of everything random: RANSAC, the retrieval vocabulary, the mapper."""
+
+    @property
+    def frontends(self) -> tuple[Frontend, ...]:
+        """The choices of features and matcher, best first."""
+        return (
+            Frontend(features=self.features, matcher=self.matcher),
+            *self.otherwise,
+        )
+
+    def with_frontend(self, frontend: Frontend) -> Recipe:
+        """This recipe with one choice made."""
+        return self.model_copy(
+            update={
+                "features": frontend.features,
+                "matcher": frontend.matcher,
+                "otherwise": (),
+            }
+        )
+
+    def to_yaml(self) -> str:
+        """This recipe as text that `load_recipe` reads back."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        )

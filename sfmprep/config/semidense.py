@@ -1,0 +1,75 @@
+"""Matching without a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from sfmprep.config.base import Config, Unit
+
+
+class S2ldConfig(Config):
+    """S2LD (Li, Zhao, Xia, TIP 2023): one keypoint a cell, located in the other image.
+
+    Its official checkpoint has no stated licence: bring the file.
+    """
+
+    type: Literal["s2ld"] = "s2ld"
+    max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
+    """Matches with a lower confidence are dropped, 0.01..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class LoftrConfig(Config):
+    """LoFTR (Sun et al., CVPR 2021), Apache-2.0."""
+
+    type: Literal["loftr"] = "loftr"
+    model: Literal["loftr-outdoor", "loftr-indoor"] = "loftr-outdoor"
+    """Which checkpoint."""
+    max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
+    """Matches with a lower confidence are dropped, 0.01..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+class XFeatStarConfig(Config):
+    """XFeat's semi-dense mode (Potje et al., CVPR 2024), Apache-2.0."""
+
+    type: Literal["xfeat-star"] = "xfeat-star"
+    max_keypoints: PositiveInt = 8192
+    """The most cells of one image that are matched, most reliable first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_similarity: Unit = 0.82
+    """Smallest cosine of the angle between two matched descriptors."""
+    min_score: Unit = 0.25
+    """Smallest confidence of the place inside the cell, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
+DenseMatcherConfig = Annotated[
+    S2ldConfig | LoftrConfig | XFeatStarConfig, Field(discriminator="type")
+]
+
+
+class DenseConfig(Config):
+    """Matching without a detector, and how its points become tracks."""
+
+    matcher: DenseMatcherConfig
+    """What finds the points."""
+    pairs: Literal["weak", "all"] = "weak"
+    """weak: those that `dense.weak_pairs` chooses where features found few; or all."""
+    min_num_inliers: PositiveInt = 60
+    """A pair with fewer verified matches is weak."""
+    radius: PositiveFloat = 1.0
+    """Points so near to a keypoint become it, pixels of the matcher's input."""
+    max_keypoints: PositiveInt = 8192
+    """The most keypoints that are added to one image, most confident first."""

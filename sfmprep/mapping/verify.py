@@ -1,0 +1,160 @@
+"""Geometric verification of the matched pairs of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from sfmprep.config import DatabaseConfig
+from sfmprep.mapping.database import open_database, write_errors
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.progress import Progress, batched, silent
+from sfmprep.stores.tables import Pair
+
+_CACHED_IMAGES = 1024
+
+_VERIFY_BATCH = 256  # pairs in memory at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedPairs:
+    """What geometric verification left."""
+
+    num_pairs: int  # pairs with matches
+    num_verified: int  # pairs with enough inliers
+    num_inliers: int
+    num_rotation_only: int  # verified pairs explained by a homography
+    images: frozenset[str]  # images with at least one verified pair
+
+
+def verify_matches(
+    path: Path,
+    pairs: Pairs,
+    config: DatabaseConfig,
+    *,
+    seed: int = 0,
+    num_threads: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Estimates the two-view geometry of every matched pair, on all cores.
+
+    Pairs that have one already are left as they are, so a run that was stopped goes
+    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
+
+    Args:
+        path: A database that `write_database` filled.
+        pairs: The pairs to verify; those without matches are passed over.
+        config: Thresholds.
+        seed: Of RANSAC.
+        num_threads: None for all cores.
+        progress: Wraps the loop over pairs.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+    """
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = config.min_num_inliers
+    options.ransac.max_error = config.max_error_px
+    options.ransac.random_seed = seed
+
+    with (
+        write_errors(path),
+        open_database(path) as database,
+        ThreadPoolExecutor(num_threads) as pool,
+    ):
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        images = {image.name: image for image in database.read_all_images()}
+        camera_ids = {image.image_id: image.camera_id for image in images.values()}
+
+        @lru_cache(maxsize=_CACHED_IMAGES)
+        def points(image_id: int) -> NDArray[np.float64]:
+            return database.read_keypoints(image_id)[:, :2].astype(np.float64)
+
+        missing = [
+            (images[name0].image_id, images[name1].image_id)
+            for name0, name1 in pairs
+            if name0 in images and name1 in images
+        ]
+        missing = [
+            ids
+            for ids in missing
+            if database.exists_matches(*ids)
+            and not database.exists_two_view_geometry(*ids)
+        ]
+
+        def verified() -> Iterator[pycolmap.TwoViewGeometry]:
+            # in batches, to bound what waits in memory
+            for batch in batched(missing, _VERIFY_BATCH):
+                jobs = [
+                    pool.submit(
+                        pycolmap.estimate_two_view_geometry,
+                        cameras[camera_ids[id0]],
+                        points(id0),
+                        cameras[camera_ids[id1]],
+                        points(id1),
+                        database.read_matches(id0, id1),
+                        options,
+                    )
+                    for id0, id1 in batch
+                ]
+                for job in jobs:
+                    yield job.result()
+
+        geometries = progress(verified(), desc="verify", total=len(missing))
+        for ids, geometry in zip(missing, geometries, strict=True):
+            if len(geometry.inlier_matches) < config.min_num_inliers:
+                geometry = pycolmap.TwoViewGeometry()
+            database.write_two_view_geometry(*ids, geometry)
+
+
+def read_verified(path: Path) -> VerifiedPairs:
+    """Counts what geometric verification left in a database.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, or is locked.
+    """
+    with open_database(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, geometries = database.read_two_view_geometries()
+        num_pairs = database.num_matched_image_pairs()
+    rotation_only = (
+        pycolmap.TwoViewGeometryConfiguration.PANORAMIC,
+        pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC,
+    )
+    verified = [
+        (pycolmap.pair_id_to_image_pair(pair_id), geometry)
+        for pair_id, geometry in zip(pair_ids, geometries, strict=True)
+        if len(geometry.inlier_matches)
+    ]
+    return VerifiedPairs(
+        num_pairs=num_pairs,
+        num_verified=len(verified),
+        num_inliers=sum(len(geometry.inlier_matches) for _, geometry in verified),
+        num_rotation_only=sum(g.config in rotation_only for _, g in verified),
+        images=frozenset(names[k] for ids, _ in verified for k in ids),
+    )
+
+
+def count_inliers(path: Path) -> dict[Pair, int]:
+    """The number of inliers of every verified pair; pairs with none are left out.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, or is locked.
+    """
+    with open_database(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, counts = database.read_two_view_geometry_num_inliers()
+    found: dict[Pair, int] = {}
+    for pair_id, count in zip(pair_ids, counts, strict=True):
+        first, second = pycolmap.pair_id_to_image_pair(pair_id)
+        name0, name1 = sorted((names[first], names[second]))
+        if count:
+            found[name0, name1] = count
+    return found
