@@ -1,8 +1,10 @@
-"""The base of all records of a recipe: frozen, unknown keys are refused."""
+"""The bases of the records of a recipe: frozen, unknown keys are refused."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,3 +20,45 @@ class Config(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+class ModelConfig(Config):
+    """The settings of a model; beside them what makes it and what it depends on.
+
+    A new model is a subclass of this in the union of its kind, and the file that
+    `implementation` names. One with the key `weights` also needs the row of
+    `sfmprep.weights.WEIGHTS` that `weights_name` gives.
+    """
+
+    implementation: ClassVar[str]
+    """`module:class` of what `models.build` makes: class(config, device, precision)."""
+    version: ClassVar[int] = 1
+    """Raised by hand when equal settings and weights give other numbers than before."""
+    has_half: ClassVar[bool] = True
+    """Whether half precision changes its numbers; else it is always in float32."""
+
+    type: str
+
+    @property
+    def weights_name(self) -> str | None:
+        """The weights that it needs: its `model`, else its `type`; None for none."""
+        if "weights" not in type(self).model_fields:
+            return None
+        return str(getattr(self, "model", self.type))
+
+    def needed_weights(self) -> list[tuple[str, Path | None]]:
+        """The name of each of its weights, and the file to use in their place."""
+        name = self.weights_name
+        return [] if name is None else [(name, getattr(self, "weights", None))]
+
+
+def types_of(union: object) -> Mapping[str, type[Config]]:
+    """The members of a union that is told apart by `type`, by their type.
+
+    Args:
+        union: As `FeaturesConfig`: `Annotated[A | B, Field(discriminator="type")]`.
+    """
+    return {
+        member.model_fields["type"].default: member
+        for member in get_args(get_args(union)[0])
+    }

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import Config, Unit
+from sfmprep.config.base import ModelConfig, Unit
 
 
-class SiftConfig(Config):
+class SiftConfig(ModelConfig):
     """SIFT (Lowe, IJCV 2004) as COLMAP extracts it, with RootSIFT normalisation."""
 
+    implementation = "sfmprep.models.extractors.sift:Sift"
+    has_half = False
     type: Literal["sift"] = "sift"
     max_keypoints: PositiveInt = 8192
     """The most keypoints of one image; those at the largest scales are kept."""
@@ -20,9 +22,10 @@ class SiftConfig(Config):
     """Longer side in pixels that larger images are reduced to."""
 
 
-class AlikedConfig(Config):
+class AlikedConfig(ModelConfig):
     """ALIKED (Zhao et al., TIM 2023), BSD-3-Clause."""
 
+    implementation = "sfmprep.models.extractors.aliked:Aliked"
     type: Literal["aliked"] = "aliked"
     model: Literal["aliked-t16", "aliked-n16", "aliked-n16rot", "aliked-n32"] = (
         "aliked-n16"
@@ -40,9 +43,10 @@ class AlikedConfig(Config):
     """A file to use in place of the named weights."""
 
 
-class XFeatConfig(Config):
+class XFeatConfig(ModelConfig):
     """XFeat (Potje et al., CVPR 2024), Apache-2.0."""
 
+    implementation = "sfmprep.models.extractors.xfeat:XFeat"
     type: Literal["xfeat"] = "xfeat"
     max_keypoints: PositiveInt = 4096
     """The most keypoints of one image, best scores first."""
@@ -54,9 +58,11 @@ class XFeatConfig(Config):
     """A file to use in place of the named weights."""
 
 
-class DiskConfig(Config):
+class DiskConfig(ModelConfig):
     """DISK (Tyszkiewicz et al., NeurIPS 2020), Apache-2.0."""
 
+    implementation = "sfmprep.models.extractors.disk:Disk"
+    has_half = False
     type: Literal["disk"] = "disk"
     max_keypoints: PositiveInt = 4096
     """The most keypoints of one image, best scores first."""
@@ -70,9 +76,10 @@ class DiskConfig(Config):
     """A file to use in place of the named weights."""
 
 
-class CompactConfig(Config):
+class CompactConfig(ModelConfig):
     """The features of this project's own training, Apache-2.0, inside the package."""
 
+    implementation = "sfmprep.models.extractors.compact:Compact"
     type: Literal["compact"] = "compact"
     max_keypoints: PositiveInt = 4096
     """The most keypoints of one image, best scores first."""

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sfmprep.config.base import Config, Unit
+from sfmprep.config.base import ModelConfig, Unit
 
 
-class NearestConfig(Config):
+class NearestConfig(ModelConfig):
     """Mutual nearest neighbours of the descriptors."""
 
+    implementation = "sfmprep.models.matchers.nearest:Nearest"
+    has_half = False
     type: Literal["nearest"] = "nearest"
     ratio: Unit | None = 0.8
     """Largest distance to the best over distance to the second best, or null."""
@@ -20,9 +22,10 @@ class NearestConfig(Config):
     """Smallest cosine of the angle between two matched descriptors, or null."""
 
 
-class LightGlueConfig(Config):
+class LightGlueConfig(ModelConfig):
     """LightGlue (Lindenberger et al., ICCV 2023), Apache-2.0."""
 
+    implementation = "sfmprep.models.matchers.lightglue:LightGlue"
     type: Literal["lightglue"] = "lightglue"
     model: Literal[
         "aliked-lightglue",

@@ -7,15 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sfmprep.config.base import Config, Unit
+from sfmprep.config.base import Config, ModelConfig, Unit
 
 
-class S2ldConfig(Config):
+class S2ldConfig(ModelConfig):
     """S2LD (Li, Zhao, Xia, TIP 2023): one keypoint a cell, located in the other image.
 
     Its official checkpoint has no stated licence: bring the file.
     """
 
+    implementation = "sfmprep.models.semidense.s2ld:S2ld"
     type: Literal["s2ld"] = "s2ld"
     max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
     """Longer side in pixels that larger images are reduced to."""
@@ -25,9 +26,10 @@ class S2ldConfig(Config):
     """A file to use in place of the named weights."""
 
 
-class LoftrConfig(Config):
+class LoftrConfig(ModelConfig):
     """LoFTR (Sun et al., CVPR 2021), Apache-2.0."""
 
+    implementation = "sfmprep.models.semidense.loftr:Loftr"
     type: Literal["loftr"] = "loftr"
     model: Literal["loftr-outdoor", "loftr-indoor"] = "loftr-outdoor"
     """Which checkpoint."""
@@ -39,9 +41,10 @@ class LoftrConfig(Config):
     """A file to use in place of the named weights."""
 
 
-class XFeatStarConfig(Config):
+class XFeatStarConfig(ModelConfig):
     """XFeat's semi-dense mode (Potje et al., CVPR 2024), Apache-2.0."""
 
+    implementation = "sfmprep.models.semidense.xfeat_star:XFeatStar"
     type: Literal["xfeat-star"] = "xfeat-star"
     max_keypoints: PositiveInt = 8192
     """The most cells of one image that are matched, most reliable first."""
@@ -53,6 +56,11 @@ class XFeatStarConfig(Config):
     """Smallest confidence of the place inside the cell, in 0..1."""
     weights: Path | None = None
     """A file to use in place of the named weights."""
+
+    @property
+    def weights_name(self) -> str:
+        """Those of XFeat, whose file has its fine matcher too."""
+        return "xfeat"
 
 
 DenseMatcherConfig = Annotated[
