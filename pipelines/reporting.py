@@ -10,8 +10,9 @@ from typing import Any
 
 import pycolmap
 
+from sfmprep.capture.identity import masks_signature
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.capture.masks import has_masks, masks_signature
+from sfmprep.capture.masks import has_masks
 from sfmprep.config import Recipe
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import WorldFrame, apply_world, find_world

@@ -12,8 +12,8 @@ from typing import Any, assert_never
 
 import pycolmap
 
+from sfmprep.capture.identity import masks_signature
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.capture.masks import masks_signature
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,

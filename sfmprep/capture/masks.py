@@ -8,8 +8,8 @@ another of the endings that images have; else it is the image's own transparency
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
@@ -48,7 +48,7 @@ def read_mask(images: ImageSet, name: str) -> Mask | None:
             values 0 and 1 for 0 and 255, or transparency that contradicts its colours.
     """
     info = images.infos[name]
-    path = _mask_path(images, name)
+    path = mask_path(images, name)
     if path is None:
         return _transparency_of(images.path(name)) if info.has_alpha else None
     try:
@@ -65,7 +65,7 @@ def has_masks(images: ImageSet) -> bool:
     Raises:
         ImageError: an image with an alpha channel cannot be decoded.
     """
-    if any(_mask_path(images, name) is not None for name in images.names):
+    if any(mask_path(images, name) is not None for name in images.names):
         return True
     with_alpha = (name for name in images.names if images.infos[name].has_alpha)
     return any(_transparency_of(images.path(name)) is not None for name in with_alpha)
@@ -94,19 +94,6 @@ def drop_masked(features: Features, mask: Mask) -> Features:
     return replace(features, **columns)
 
 
-def masks_signature(images: ImageSet) -> str | None:
-    """A checksum of names, sizes and times of all masks; None without a mask root."""
-    if images.mask_root is None:
-        return None
-    paths = (_mask_path(images, name) for name in images.names)
-    found = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in paths
-        if path is not None
-    ]
-    return hashlib.sha256(repr(found).encode()).hexdigest()
-
-
 def check_masks(images: ImageSet) -> None:
     """Warns of masks without an image, images without a mask, and unclear turns.
 
@@ -118,7 +105,7 @@ def check_masks(images: ImageSet) -> None:
     """
     if images.mask_root is None:
         return
-    masks = {n: p for n in images.names if (p := _mask_path(images, n)) is not None}
+    masks = {n: p for n in images.names if (p := mask_path(images, n)) is not None}
     if not masks:
         raise ImageError(
             f"no file in {images.mask_root} is the mask of an image in {images.root}."
@@ -167,7 +154,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _mask_path(images: ImageSet, name: str) -> Path | None:
+def mask_path(images: ImageSet, name: str) -> Path | None:
     """Where the mask file of an image lies; None where there is none."""
     if images.mask_root is None:
         return None
@@ -176,7 +163,7 @@ def _mask_path(images: ImageSet, name: str) -> Path | None:
         for candidate in (name + suffix, stem + suffix):
             for spelled in (candidate, candidate[: -len(suffix)] + suffix.upper()):
                 path = images.mask_root / spelled
-                if path.is_file():
+                if os.path.isfile(path):  # False where the longer name is too long
                     return path
     return None
 

@@ -356,3 +356,15 @@ def test_masks_of_no_image_at_all_are_an_error(tmp_path: Path) -> None:
         " count."
     )
     assert not has_masks(images)
+
+
+def test_name_too_long_for_a_mask_has_none(tmp_path: Path) -> None:
+    name = "n" * 250 + ".jpg"  # 254 bytes; file systems stop at 255
+    photograph(tmp_path, name)
+    mask = np.zeros((40, 60), np.uint8)
+    (tmp_path / "masks").mkdir()
+    assert read_mask(scan(tmp_path), name) is None
+    write(tmp_path / "masks" / ("n" * 250 + ".png"), mask)
+    found = read_mask(scan(tmp_path), name)
+    assert found is not None
+    assert not found.any()

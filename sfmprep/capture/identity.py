@@ -1,0 +1,126 @@
+"""What photographs and masks are, by their content: neither their place nor their time.
+
+A folder that was copied or moved holds the same photographs; one file that was replaced
+by another of equal size holds others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import mask_path
+from sfmprep.errors import ImageError
+from sfmprep.progress import Progress, silent
+
+_MAX_THREADS = 8
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
+
+
+class FileDigest(NamedTuple):
+    """The content of a file, and by what it is seen to be untouched; fits in JSON."""
+
+    num_bytes: int
+    mtime_ns: int  # -1 if it was so new that another change might not show
+    sha256: str
+
+
+def content_sha256(
+    images: ImageSet,
+    known: Mapping[str, FileDigest] | None = None,
+    *,
+    progress: Progress = silent,
+) -> dict[str, FileDigest]:
+    """Hashes the files of all images, in threads, but for those that did not change.
+
+    A file whose size and time of change are those in `known` is not read. So the caller
+    stores what is returned and passes it again; entries of other images are not taken
+    over, and a copied folder with new times is hashed again and found equal.
+
+    Args:
+        images: The capture.
+        known: What an earlier call returned, for whatever folder; by image name.
+        progress: Wraps the loop over files.
+
+    Returns:
+        By image name, in the order of `images.names`.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    paths = {name: images.path(name) for name in images.names}
+    return _digests(paths, known or {}, progress)
+
+
+def masks_sha256(
+    images: ImageSet,
+    known: Mapping[str, FileDigest] | None = None,
+    *,
+    progress: Progress = silent,
+) -> dict[str, FileDigest]:
+    """Hashes the mask files as `content_sha256` does the images.
+
+    Returns:
+        By the name of the image, for those that have a mask file; none without a mask
+        root. Transparency is part of the image's own content.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    found = {name: mask_path(images, name) for name in images.names}
+    paths = {name: path for name, path in found.items() if path is not None}
+    return _digests(paths, known or {}, progress)
+
+
+def signature(digests: Mapping[str, FileDigest]) -> str:
+    """One SHA-256 of all names and contents, in whatever order; also of none."""
+    content = sorted((name, digest.sha256) for name, digest in digests.items())
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def masks_signature(images: ImageSet) -> str | None:
+    """A checksum of the content of all masks; None without a mask root.
+
+    Raises:
+        ImageError: a mask cannot be read.
+    """
+    return None if images.mask_root is None else signature(masks_sha256(images))
+
+
+def _digests(
+    paths: Mapping[str, Path], known: Mapping[str, FileDigest], progress: Progress
+) -> dict[str, FileDigest]:
+    pool = ThreadPoolExecutor(
+        min(os.cpu_count() or 1, _MAX_THREADS), "sfmprep-identity"
+    )
+    try:
+        digests: Iterable[FileDigest] = pool.map(
+            lambda item: _digest(item[1], known.get(item[0])), paths.items()
+        )
+        found = progress(digests, desc="identify", total=len(paths))
+        return dict(zip(paths, found, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _digest(path: Path, known: FileDigest | None) -> FileDigest:
+    try:
+        with path.open("rb", buffering=0) as file:
+            # before the bytes, so that a change meanwhile shows the next time
+            stat, now = os.fstat(file.fileno()), time.time_ns()
+            if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+                return known
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(
+            f"{path}: the file cannot be read: {error.strerror}"
+        ) from error
+    settled = now - stat.st_mtime_ns > _SETTLED_NS
+    return FileDigest(stat.st_size, stat.st_mtime_ns if settled else -1, sha256)
