@@ -135,8 +135,8 @@ def update_database(
             if old.exists_two_view_geometry(*old_ids) and np.array_equal(
                 old.read_matches(*old_ids), rows
             ):
-                # COLMAP keeps pairs in the order of ids and inverts the others, so those
-                # that are reversed in both are not turned back and forth
+                # COLMAP inverts pairs that are not in the order of ids; those that are
+                # reversed in both are not turned back and forth
                 if old_ids[0] > old_ids[1] and new_ids[0] > new_ids[1]:
                     old_ids, new_ids = old_ids[::-1], new_ids[::-1]
                 geometry = old.read_two_view_geometry(*old_ids)
