@@ -1,22 +1,26 @@
 """From stores to a COLMAP database: cameras, keypoints, matches, verified pairs.
 
-An existing database is filled in place: its images, names, ids and cameras stay, its
-keypoints and matches are replaced, and its descriptors, which belonged to the old
-keypoints, go. It is written whole or not at all: the work is done on a copy. COLMAP's
-transactions would not do: one that an exception ends is committed, and one that meets a
-full disk ends the process.
+`write_database` fills an existing database in place: its images, names, ids and cameras
+stay, its keypoints and matches are replaced, and its descriptors, which belonged to the
+old keypoints, go. `update_database` is for a database of our own: it becomes what it
+would be if made anew, and keeps the two-view geometries that still hold.
+
+Both write whole or not at all: the work is done on a copy. COLMAP's transactions would
+not do: one that an exception ends is committed, and one that meets a full disk ends the
+process.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
@@ -24,8 +28,8 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore
-from sfmprep.types import Features, Float32
+from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
+from sfmprep.types import Float32
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +64,85 @@ def write_database(
             in size.
     """
     check_database(path, images)
-    wanted = set(pairs)
-    with _rewritten(path) as copy, pycolmap.Database.open(copy) as database:
+    with _rewritten(path, copy=True) as part, pycolmap.Database.open(part) as database:
         ids = _write_images(database, images, features, config)
         database.clear_keypoints()
         database.clear_descriptors()
         database.clear_matches()
         database.clear_two_view_geometries()
-        for name, keypoints in features.keypoints():
-            if name in ids:
-                database.write_keypoints(ids[name], _keypoint_rows(keypoints))
-        for (name0, name1), index in progress(
-            matches.indices(), desc="import", total=len(matches)
-        ):
-            known = name0 in ids and name1 in ids and (name0, name1) in wanted
-            if known and len(index) >= _MIN_MATCHES:
-                rows = np.ascontiguousarray(index).view(np.uint32)
-                database.write_matches(ids[name0], ids[name1], rows)
+        for name, keypoints in _keypoint_rows(features, ids):
+            database.write_keypoints(ids[name], keypoints)
+        for (name0, name1), rows in _match_rows(matches, pairs, ids, progress):
+            database.write_matches(ids[name0], ids[name1], rows)
+
+
+def update_database(
+    path: Path,
+    images: ImageSet,
+    features: FeatureStore,
+    matches: MatchStore,
+    pairs: Pairs,
+    config: DatabaseConfig,
+    *,
+    progress: Progress = silent,
+) -> int:
+    """Brings a database that sfmprep made up to date, and keeps its verified pairs.
+
+    The result is the one that `write_database` makes of nothing, with the same ids. A
+    pair whose matches, keypoints and cameras are as they were keeps its two-view
+    geometry; for all others `verify_matches` has to be called. Images and pairs that
+    are no longer wanted are not in it. It is written whole or not at all.
+
+    Args:
+        path: A database of this function or `write_database`, or nothing. Its pairs
+            were verified with thresholds and a seed that are still to be used: where
+            those changed, call `remove_database` first.
+        images: The capture; images without features here are left out.
+        features: Keypoints of the images.
+        matches: Matches of the pairs; a pair that is not here is left out.
+        pairs: The pairs of this capture.
+        config: Cameras of the images.
+        progress: Wraps the loop over matches.
+
+    Returns:
+        How many pairs kept their geometry.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+        ConfigError: images are to share a camera that differ in size.
+    """
+    kept = 0
+    with _rewritten(path, copy=False) as part, ExitStack() as opened:
+        database = opened.enter_context(pycolmap.Database.open(part))
+        old = opened.enter_context(
+            open_database(path) if path.exists() else pycolmap.Database.open(":memory:")
+        )
+        there = {image.name: image for image in old.read_all_images()}
+        ids = _write_images(database, images, features, config)
+        unchanged: dict[str, int] = {}  # ids in the old database
+        for name, keypoints in _keypoint_rows(features, ids):
+            database.write_keypoints(ids[name], keypoints)
+            if name in there and _is_unchanged(
+                (old, there[name].image_id), (database, ids[name]), keypoints
+            ):
+                unchanged[name] = there[name].image_id
+        for (name0, name1), rows in _match_rows(matches, pairs, ids, progress):
+            new_ids = ids[name0], ids[name1]
+            database.write_matches(*new_ids, rows)
+            if name0 not in unchanged or name1 not in unchanged:
+                continue
+            old_ids = unchanged[name0], unchanged[name1]
+            if old.exists_two_view_geometry(*old_ids) and np.array_equal(
+                old.read_matches(*old_ids), rows
+            ):
+                # COLMAP inverts pairs that are not in the order of ids; those that are
+                # reversed in both are not turned back and forth
+                if old_ids[0] > old_ids[1] and new_ids[0] > new_ids[1]:
+                    old_ids, new_ids = old_ids[::-1], new_ids[::-1]
+                geometry = old.read_two_view_geometry(*old_ids)
+                database.write_two_view_geometry(*new_ids, geometry)
+                kept += 1
+    return kept
 
 
 def check_database(path: Path, images: ImageSet) -> None:
@@ -146,13 +212,16 @@ def open_database(path: Path) -> pycolmap.Database:
 
 
 @contextmanager
-def _rewritten(path: Path) -> Iterator[Path]:
-    """A copy to work on, which replaces the database when the block has succeeded."""
+def _rewritten(path: Path, *, copy: bool) -> Iterator[Path]:
+    """A file to work on, which replaces the database when the block has succeeded.
+
+    It is a copy of the database, or it does not exist yet.
+    """
     part = path.with_name(f".{path.name}.part")
     remove_database(part)
     try:
         with write_errors(path):
-            if path.exists():
+            if copy and path.exists():
                 _copy_database(path, part)
             yield part
             if part.with_name(f"{part.name}-wal").exists():
@@ -248,8 +317,37 @@ def _add_camera_group(
     return ids
 
 
-def _keypoint_rows(features: Features) -> Float32:
-    """[N, 2] or, with scale and angle, [N, 4] rows as COLMAP stores them."""
-    if features.scale is None or features.angle is None:
-        return features.xy
-    return np.column_stack([features.xy, features.scale, features.angle])
+def _keypoint_rows(
+    features: FeatureStore, names: Container[str]
+) -> Iterator[tuple[str, Float32]]:
+    """Yields [N, 2] or, with scale and angle, [N, 4] rows as COLMAP stores them."""
+    for name, found in features.keypoints():
+        if name in names:
+            if found.scale is None or found.angle is None:
+                yield name, found.xy
+            else:
+                yield name, np.column_stack([found.xy, found.scale, found.angle])
+
+
+def _match_rows(
+    matches: MatchStore, pairs: Pairs, names: Container[str], progress: Progress
+) -> Iterator[tuple[Pair, NDArray[np.uint32]]]:
+    """Yields the [M, 2] rows of wanted pairs that have enough of them."""
+    wanted = set(pairs)
+    for pair, index in progress(matches.indices(), desc="import", total=len(matches)):
+        known = pair[0] in names and pair[1] in names and pair in wanted
+        if known and len(index) >= _MIN_MATCHES:
+            yield pair, np.ascontiguousarray(index).view(np.uint32)
+
+
+def _is_unchanged(
+    was: tuple[pycolmap.Database, int],
+    now: tuple[pycolmap.Database, int],
+    keypoints: Float32,
+) -> bool:
+    """Whether an image still has the camera and the keypoints of an older database."""
+    (old, old_id), (new, new_id) = was, now
+    camera = old.read_camera(old.read_image(old_id).camera_id)
+    expected = new.read_camera(new.read_image(new_id).camera_id)
+    camera.camera_id = expected.camera_id
+    return camera == expected and np.array_equal(old.read_keypoints(old_id), keypoints)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 import shutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.cli.commands import run
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
 from sfmprep.mapping.cameras import infer_camera
-from sfmprep.mapping.database import write_database
+from sfmprep.mapping.database import update_database, write_database
 from sfmprep.mapping.verify import read_verified, verify_matches
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -268,6 +270,159 @@ def test_pairs_with_few_inliers_are_not_verified(capture: Capture) -> None:
     verified = read_verified(path)
     assert (verified.num_pairs, verified.num_verified) == (6, 0)
     assert verified.images == frozenset()
+
+
+def test_geometry_of_a_pair_does_not_depend_on_the_others(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    pairs = exhaustive_pairs(names_in(synthetic))
+    alone = tmp_path / "alone.db"
+    shutil.copy(synthetic, alone)
+    verify_matches(synthetic, pairs, DatabaseConfig())
+    pycolmap.set_random_seed(7)
+    verify_matches(alone, Pairs(pairs.items[20:]), DatabaseConfig())
+    verify_matches(alone, pairs, DatabaseConfig())
+    assert content(alone) == content(synthetic)
+
+
+# ------------------------------------------------------------------ one photograph more
+def content(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables, byte for byte."""
+    with closing(sqlite3.connect(path)) as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {
+            table: sorted(database.execute(f"SELECT * FROM {table}"), key=repr)
+            for (table,) in tables.fetchall()
+            if table != "sqlite_sequence"
+        }
+
+
+class Views:
+    """Photographs of one cloud of points, some of which are in the database yet."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = folder
+        self.names = tuple(names)
+        self.sizes = {name: (640, 480) for name in names}
+        self.seeds = {name: k for k, name in enumerate(names)}
+
+    def update(
+        self, path: Path, *, without: str = "", pairs: Pairs | None = None
+    ) -> int:
+        """Updates and verifies; returns how many pairs kept their geometry."""
+        names = [name for name in self.names if name != without]
+        infos = {name: ImageInfo(self.sizes[name], 1, 1) for name in names}
+        images = ImageSet(self.folder, tuple(names), infos, {})
+        pairs = pairs or exhaustive_pairs(names)
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder) as stores,
+            FeatureStore(Path(stores) / "features.h5", {}) as features,
+            MatchStore(Path(stores) / "matches.h5", {}) as matches,
+        ):
+            features.append([(n, self.features(n)) for n in names])
+            index = np.stack([np.arange(120, dtype=np.int32)] * 2, 1)
+            index[90:, 1] = index[:89:-1, 1]  # a quarter is wrong
+            found = Matches(index=index, scores=np.ones(len(index), np.float32))
+            matches.append([(pair, found) for pair in exhaustive_pairs(names)])
+            config = DatabaseConfig()
+            kept = update_database(path, images, features, matches, pairs, config)
+            verify_matches(path, pairs, config)
+        return kept
+
+    def features(self, name: str) -> Features:
+        points = np.random.default_rng(0).uniform(-1, 1, (120, 3)) + (0, 0, 4)
+        noise = np.random.default_rng(self.seeds[name])
+        seen = points - noise.uniform(-0.5, 0.5, 3)
+        xy = (
+            500 * seen[:, :2] / seen[:, 2:]
+            + (320, 240)
+            + noise.normal(0, 0.3, (120, 2))
+        )
+        return features_at(xy, self.sizes[name])
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> Views:
+    # sorted, the one of the other size comes second, so that cameras alternate
+    views = Views(tmp_path, [f"{k}.jpg" for k in range(6)])
+    views.sizes["1.jpg"] = (600, 480)
+    return views
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "1.jpg", "3.jpg", "5.jpg"])
+def test_database_that_grew_is_the_one_made_at_once(
+    name: str, views: Views, tmp_path: Path
+) -> None:
+    grown, fresh = tmp_path / "grown.db", tmp_path / "fresh.db"
+    assert views.update(grown, without=name) == 0
+    assert views.update(grown) == 10
+    views.update(fresh)
+    assert read_verified(fresh).num_verified == 15
+    assert content(grown) == content(fresh)
+    # nothing new: nothing is verified
+    assert views.update(grown) == 15
+    assert content(grown) == content(fresh)
+
+
+def test_photograph_that_is_gone_leaves_the_database(
+    views: Views, tmp_path: Path
+) -> None:
+    shrunk, fresh = tmp_path / "shrunk.db", tmp_path / "fresh.db"
+    views.update(shrunk)
+    assert views.update(shrunk, without="3.jpg") == 10
+    views.update(fresh, without="3.jpg")
+    assert content(shrunk) == content(fresh)
+
+
+def test_pairs_that_are_no_longer_wanted_leave_the_database(
+    views: Views, tmp_path: Path
+) -> None:
+    path = tmp_path / "project.db"
+    views.update(path)
+    pairs = Pairs(exhaustive_pairs(views.names).items[4:9])
+    assert views.update(path, pairs=pairs) == 5
+    assert read_verified(path).num_pairs == 5
+    assert views.update(path) == 5
+    assert read_verified(path).num_verified == 15
+
+
+@pytest.mark.parametrize("what", ["keypoints", "camera"])
+def test_photograph_that_changed_is_verified_again(
+    what: str, views: Views, tmp_path: Path
+) -> None:
+    path, fresh = tmp_path / "project.db", tmp_path / "fresh.db"
+    views.update(path)
+    if what == "keypoints":
+        views.seeds["4.jpg"] = 99
+    else:
+        views.sizes["4.jpg"] = (640, 482)
+    assert views.update(path) == 10
+    views.update(fresh)
+    assert content(path) == content(fresh)
+
+
+def test_stopped_update_loses_nothing(
+    views: Views, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "project.db"
+    views.update(path, without="2.jpg")
+    before = content(path)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pycolmap.Database, "write_two_view_geometry", stop)
+        with pytest.raises(KeyboardInterrupt):
+            views.update(path)
+    assert content(path) == before
+    assert not list(tmp_path.glob(".*.part*"))
+    with monkeypatch.context() as patched:  # imported, but nothing new verified
+        patched.setattr("sfmprep.mapping.verify.pycolmap.TwoViewGeometryOptions", stop)
+        with pytest.raises(KeyboardInterrupt):
+            views.update(path)
+    assert read_verified(path).num_pairs == 15
+    assert views.update(path) == 10
 
 
 # ----------------------------------------------------------------------------- cameras
