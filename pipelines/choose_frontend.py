@@ -40,6 +40,11 @@ def check_dense_weights(recipe: Recipe) -> None:
             resolve_weights(name, path)
 
 
+def has_weights(frontend: Frontend) -> bool:
+    """Whether all weights of a choice are on this machine."""
+    return all(weights_here(name, path) for name, path in weights_of(frontend))
+
+
 def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) -> bool:
     """Whether weights are here now; one download that failed is not tried again."""
     if name in lacking:

@@ -7,8 +7,8 @@ from pathlib import Path
 from sfmprep.config import Recipe
 from sfmprep.demo.courtyard import render_demo_scene
 from sfmprep.evaluation.poses import Evaluation, evaluate_model, read_reference
+from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.reconstruct import reconstruct
-from sfmprep.pipelines.stages import read_result
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
 

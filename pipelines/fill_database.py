@@ -5,20 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import Recipe
 from sfmprep.mapping.database import check_database, write_database
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.semidense import join_semi_dense
-from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 
 
 def fill_existing_database(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
+    run: Run,
     database: Path,
     *,
     device: str = "cpu",
@@ -33,18 +29,14 @@ def fill_existing_database(
         SfmprepError: see `write_database`; until everything is matched the database
             is not touched.
     """
+    images, recipe = run.images, run.recipe
     check_database(database, images)  # now, and not after hours of matching
-    features, _ = stages.extract(
-        images, workspace, recipe, device=device, progress=progress
-    )
+    features, _ = stages.extract(run, device=device, progress=progress)
     with (
         features,
         stages.match(
-            pairs := stages.make_pairs(
-                images, workspace, recipe, features, progress=progress
-            ),
-            workspace,
-            recipe,
+            run,
+            pairs := stages.make_pairs(run, features, progress=progress),
             features,
             device=device,
             progress=progress,
@@ -52,19 +44,15 @@ def fill_existing_database(
         ExitStack() as stores,
     ):
         if recipe.dense is not None:
-            run = images, workspace, recipe, recipe.dense
             features, matches = join_semi_dense(
-                *(*run, features, pairs, matches), device=device, progress=progress
+                *(run, recipe.dense, features, pairs, matches),
+                device=device,
+                progress=progress,
             )
             stores.enter_context(features)
             stores.enter_context(matches)
         write_database(
-            database,
-            images,
-            features,
-            matches,
-            pairs,
-            recipe.database,
+            *(database, images, features, matches, pairs, recipe.database),
             progress=progress,
         )
     verify_matches(

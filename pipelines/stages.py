@@ -1,28 +1,35 @@
-"""Each stage over the stores of one output folder: does what is missing, no more.
+"""Each stage over the artefacts of one output folder: does what is missing, no more.
 
-`reconstruct.py` calls them one after the other; the command line, one at a time.
+`reconstruct.py` calls them one after the other; the command line, one at a time. What
+depends on what is in `stage_table.py`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, assert_never
 
 import pycolmap
 
-from sfmprep.capture.identity import masks_signature
-from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
     PairsFileConfig,
-    Recipe,
     RetrievalConfig,
     SequentialConfig,
 )
-from sfmprep.errors import ConfigError, ImageError, ReconstructionError, StoreError
+from sfmprep.dataset.initial_points import seed_points
+from sfmprep.dataset.world_frame import apply_world, find_world
+from sfmprep.errors import ConfigError, ImageError, ReconstructionError
+from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.export.install import WORLD
+from sfmprep.export.listing import LISTING
+from sfmprep.export.targets import plan_folders
+from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, pairs_per_batch
 from sfmprep.frontend.on_devices import (
@@ -30,8 +37,11 @@ from sfmprep.frontend.on_devices import (
     match_on_devices,
     merge_parts,
 )
-from sfmprep.mapping.database import remove_database, write_database
+from sfmprep.geometry.uncertainty import pose_uncertainties
+from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
+from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.pairing.pairs import (
@@ -42,9 +52,19 @@ from sfmprep.pairing.pairs import (
     sequential_pairs,
 )
 from sfmprep.pairing.retrieval import retrieval_pairs
-from sfmprep.pipelines.reporting import set_outliers_aside
-from sfmprep.pipelines.semidense import open_semi_dense
-from sfmprep.pipelines.workspace import Workspace
+from sfmprep.pipelines.artefacts import (
+    Poses,
+    expect,
+    in_world,
+    open_features,
+    open_joined,
+    open_matches,
+    read_models,
+    read_pairs,
+    read_poses,
+    refuse,
+)
+from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
@@ -53,14 +73,15 @@ from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 
+_STORES = {
+    "extract": FeatureStore,
+    "match": MatchStore,
+    "match semi-densely": DenseStore,
+}
+
 
 def extract(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
-    *,
-    device: str = "cpu",
-    progress: Progress = silent,
+    run: Run, *, device: str = "cpu", progress: Progress = silent
 ) -> tuple[FeatureStore, dict[str, str]]:
     """Extracts what is missing.
 
@@ -71,32 +92,30 @@ def extract(
     Raises:
         ImageError: fewer than two images could be decoded.
     """
-    precision, devices = recipe.engine.precision, device.split(",")
-    # with several devices each process builds its own there
-    extractor = (
-        build_extractor(recipe.features, device=device, precision=precision)
-        if len(devices) == 1
-        else build_extractor(recipe.features)
-    )
-    provenance: dict[str, Any] = {
-        "config": recipe.features.model_dump(mode="json"),
-        "weights_sha256": extractor.weights_sha256,
-    }
-    if images.mask_root is not None:
-        provenance["masks_sha256"] = masks_signature(images)
-    if len(devices) > 1:
+    images, recipe = run.images, run.recipe
+    made = open_store(run, "extract")
+    unreadable: dict[str, str] = {}
+    with FeatureStore(run.workspace.features, made) as store:
+        merge_parts(store)
+        missing = [name for name in images.names if name not in store]
+    devices = device.split(",")
+    if missing and len(devices) > 1:
+        write_text(run.workspace.recipe, recipe.to_yaml())
         unreadable = extract_on_devices(
             images,
             recipe.features,
-            workspace.features,
-            provenance,
+            run.workspace.features,
+            made,
             devices=devices,
             engine=recipe.engine,
             progress=progress,
         )
-    else:
-        with FeatureStore(workspace.features, provenance) as store:
-            merge_parts(store)
+    elif missing:
+        extractor = build_extractor(
+            recipe.features, device=device, precision=recipe.engine.precision
+        )
+        write_text(run.workspace.recipe, recipe.to_yaml())  # the choice is made
+        with FeatureStore(run.workspace.features, made) as store:
             unreadable = extract_features(
                 images,
                 extractor,
@@ -112,54 +131,41 @@ def extract(
             f"{images.root}: only {len(images) - len(unreadable)} of {len(images)}"
             " images, or their masks, can be used; poses need at least two."
         )
-    return FeatureStore(workspace.features), unreadable
+    run.finish("extract")
+    return FeatureStore(run.workspace.features), unreadable
 
 
-def open_features(images: ImageSet, workspace: Workspace) -> FeatureStore:
-    """Opens the features that `extract` left, for reading.
+def open_store(run: Run, stage: str) -> dict[str, Any]:
+    """Makes sure that a store can be continued; returns what it must be made of.
 
-    Raises:
-        StoreError: there are none.
+    One that was made with other settings is put aside, and one with these comes back.
     """
-    _expect(workspace.features.is_file(), workspace.features, "extract")
-    features = FeatureStore(workspace.features)
-    if lacking := [name for name in images.names if name not in features]:
-        logger.warning(
-            "%d of %d images have no features, such as %s, and are left out. Run"
-            " `sfmprep extract` if it was stopped.",
-            len(lacking),
-            len(images),
-            lacking[0],
-        )
-    return features
-
-
-def read_pairs(images: ImageSet, workspace: Workspace) -> Pairs:
-    """Reads the pairs that `make_pairs` left.
-
-    Raises:
-        StoreError: there are none.
-        ConfigError: see `pairs_from_file`.
-    """
-    _expect(workspace.pairs.is_file(), workspace.pairs, "pairs")
-    return pairs_from_file(workspace.pairs, images.names)
+    path, keys = run.ledger.file(stage), run.ledger.keys
+    made = {"key": keys.key(stage), "settings": keys.settings(stage)}
+    if run.ledger.is_done(stage):
+        return made
+    key = ""
+    if path.is_file():
+        with _STORES[stage](path) as store:
+            key = store.provenance["key"]
+    if key != made["key"]:
+        run.workspace.put_aside(path, key, made["key"])
+    run.begin(stage)
+    return made
 
 
 def make_pairs(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
-    features: FeatureStore,
-    *,
-    progress: Progress = silent,
+    run: Run, features: FeatureStore, *, progress: Progress = silent
 ) -> Pairs:
-    """Chooses the pairs to match and writes them to `work/pairs.txt`.
+    """Chooses the pairs to match, unless that is done.
 
     Raises:
         ConfigError: see `pairs_from_file` and `Pairs.write`.
     """
-    names = [name for name in images.names if name in features]
-    config = recipe.pairs
+    path, config = run.workspace.pairs, run.recipe.pairs
+    names = [name for name in run.images.names if name in features]
+    if run.ledger.is_done("pairs"):
+        return pairs_from_file(path, names)
     if isinstance(config, AutoPairsConfig):
         small = len(names) <= config.exhaustive_up_to
         config = ExhaustiveConfig() if small else config.retrieval
@@ -171,64 +177,49 @@ def make_pairs(
                 natural_order(names), window=window, quadratic=quadratic
             )
         case RetrievalConfig():
-            inputs = [
-                config.model_dump(mode="json"),
-                recipe.seed,
-                features.provenance,
-                names,
-            ]
-            if workspace.pairs.is_file() and workspace.is_done("retrieve", inputs):
-                return pairs_from_file(workspace.pairs, names)
-            workspace.start("retrieve")
             pairs = retrieval_pairs(
-                names, features, config, seed=recipe.seed, progress=progress
+                names, features, config, seed=run.recipe.seed, progress=progress
             )
-            pairs.write(workspace.pairs)
-            workspace.finish("retrieve", inputs)
-            return pairs
-        case PairsFileConfig(path=path):
-            pairs = pairs_from_file(path, names)
+        case PairsFileConfig():
+            pairs = pairs_from_file(config.path, names)
         case _:
             assert_never(config)
-    pairs.write(workspace.pairs)
+    run.begin("pairs")
+    pairs.write(path)
+    run.finish("pairs")
     return pairs
 
 
 def match(
+    run: Run,
     pairs: Pairs,
-    workspace: Workspace,
-    recipe: Recipe,
     features: FeatureStore,
     *,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> MatchStore:
     """Matches what is missing and returns the match store, open for reading."""
-    precision, devices = recipe.engine.precision, device.split(",")
-    matcher = (
-        build_matcher(recipe.matcher, device=device, precision=precision)
-        if len(devices) == 1
-        else build_matcher(recipe.matcher)  # each process builds its own on its device
-    )
-    provenance = {
-        "config": recipe.matcher.model_dump(mode="json"),
-        "weights_sha256": matcher.weights_sha256,
-        "features": features.provenance,
-    }
-    if len(devices) > 1:
+    recipe, devices = run.recipe, device.split(",")
+    made = open_store(run, "match")
+    with MatchStore(run.workspace.matches, made) as store:
+        merge_parts(store)
+        missing = any(pair not in store for pair in pairs)
+    if missing and len(devices) > 1:
         match_on_devices(
             pairs,
-            workspace.features,
+            run.workspace.features,
             recipe.matcher,
-            workspace.matches,
-            provenance,
+            run.workspace.matches,
+            made,
             devices=devices,
             engine=recipe.engine,
             progress=progress,
         )
-    else:
-        with MatchStore(workspace.matches, provenance) as store:
-            merge_parts(store)
+    elif missing:
+        matcher = build_matcher(
+            recipe.matcher, device=device, precision=recipe.engine.precision
+        )
+        with MatchStore(run.workspace.matches, made) as store:
             match_features(
                 pairs,
                 features,
@@ -238,111 +229,132 @@ def match(
                 cache_bytes=int(recipe.engine.cache_gb * 1e9),
                 progress=progress,
             )
-    return MatchStore(workspace.matches)
+    run.finish("match")
+    return MatchStore(run.workspace.matches)
 
 
 def fill_database(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
+    run: Run,
     features: FeatureStore,
     pairs: Pairs,
     matches: MatchStore,
     *,
     progress: Progress = silent,
 ) -> VerifiedPairs:
-    """Imports everything into the database and verifies it, unless that is done."""
-    database = workspace.database(recipe)
-    inputs = [
-        recipe.database.model_dump(mode="json"),
-        database.relative_to(workspace.out).as_posix(),
-        recipe.seed,
-        features.provenance,
-        matches.provenance,
-        sorted(features.names()),
-        list(pairs),
-    ]
-    if not (database.is_file() and workspace.is_done("database", inputs)):
-        if not (database.is_file() and workspace.is_done("import", inputs)):
-            workspace.start("import")
+    """Imports and verifies what the database lacks."""
+    database, recipe = run.ledger.file("database"), run.recipe
+    if not run.ledger.is_done("database"):
+        if not run.ledger.can_grow("database"):
             remove_database(database)
-            write_database(
-                database,
-                images,
-                features,
-                matches,
-                pairs,
-                recipe.database,
-                progress=progress,
-            )
-            workspace.finish("import", inputs)
+        run.begin("database")
+        update_database(
+            *(database, run.images, features, matches, pairs, recipe.database),
+            progress=progress,
+        )
         verify_matches(
             database, pairs, recipe.database, seed=recipe.seed, progress=progress
         )
-        workspace.finish("database", inputs)
+        run.finish("database")
     return read_verified(database)
 
 
-def map_and_refine(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
-    verified: VerifiedPairs,
-    *,
-    progress: Progress = silent,
-) -> list[pycolmap.Reconstruction]:
-    """Finds poses, unless that is done; returns the models, largest first.
+def fill_from_stores(run: Run, *, progress: Progress = silent) -> VerifiedPairs:
+    """As `fill_database`, with the stores that earlier stages left.
 
-    Poses of the largest that are not supported are set aside.
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    expect(run, "extract")
+    pairs = read_pairs(run)
+    with open_features(run) as features, open_matches(run) as matches:
+        if any(
+            pair not in matches
+            for pair in pairs
+            if pair[0] in features and pair[1] in features
+        ):
+            refuse(run, "match", "match")
+    features, matches = open_joined(run)
+    with features, matches:
+        return fill_database(run, features, pairs, matches, progress=progress)
+
+
+def find_poses(
+    run: Run, verified: VerifiedPairs, *, progress: Progress = silent
+) -> list[pycolmap.Reconstruction]:
+    """Maps, refines and sets outliers aside; returns the models, largest first.
+
+    Raises:
+        ConfigError, ReconstructionError: see `map_verified`.
+    """
+    mapped = map_verified(run, verified, progress=progress)
+    return set_outliers_aside(run, refine(run, mapped, progress=progress))
+
+
+def map_verified(
+    run: Run, verified: VerifiedPairs, *, progress: Progress = silent
+) -> list[pycolmap.Reconstruction]:
+    """Finds poses, unless that is done; returns the mapper's models, largest first.
 
     Raises:
         ConfigError: the recipe is one without mapping.
         ReconstructionError: there is no model, and why.
     """
-    if recipe.mapping.type == "none":
+    if run.recipe.mapping.type == "none":
         raise ConfigError(
-            f"recipe {recipe.name!r} has mapping.type: none, so there is nothing to map"
-            " here; go on with COLMAP, or use a recipe with a mapper."
+            f"recipe {run.recipe.name!r} has mapping.type: none, so there is nothing to"
+            " map here; go on with COLMAP, or use a recipe with a mapper."
         )
-    inputs = _map_inputs(workspace, recipe)
-    if not ((workspace.models / "0").is_dir() and workspace.is_done("map", inputs)):
-        workspace.start("map")
-        if workspace.models.exists():
-            shutil.rmtree(workspace.models)
+    packed = run.workspace.mapped
+    if run.ledger.is_done("map"):
+        return read_packed(packed)
+    run.begin("map")
+    folder = run.workspace.work / ".mapping"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
         models = map_images(
-            workspace.database(recipe),
-            images,
-            workspace.models,
-            recipe.mapping,
-            seed=recipe.seed,
+            run.ledger.file("database"),
+            run.images,
+            folder,
+            run.recipe.mapping,
+            seed=run.recipe.seed,
             progress=progress,
         )
-        if not models:
-            raise ReconstructionError(explain_failure(images, verified))
-        if recipe.dense is not None or recipe.refinement is not None:
-            for number, model in enumerate(models):
-                models[number] = _move_keypoints(
-                    model, images, workspace, recipe, progress=progress
-                )
-                models[number].write(workspace.models / str(number))
-        models[0] = set_outliers_aside(models[0], workspace, recipe)
-        workspace.finish("map", inputs)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not models:
+        raise ReconstructionError(explain_failure(run.images, verified))
+    write_packed(packed, models)
+    run.finish("map")
+    return models
+
+
+def refine(
+    run: Run, models: list[pycolmap.Reconstruction], *, progress: Progress = silent
+) -> list[pycolmap.Reconstruction]:
+    """Measures the keypoints of tracks better and adjusts to them, as the recipe says.
+
+    The models that came in stay as they are; without refinement they are returned.
+    """
+    if not run.ledger.keys.applies("refine"):
         return models
-    return read_models(workspace)
+    packed = run.workspace.refined
+    if run.ledger.is_done("refine"):
+        return read_packed(packed)
+    run.begin("refine")
+    refined = [_refined(run, model, progress=progress) for model in models]
+    write_packed(packed, refined)
+    run.finish("refine")
+    return refined
 
 
-def _move_keypoints(
-    model: pycolmap.Reconstruction,
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
-    *,
-    progress: Progress,
+def _refined(
+    run: Run, model: pycolmap.Reconstruction, *, progress: Progress
 ) -> pycolmap.Reconstruction:
-    """Measures keypoints of tracks better and adjusts the model to them."""
+    recipe = run.recipe
+    model = pycolmap.Reconstruction(model)
     if recipe.dense is not None:
-        scales = network_scales(images, recipe.dense)
-        with DenseStore(workspace.dense) as dense:
+        scales = network_scales(run.images, recipe.dense)
+        with DenseStore(run.workspace.dense) as dense:
             remeasure(
                 model,
                 dense,
@@ -352,7 +364,7 @@ def _move_keypoints(
     if recipe.refinement is not None:
         refine_keypoints(
             model,
-            images,
+            run.images,
             recipe.refinement,
             max_size=recipe.features.max_size,
             num_workers=recipe.engine.num_workers,
@@ -362,154 +374,80 @@ def _move_keypoints(
     return model
 
 
-def _map_inputs(workspace: Workspace, recipe: Recipe) -> list[object]:
-    inputs: list[object] = [
-        workspace.done("database"),
-        recipe.mapping.model_dump(mode="json"),
-        recipe.export.outliers.model_dump(mode="json"),
-    ]
-    if recipe.refinement is not None:
-        inputs.append(recipe.refinement.model_dump(mode="json"))
-    return inputs
+def set_outliers_aside(
+    run: Run, models: list[pycolmap.Reconstruction]
+) -> list[pycolmap.Reconstruction]:
+    """Takes poses that are not supported out of the largest model; says which.
+
+    The models that came in stay as they are.
+    """
+    if run.ledger.is_done("outliers"):
+        return read_models(run)
+    run.begin("outliers")
+    largest, *others = models
+    uncertainties = pose_uncertainties(largest)
+    outliers = find_outliers(largest, run.recipe.export.outliers, uncertainties)
+    poses = Poses(uncertainties=uncertainties, outliers=outliers)
+    write_text(run.workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
+    kept = [without_images(largest, outliers) if outliers else largest, *others]
+    part = run.workspace.work / ".models"
+    shutil.rmtree(part, ignore_errors=True)
+    for number, model in enumerate(kept):
+        (part / str(number)).mkdir(parents=True)
+        model.write(part / str(number))
+    if run.workspace.models.exists():
+        shutil.rmtree(run.workspace.models)
+    part.replace(run.workspace.models)
+    run.finish("outliers")
+    return kept
 
 
-def fill_from_stores(
-    images: ImageSet,
-    workspace: Workspace,
-    recipe: Recipe,
+def export(
+    run: Run,
+    model: pycolmap.Reconstruction,
+    features: FeatureStore,
+    matches: MatchStore,
     *,
     progress: Progress = silent,
-) -> VerifiedPairs:
-    """As `fill_database`, with the stores that earlier stages left.
+) -> ExportSummary | None:
+    """Writes the dataset into the output folder, unless that is done (then None).
 
     Raises:
-        StoreError: an earlier stage was not run, or not to its end.
+        ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
+            `seed_points` and `export_dataset`.
     """
-    _expect(workspace.features.is_file(), workspace.features, "extract")
-    pairs = read_pairs(images, workspace)
-    features, matches = open_joined(images, workspace, recipe)
-    with features, matches:
-        _expect(
-            recipe.dense is not None
-            or all(
-                pair in matches
-                for pair in pairs
-                if pair[0] in features and pair[1] in features
-            ),
-            workspace.matches,
-            "match",
-        )
-        return fill_database(
-            images, workspace, recipe, features, pairs, matches, progress=progress
-        )
-
-
-def open_matches(workspace: Workspace) -> MatchStore:
-    """Opens the matches that `match` left, for reading.
-
-    Raises:
-        StoreError: there are none.
-    """
-    _expect(workspace.matches.is_file(), workspace.matches, "match")
-    return MatchStore(workspace.matches)
-
-
-def open_joined(
-    images: ImageSet, workspace: Workspace, recipe: Recipe
-) -> tuple[FeatureStore, MatchStore]:
-    """Opens what goes into the database: with semi-dense matches where there are any.
-
-    Raises:
-        StoreError: an earlier stage was not run, or not to its end.
-    """
-    if recipe.dense is None:
-        return open_features(images, workspace), open_matches(workspace)
-    pairs = read_pairs(images, workspace)
-    with (
-        open_features(images, workspace) as features,
-        open_matches(workspace) as matches,
-    ):
-        return open_semi_dense(
-            *(images, workspace, recipe, recipe.dense, features, pairs, matches)
-        )
-
-
-def open_keypoints(
-    images: ImageSet, workspace: Workspace, recipe: Recipe
-) -> FeatureStore:
-    """Opens the keypoints of the result, or of as much of it as there is.
-
-    Raises:
-        StoreError: not even features were extracted.
-    """
-    if recipe.dense is not None and workspace.done("join") is not None:
-        return FeatureStore(workspace.joined_features)
-    return open_features(images, workspace)
-
-
-def read_database(workspace: Workspace, recipe: Recipe) -> VerifiedPairs:
-    """Counts what the database stage left.
-
-    Raises:
-        StoreError: it was not run, or not to its end.
-    """
-    path = workspace.database(recipe)
-    _expect(path.is_file() and workspace.done("database") is not None, path, "database")
-    return read_verified(path)
-
-
-def read_models(
-    workspace: Workspace, recipe: Recipe | None = None
-) -> list[pycolmap.Reconstruction]:
-    """The models of an earlier run, largest first before outliers were set aside.
-
-    Raises:
-        ReconstructionError: there is none, or not of this recipe and this database.
-    """
-    numbered = [f for f in workspace.models.glob("*") if f.name.isdigit()]
-    if not numbered or workspace.done("map") is None:
-        raise ReconstructionError(
-            f"{workspace.models} holds no model, or not all of them. Run `sfmprep map`."
-        )
-    if recipe and not workspace.is_done("map", _map_inputs(workspace, recipe)):
-        raise ReconstructionError(
-            f"{workspace.models} was made with other settings of mapping or"
-            " export.outliers, or from another database. Run `sfmprep map`."
-        )
-    return [
-        _read_model(folder)
-        for folder in sorted(numbered, key=lambda folder: int(folder.name))
-    ]
-
-
-def read_result(path: Path) -> pycolmap.Reconstruction:
-    """The largest model of an output folder, or the COLMAP model that `path` is.
-
-    Raises:
-        ReconstructionError: it is neither, or the model is damaged.
-    """
-    if (path / "work" / "models").is_dir():
-        return read_models(Workspace(path))[0]
-    for folder in (path, path / "sparse" / "0"):
-        if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            return _read_model(folder)
-    raise ReconstructionError(
-        f"{path} is neither an output of sfmprep nor a COLMAP model (no cameras.bin)."
+    images, recipe = run.images, run.recipe
+    if run.ledger.is_done("export") and _is_whole(run):
+        return None
+    run.begin("export")
+    world = find_world(model, images, recipe.export.world)
+    seeded = seed_points(
+        model, images, features, matches, recipe.export.seed, progress=progress
     )
+    summary = export_dataset(
+        apply_world(seeded, world),
+        images,
+        run.workspace.out,
+        recipe.export,
+        world=world,
+        uncertainties=in_world(read_poses(run).uncertainties, world),
+        progress=progress,
+    )
+    run.finish("export")
+    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+    return summary
 
 
-def _read_model(folder: Path) -> pycolmap.Reconstruction:
-    try:
-        return pycolmap.Reconstruction(folder)
-    except (ValueError, IndexError, RuntimeError, MemoryError) as error:
-        raise ReconstructionError(
-            f"{folder} holds a damaged COLMAP model ({error}). Make it again."
-        ) from error
-
-
-def _expect(is_there: bool, path: Path, stage: str) -> None:
-    """Raises StoreError where what an earlier stage writes is missing or unfinished."""
-    if not is_there:
-        raise StoreError(
-            f"{path} is missing or incomplete. Run `sfmprep {stage}` first."
-        )
+def _is_whole(run: Run) -> bool:
+    """Whether all that an export writes is still there."""
+    config = run.recipe.export
+    for folder in plan_folders(config, with_masks=has_masks(run.images)):
+        entries = ["images", "sparse", LISTING, WORLD]
+        if folder.layout.pixels == "upright":
+            entries += [f"images_{factor}" for factor in config.downscales]
+        if folder.layout.has_json:
+            entries.append("transforms.json")
+        place = run.workspace.out / folder.name
+        if not all((place / entry).exists() for entry in entries):
+            return False
+    return True

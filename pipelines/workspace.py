@@ -1,40 +1,39 @@
-"""The output folder: what lies where, what is done, and whether a run may go on in it.
+"""The output folder: what lies where, and whether a run may begin or go on in it.
 
 out/
-    recipe.yaml                the resolved recipe: one choice of features and matcher
+    recipe.yaml                the recipe; from the first feature on one choice is made
     report.html report.json    what was found (see `report`)
     images/ sparse/0/ ...      the dataset (see `export.dataset`)
     database.db                only with `mapping.type: none`
     work/                      what is needed to go on; may be deleted afterwards
-        images.json    names and sizes in bytes of the images
+        images.json    size, time and checksum of the photographs and masks
         features.h5 pairs.txt matches.h5 database.db
         dense.h5 weak_pairs.txt      semi-dense matches, and for which pairs
         joined_features.h5 joined_matches.h5      features and semi-dense matches
-        models/0 ...   COLMAP models of the photographs as they are
+        mapped.zip     the mapper's models, and refined.zip, with refined keypoints
+        models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
-        stages.json    which stages are done, with the checksum of their inputs
+        stages.json    which stages are done, with their keys (see `stage_table`)
+        earlier/       what was made with other settings, until they come back
+        lock           held by the run that is going on
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import Frontend, Recipe
-from sfmprep.config.load import read_resolved
-from sfmprep.errors import ConfigError, ImageError
-from sfmprep.files import not_written, read_table, write_text
+from filelock import FileLock, Timeout
+
+from sfmprep.config import Recipe
+from sfmprep.errors import ConfigError, StoreError
+from sfmprep.files import not_written
 
 logger = logging.getLogger(__name__)
-
-# stages that are noted
-_ORDER = ("retrieve", "weak", "join", "import", "database", "map", "export")
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,23 @@ class Workspace:
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe."""
+        """The recipe of the last run."""
         return self.out / "recipe.yaml"
 
     @property
     def manifest(self) -> Path:
-        """Names and sizes of the images."""
+        """Sizes, times and checksums of the photographs."""
         return self.work / "images.json"
+
+    @property
+    def earlier(self) -> Path:
+        """What was made with other settings."""
+        return self.work / "earlier"
+
+    @property
+    def earlier_dataset(self) -> Path:
+        """The dataset of an earlier run, until there is one of this run."""
+        return self.earlier / "dataset"
 
     @property
     def features(self) -> Path:
@@ -99,6 +108,16 @@ class Workspace:
         return self.work / "joined_matches.h5"
 
     @property
+    def mapped(self) -> Path:
+        """The mapper's models, packed: tools that scan a folder must not find them."""
+        return self.work / "mapped.zip"
+
+    @property
+    def refined(self) -> Path:
+        """The mapper's models after their keypoints were refined, packed."""
+        return self.work / "refined.zip"
+
+    @property
     def models(self) -> Path:
         """COLMAP models, the largest is called 0."""
         return self.work / "models"
@@ -123,67 +142,44 @@ class Workspace:
         folder = self.out if recipe.mapping.type == "none" else self.work
         return folder / "database.db"
 
-    # ------------------------------------------------------------------- going on
-    def chosen_frontend(self, recipe: Recipe) -> Frontend | None:
-        """The choice of features and matcher that an earlier run here made.
-
-        None where there was no earlier run, or its choice is none of the recipe's.
-        """
-        if not self.recipe.is_file():
-            return None
-        earlier = read_resolved(self.recipe).frontends[0]
-        return earlier if earlier in recipe.frontends else None
-
-    def open(self, recipe: Recipe, images: ImageSet) -> None:
-        """Makes the folder, or checks that a run with these inputs may go on in it.
-
-        Args:
-            recipe: A resolved recipe.
-            images: The capture.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds its lock.
 
         Raises:
-            ConfigError: the folder holds something else, or the result of another
-                recipe.
-            ImageError: an image changed since its features were extracted.
-            StoreError: the folder cannot be made or written.
+            StoreError: another process holds it, or the folder cannot be written.
         """
-        self.check_place(images.root)
-        if self.recipe.is_file():
-            self._check_recipe(recipe)
-        manifest = self._continued_manifest(images)
+        lock = FileLock(self.work / "lock")
         try:
-            # first, so that a run stopped here can go on
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_text(self.recipe, recipe.to_yaml())
-            self.work.mkdir(exist_ok=True)
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"{self.out} is in use by another sfmprep. Wait for it, or stop it."
+            ) from None
         except OSError as error:
             raise not_written(self.out, error) from error
-        write_text(self.manifest, json.dumps(manifest, ensure_ascii=False))
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def is_done(self, stage: str, inputs: object) -> bool:
-        """Whether a stage was completed with these inputs."""
-        return self.done(stage) == _checksum(inputs)
+    def put_aside(self, path: Path, key: str, wanted: str) -> None:
+        """Makes room for a file with another key, and takes that back if it is there.
 
-    def done(self, stage: str) -> str | None:
-        """The checksum of the inputs that a stage was completed with, or None."""
-        return self._stages().get(stage)
+        Args:
+            path: A file in `work`; nothing is moved where it is missing.
+            key: The key that it was made with.
+            wanted: The key that a file is wanted of.
+        """
+        if path.exists():
+            self.earlier.mkdir(exist_ok=True)
+            path.replace(self._earlier(path, key))
+        with contextlib.suppress(FileNotFoundError):
+            self._earlier(path, wanted).replace(path)
 
-    def start(self, stage: str) -> None:
-        """Notes that the result of a stage, and so of those after it, is replaced."""
-        later = _ORDER[_ORDER.index(stage) :]
-        stages = self._stages()
-        left = {k: v for k, v in stages.items() if k not in later}
-        if left != stages:
-            write_text(self.work / "stages.json", json.dumps(left, indent=1))
-
-    def finish(self, stage: str, inputs: object) -> None:
-        """Notes that a stage is complete."""
-        stages = {**self._stages(), stage: _checksum(inputs)}
-        write_text(self.work / "stages.json", json.dumps(stages, indent=1))
-
-    # ------------------------------------------------------------------- internals
-    def _stages(self) -> dict[str, str]:
-        return read_table(self.work / "stages.json")
+    def _earlier(self, path: Path, key: str) -> Path:
+        return self.earlier / f"{path.stem}-{key[:16]}{path.suffix}"
 
     def check_place(self, images: Path) -> None:
         """Makes sure that results may go here; changes nothing.
@@ -205,76 +201,17 @@ class Workspace:
                     f"the folder of images {images} lies inside the results in"
                     f" {self.out}, which are written anew. Give another output folder."
                 )
-        if not self.recipe.is_file() and self.out.is_dir() and any(self.out.iterdir()):
-            found = sorted(entry.name for entry in self.out.iterdir())[:3]
+        if self.recipe.is_file() or not self.out.is_dir():
+            return
+        found = sorted(entry.name for entry in self.out.iterdir())
+        if found == ["work"] and {e.name for e in self.work.iterdir()} <= {"lock"}:
+            return  # a run that was stopped at once
+        if found:
             raise ConfigError(
                 f"{self.out} is not empty and not an output of sfmprep (it holds"
-                f" {', '.join(found)}). Give a new or empty folder."
+                f" {', '.join(found[:3])}). Give a new or empty folder."
             )
-
-    def _check_recipe(self, recipe: Recipe) -> None:
-        """Refuses what the stores cannot go on with; other stages are done anew."""
-        earlier = read_resolved(self.recipe)
-        ignored = {"name", "description"}
-        was = _flat(earlier.model_dump(mode="json", exclude=ignored))
-        now = _flat(recipe.model_dump(mode="json", exclude=ignored))
-        changed = [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
-        differing = [f"{k}: {was.get(k)!r} there, {now.get(k)!r} now" for k in changed]
-        of_stores = {"features", "matcher", "masks", "otherwise", "seed"}
-        same_stores = not any(
-            key.partition(".")[0] in of_stores
-            # semi-dense matching may begin or end, but not change
-            or (key.startswith("dense.matcher.") and {key} <= was.keys() & now.keys())
-            for key in changed
-        )
-        if differing and same_stores:
-            logger.info(
-                "settings that changed since the earlier run: %s; what depends on them"
-                " is done anew",
-                "; ".join(differing),
-            )
-        elif differing:
-            raise ConfigError(
-                f"{self.out} holds the result of recipe {earlier.name!r} with other"
-                f" settings:\n  " + "\n  ".join(differing) + "\nGive another output"
-                f" folder, or go on with the old settings: --recipe {self.recipe}"
-            )
-
-    def _continued_manifest(self, images: ImageSet) -> dict[str, int]:
-        """Name and size in bytes of every image of this run and of earlier ones."""
-        now = {name: info.num_bytes for name, info in images.infos.items()}
-        was: dict[str, int] = read_table(self.manifest)
-        if gone := sorted(was.keys() - now.keys()):
-            logger.warning(
-                "%d images of the earlier run, such as %s, are not in %s now, so the"
-                " result will be without them",
-                len(gone),
-                gone[0],
-                images.root,
-            )
-        changed = [name for name in now if name in was and was[name] != now[name]]
-        if changed:
-            raise ImageError(
-                f"{images.path(changed[0])} changed since {self.out} was begun"
-                f" ({len(changed)} such images). Give another output folder."
-            )
-        return {**was, **now}
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
-
-
-def _checksum(inputs: object) -> str:
-    text = json.dumps(inputs, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -10,7 +10,8 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -26,8 +27,7 @@ from sfmprep.errors import ConfigError, ReconstructionError, SfmprepError
 from sfmprep.terminal import print_report, say, show_progress, start_logging
 
 if TYPE_CHECKING:
-    from sfmprep.capture.image_set import ImageSet
-    from sfmprep.pipelines.workspace import Workspace
+    from sfmprep.pipelines.run import Run
 
 _BELOW = 3
 
@@ -171,6 +171,7 @@ def run(args: list[str]) -> int:
         "map": map_,
         "export": export,
         "report": report,
+        "status": status,
         "view": view,
         "evaluate": evaluate,
         "recipes": recipes,
@@ -251,12 +252,12 @@ def extract(
     """Extract features into OUT/work/features.h5."""
     from sfmprep.pipelines import stages
 
-    opened = _open(images, out, options)
-    store, _ = stages.extract(
-        *opened, device=pick_device(device), progress=show_progress
-    )
-    with store:
-        print(f"{len(store)} images have features in {opened[1].features}")
+    with _open(images, out, options) as run:
+        store, _ = stages.extract(
+            run, device=pick_device(device), progress=show_progress
+        )
+        with store:
+            print(f"{len(store)} images have features in {run.workspace.features}")
 
 
 def pairs(
@@ -265,12 +266,14 @@ def pairs(
     options: Common = Options(),  # noqa: B008
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import artefacts, stages
 
-    opened = scanned, workspace, _ = _open(images, out, options)
-    with stages.open_features(scanned, workspace) as features:
-        found = stages.make_pairs(*opened, features, progress=show_progress)
-    print(f"{len(found)} pairs in {workspace.pairs}")
+    with (
+        _open(images, out, options, goes_on=True) as run,
+        artefacts.open_features(run) as features,
+    ):
+        found = stages.make_pairs(run, features, progress=show_progress)
+        print(f"{len(found)} pairs in {run.workspace.pairs}")
 
 
 def match(
@@ -281,33 +284,29 @@ def match(
     device: Device = "auto",
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import artefacts, stages
     from sfmprep.pipelines.semidense import join_semi_dense
 
-    opened = scanned, workspace, recipe = _open(images, out, options)
     run_on: dict[str, Any] = {
         "device": pick_device(device),
         "progress": show_progress,
     }
     with (
-        stages.open_features(scanned, workspace) as features,
+        _open(images, out, options, goes_on=True) as run,
+        artefacts.open_features(run) as features,
         stages.match(
-            found := stages.read_pairs(scanned, workspace),
-            workspace,
-            recipe,
-            features,
-            **run_on,
+            run, found := artefacts.read_pairs(run), features, **run_on
         ) as store,
     ):
-        print(f"{len(store)} pairs are matched in {workspace.matches}")
-        if recipe.dense is not None:
+        print(f"{len(store)} pairs are matched in {run.workspace.matches}")
+        if run.recipe.dense is not None:
             joined = join_semi_dense(
-                *(*opened, recipe.dense, features, found, store), **run_on
+                *(run, run.recipe.dense, features, found, store), **run_on
             )
             with joined[0], joined[1]:
                 print(
                     f"{len(joined[1])} pairs with semi-dense matches in"
-                    f" {workspace.joined_matches}"
+                    f" {run.workspace.joined_matches}"
                 )
 
 
@@ -334,15 +333,15 @@ def database(
 
     if database is not None:
         out = out or database.with_suffix(".sfmprep")
-        opened = _open(images, out, options, default="colmap")
-        path = database
-        verified = fill_existing_database(
-            *opened, database, device=pick_device(device), progress=show_progress
-        )
+        with _open(images, out, options, default="colmap") as run:
+            path = database
+            verified = fill_existing_database(
+                run, database, device=pick_device(device), progress=show_progress
+            )
     elif out is not None:
-        opened = _open(images, out, options)
-        path = opened[1].database(opened[2])
-        verified = stages.fill_from_stores(*opened, progress=show_progress)
+        with _open(images, out, options, goes_on=True) as run:
+            path = run.ledger.file("database")
+            verified = stages.fill_from_stores(run, progress=show_progress)
     else:
         raise ConfigError("`sfmprep database` needs OUT, or --database PROJECT.db.")
     print(
@@ -357,16 +356,16 @@ def map_(
     options: Common = Options(),  # noqa: B008
 ) -> None:
     """Find poses and points from the database, into OUT/work/models."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import artefacts, stages
 
-    opened = _, workspace, recipe = _open(images, out, options)
-    verified = stages.read_database(workspace, recipe)
-    models = stages.map_and_refine(*opened, verified, progress=show_progress)
-    for number, model in enumerate(models):
-        print(
-            f"{workspace.models / str(number)}: {model.num_reg_images()} images,"
-            f" {model.num_points3D()} points"
-        )
+    with _open(images, out, options, goes_on=True) as run:
+        verified = artefacts.read_database(run)
+        models = stages.find_poses(run, verified, progress=show_progress)
+        for number, model in enumerate(models):
+            print(
+                f"{run.workspace.models / str(number)}: {model.num_reg_images()}"
+                f" images, {model.num_points3D()} points"
+            )
 
 
 def export(
@@ -375,15 +374,14 @@ def export(
     options: WithTargets = TargetOptions(),  # noqa: B008
 ) -> None:
     """Write the dataset that trainers open into OUT, from its largest model."""
-    from sfmprep.pipelines import reporting as results
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import artefacts, reporting, stages
 
-    opened = scanned, workspace, recipe = _open(images, out, options)
-    models = stages.read_models(workspace, recipe)
-    features, matches = stages.open_joined(scanned, workspace, recipe)
-    with features, matches:
-        results.export(*opened, models[0], features, matches, progress=show_progress)
-        results.write_report_again(*opened, models, features)
+    with _open(images, out, options, goes_on=True) as run:
+        models = artefacts.read_models(run)
+        features, matches = artefacts.open_joined(run)
+        with features, matches:
+            stages.export(run, models[0], features, matches, progress=show_progress)
+            reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
 
 
@@ -395,23 +393,40 @@ def report(
     fail_below: Thresholds = (),
 ) -> int:
     """Write OUT/report.html and OUT/report.json anew, and check the result."""
-    from sfmprep.pipelines import reporting as results
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import artefacts, reporting
     from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
     wanted = _flat(fail_below)
     for threshold in wanted:
         parse_threshold(threshold)  # a mistake is told before the work
-    opened = scanned, workspace, recipe = _open(images, out, options)
-    try:
-        models = stages.read_models(workspace, recipe)
-    except ReconstructionError as error:
-        say(f"warning: {error}")
-        models = []
-    with stages.open_keypoints(*opened) as features:
-        found = results.write_report_again(*opened, models, features)
+    with _open(images, out, options, goes_on=True) as run:
+        try:
+            models = artefacts.read_models(run)
+        except ReconstructionError as error:
+            say(f"warning: {error}")
+            models = []
+        with artefacts.open_keypoints(run) as features:
+            found = reporting.write_report_again(run, models, features)
     print(f"report: {out / 'report.html'}")
     return _say_below(check_thresholds(found, wanted))
+
+
+def status(
+    images: Images,
+    out: Out,
+    options: WithMasks = MaskOptions(),  # noqa: B008
+) -> None:
+    """Say of each stage whether it is done, and why it would run again."""
+    loaded = options.load(_recipe_of(out))
+    start_logging(options.verbose)
+    from sfmprep.capture.image_set import ImageSet
+    from sfmprep.pipelines.status import stages_of
+
+    scanned = ImageSet.scan(images, mask_root=loaded.masks)
+    for stage in stages_of(scanned, out, loaded, progress=show_progress):
+        print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
+        for reason in stage.why:
+            print(f"{'':18} {'':5} would run: {reason}")
 
 
 def view(
@@ -445,7 +460,7 @@ def evaluate(
 ) -> None:
     """Compare the poses of a result with known ones."""
     from sfmprep.evaluation.poses import evaluate_model, read_reference
-    from sfmprep.pipelines.stages import read_result
+    from sfmprep.pipelines.artefacts import read_result
 
     poses = read_reference(_model_of(reference))
     evaluation = evaluate_model(read_result(out), poses)
@@ -576,17 +591,24 @@ def _recipe_of(out: Path, default: str = "splat") -> str:
     return str(of_run) if of_run.is_file() else default
 
 
+@contextmanager
 def _open(
-    images: Path, out: Path, options: Options, default: str = "splat"
-) -> tuple[ImageSet, Workspace, Recipe]:
+    images: Path,
+    out: Path,
+    options: Options,
+    *,
+    default: str = "splat",
+    goes_on: bool = False,
+) -> Iterator[Run]:
     """Scans the images and opens the output folder for one stage."""
     loaded = options.load(_recipe_of(out, default))
     start_logging(options.verbose)
     from sfmprep.capture.image_set import ImageSet
-    from sfmprep.pipelines.reconstruct import open_workspace
+    from sfmprep.pipelines.run import open_run
 
     scanned = ImageSet.scan(images, mask_root=loaded.masks)
-    return scanned, *open_workspace(scanned, out, loaded)
+    with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
+        yield run
 
 
 def _say_below(lacking: list[str]) -> int:

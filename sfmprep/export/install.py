@@ -27,6 +27,7 @@ _ENTRIES = (
     *("transforms.json", "sparse", "images", *(f"images{r}" for r in _REDUCED)),
     *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks", WORLD),
 )
+_FOLDERS = ("", *(f"{FOLDERS_BELOW}/{target}" for target in get_args(Target)))
 # gsplat fills these from images/ and never renews them: stale once images/ changes.
 _CACHES = tuple(f"images{r}_png" for r in _REDUCED)
 
@@ -94,8 +95,8 @@ def install(built: Path, out: Path, folders: Sequence[str], old: Path) -> None:
     """
     stale = [
         name
-        for name in (f"{FOLDERS_BELOW}/{target}" for target in get_args(Target))
-        if name not in folders and is_export(out / name)
+        for name in _FOLDERS
+        if name and name not in folders and is_export(out / name)
     ]
     for number, name in enumerate((*folders, *stale)):
         folder, away = out / name, old / str(number)
@@ -114,6 +115,34 @@ def install(built: Path, out: Path, folders: Sequence[str], old: Path) -> None:
         (out / name / LISTING).unlink()
         _remove_if_empty(out / name)
     _remove_if_empty(out / FOLDERS_BELOW)
+
+
+def set_dataset_aside(out: Path, away: Path) -> None:
+    """Moves the datasets that an export wrote in `out` to `away`, if there are any.
+
+    One that lies there already is replaced. Whatever no export wrote stays.
+
+    Raises:
+        StoreError: they cannot be moved.
+    """
+    folders = [name for name in _FOLDERS if is_export(out / name)]
+    if not folders:
+        return
+    try:
+        shutil.rmtree(away, ignore_errors=True)
+        for name in folders:
+            (away / name).mkdir(parents=True, exist_ok=True)
+            for entry in (LISTING, *_ENTRIES, *_CACHES, *_FORMER):
+                if (out / name / entry).exists():
+                    (out / name / entry).rename(away / name / entry)
+            if name:
+                _remove_if_empty(out / name)
+        _remove_if_empty(out / FOLDERS_BELOW)
+    except OSError as error:
+        raise StoreError(
+            f"{out}: the dataset of the earlier run cannot be moved to {away}"
+            f" ({error.strerror}). Close what has it open and run again."
+        ) from error
 
 
 def _remove_if_empty(folder: Path) -> None:

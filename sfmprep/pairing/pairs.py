@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfmprep.errors import ConfigError
+from sfmprep.files import write_text
 
 Pair = tuple[str, str]
 
@@ -52,7 +53,7 @@ class Pairs:
                     f"image name {name!r} holds a tab or a line break. Rename the file."
                 )
         text = "".join(f"{name0}\t{name1}\n" for name0, name1 in self.items)
-        path.write_text(text, "utf-8")
+        write_text(path, text)
 
 
 def exhaustive_pairs(names: Sequence[str]) -> Pairs:

@@ -118,7 +118,7 @@ def write_page(
 <script>{(resources / "page.js").read_text("utf-8")}</script>
 </body></html>
 """
-    path.write_text(page, "utf-8")
+    write_text(path, page)
 
 
 def _head(report: Report) -> Iterator[str]:

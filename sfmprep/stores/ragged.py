@@ -29,7 +29,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,12 @@ class RaggedTable:
         except (OSError, RuntimeError) as error:
             raise _store_error(self.path, error) from error
 
-    def append_missing(self, other: RaggedTable) -> None:
+    def append_missing(
+        self, other: RaggedTable, *, without: Collection[str] = ()
+    ) -> None:
         """Adds the items of another table whose keys are not here, in large blocks.
+
+        Those `without` are left out.
 
         Raises:
             DamagedError: the other table is; what comes before the damage was added.
@@ -209,7 +213,7 @@ class RaggedTable:
             for (key, row), columns in zip(
                 other.keys.items(), other.read_all(), strict=True
             ):
-                if key in self.keys:
+                if key in self.keys or key in without:
                     continue
                 extras = other.extras(row)
                 waiting.append(Item(key=key, columns=columns, extras=extras))

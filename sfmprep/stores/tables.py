@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -100,6 +100,31 @@ class _Store:
             RaggedTable(path, self._kind, num_extras=self._num_extras)
         ) as other:
             self._tables[0].append_missing(other)
+
+    @classmethod
+    def forget(cls, path: Path, names: Collection[str]) -> None:
+        """Rewrites a store file without the items of some images.
+
+        A store that holds nothing of them is left as it is.
+
+        Raises:
+            StoreError: see `RaggedTable`.
+        """
+        gone = set(names)
+        part = path.with_name(f".{path.name}.forget")
+        with closing(RaggedTable(path, cls._kind, num_extras=cls._num_extras)) as old:
+            keys = {key for key in old.keys if not gone.isdisjoint(key.split("\0"))}
+            if not keys:
+                return
+            part.unlink(missing_ok=True)
+            try:
+                with closing(
+                    RaggedTable(part, cls._kind, old.provenance, cls._num_extras)
+                ) as new:
+                    new.append_missing(old, without=keys)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
 
     def _keys(self) -> Iterator[str]:
         return itertools.chain.from_iterable(table.keys for table in self._tables)

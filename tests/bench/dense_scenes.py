@@ -22,7 +22,7 @@ from sfmprep.config import Recipe
 from sfmprep.evaluation.poses import evaluate_model, read_reference
 from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.pipelines import semidense, stages
-from sfmprep.pipelines.reconstruct import open_workspace
+from sfmprep.pipelines.run import Run, open_run
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features
 from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
@@ -46,15 +46,17 @@ def recipe_of(radius: float) -> Recipe:
     )
 
 
-def match(images: ImageSet, out: Path, recipe: Recipe) -> stages.VerifiedPairs:
+def match(run: Run) -> stages.VerifiedPairs:
     """Fills the database with semi-dense matches alone."""
+    images, recipe = run.images, run.recipe
     assert recipe.dense is not None
-    workspace, recipe = open_workspace(images, out, recipe)
     pairs = exhaustive_pairs(images.names)
     nothing = np.zeros((0, 2), np.float32)
     with (
-        FeatureStore(workspace.features, {"none": True}) as features,
-        MatchStore(workspace.matches, {"none": True}) as matches,
+        FeatureStore(
+            run.workspace.features, stages.open_store(run, "extract")
+        ) as features,
+        MatchStore(run.workspace.matches, stages.open_store(run, "match")) as matches,
     ):
         features.append(
             [
@@ -73,25 +75,22 @@ def match(images: ImageSet, out: Path, recipe: Recipe) -> stages.VerifiedPairs:
             ]
         )
         joined = semidense.join_semi_dense(
-            *(images, workspace, recipe, recipe.dense, features, pairs, matches)
+            *(run, recipe.dense, features, pairs, matches)
         )
         with joined[0] as keypoints, joined[1] as both:
-            return stages.fill_database(
-                *(images, workspace, recipe, keypoints, pairs, both)
-            )
+            return stages.fill_database(run, keypoints, pairs, both)
 
 
 def measure(scene: Path, radius: float, out: Path) -> None:
     """Prints one row without and one with refinement."""
     images = ImageSet.scan(scene / "images")
     recipe = recipe_of(radius)
-    verified = match(images, out, recipe)
     for refinement in (None, {}):
         changed = Recipe.model_validate(
             {**recipe.model_dump(), "refinement": refinement}
         )
-        workspace, changed = open_workspace(images, out, changed)
-        model = stages.map_and_refine(images, workspace, changed, verified)[0]
+        with open_run(images, out, changed) as run:
+            model = stages.find_poses(run, match(run))[0]
         found = evaluate_model(model, read_reference(scene))
         print(
             f"| {scene.name} | {radius:g} | {'no' if refinement is None else 'yes'}"

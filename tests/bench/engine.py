@@ -46,7 +46,8 @@ from sfmprep.models.matchers.lightglue_network import flops as flops_of_pair
 from sfmprep.models.protocols import Extractor
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
-from sfmprep.pipelines.reconstruct import open_workspace, reconstruct
+from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.run import open_run
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, ImageBatch, Matches
 from tests.bench import plain
@@ -445,14 +446,13 @@ def whole_job() -> Case:
 
 
 def _our_job(photographs: ImageSet, out: Path, recipe: Any) -> pycolmap.Reconstruction:
-    workspace, chosen = open_workspace(photographs, out, recipe)
-    arguments = (photographs, workspace, chosen)
-    features, _ = stages.extract(*arguments, device=DEVICE)
-    with features:
-        pairs = stages.make_pairs(*arguments, features)
-        with stages.match(pairs, workspace, chosen, features, device=DEVICE) as matches:
-            verified = stages.fill_database(*arguments, features, pairs, matches)
-    return stages.map_and_refine(*arguments, verified)[0]
+    with open_run(photographs, out, recipe) as run:
+        features, _ = stages.extract(run, device=DEVICE)
+        with features:
+            pairs = stages.make_pairs(run, features)
+            with stages.match(run, pairs, features, device=DEVICE) as matches:
+                verified = stages.fill_database(run, features, pairs, matches)
+        return stages.find_poses(run, verified)[0]
 
 
 def _plain_job(folder: Path, names: list[str]) -> pycolmap.Reconstruction:

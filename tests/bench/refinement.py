@@ -32,7 +32,7 @@ from sfmprep.evaluation.poses import (
 )
 from sfmprep.mapping.mapper import refine_model
 from sfmprep.pipelines import stages
-from sfmprep.pipelines.reconstruct import open_workspace
+from sfmprep.pipelines.run import open_run
 from sfmprep.refinement.refine import refine_keypoints
 from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
 
@@ -60,15 +60,13 @@ FRONTENDS = {
 
 def reconstruct(images: ImageSet, out: Path, recipe: Recipe) -> pycolmap.Reconstruction:
     """The largest model, without refinement; read again where it is in `out`."""
-    workspace, recipe = open_workspace(images, out, recipe)
-    features, _ = stages.extract(images, workspace, recipe)
-    with features:
-        pairs = stages.make_pairs(images, workspace, recipe, features)
-        with stages.match(pairs, workspace, recipe, features) as matches:
-            verified = stages.fill_database(
-                *(images, workspace, recipe, features, pairs, matches)
-            )
-    return stages.map_and_refine(images, workspace, recipe, verified)[0]
+    with open_run(images, out, recipe) as run:
+        features, _ = stages.extract(run)
+        with features:
+            pairs = stages.make_pairs(run, features)
+            with stages.match(run, pairs, features) as matches:
+                verified = stages.fill_database(run, features, pairs, matches)
+        return stages.find_poses(run, verified)[0]
 
 
 def at_later_times(

@@ -16,7 +16,6 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfmprep import load_recipe
 from sfmprep.cli.commands import run
 from sfmprep.models.extractors.sift import Sift
 
@@ -109,7 +108,7 @@ def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
     }
     assert {path.name for path in (demo_result / "work").iterdir()} == {
         *("features.h5", "pairs.txt", "matches.h5", "database.db", "models"),
-        *("images.json", "stages.json", "poses.json"),
+        *("images.json", "stages.json", "poses.json", "mapped.zip", "lock"),
     }
 
 
@@ -140,7 +139,7 @@ def test_second_run_does_nothing_and_says_the_same(
     changed = {k for k, stamp in stamps(result).items() if before.get(k) != stamp}
     # stores and database are opened for writing; recipe and pairs are written anew
     opened = {f"work/{name}" for name in ("features.h5", "matches.h5", "database.db")}
-    written = {"recipe.yaml", "report.json", "report.html", "work/pairs.txt"}
+    written = {"recipe.yaml", "report.json", "report.html", "work/images.json"}
     assert not changed - written - opened
     assert log.splitlines() == ["features: sift + nearest, as in the earlier run"]
     assert second.split("extract")[0] == first.split("extract")[0]
@@ -202,63 +201,10 @@ def test_added_image_is_the_only_one_extracted(
     assert not (tmp_path / "out" / "images" / "0007.jpg").exists()
 
 
-def test_exchanged_image_is_refused(
-    result: Path, demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = Path(shutil.copytree(demo_scene / "images", tmp_path / "images"))
-    shutil.copy(images / "0001.jpg", images / "0000.jpg")
-    assert run(command(images, result)) == 1
-    error = capsys.readouterr().err.replace(str(tmp_path), "TMP")
-    assert error.endswith(
-        "sfmprep: error: TMP/images/0000.jpg changed since TMP/out was begun (1 such"
-        " images). Give another output folder.\n"
-    )
-
-
-def test_another_recipe_is_refused(
-    result: Path, demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = stamps(result)
-    assert run([*command(demo_scene / "images", result), "seed=1"]) == 2
-    error = capsys.readouterr().err.replace(str(tmp_path), "TMP")
-    assert error.endswith(
-        "sfmprep: error: TMP/out holds the result of recipe 'sift' with other"
-        " settings:\n  seed: 0 there, 1 now\nGive another output folder, or go on with"
-        " the old settings: --recipe TMP/out/recipe.yaml\n"
-    )
-    assert stamps(result) == before
-
-
 def test_recipe_of_the_run_goes_on(result: Path, demo_scene: Path) -> None:
     recipe = str(result / "recipe.yaml")
     arguments = [str(demo_scene / "images"), str(result), "--recipe", recipe]
     assert run(["reconstruct", *arguments]) == 0
-
-
-@pytest.mark.usefixtures("no_sift")
-def test_retrieved_pairs_are_not_sought_again(
-    demo_result: Path,
-    demo_scene: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    images, out = demo_scene / "images", tmp_path / "out"
-    arguments = [*command(images, out), "pairs.exhaustive_up_to=5"]
-    arguments += ["pairs.retrieval.num_neighbours=3"]
-    (out / "work").mkdir(parents=True)
-    shutil.copy(demo_result / "work" / "features.h5", out / "work")
-    recipe = load_recipe("sift", arguments[arguments.index("--set") + 1 :])
-    (out / "recipe.yaml").write_text(recipe.to_yaml())
-    assert run(arguments) == 0
-    assert "retrieve: 8 in" in capsys.readouterr().err
-    pairs = (out / "work" / "pairs.txt").read_text()
-    assert 12 <= len(pairs.splitlines()) < 28
-    assert run(arguments) == 0
-    assert "retrieve" not in capsys.readouterr().err
-    assert (out / "work" / "pairs.txt").read_text() == pairs
-    (out / "work" / "pairs.txt").unlink()
-    assert run(arguments) == 0
-    assert (out / "work" / "pairs.txt").read_text() == pairs
 
 
 # --------------------------------------------------------------------- interruptions
@@ -378,22 +324,34 @@ def test_stale_log_of_a_database_is_not_played_back(
 
 
 def test_second_run_at_the_same_time_is_refused(
-    result: Path, demo_scene: Path, capsys: pytest.CaptureFixture[str]
+    result: Path, demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hold = (
-        "import sys, h5py\n"
-        "file = h5py.File(sys.argv[1], 'r+')\n"
-        "print('open', flush=True)\n"
-        "sys.stdin.read()\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from sfmprep.pipelines.workspace import Workspace\n"
+        "with Workspace(Path(sys.argv[1])).locked():\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
     )
+    before = stamps(result)
     with subprocess.Popen(
-        [sys.executable, "-c", hold, str(result / "work" / "features.h5")],
+        [sys.executable, "-c", hold, str(result)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as holder:
         assert holder.stdout is not None and holder.stdin is not None
-        assert holder.stdout.readline() == "open\n"
+        assert holder.stdout.readline() == "held\n"
         assert run(command(demo_scene / "images", result)) == 1
         holder.stdin.close()
-    assert "features.h5 is in use by another sfmprep" in capsys.readouterr().err
+    assert (
+        capsys.readouterr()
+        .err.replace(str(tmp_path), "TMP")
+        .endswith(
+            "sfmprep: error: TMP/out is in use by another sfmprep. Wait for it, or stop"
+            " it.\n"
+        )
+    )
+    changed = {k for k, stamp in stamps(result).items() if before.get(k) != stamp}
+    assert changed <= {"work/lock"}

@@ -14,12 +14,14 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.cli.commands import run
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
-from sfmprep.errors import ConfigError, StoreError, WeightsError
+from sfmprep.errors import StoreError, WeightsError
 from sfmprep.models.protocols import DenseImage
-from sfmprep.pipelines import semidense, stages
-from sfmprep.pipelines.reconstruct import open_workspace, reconstruct
+from sfmprep.pipelines import artefacts, semidense, stages
+from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.report.schema import Report
+from sfmprep.stores.tables import DenseStore
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 
 SETTINGS = (
@@ -110,10 +112,11 @@ def test_semi_dense_matches_are_in_the_result(
     report = reconstruct(images.root, out, recipe)
     assert sum(image.model == 0 for image in report.images) == 8
     workspace = Workspace(out)
-    with stages.open_features(images, workspace) as features:
-        before = {name: features.num_keypoints(name) for name in features.names()}
-    with stages.open_keypoints(images, workspace, recipe) as features:
-        after = {name: features.num_keypoints(name) for name in features.names()}
+    with open_run(images, out, recipe) as opened:
+        with artefacts.open_features(opened) as features:
+            before = {name: features.num_keypoints(name) for name in features.names()}
+        with artefacts.open_keypoints(opened) as features:
+            after = {name: features.num_keypoints(name) for name in features.names()}
     assert all(after[name] > before[name] + 50 for name in before)
     model = pycolmap.Reconstruction(workspace.models / "0")
     added = sum(
@@ -133,56 +136,64 @@ def test_semi_dense_matches_are_in_the_result(
 
     # another radius joins anew, and the stage commands see that it was not done
     wider = changed(recipe, radius=2.0)
-    opened = open_workspace(images, out, wider)
-    with pytest.raises(StoreError, match="made of other matches or settings"):
-        stages.open_joined(images, *opened)
+    with (
+        open_run(images, out, wider) as opened,
+        pytest.raises(StoreError) as caught,
+    ):
+        artefacts.open_joined(opened)
+    assert str(caught.value) == (
+        f"{workspace.joined_matches} is out of date (radius was 1.0 and is 2.0). Run"
+        " `sfmprep match` first."
+    )
     reconstruct(images.root, out, wider)
     assert (workspace.work / "stages.json").read_text() != noted
 
-    # another matcher cannot go on here, and the recipe that is there stays
-    kept = workspace.recipe.read_text()
+    # another matcher, then none, then the first again, whose matches come back
+    with DenseStore(workspace.dense) as store:
+        dense = [len(found) for _, found in store.items()]
     other = changed(
         recipe, matcher=recipe.dense.matcher.model_copy(update={"min_score": 0.5})
     )
-    with pytest.raises(ConfigError, match=r"dense\.matcher\.min_score"):
-        open_workspace(images, out, other)
-    assert workspace.recipe.read_text() == kept
-
-    # without semi-dense matching the same folder goes on with the features alone
+    reconstruct(images.root, out, other)
     reconstruct(images.root, out, recipe.model_copy(update={"dense": None}))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(semidense, "build_dense_matcher", None)
+        reconstruct(images.root, out, wider)
+    with DenseStore(workspace.dense) as store:
+        assert [len(found) for _, found in store.items()] == dense
 
 
 def test_only_weak_pairs_are_tried_and_only_they_count(
     recipe: Recipe, images: ImageSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    opened = images, *open_workspace(images, out, recipe)
-    workspace = opened[1]
-    features, _ = stages.extract(*opened)
-    with features:
-        pairs = stages.make_pairs(*opened, features)
-        with stages.match(pairs, *opened[1:], features) as matches:
-            assert recipe.dense is not None
-            few = recipe.dense.model_copy(
-                update={"pairs": "weak", "min_num_inliers": 1}
-            )
-            totals = []
-            for config in (recipe.dense, few):  # all of them, then only weak ones
-                joined = semidense.join_semi_dense(
-                    *(*opened, config, features, pairs, matches)
-                )
-                with joined[0], joined[1]:
-                    totals.append(sum(len(found) for _, found in joined[1].items()))
+    totals = []
+    for how in ({}, {"pairs": "weak", "min_num_inliers": 1}):
+        with open_run(images, out, changed(recipe, **how)) as opened:
+            config = opened.recipe.dense
+            assert config is not None
+            features, _ = stages.extract(opened)
+            with features:
+                pairs = stages.make_pairs(opened, features)
+                with stages.match(opened, pairs, features) as matches:
+                    joined = semidense.join_semi_dense(
+                        *(opened, config, features, pairs, matches)
+                    )
+                    with joined[0], joined[1]:
+                        totals.append(sum(len(found) for _, found in joined[1].items()))
     assert totals[1] < totals[0]
-    tried = workspace.weak_pairs.read_text().split("\n")
+    tried = Workspace(out).weak_pairs.read_text().split("\n")
     assert len([line for line in tried if line]) < len(pairs)
-    assert not workspace.scratch_database.exists()
+    assert not Workspace(out).scratch_database.exists()
 
 
 def test_lack_of_semi_dense_weights_is_told_before_the_work(
     images: ImageSet, tmp_path: Path
 ) -> None:
     recipe = load_recipe("sift", ["dense={matcher: {type: s2ld}}"])
-    with pytest.raises(WeightsError, match="s2ld"):
-        open_workspace(images, tmp_path / "out", recipe)
-    assert not (tmp_path / "out" / "work").exists()
+    with (
+        pytest.raises(WeightsError, match="s2ld"),
+        open_run(images, tmp_path / "out", recipe),
+    ):
+        pass
+    assert not (tmp_path / "out").exists()

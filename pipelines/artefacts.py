@@ -1,0 +1,202 @@
+"""What earlier stages left in an output folder, opened for reading."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import pycolmap
+
+from sfmprep.dataset.world_frame import WorldFrame
+from sfmprep.errors import ReconstructionError, StoreError
+from sfmprep.geometry.uncertainty import PoseUncertainty
+from sfmprep.mapping.models import read_model
+from sfmprep.mapping.verify import VerifiedPairs, read_verified
+from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pipelines.run import Run
+from sfmprep.stores.tables import FeatureStore, MatchStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poses:
+    """What is known of the largest model's poses, by image name."""
+
+    # in the units of the model
+    uncertainties: dict[str, PoseUncertainty] = field(default_factory=dict)
+    # images that have no pose any more: reason
+    outliers: dict[str, str] = field(default_factory=dict)
+
+
+def open_features(run: Run) -> FeatureStore:
+    """Opens the features.
+
+    Raises:
+        StoreError: there are none, or those of other settings.
+    """
+    expect(run, "extract")
+    features = FeatureStore(run.workspace.features)
+    if lacking := [name for name in run.images.names if name not in features]:
+        logger.warning(
+            "%d of %d images have no features, such as %s, and are left out. Run"
+            " `sfmprep extract` if it was stopped.",
+            len(lacking),
+            len(run.images),
+            lacking[0],
+        )
+    return features
+
+
+def read_pairs(run: Run) -> Pairs:
+    """Reads the pairs.
+
+    Raises:
+        StoreError: there are none.
+        ConfigError: see `pairs_from_file`.
+    """
+    expect(run, "pairs")
+    return pairs_from_file(run.workspace.pairs, run.images.names)
+
+
+def open_matches(run: Run) -> MatchStore:
+    """Opens the matches of the features.
+
+    Raises:
+        StoreError: there are none, or those of other settings.
+    """
+    expect(run, "match")
+    return MatchStore(run.workspace.matches)
+
+
+def open_joined(run: Run) -> tuple[FeatureStore, MatchStore]:
+    """Opens what goes into the database: with semi-dense matches where there are any.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    if run.recipe.dense is None:
+        return open_features(run), open_matches(run)
+    expect_done(run, "join", "match")
+    workspace = run.workspace
+    return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
+
+
+def open_keypoints(run: Run) -> FeatureStore:
+    """Opens the keypoints of the result, or of as much of it as there is.
+
+    Raises:
+        StoreError: not even features were extracted.
+    """
+    if run.recipe.dense is not None and run.ledger.is_done("join"):
+        return FeatureStore(run.workspace.joined_features)
+    return open_features(run)
+
+
+def read_database(run: Run) -> VerifiedPairs:
+    """Counts what the database holds.
+
+    Raises:
+        StoreError: the stage was not run, or not to its end.
+    """
+    expect_done(run, "database", "database")
+    return read_verified(run.ledger.file("database"))
+
+
+def read_models(run: Run) -> list[pycolmap.Reconstruction]:
+    """The models, largest first before outliers were set aside.
+
+    Raises:
+        ReconstructionError: there is none, or not of this recipe and these images.
+    """
+    if not run.ledger.was_done("outliers"):
+        raise ReconstructionError(
+            f"{run.workspace.models} holds no model, or not all of them. Run"
+            " `sfmprep map`."
+        )
+    if not run.ledger.is_done("outliers"):
+        raise ReconstructionError(
+            f"{run.workspace.models} was made with other settings of mapping or"
+            " export.outliers, or from another database. Run `sfmprep map`."
+        )
+    return models_in(run.workspace.models)
+
+
+def models_in(folder: Path) -> list[pycolmap.Reconstruction]:
+    """The models in the sub-folders 0, 1, ... of a folder.
+
+    Raises:
+        ReconstructionError: one is damaged.
+    """
+    numbered = (each for each in folder.iterdir() if each.name.isdigit())
+    return [read_model(each) for each in sorted(numbered, key=lambda f: int(f.name))]
+
+
+def read_result(path: Path) -> pycolmap.Reconstruction:
+    """The largest model of an output folder, or the COLMAP model that `path` is.
+
+    Raises:
+        ReconstructionError: it is neither, or the model is damaged.
+    """
+    for folder in (path / "work" / "models" / "0", path, path / "sparse" / "0"):
+        if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            return read_model(folder)
+    raise ReconstructionError(
+        f"{path} is neither an output of sfmprep nor a COLMAP model (no cameras.bin)."
+    )
+
+
+def read_poses(run: Run) -> Poses:
+    """What is known of the poses; nothing where there was no mapping."""
+    path = run.workspace.poses
+    if not path.is_file():
+        return Poses()
+    found = json.loads(path.read_text("utf-8"))
+    return Poses(
+        uncertainties={
+            name: PoseUncertainty(**values)
+            for name, values in found["uncertainties"].items()
+        },
+        outliers=found["outliers"],
+    )
+
+
+def expect(run: Run, stage: str) -> None:
+    """Raises StoreError where there is nothing of a stage that could go on."""
+    if stage == "pairs":
+        is_there = run.workspace.pairs.is_file()
+    else:
+        is_there = run.ledger.can_grow(stage)
+    if not is_there:
+        refuse(run, stage, stage)
+
+
+def expect_done(run: Run, stage: str, command: str) -> None:
+    """Raises StoreError where a stage is not complete, naming the command to run."""
+    if not run.ledger.is_done(stage):
+        refuse(run, stage, command)
+
+
+def refuse(run: Run, stage: str, command: str) -> NoReturn:
+    """Raises StoreError: a stage is not complete; names the command to run."""
+    file, why = run.ledger.file(stage), "; ".join(run.ledger.why(stage))
+    raise StoreError(
+        f"{file} is out of date ({why}). Run `sfmprep {command}` first."
+        if run.ledger.was_done(stage) and why
+        else f"{file} is missing or incomplete. Run `sfmprep {command}` first."
+    )
+
+
+def in_world(
+    uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame | None
+) -> dict[str, PoseUncertainty]:
+    """In units of the dataset, or as they are without one."""
+    scale = float(world.world_from_sfm.scale) if world else 1.0
+    return {
+        name: replace(each, position_stddev=scale * each.position_stddev)
+        for name, each in uncertainties.items()
+    }

@@ -1,0 +1,152 @@
+"""What is done in an output folder, and why a stage would run again.
+
+`work/stages.json` holds, of every stage, its settings, checksums of what it read, its
+key, and its state: null while it is being written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sfmprep.config import Recipe
+from sfmprep.files import read_table, write_text
+from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of
+
+
+class Ledger:
+    """The stages of one output folder against the keys that they should have.
+
+    Args:
+        out: The output folder.
+        recipe: That of this run, with one choice of features and matcher.
+        images: Checksum of the content of each photograph and its mask, by name.
+
+    Raises:
+        StoreError: `stages.json` is damaged.
+    """
+
+    def __init__(self, out: Path, recipe: Recipe, images: Mapping[str, str]) -> None:
+        self._out = out
+        self._path = out / "work" / "stages.json"
+        recorded = {k: v["settings"] for k, v in read_table(self._path).items()}
+        self.keys = Keys(recipe, images, recorded)
+
+    def file(self, name: str) -> Path:
+        """Where the artefact of a stage lies."""
+        return file_of(name, self._out, self.keys.recipe)
+
+    def is_done(self, name: str) -> bool:
+        """Whether the artefact is there, complete and up to date."""
+        return self.file(name).exists() and (
+            self._record(name).get("state") == self.keys.state(name)
+        )
+
+    def was_done(self, name: str) -> bool:
+        """Whether the artefact is there and complete, for whatever settings."""
+        record = self._record(name)
+        return self.file(name).exists() and record.get("state") is not None
+
+    def can_grow(self, name: str) -> bool:
+        """Whether the artefact is there and what it holds may stay."""
+        return self.file(name).exists() and (
+            self._record(name).get("key") == self.keys.key(name)
+        )
+
+    def begin(self, name: str) -> None:
+        """Notes that an artefact is being written."""
+        self._write(name, state=None)
+
+    def finish(self, name: str) -> None:
+        """Notes that an artefact is complete, if what it was made of was.
+
+        Such as pairs of the first photographs, while others have no features yet.
+        """
+        keys = self.keys
+        read = (*STAGES[name].reads, *STAGES[name].over)
+        stages = (_nearest(keys, other) for other in read if other != IMAGES)
+        is_whole = all(map(self.is_done, stages))
+        self._write(name, state=keys.state(name) if is_whole else None)
+
+    def why(self, name: str) -> list[str]:
+        """Why a stage would run again, in words; nothing for one that is done.
+
+        Of what it reads only that which changed itself is named, not the stages in
+        between.
+        """
+        if self.is_done(name):
+            return []
+        record = self._record(name)
+        if not self.file(name).exists():
+            lost = f"{self.file(name).relative_to(self._out).as_posix()} is missing"
+            return [lost if record.get("state") else "not done yet"]
+        if not record:
+            return ["nothing is known of its file"]
+        return list(self._changes(name, record)) or ["it was stopped"]
+
+    # ------------------------------------------------------------------- internals
+    def _changes(self, name: str, record: Mapping[str, Any]) -> Iterator[str]:
+        stage, keys = STAGES[name], self.keys
+        if record["version"] != stage.version:
+            yield (
+                f"this sfmprep does it otherwise (version {record['version']} then,"
+                f" {stage.version} now)"
+            )
+        yield from changed_settings(record["settings"], keys.settings(name))
+        for other, checksum in keys.reads(name).items():
+            if record["reads"].get(other) != checksum:
+                yield f"{_nearest(keys, other)} changed"
+        for other in stage.over:
+            if record["over"].get(other) != keys.state(other):
+                what = "photographs or masks" if other == IMAGES else other
+                yield f"{what} changed"
+
+    def _record(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = read_table(self._path).get(name, {})
+        return found
+
+    def _write(self, name: str, *, state: str | None) -> None:
+        stage, keys = STAGES[name], self.keys
+        record = {
+            "version": stage.version,
+            "settings": keys.settings(name),
+            "reads": keys.reads(name),
+            "over": {other: keys.state(other) for other in stage.over},
+            "key": keys.key(name),
+            "state": state,
+        }
+        table = read_table(self._path)
+        if table.get(name) != record:
+            table[name] = record
+            write_text(self._path, json.dumps(table, indent=1, ensure_ascii=False))
+
+
+def _nearest(keys: Keys, name: str) -> str:
+    """The stage whose artefact is read: one that is left out passes another on."""
+    while not keys.applies(name):
+        name = STAGES[name].reads[0]
+    return name
+
+
+def changed_settings(was: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    """What differs between two nested settings, in words.
+
+    Of a part whose `type` was switched only that is named, not what comes with it.
+    """
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        if was.get("type") != now.get("type"):
+            yield f"{prefix}type was {was.get('type')} and is {now.get('type')}"
+            return
+        for key in sorted({*was, *now}):
+            yield from changed_settings(was.get(key), now.get(key), f"{prefix}{key}.")
+    elif was != now:
+        yield f"{prefix.removesuffix('.')} was {_shown(was)} and is {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    """A value in a message; of checksums the beginning is enough to tell them apart."""
+    text = json.dumps(value, ensure_ascii=False)
+    is_checksum = isinstance(value, str) and len(value) == 64
+    return text[1:9] if is_checksum else text

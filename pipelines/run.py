@@ -1,0 +1,231 @@
+"""Begins a run in an output folder, or goes on in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import check_masks
+from sfmprep.config import Frontend, Recipe
+from sfmprep.config.load import read_resolved
+from sfmprep.dataset.georeference import MIN_POSITIONS
+from sfmprep.errors import ConfigError, ImageError, StoreError
+from sfmprep.export.install import set_dataset_aside
+from sfmprep.export.targets import plan_folders
+from sfmprep.files import read_table, write_text
+from sfmprep.pipelines.choose_frontend import (
+    check_dense_weights,
+    choose_frontend,
+    has_weights,
+)
+from sfmprep.pipelines.ledger import Ledger
+from sfmprep.pipelines.stage_table import checksum
+from sfmprep.pipelines.workspace import Workspace
+from sfmprep.progress import Progress, silent
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+
+logger = logging.getLogger(__name__)
+
+Digests = Mapping[str, FileDigest]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage works on."""
+
+    images: ImageSet
+    workspace: Workspace
+    recipe: Recipe  # with one choice of features and matcher
+    ledger: Ledger
+
+    def begin(self, stage: str) -> None:
+        """Notes that an artefact is being written.
+
+        A dataset of an earlier run, which it will not belong to, is moved out of sight
+        until the next one is complete.
+        """
+        if not self.ledger.is_done("export"):
+            set_dataset_aside(self.workspace.out, self.workspace.earlier_dataset)
+        self.ledger.begin(stage)
+
+    def finish(self, stage: str) -> None:
+        """Notes that an artefact is complete."""
+        self.ledger.finish(stage)
+
+
+@contextmanager
+def open_run(
+    images: ImageSet,
+    out: Path,
+    recipe: Recipe,
+    *,
+    goes_on: bool = False,
+    progress: Progress = silent,
+) -> Iterator[Run]:
+    """Makes the output folder or goes on in it, and holds its lock.
+
+    The choice of features and matcher is that of the features that are there, if the
+    recipe has it, else the first whose weights can be had. Photographs and masks whose
+    content changed lose their features and matches, which are then made anew.
+
+    Args:
+        images: The capture.
+        out: The output folder.
+        recipe: What to do.
+        goes_on: Whether features must be there already.
+        progress: Wraps the loop over files whose content is not known yet.
+
+    Raises:
+        ImageError: fewer than two images can be read, or a file cannot.
+        ConfigError: the dataset that is asked for cannot be made of these images, or
+            results may not go to `out`.
+        StoreError: another run works in `out`, it cannot be written, or it holds no
+            features though the run goes on.
+        WeightsError: see `choose_frontend` and `check_dense_weights`.
+    """
+    workspace = Workspace(out)
+    _check(images, workspace, recipe)
+    if goes_on and not workspace.features.is_file():
+        raise StoreError(
+            f"{workspace.features} is missing or incomplete. Run `sfmprep extract`"
+            " first."
+        )
+    chosen = _choose(workspace, recipe)  # before there is a folder: it may fail
+    with workspace.locked():
+        contents = read_contents(workspace, images, progress=progress)
+        _note(workspace, images, contents)
+        has_features = workspace.features.is_file()
+        write_text(workspace.recipe, (chosen if has_features else recipe).to_yaml())
+        yield Run(images, workspace, chosen, Ledger(out, chosen, contents.now))
+
+
+def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
+    """Raises what can be known before anything is written."""
+    for name, reason in images.unreadable.items():
+        logger.warning("%s is left out: %s", images.path(name), reason)
+    if len(images) < 2:
+        raise ImageError(
+            f"{images.root} holds one image that can be read, {images.names[0]};"
+            " poses need at least two. Take twenty or more, a step apart."
+        )
+    check_masks(images)
+    plan_folders(recipe.export, with_masks=images.mask_root is not None)
+    with_gps = sum(images.infos[name].gps is not None for name in images.names)
+    if recipe.export.world.georeference and with_gps < MIN_POSITIONS:
+        raise ConfigError(
+            f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
+            f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
+        )
+    workspace.check_place(images.root)
+
+
+def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
+    """The choice that the features here were made with, if the recipe has it."""
+    if not (workspace.recipe.is_file() and workspace.features.is_file()):
+        return None
+    earlier = read_resolved(workspace.recipe).frontends[0]
+    return earlier if earlier in recipe.frontends else None
+
+
+def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
+    """The recipe with one choice of features and matcher."""
+    earlier = earlier_choice(workspace, recipe)
+    if earlier is not None:
+        logger.info("features: %s, as in the earlier run", earlier.label())
+        _mention_better(recipe, recipe.frontends.index(earlier))
+        return recipe.with_frontend(earlier)
+    recipe = choose_frontend(recipe)
+    check_dense_weights(recipe)
+    return recipe
+
+
+def _mention_better(recipe: Recipe, taken: int) -> None:
+    for frontend in recipe.frontends[:taken]:
+        if has_weights(frontend):
+            logger.info(
+                "the weights of %s are here now, which the recipe prefers; a new output"
+                " folder would use them",
+                frontend.label(),
+            )
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The photographs and masks as they are now, and what an earlier run saw."""
+
+    now: dict[str, str]  # checksum of each photograph with its mask, by name
+    changed: list[str]
+    gone: list[str]
+    manifest: dict[str, Digests]  # also of those that are gone: they may come back
+
+
+def read_contents(
+    workspace: Workspace, images: ImageSet, *, progress: Progress = silent
+) -> Contents:
+    """Reads the files whose size or time is not that of the last run."""
+    table = read_table(workspace.manifest)
+    photographs, masks = (
+        {name: FileDigest(*row) for name, row in table.get(part, {}).items()}
+        for part in ("photographs", "masks")
+    )
+    now_photographs = content_sha256(images, photographs, progress=progress)
+    now_masks = masks_sha256(images, masks, progress=progress)
+    was, now = _checksums(photographs, masks), _checksums(now_photographs, now_masks)
+    kept = {name: digest for name, digest in masks.items() if name not in now}
+    return Contents(
+        now=now,
+        changed=[name for name in now if was.get(name, now[name]) != now[name]],
+        gone=sorted(was.keys() - now.keys()),
+        manifest={
+            "photographs": {**photographs, **now_photographs},
+            "masks": {**kept, **now_masks},
+        },
+    )
+
+
+def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:
+    """Writes the manifest, and forgets what was made of other photographs."""
+    if gone := contents.gone:
+        logger.warning(
+            "%d images of the earlier run, such as %s, are not in %s now, so the"
+            " result will be without them",
+            len(gone),
+            gone[0],
+            images.root,
+        )
+    if changed := contents.changed:
+        logger.warning(
+            "%d images or their masks, such as %s, changed since the earlier run; their"
+            " features and matches are made anew",
+            len(changed),
+            changed[0],
+        )
+        _forget(workspace, changed)
+    write_text(workspace.manifest, json.dumps(contents.manifest, ensure_ascii=False))
+
+
+def _checksums(photographs: Digests, masks: Digests) -> dict[str, str]:
+    return {
+        name: checksum([digest.sha256, masks[name].sha256 if name in masks else None])
+        for name, digest in photographs.items()
+    }
+
+
+def _forget(workspace: Workspace, names: list[str]) -> None:
+    """Takes images out of all that grows."""
+    for kind, path in (
+        (FeatureStore, workspace.features),
+        (MatchStore, workspace.matches),
+        (DenseStore, workspace.dense),
+    ):
+        if path.is_file():
+            kind.forget(path, names)
+    shutil.rmtree(workspace.earlier, ignore_errors=True)

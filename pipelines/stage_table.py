@@ -1,0 +1,269 @@
+"""Which stage depends on what: the one table, and the keys that follow from it.
+
+    key(stage)    checksum of its version, its settings and what it reads
+    state(stage)  what its artefact holds when it is complete
+
+A stage that grows (features, matches, verified pairs) keeps what it has and adds what
+is missing, so its key does not tell which images or pairs there are: one photograph
+more leaves the keys of `extract` and `match` as they are, and changes their states.
+Every other stage is made anew when what it reads changes, and its state is its key.
+
+A stage that the recipe leaves out passes on what it reads first. Settings hold
+identities, never paths or times: weights, photographs and masks by their content. So a
+folder that was copied or moved goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sfmprep.config import PairsFileConfig, Recipe
+from sfmprep.config.base import ModelConfig
+from sfmprep.errors import ConfigError
+from sfmprep.models.identity import identity_with
+from sfmprep.weights import weights_here
+
+IMAGES = "images"  # not a stage: the photographs and masks as they are now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of the table."""
+
+    name: str
+    version: int  # raised by hand when the numbers change
+    reads: tuple[str, ...] = ()  # stages, first the one it passes on if left out
+    over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
+    grows: bool = False
+    writes: str  # below the output folder
+    # the part of the recipe that it depends on, and the network that it runs
+    settings: Callable[[Recipe], object] = field(default=lambda _: None)
+    model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
+    applies: Callable[[Recipe], bool] = field(default=lambda _: True)
+
+
+def _dump(config: Any) -> Any:
+    return None if config is None else config.model_dump(mode="json")
+
+
+def _maps(recipe: Recipe) -> bool:
+    return recipe.mapping.type != "none"
+
+
+def _is_dense(recipe: Recipe) -> bool:
+    return recipe.dense is not None
+
+
+def _pairs_settings(recipe: Recipe) -> object:
+    config = recipe.pairs
+    if not isinstance(config, PairsFileConfig):
+        return {**_dump(config), "seed": recipe.seed}
+    try:
+        content = config.path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"pairs.path: {config.path} cannot be read ({error.strerror}). Give a text"
+            " file with one pair of names a line."
+        ) from error
+    return {"type": "file", "sha256": hashlib.sha256(content).hexdigest()}
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="extract",
+            version=1,
+            over=(IMAGES,),
+            grows=True,
+            writes="work/features.h5",
+            model=lambda r: r.features,
+        ),
+        Stage(
+            name="pairs",
+            version=1,
+            reads=("extract",),
+            writes="work/pairs.txt",
+            settings=_pairs_settings,
+        ),
+        Stage(
+            name="match",
+            version=1,
+            reads=("extract",),
+            over=("pairs",),
+            grows=True,
+            writes="work/matches.h5",
+            model=lambda r: r.matcher,
+        ),
+        Stage(
+            name="weak pairs",
+            version=1,
+            reads=("match",),
+            writes="work/weak_pairs.txt",
+            settings=lambda r: {
+                "database": _dump(r.database),
+                "pairs": r.dense and r.dense.pairs,
+                "min_num_inliers": r.dense and r.dense.min_num_inliers,
+                "seed": r.seed,
+            },
+            applies=_is_dense,
+        ),
+        Stage(
+            name="match semi-densely",
+            version=1,
+            over=("weak pairs", IMAGES),
+            grows=True,
+            writes="work/dense.h5",
+            model=lambda r: r.dense and r.dense.matcher,
+            applies=_is_dense,
+        ),
+        Stage(
+            name="join",
+            version=1,
+            reads=("match", "match semi-densely"),
+            writes="work/joined_matches.h5",
+            settings=lambda r: {
+                "radius": r.dense and r.dense.radius,
+                "max_keypoints": r.dense and r.dense.max_keypoints,
+                "seed": r.seed,
+            },
+            applies=_is_dense,
+        ),
+        Stage(
+            name="database",
+            version=1,
+            reads=("join",),
+            grows=True,
+            writes="work/database.db",
+            settings=lambda r: {"database": _dump(r.database), "seed": r.seed},
+        ),
+        Stage(
+            name="map",
+            version=1,
+            reads=("database",),
+            writes="work/mapped.zip",
+            settings=lambda r: {"mapping": _dump(r.mapping), "seed": r.seed},
+            applies=_maps,
+        ),
+        Stage(
+            name="refine",
+            version=1,
+            reads=("map",),
+            writes="work/refined.zip",
+            settings=lambda r: {
+                "refinement": _dump(r.refinement),
+                "radius": r.dense and r.dense.radius,
+            },
+            applies=lambda r: (
+                _maps(r) and (r.dense is not None or r.refinement is not None)
+            ),
+        ),
+        Stage(
+            name="outliers",
+            version=1,
+            reads=("refine",),
+            writes="work/models",
+            settings=lambda r: _dump(r.export.outliers),
+            applies=_maps,
+        ),
+        Stage(
+            name="export",
+            version=1,
+            reads=("outliers",),
+            writes="dataset.json",
+            settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),
+            applies=_maps,
+        ),
+    )
+}
+
+
+class Keys:
+    """Keys and states of all stages for one recipe and one set of photographs.
+
+    Args:
+        recipe: With one choice of features and matcher.
+        images: Checksum of the content of each photograph and its mask, by name.
+        recorded: The settings that stages were done with, by stage. They count for a
+            network whose weights are not on this machine, if all else is equal.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: Mapping[str, str],
+        recorded: Mapping[str, Any],
+    ) -> None:
+        self.recipe = recipe
+        self.images = images
+        self._recorded = recorded
+        self.key = cache(self._key)
+        self.state = cache(self._state)
+        self.settings = cache(self._settings)
+
+    def applies(self, name: str) -> bool:
+        """Whether the recipe has this stage."""
+        return STAGES[name].applies(self.recipe)
+
+    def reads(self, name: str) -> dict[str, str]:
+        """The checksum of everything that a stage's key depends on, by its name."""
+        stage = STAGES[name]
+        of = self.key if stage.grows else self.state
+        return {other: of(other) for other in stage.reads}
+
+    def _settings(self, name: str) -> Any:
+        stage = STAGES[name]
+        model = stage.model(self.recipe)
+        if model is None:
+            return _as_json(stage.settings(self.recipe))
+        here = [weights_here(*needed) for needed in model.needed_weights()]
+        weights = here[0] if here else None
+        made = _as_json(identity_with(model, weights, half=False))
+        # as the recipe asks for it, not as this machine's devices can do it: what was
+        # extracted on a GPU goes on on a laptop
+        made["precision"] = self.recipe.engine.precision
+        then = self._recorded.get(name) or {}
+        unknown = {"weights_sha256": then.get("weights_sha256")}
+        if here and weights is None and then == made | unknown:
+            return then
+        return made
+
+    def _key(self, name: str) -> str:
+        stage = STAGES[name]
+        if not self.applies(name):
+            return self.key(stage.reads[0])
+        return checksum([name, stage.version, self.settings(name), self.reads(name)])
+
+    def _state(self, name: str) -> str:
+        if name == IMAGES:
+            return checksum(dict(self.images))
+        stage = STAGES[name]
+        if not self.applies(name):
+            return self.state(stage.reads[0])
+        if not stage.grows:
+            return self.key(name)
+        covered = {other: self.state(other) for other in (*stage.reads, *stage.over)}
+        return checksum([self.key(name), covered])
+
+
+def _as_json(settings: object) -> Any:
+    return json.loads(json.dumps(settings))
+
+
+def checksum(content: object) -> str:
+    """Of anything that JSON can hold, whatever the order of keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_of(name: str, out: Path, recipe: Recipe) -> Path:
+    """Where the artefact of a stage lies."""
+    if name == "database" and not _maps(recipe):
+        return out / "database.db"  # in plain sight, where it is the result
+    return out / STAGES[name].writes

@@ -1,0 +1,224 @@
+"""What a second run with other settings does again, on the demo scene."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pycolmap
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.cli.commands import run
+from sfmprep.config import Recipe
+from sfmprep.config.load import load_recipe
+from sfmprep.errors import ReconstructionError
+from sfmprep.mapping import verify
+from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.status import stages_of
+
+SETTINGS = (
+    "features.max_size=480",
+    "features.max_keypoints=1500",
+    "export.downscales=[2]",
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_colmap() -> None:
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+
+
+@pytest.fixture
+def result(demo_result: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_result, tmp_path / "out"))
+
+
+@pytest.fixture
+def photos(demo_scene: Path) -> Path:
+    return demo_scene / "images"
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of what did work, in order."""
+    done: list[str] = []
+    for name in (
+        *("extract_features", "retrieval_pairs", "match_features", "update_database"),
+        *("map_images", "find_outliers", "export_dataset"),
+    ):
+        function = getattr(stages, name)
+
+        def note(*args, _name=name, _function=function, **options):
+            done.append(_name)
+            return _function(*args, **options)
+
+        monkeypatch.setattr(stages, name, note)
+    yield done
+
+
+def recipe(*settings: str) -> Recipe:
+    return load_recipe("sift", (*SETTINGS, *settings))
+
+
+def pairs_of(result: Path) -> str:
+    return (result / "work" / "pairs.txt").read_text()
+
+
+def test_nothing_is_built_or_done_twice(
+    result: Path, photos: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "build_extractor", None)
+    monkeypatch.setattr(stages, "build_matcher", None)
+    reconstruct(photos, result, recipe())
+    assert ran == []
+
+
+def test_pairs_are_those_of_the_settings_whatever_was_between(
+    result: Path, photos: Path, ran: list[str]
+) -> None:
+    retrieval = recipe("pairs={type: retrieval, num_neighbours: 2}")
+    found = []
+    for each in (retrieval, recipe("pairs={type: sequential, window: 1}"), retrieval):
+        reconstruct(photos, result, each)
+        found.append(pairs_of(result))
+    assert found[0] == found[2] != found[1]
+    assert ran.count("retrieval_pairs") == 2
+    assert "extract_features" not in ran
+    assert "match_features" not in ran  # all pairs were matched before
+
+
+def test_other_outliers_do_not_map_again(
+    result: Path, photos: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = (result / "work" / "mapped.zip").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "find_outliers", lambda *_: {"0003.jpg": "a reason"})
+        reconstruct(photos, result, recipe("export.outliers.min_num_points=30"))
+    assert ran == ["export_dataset"]
+    assert (result / "work" / "mapped.zip").read_bytes() == mapped
+    # in no folder below is a model with more images: some trainers take the largest
+    for found in result.rglob("images.bin"):
+        assert pycolmap.Reconstruction(found.parent).num_reg_images() == 7
+    reconstruct(photos, result, recipe())
+    again = pycolmap.Reconstruction(result / "work" / "models" / "0")
+    assert again.num_reg_images() == 8
+
+
+def test_another_seed_goes_on_with_the_features(
+    result: Path, photos: Path, ran: list[str]
+) -> None:
+    reconstruct(photos, result, recipe("seed=1"))
+    assert ran == ["update_database", "map_images", "find_outliers", "export_dataset"]
+
+
+def test_another_matcher_goes_on_with_the_features(
+    result: Path, photos: Path, ran: list[str]
+) -> None:
+    reconstruct(photos, result, recipe("matcher.ratio=0.7"))
+    assert ran[0] == "match_features"
+
+
+def test_one_photograph_more_verifies_its_own_pairs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(photos, folder)
+    last = sorted(folder.iterdir())[-1]
+    kept = last.rename(tmp_path / last.name)
+    reconstruct(folder, out, recipe())
+    kept.rename(last)
+    verified = []
+    estimate = pycolmap.estimate_two_view_geometry
+
+    def count(*args: object) -> object:
+        verified.append(1)
+        return estimate(*args)
+
+    monkeypatch.setattr(verify.pycolmap, "estimate_two_view_geometry", count)
+    report = reconstruct(folder, out, recipe())
+    assert len(verified) == 7
+    assert sum(image.status == "registered" for image in report.images) == 8
+
+
+def test_a_failed_run_leaves_no_dataset_of_another(
+    result: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[object]:
+        return []
+
+    before = (result / "transforms.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "map_images", fail)
+        with pytest.raises(ReconstructionError):
+            reconstruct(photos, result, recipe("seed=1"))
+    assert {path.name for path in result.iterdir()} == {
+        *("recipe.yaml", "report.json", "report.html", "work"),
+    }
+    aside = result / "work" / "earlier" / "dataset"
+    assert (aside / "transforms.json").read_bytes() == before
+    assert (aside / "sparse" / "0" / "images.bin").is_file()
+    reconstruct(photos, result, recipe())
+    assert (result / "transforms.json").is_file()
+    assert not aside.exists()
+
+
+def test_a_report_that_fails_hides_no_error(
+    result: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(stages, "map_images", lambda *_, **__: [])
+    monkeypatch.setattr(reporting, "write_text", full)
+    with pytest.raises(ReconstructionError):
+        reconstruct(photos, result, recipe("seed=1"))
+    assert caplog.messages[-1] == "the report could not be written: the disk is full"
+
+
+def test_a_moved_folder_goes_on(
+    result: Path, photos: Path, tmp_path: Path, ran: list[str]
+) -> None:
+    moved = shutil.move(result, tmp_path / "elsewhere")
+    elsewhere = shutil.copytree(photos, tmp_path / "photos elsewhere")
+    for path in elsewhere.iterdir():
+        path.touch()
+    reconstruct(elsewhere, Path(moved), recipe())
+    assert ran == []
+
+
+def test_status_says_what_would_run_again(
+    result: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ImageSet.scan(photos)
+    assert all(stage.is_done for stage in stages_of(images, result, recipe()))
+    before = (result / "work" / "stages.json").read_text()
+    seed = [str(photos), str(result), "--recipe", "sift", "--set", *SETTINGS, "seed=1"]
+    assert run(["status", *seed]) == 0
+    printed = capsys.readouterr().out.replace(str(result), "OUT")
+    assert printed.splitlines()[:7] == [
+        "extract            done  OUT/work/features.h5",
+        "pairs              -     OUT/work/pairs.txt",
+        "                         would run: seed was 0 and is 1",
+        "match              -     OUT/work/matches.h5",
+        "                         would run: pairs changed",
+        "database           -     OUT/work/database.db",
+        "                         would run: seed was 0 and is 1",
+    ]
+    assert (result / "work" / "stages.json").read_text() == before
+    assert (result / "transforms.json").is_file()
+
+
+def test_status_of_what_is_no_output(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", str(photos), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"sfmprep: error: {tmp_path} is not an output of sfmprep: it has no"
+        " recipe.yaml.\n"
+    )
