@@ -18,6 +18,7 @@ import pycolmap
 from plotly.offline import get_plotlyjs
 
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.files import write_text
 from sfmprep.report.pictures import draw_keypoints, draw_matches
 from sfmprep.report.scene import scene_data
 from sfmprep.report.schema import Finding, ImageReport, Report, Status, ViewPair
