@@ -39,8 +39,8 @@ from sfmprep.frontend.on_devices import (
 )
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.mapping.database import remove_database, update_database
-from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
-from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
@@ -52,6 +52,7 @@ from sfmprep.pairing.pairs import (
     sequential_pairs,
 )
 from sfmprep.pairing.retrieval import retrieval_pairs
+from sfmprep.pipelines.apart import apart, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
     expect,
@@ -66,9 +67,6 @@ from sfmprep.pipelines.artefacts import (
 )
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
-from sfmprep.refinement.refine import refine_keypoints
-from sfmprep.semidense.join import network_scales
-from sfmprep.semidense.remeasure import remeasure
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
@@ -308,24 +306,13 @@ def map_verified(
     if run.ledger.is_done("map"):
         return read_packed(packed)
     run.begin("map")
-    folder = run.workspace.work / ".mapping"
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        models = map_images(
-            run.ledger.file("database"),
-            run.images,
-            folder,
-            run.recipe.mapping,
-            seed=run.recipe.seed,
-            progress=progress,
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not models:
+    database = run.ledger.file("database")
+    if not apart(
+        *(map_into, packed, database, run.images, run.recipe), progress=progress
+    ):
         raise ReconstructionError(explain_failure(run.images, verified))
-    write_packed(packed, models)
     run.finish("map")
-    return models
+    return read_packed(packed)
 
 
 def refine(
@@ -338,40 +325,15 @@ def refine(
     if not run.ledger.keys.applies("refine"):
         return models
     packed = run.workspace.refined
-    if run.ledger.is_done("refine"):
-        return read_packed(packed)
-    run.begin("refine")
-    refined = [_refined(run, model, progress=progress) for model in models]
-    write_packed(packed, refined)
-    run.finish("refine")
-    return refined
-
-
-def _refined(
-    run: Run, model: pycolmap.Reconstruction, *, progress: Progress
-) -> pycolmap.Reconstruction:
-    recipe = run.recipe
-    model = pycolmap.Reconstruction(model)
-    if recipe.dense is not None:
-        scales = network_scales(run.images, recipe.dense)
-        with DenseStore(run.workspace.dense) as dense:
-            remeasure(
-                model,
-                dense,
-                radii={name: recipe.dense.radius * s for name, s in scales.items()},
-            )
-        model = refine_model(model, recipe.mapping)
-    if recipe.refinement is not None:
-        refine_keypoints(
-            model,
-            run.images,
-            recipe.refinement,
-            max_size=recipe.features.max_size,
-            num_workers=recipe.engine.num_workers,
+    if not run.ledger.is_done("refine"):
+        run.begin("refine")
+        place = run.workspace
+        apart(
+            *(refine_into, packed, place.mapped, place.dense, run.images, run.recipe),
             progress=progress,
         )
-        model = refine_model(model, recipe.mapping, robust=True)
-    return model
+        run.finish("refine")
+    return read_packed(packed)
 
 
 def set_outliers_aside(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sfmprep.progress import silent
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
@@ -59,3 +62,18 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     monkeypatch.setenv("SFMPREP_OFFLINE", "1")
     monkeypatch.delenv("SFMPREP_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _mapper_in_this_process() -> Iterator[None]:
+    """Saves starting an interpreter for each of some hundred tiny models.
+
+    Tests of the isolation itself, and of the program, have it.
+    """
+
+    def call(function, *args, progress=silent, **options):  # type: ignore[no-untyped-def]
+        return function(*args, progress=progress, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sfmprep.pipelines.apart.run_isolated", call)
+        yield

@@ -252,13 +252,18 @@ def _note_end(worker: _Worker) -> None:
     worker.process.join()
     if worker.ended:
         return
-    code = worker.process.exitcode or 0
-    how = f"with exit code {code}"
-    if code < 0:
-        how = f"by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            how += ", as the system does when memory runs out"
+    how = how_it_ended(worker.process.exitcode or 0)
     worker.error = DeviceError(f"its process was ended {how}")
+
+
+def how_it_ended(code: int) -> str:
+    """In words that follow "was ended", from the exit code of a process."""
+    if code >= 0:
+        return f"with exit code {code}"
+    how = f"by {signal.Signals(-code).name}"
+    if -code == signal.SIGKILL:
+        how += ", as the system does when memory runs out"
+    return how
 
 
 @contextlib.contextmanager
@@ -274,4 +279,4 @@ def _stopped(workers: list[_Worker]) -> Iterator[None]:
         for worker in workers:
             worker.process.join(_PATIENCE_S)
             worker.process.kill()
-            worker.process.join()
+            worker.process.join(_PATIENCE_S)

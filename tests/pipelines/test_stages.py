@@ -14,10 +14,12 @@ from sfmprep.cli.commands import run
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ReconstructionError
+from sfmprep.executors.isolated import run_isolated
 from sfmprep.mapping import verify
-from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines import apart, reporting, stages
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.status import stages_of
+from sfmprep.report.schema import Report
 
 SETTINGS = (
     "features.max_size=480",
@@ -49,13 +51,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         *("extract_features", "retrieval_pairs", "match_features", "update_database"),
         *("map_images", "find_outliers", "export_dataset"),
     ):
-        function = getattr(stages, name)
+        place = apart if name == "map_images" else stages
+        function = getattr(place, name)
 
         def note(*args, _name=name, _function=function, **options):
             done.append(_name)
             return _function(*args, **options)
 
-        monkeypatch.setattr(stages, name, note)
+        monkeypatch.setattr(place, name, note)
     yield done
 
 
@@ -151,7 +154,7 @@ def test_a_failed_run_leaves_no_dataset_of_another(
 
     before = (result / "transforms.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "map_images", fail)
+        patched.setattr(apart, "map_images", fail)
         with pytest.raises(ReconstructionError):
             reconstruct(photos, result, recipe("seed=1"))
     assert {path.name for path in result.iterdir()} == {
@@ -174,7 +177,7 @@ def test_a_report_that_fails_hides_no_error(
     def full(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(stages, "map_images", lambda *_, **__: [])
+    monkeypatch.setattr(apart, "map_images", lambda *_, **__: [])
     monkeypatch.setattr(reporting, "write_text", full)
     with pytest.raises(ReconstructionError):
         reconstruct(photos, result, recipe("seed=1"))
@@ -222,3 +225,26 @@ def test_status_of_what_is_no_output(
         f"sfmprep: error: {tmp_path} is not an output of sfmprep: it has no"
         " recipe.yaml.\n"
     )
+
+
+def test_a_mapper_that_dies_is_an_error_with_a_report(
+    result: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What COLMAP does where one of its checks fails."""
+    monkeypatch.setattr(apart, "run_isolated", run_isolated)
+    monkeypatch.setattr(stages, "map_into", die)
+    with pytest.raises(ReconstructionError) as caught:
+        reconstruct(photos, result, recipe("seed=1"))
+    assert str(caught.value) == (
+        "the process of COLMAP was ended by SIGABRT. It said: Check failed: a planted"
+        " one. Features, matches and database are kept: the same command goes on from"
+        " there. If it happens again, report it with the database, or try --set"
+        " mapping.type=global."
+    )
+    report = Report.model_validate_json((result / "report.json").read_text())
+    assert report.failure == str(caught.value)
+    assert (result / "work" / "features.h5").is_file()
+
+
+def die(*_: object, **__: object) -> None:
+    pycolmap.logging.fatal("Check failed: a planted one")

@@ -1,0 +1,121 @@
+"""What runs in a process of its own: COLMAP's mapper and long adjustments.
+
+A failed check of COLMAP, a lack of memory or a fault in native code ends that process
+and no more; and it can be stopped at once. Models come back through files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import Recipe
+from sfmprep.errors import ReconstructionError
+from sfmprep.executors.isolated import DiedError, run_isolated
+from sfmprep.mapping.mapper import map_images, refine_model
+from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.progress import Progress, silent
+from sfmprep.refinement.refine import refine_keypoints
+from sfmprep.semidense.join import network_scales
+from sfmprep.semidense.remeasure import remeasure
+from sfmprep.stores.tables import DenseStore
+
+
+def apart(function: Callable[..., Any], *args: Any, progress: Progress = silent) -> Any:
+    """Returns what a function of this module does in another process.
+
+    Raises:
+        ReconstructionError: the process died.
+    """
+    try:
+        return run_isolated(function, *args, progress=progress)
+    except DiedError as error:
+        said = f" It said: {error.said.rstrip('.')}." if error.said else ""
+        raise ReconstructionError(
+            f"the process of COLMAP was ended {error.how}.{said} Features, matches and"
+            " database are kept: the same command goes on from there. If it happens"
+            " again, report it with the database, or try --set mapping.type=global."
+        ) from error
+
+
+def map_into(
+    packed: Path,
+    database: Path,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+) -> int:
+    """Maps into an archive; returns how many models there are, and writes none for 0.
+
+    Raises:
+        SfmprepError: see `map_images` and `write_packed`.
+    """
+    folder = packed.with_name(".mapping")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    try:
+        models = map_images(
+            *(database, images, folder, recipe.mapping),
+            seed=recipe.seed,
+            progress=progress,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if models:
+        write_packed(packed, models)
+    return len(models)
+
+
+def refine_into(
+    packed: Path,
+    mapped: Path,
+    dense: Path,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Measures keypoints of tracks better and adjusts to them, from archive to archive.
+
+    Raises:
+        SfmprepError: see the functions that it calls.
+    """
+    models = [
+        _refined(model, dense, images, recipe, progress)
+        for model in read_packed(mapped)
+    ]
+    write_packed(packed, models)
+
+
+def _refined(
+    model: pycolmap.Reconstruction,
+    dense: Path,
+    images: ImageSet,
+    recipe: Recipe,
+    progress: Progress,
+) -> pycolmap.Reconstruction:
+    if recipe.dense is not None:
+        scales = network_scales(images, recipe.dense)
+        with DenseStore(dense) as store:
+            remeasure(
+                model,
+                store,
+                radii={name: recipe.dense.radius * s for name, s in scales.items()},
+            )
+        model = refine_model(model, recipe.mapping)
+    if recipe.refinement is not None:
+        refine_keypoints(
+            model,
+            images,
+            recipe.refinement,
+            max_size=recipe.features.max_size,
+            num_workers=recipe.engine.num_workers,
+            progress=progress,
+        )
+        model = refine_model(model, recipe.mapping, robust=True)
+    return model

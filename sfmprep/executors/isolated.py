@@ -1,0 +1,251 @@
+"""One function call in a process of its own, which may die and can be stopped at once.
+
+COLMAP ends its process where one of its checks fails, and no thread of it can be
+interrupted from outside. The call and what it returns are pickled; the process is a new
+interpreter, so a caller's script needs no `if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any, TypeVar
+
+from sfmprep.errors import SfmprepError
+from sfmprep.executors.local import how_it_ended
+from sfmprep.progress import Progress, silent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_POLL_S = 0.02
+_STOP_S = 1.0  # for the last of what it wrote
+_LINES_KEPT = 200
+_CODE = "from sfmprep.executors.isolated import _main; _main()"
+_MAX_SAID = 300
+
+
+class DiedError(SfmprepError):
+    """The process of a call ended without an answer.
+
+    Attributes:
+        how: Such as `by SIGSEGV`.
+        said: The last thing of weight that it wrote, such as COLMAP's failed check.
+    """
+
+    def __init__(self, how: str, said: str) -> None:
+        super().__init__(f"its process was ended {how}" + (f": {said}" if said else ""))
+        self.how = how
+        self.said = said
+
+
+def run_isolated(
+    function: Callable[..., R], *args: Any, progress: Progress = silent, **options: Any
+) -> R:
+    """Returns `function(*args, progress=..., **options)`, called in a new process.
+
+    Leaving by an exception, such as KeyboardInterrupt, ends the process. Its log goes
+    on in this process.
+
+    Args:
+        function: One that can be imported by its name.
+        args: As all that goes in and out: small, and can be pickled.
+        progress: Is called here for the loops that the function wraps there.
+        options: Further arguments.
+
+    Raises:
+        DiedError: the process ended without an answer.
+        Exception: whatever the function raised, if it can be pickled.
+    """
+    key = os.urandom(16)
+    level = logging.getLogger("sfmprep").getEffectiveLevel()
+    native = sys.modules.get("pycolmap")
+    quiet = None if native is None else int(native.logging.minloglevel)
+    call = pickle.dumps((level, quiet, function, args, options))
+    with Listener(authkey=key) as listener:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CODE, str(listener.address)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        # what COLMAP says on the way is shown only where the user asked for its log
+        said = _Said(process, show=quiet == 0)
+        assert process.stdin is not None
+        try:
+            process.stdin.write(key)
+            process.stdin.flush()
+            with _accepted(listener, process, said) as connection:
+                connection.send_bytes(call)
+                return _serve(connection, said, progress)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+
+
+class _Said:
+    """Reads what the process writes to stderr, and keeps the end of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, show: bool) -> None:
+        self._process = process
+        self._show = show
+        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for line in stream:
+                text = line.decode("utf-8", "replace")
+                self._lines.append(text)
+                if self._show:
+                    sys.stderr.write(text)
+
+    def death(self) -> DiedError:
+        """The error of a process that is about to end, or has."""
+        self._process.wait()
+        self._thread.join(_STOP_S)
+        lines = [
+            line.strip()
+            for line in self._lines
+            # of a stack trace nothing is told
+            if line.strip() and not line.lstrip().startswith(("@", "PC: @", "***"))
+        ]
+        fatal = [line for line in lines if line.startswith("F") and "] " in line]
+        picked = fatal[-1].partition("] ")[2] if fatal else "".join(lines[-1:])
+        return DiedError(how_it_ended(self._process.returncode), picked[:_MAX_SAID])
+
+
+def _accepted(
+    listener: Listener, process: subprocess.Popen[bytes], said: _Said
+) -> Connection:
+    """Waits for the process to call back, or to end."""
+    answer: list[Connection] = []
+    thread = threading.Thread(
+        target=lambda: answer.append(listener.accept()), daemon=True
+    )
+    thread.start()
+    while thread.is_alive() and process.poll() is None:
+        thread.join(_POLL_S)
+    thread.join(_POLL_S)
+    if not answer:
+        raise said.death()
+    return answer[0]
+
+
+def _serve(connection: Connection, said: _Said, progress: Progress) -> Any:
+    loops: dict[int, Loop] = {}
+    while True:
+        try:
+            kind, value = connection.recv()
+        except (EOFError, ConnectionError):
+            raise said.death() from None
+        if kind == "log":
+            logging.getLogger(value.name).handle(value)
+        elif kind == "returned":
+            return value
+        elif kind == "raised":
+            raise value
+        elif kind == "loop":
+            number, desc, total = value
+            loops[number] = Loop(progress, desc, total)
+        elif kind == "step":
+            loops[value].step()
+        else:
+            loops.pop(value).end()
+
+
+class Loop:
+    """A progress bar that is moved by messages: `progress` wraps an iterable."""
+
+    def __init__(self, progress: Progress, desc: str, total: int | None) -> None:
+        self._going_on = True
+        self._items = iter(progress(self._source(), desc=desc, total=total))
+
+    def _source(self) -> Iterator[None]:
+        while self._going_on:
+            yield None
+
+    def step(self) -> None:
+        """Moves on by one."""
+        next(self._items, None)
+
+    def end(self) -> None:
+        """Ends the loop, as its wrapped one did."""
+        self._going_on = False
+        for _ in self._items:
+            pass
+
+
+# -------------------------------------------------------------------- in the process
+class _Link:
+    """The way back to the parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def send(self, kind: str, value: object) -> None:
+        with self._lock:
+            self._connection.send((kind, value))
+
+    def put_nowait(self, record: logging.LogRecord) -> None:
+        """Takes the place of a queue in `logging.handlers.QueueHandler`."""
+        self.send("log", record)
+
+    def progress(
+        self, items: Iterable[T], *, desc: str = "", total: int | None = None
+    ) -> Iterator[T]:
+        """Tells the parent of each item."""
+        self._number += 1
+        number = self._number
+        length = len(items) if total is None and hasattr(items, "__len__") else total
+        self.send("loop", (number, desc, length))
+        for item in items:
+            yield item
+            self.send("step", number)
+        self.send("end", number)
+
+
+def _main() -> None:
+    """What the new interpreter runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    key = sys.stdin.buffer.read(16)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with Client(sys.argv[1], authkey=key) as connection:
+        level, quiet, function, args, options = pickle.loads(connection.recv_bytes())
+        logging.getLogger("sfmprep").setLevel(level)
+        link = _Link(connection)
+        handler = logging.handlers.QueueHandler(link)  # type: ignore[arg-type]
+        logging.getLogger("sfmprep").addHandler(handler)
+        if quiet is not None:
+            import pycolmap
+
+            pycolmap.logging.minloglevel = quiet
+        try:
+            result = function(*args, progress=link.progress, **options)
+        except SfmprepError as error:
+            link.send("raised", error)
+        except Exception:
+            link.send("raised", RuntimeError(traceback.format_exc()))
+        else:
+            link.send("returned", result)
+
+
+def _end_with_parent() -> None:
+    """Ends this process, whatever it does, when the parent's end of stdin is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)

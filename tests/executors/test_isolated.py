@@ -1,0 +1,130 @@
+"""One call in a process of its own: answers, errors, deaths, interruption."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pycolmap
+import pytest
+
+from sfmprep.errors import ImageError
+from sfmprep.executors.isolated import DiedError, Loop, run_isolated
+from sfmprep.progress import Progress, silent
+
+
+def double(value: int, *, plus: int = 0, progress: Progress = silent) -> int:
+    logging.getLogger("sfmprep.here").warning("in process %d", os.getpid())
+    for _ in progress(range(3), desc="count"):
+        pass
+    for _ in progress(iter("ab"), desc="letters", total=2):
+        pass
+    return 2 * value + plus
+
+
+def fail(*, progress: Progress) -> None:
+    raise ImageError("a.jpg is damaged")
+
+
+def break_off(*, progress: Progress) -> None:
+    raise ZeroDivisionError("nothing to divide by")
+
+
+def segfault(*, progress: Progress) -> None:
+    ctypes.string_at(0)
+
+
+def failed_check(*, progress: Progress) -> None:
+    pycolmap.logging.fatal("Check failed: 1 == 2")
+
+
+def kill(*, progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_ever(path: Path, *, progress: Progress) -> None:
+    path.write_text(str(os.getpid()))
+    threading.Event().wait()
+
+
+def test_the_answer_the_log_and_the_progress_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    def progress(items, *, desc="", total=None):
+        count = 0
+        for item in items:
+            yield item
+            count += 1
+        seen.append((desc, total, count))
+
+    assert run_isolated(double, 4, plus=1, progress=progress) == 9
+    assert seen == [("count", 3, 3), ("letters", 2, 2)]
+    (message,) = caplog.messages
+    assert message.startswith("in process ") and not message.endswith(str(os.getpid()))
+
+
+def test_an_error_comes_back_as_it_was() -> None:
+    with pytest.raises(ImageError, match=r"^a\.jpg is damaged$"):
+        run_isolated(fail)
+    with pytest.raises(RuntimeError, match="nothing to divide by"):
+        run_isolated(break_off)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (failed_check, "its process was ended by SIGABRT: Check failed: 1 == 2"),
+        (segfault, "its process was ended by SIGSEGV"),
+        (
+            kill,
+            "its process was ended by SIGKILL, as the system does when memory runs out",
+        ),
+    ],
+)
+def test_a_death_is_an_error(function, message: str) -> None:
+    with pytest.raises(DiedError) as caught:
+        run_isolated(function)
+    assert str(caught.value) == message
+
+
+def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+
+    def interrupt() -> None:
+        while not (path.exists() and path.read_text()):
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_isolated(wait_for_ever, path)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, old)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(path.read_text()), 0)
+
+
+def test_a_loop_that_is_moved_by_messages() -> None:
+    seen = []
+
+    def progress(items, *, desc="", total=None):
+        for item in items:
+            seen.append(desc)
+            yield item
+        seen.append("end")
+
+    loop = Loop(progress, "map", 2)
+    loop.step()
+    loop.step()
+    loop.end()
+    assert seen[:2] == ["map", "map"] and seen[-1] == "end"
