@@ -122,16 +122,19 @@ def _from_url(
     pooch.get_logger().setLevel(logging.WARNING)  # it has a handler of its own
     try:
         Path(fetcher.fetch(target.name, downloader=get)).replace(target)
-    except (requests.RequestException, ValueError, _UnreachableError) as error:
+    except (requests.RequestException, _UnreachableError) as error:
         return _first_cause(error)
+    except ValueError as error:  # pooch's word for another checksum
+        got = re.findall(r"[0-9a-f]{64}", str(error))[-1]
+        return f"it gave a file of sha256 {got} but expected {entry.sha256}"
     return None
 
 
 def _first_cause(error: BaseException) -> str:
-    """What the operating system, the server or pooch said, in one line."""
+    """What the operating system or the server said, in one line."""
     while earlier := error.__cause__ or error.__context__:
         error = earlier
-    said = re.split(r"\. Deleted| for url", str(error))[0]
+    said = str(error).partition(" for url")[0]
     return textwrap.shorten(said or type(error).__name__, _MAX_REASON)
 
 
