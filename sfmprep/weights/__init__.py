@@ -2,11 +2,12 @@
 
 from sfmprep.weights.cache import ResolvedWeights, cache_folder, file_sha256
 from sfmprep.weights.load import load_strict, load_tensors
-from sfmprep.weights.registry import WEIGHTS, Weights
+from sfmprep.weights.registry import WEIGHTS, WHEEL, Weights
 from sfmprep.weights.resolve import is_offline, resolve_weights, weights_here
 
 __all__ = [
     "WEIGHTS",
+    "WHEEL",
     "ResolvedWeights",
     "Weights",
     "cache_folder",
