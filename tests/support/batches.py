@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from sfmprep.types import ImageBatch
 
@@ -18,3 +21,11 @@ def batch_of(
         sizes=np.tile(np.int32(size), (len(images), 1)),
         orientations=np.full(len(images), orientation, np.int32),
     )
+
+
+def photograph(path: Path, size: int) -> ImageBatch:
+    """One photograph of up to `size` pixels on the longer side."""
+    with Image.open(path) as file:
+        original = file.size
+        file.thumbnail((size, size))
+        return batch_of(np.asarray(file.convert("RGB")), size=original)

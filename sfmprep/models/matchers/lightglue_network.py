@@ -345,6 +345,7 @@ def flops(shape: LightGlueShape, m: int, n: int) -> int:
 
 # ---------------------------------------------------------------------- checkpoints
 _OLD_LAYER = re.compile(r"^(self_attn|cross_attn)\.(\d+)\.")
+_UNUSED = re.compile(r"^(confidence_thresholds|log_assignment\.\d+\.r)$")
 _LAYER = re.compile(r"^(?:transformers|log_assignment|token_confidence)\.(\d+)\.")
 
 
@@ -390,7 +391,11 @@ def load_network(
 
 
 def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gives the tensors of a public checkpoint the names of `LightGlueNetwork`."""
+    """Gives the tensors of a public checkpoint the names of `LightGlueNetwork`.
+
+    Left out are the confidence thresholds, a constant (see `confidence_threshold`), and
+    a number in each head of disk-lightglue that no published network uses.
+    """
     if any(key.startswith("matcher.") for key in tensors):
         # XFeat's file also holds the extractor that it was trained with.
         tensors = {
@@ -401,5 +406,5 @@ def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         _OLD_LAYER.sub(r"transformers.\2.\1.", key): value
         for key, value in tensors.items()
-        if key != "confidence_thresholds"  # a constant, see `confidence_threshold`
+        if not _UNUSED.match(key)
     }

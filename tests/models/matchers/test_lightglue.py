@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfmprep import coords
 from sfmprep.config import LightGlueConfig, XFeatConfig
 from sfmprep.errors import ConfigError, WeightsError
+from sfmprep.models.extractors.xfeat import XFeat
 from sfmprep.models.matchers import lightglue
 from sfmprep.models.matchers.lightglue import (
     SHAPES,
@@ -31,7 +32,9 @@ from sfmprep.models.matchers.lightglue_network import (
     TransformerLayer,
     flops,
 )
-from sfmprep.types import Features, ImageBatch, Matches
+from sfmprep.types import Features
+from tests.support.batches import photograph
+from tests.support.lightglue import as_dict, assert_close_in_half, kornia_match
 
 SIZE = (1024, 700)
 SMALL = {"input_dim": 64, "descriptor_dim": 96, "num_heads": 1, "n_layers": 6}
@@ -99,29 +102,6 @@ def kornia_network(model: str = "lighterglue", **config) -> KorniaLightGlue:
     return network
 
 
-def kornia_match(network, pair) -> tuple[dict[tuple[int, int], float], int]:
-    sides = {
-        f"image{k}": {
-            "keypoints": torch.from_numpy(coords.centre_from_colmap(side.xy))[None],
-            "descriptors": torch.from_numpy(side.descriptors)[None],
-            "image_size": torch.tensor([side.image_size]),
-            "scales": torch.from_numpy(side.scale)[None],
-            "oris": torch.from_numpy(side.angle)[None],
-        }
-        for k, side in enumerate(pair)
-    }
-    with torch.inference_mode():
-        result = network(sides)
-    index = result["matches"][0].tolist()
-    scores = result["scores"][0].tolist()
-    return dict(zip(map(tuple, index), scores, strict=True)), result["stop"]
-
-
-def as_dict(matches: Matches) -> dict[tuple[int, int], float]:
-    index = map(tuple, matches.index.tolist())
-    return dict(zip(index, matches.scores.tolist(), strict=True))
-
-
 def matcher(path: Path, model: str = "lighterglue", **config) -> LightGlue:
     settings = {
         "depth_confidence": None,
@@ -157,8 +137,14 @@ def xfeat_file(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+def disk_file(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the numbers that only disk_lightglue.pth has."""
+    layers = range(SMALL["n_layers"])
+    return tensors | {f"log_assignment.{k}.r": torch.ones(1) for k in layers}
+
+
 # ------------------------------------------------------------------------ checkpoints
-@pytest.mark.parametrize("layout", [dict, released, xfeat_file])
+@pytest.mark.parametrize("layout", [dict, released, xfeat_file, disk_file])
 def test_each_public_layout_loads_the_same_network(layout, tmp_path):
     network = kornia_network()
     path = save(layout(network.state_dict()), tmp_path)
@@ -449,17 +435,6 @@ def test_half_precision_moves_scores_by_less_than_two_percent(tmp_path, monkeypa
         assert_close_in_half(found, exact)
 
 
-def assert_close_in_half(found: Matches, exact: Matches) -> None:
-    """Matches that are not close calls are the same, their scores within 0.02."""
-    scores, expected = as_dict(found), as_dict(exact)
-    common = scores.keys() & expected.keys()
-    assert len(common) > 0.95 * len(expected) > 10
-    for pair in common:
-        assert scores[pair] == pytest.approx(expected[pair], abs=0.02)
-    for pair in scores.keys() ^ expected.keys():
-        assert {**scores, **expected}[pair] < 0.1
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "half"])
 @pytest.mark.parametrize(("depth", "width"), [(None, None), (0.9, 0.8)])
@@ -554,23 +529,6 @@ def test_a_folded_network_gives_the_same_tokens():
 
 
 # --------------------------------------------------------------------------- real data
-def xfeat_features(image: Path, num: int = 1024, size: int = 800) -> Features:
-    from PIL import Image
-
-    from sfmprep.models.extractors.xfeat import XFeat
-
-    with Image.open(image) as file:
-        width, height = file.size
-        file.thumbnail((size, size))
-        pixels = np.asarray(file.convert("RGB"), np.float32) / 255
-    batch = ImageBatch(
-        pixels=pixels.transpose(2, 0, 1)[None],
-        sizes=np.array([[width, height]], np.int32),
-        orientations=np.ones(1, np.int32),
-    )
-    return XFeat(XFeatConfig(max_keypoints=num)).extract(batch)[0]
-
-
 @pytest.mark.shared
 @pytest.mark.slow
 def test_real_lighterglue_on_real_photographs_equals_kornia(shared, real_weights):
@@ -579,7 +537,9 @@ def test_real_lighterglue_on_real_photographs_equals_kornia(shared, real_weights
     scenes = shared / "data" / "scenes"
     fountain = sorted((scenes / "fountain-P11" / "images").iterdir())
     church = sorted((scenes / "Herz-Jesus-P8" / "images").iterdir())
-    features = [xfeat_features(p) for p in (*fountain[4:7:2], *church[2:5:2])]
+    photographs = [photograph(path, 800) for path in (*fountain[4:7:2], *church[2:5:2])]
+    xfeat = XFeat(XFeatConfig(max_keypoints=1024))
+    features = [xfeat.extract(batch)[0] for batch in photographs]
     pairs = [tuple(features[:2]), tuple(features[2:]), (features[0], features[2])]
 
     network = KorniaLightGlue(
@@ -588,12 +548,8 @@ def test_real_lighterglue_on_real_photographs_equals_kornia(shared, real_weights
     tensors = load_file(real_weights / "lighterglue.safetensors")
     network.load_state_dict(tensors, strict=False)
 
-    def with_angles(side: Features) -> Features:
-        zeros = np.zeros(len(side), np.float32)
-        return Features(**{**vars(side), "scale": zeros, "angle": zeros})
-
     found = LightGlue(LightGlueConfig(model="lighterglue")).match(pairs)
     assert [len(m) > 250 for m in found] == [True, True, False]
     for pair, matches in zip(pairs, found, strict=True):
-        expected, _ = kornia_match(network, tuple(map(with_angles, pair)))
+        expected, _ = kornia_match(network, pair)
         assert as_dict(matches) == pytest.approx(expected, abs=1e-3)
