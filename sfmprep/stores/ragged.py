@@ -119,6 +119,19 @@ class RaggedTable:
         """How the content was made, as recorded on creation."""
         return dict(json.loads(self._file.attrs["provenance"]))
 
+    def expect(self, provenance: Mapping[str, Any]) -> None:
+        """Makes sure that the content was made in this way.
+
+        Raises:
+            StoreError: it was made in another one.
+        """
+        wanted = json.loads(json.dumps(provenance))
+        if lines := differences(self.provenance, wanted):
+            raise StoreError(
+                f"{self.place} was made with other settings: {'; '.join(lines)}."
+                " Choose another output folder, or delete the file."
+            )
+
     def extras(self, row: int) -> tuple[int, ...]:
         """The integers that came with item number `row`."""
         return tuple(int(value) for value in self._index[row, _FIXED:])
@@ -237,14 +250,8 @@ class RaggedTable:
                 f" {found[0]}, version {found[1]}). Delete it, or choose another"
                 " output folder."
             )
-        if provenance is None:
-            return
-        wanted = json.loads(json.dumps(provenance))
-        if lines := differences(self.provenance, wanted):
-            raise StoreError(
-                f"{self.place} was made with other settings: {'; '.join(lines)}."
-                " Choose another output folder, or delete the file."
-            )
+        if provenance is not None:
+            self.expect(provenance)
 
     def _load_index(self) -> None:
         """Reads the index and cuts everything behind its last complete row."""

@@ -82,6 +82,14 @@ class _Store:
         """How the content was made."""
         return self._tables[0].provenance
 
+    def expect(self, provenance: Mapping[str, Any]) -> None:
+        """Makes sure that the content was made in this way.
+
+        Raises:
+            StoreError: it was made in another one.
+        """
+        self._tables[0].expect(provenance)
+
     @property
     def place(self) -> str:
         """What messages call it: its path, where it has one."""
