@@ -81,6 +81,7 @@ __all__ = [
     "retrieval_pairs",
     "scan",
     "sequential_pairs",
+    "stored_from_network",
     "verify",
     "view_graph",
     "weak_pairs",
@@ -157,6 +158,9 @@ if TYPE_CHECKING:
     from sfmprep.config.load import (
         load_recipe,
     )
+    from sfmprep.coords import (
+        stored_from_network,
+    )
     from sfmprep.errors import (
         ConfigError,
         DeviceError,
@@ -208,6 +212,7 @@ else:
             "XFeat=XFeatConfig XFeatStar=XFeatStarConfig"
         ),
         "sfmprep.config.load": "load_recipe",
+        "sfmprep.coords": "stored_from_network",
         "sfmprep.errors": (
             "ConfigError DeviceError ImageError ReconstructionError "
             "SfmprepError StoreError WeightsError"
