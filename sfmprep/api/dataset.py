@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +23,7 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.pipelines import reconstruct as pipeline
+from sfmprep.pipelines.artefacts import in_world
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -79,11 +79,6 @@ def export(
             " and matches too."
         )
     world = find_world(model, images, config.world)
-    scale = float(world.world_from_sfm.scale)
-    uncertainties = {
-        name: replace(each, position_stddev=scale * each.position_stddev)
-        for name, each in pose_uncertainties(model).items()
-    }
     seeded = seed_points(
         model,
         images,
@@ -95,7 +90,7 @@ def export(
     return export_dataset(
         *(apply_world(seeded, world), images, folder, config),
         world=world,
-        uncertainties=uncertainties,
+        uncertainties=in_world(pose_uncertainties(model), world),
         progress=progress,
     )
 
