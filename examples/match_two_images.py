@@ -1,28 +1,31 @@
-"""Extracts and matches the first two images of a folder, without any store.
+"""Matches two photographs and draws where the best matches lie.
 
-python examples/match_two_images.py images/ [recipe]
+python examples/match_two_images.py first.jpg second.jpg matches.png
 """
 
 import sys
-from pathlib import Path
 
-from sfmprep import load_recipe
-from sfmprep.capture.image_set import ImageSet, load_batches
-from sfmprep.models.build import build_extractor, build_matcher
-from sfmprep.pipelines.choose_frontend import choose_frontend
+import cv2
+import numpy as np
 
-if len(sys.argv) < 2:
+import sfmprep as sp
+
+if len(sys.argv) < 4:
     sys.exit(__doc__)
-folder, *recipe = sys.argv[1:]
-chosen = choose_frontend(load_recipe(*recipe or ["splat"]))
-images = ImageSet.scan(Path(folder))
-extractor = build_extractor(chosen.features)
-batches = load_batches(images, images.names[:2], max_size=chosen.features.max_size)
-first, second = (
-    features for _, batch in batches for features in extractor.extract(batch)
-)
-[matches] = build_matcher(chosen.matcher).match([(first, second)])
+*paths, picture = sys.argv[1:]
+features, matches = sp.match_images(*paths)
 
-print(f"{len(first)} and {len(second)} keypoints, {len(matches)} matches; the best:")
-for (i, j), score in list(zip(matches.index, matches.scores, strict=True))[:5]:
-    print(f"{first.xy[i]} - {second.xy[j]}  {score:.2f}")
+# Features are in pixels of the files, so they are drawn on the pixels as stored.
+as_stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+first, second = (cv2.imread(path, as_stored) for path in paths)
+height = max(len(first), len(second))
+drawn = np.zeros((height, first.shape[1] + second.shape[1], 3), np.uint8)
+drawn[: len(first), : first.shape[1]] = first
+drawn[: len(second), first.shape[1] :] = second
+for i, j in matches.index[:200]:
+    start = features[0].xy[i] - 0.5
+    end = features[1].xy[j] - 0.5 + (first.shape[1], 0)
+    start, end = start.round().astype(int).tolist(), end.round().astype(int).tolist()
+    cv2.line(drawn, start, end, (60, 220, 60), 1, cv2.LINE_AA)
+cv2.imwrite(picture, drawn)
+print(f"{len(features[0])} and {len(features[1])} keypoints, {len(matches)} matches")

@@ -1,22 +1,17 @@
-"""Turns a folder of photographs into a dataset, from Python.
+"""Turns a folder of photographs into a dataset by a recipe.
 
 python examples/reconstruct_folder.py images/ out/ [recipe]
 """
 
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
-from sfmprep import load_recipe
-from sfmprep.pipelines.reconstruct import reconstruct
+import sfmprep as sp
 
 if len(sys.argv) < 3:
     sys.exit(__doc__)
-images, out, *recipe = sys.argv[1:]
-report = reconstruct(
-    Path(images), Path(out), load_recipe(*recipe or ["splat"]), progress=tqdm
-)
+report = sp.reconstruct(*sys.argv[1:], progress=tqdm)
 print(report.verdict)
 for image in report.images:
     if image.status != "registered":

@@ -1,33 +1,249 @@
 """Photographs in; camera poses and a sparse cloud for splat training out.
 
-Importing this package imports neither torch nor OpenCV nor nerfstudio.
+    import sfmprep as sp
+
+    images = sp.scan("photos/")
+    features = sp.extract(images, sp.Aliked(max_keypoints=4096), "work/features.h5")
+    pairs = sp.retrieval_pairs(features, num_neighbours=20)
+    matches = sp.match(features, pairs, sp.LightGlue("aliked"), "work/matches.h5")
+    database = sp.verify(images, features, matches, "work/database.db")
+    models = sp.map(database, images)
+    sp.export(sp.refine(models[0], images), images, "dataset/", targets=["gsplat"])
+
+Importing this package imports neither torch nor OpenCV nor COLMAP nor nerfstudio: what
+a name stands for is imported when the name is first used.
 """
 
-import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
+from __future__ import annotations
 
-from sfmprep.config import Recipe
-from sfmprep.config.load import load_recipe
-from sfmprep.errors import (
-    ConfigError,
-    DeviceError,
-    ImageError,
-    ReconstructionError,
-    SfmprepError,
-    StoreError,
-    WeightsError,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aliked",
+    "Compact",
     "ConfigError",
+    "Database",
+    "DatabaseConfig",
+    "DenseConfig",
+    "DenseMatches",
+    "DenseStore",
     "DeviceError",
+    "Disk",
+    "ExportConfig",
+    "Extractor",
+    "FeatureStore",
+    "Features",
+    "ImageBatch",
     "ImageError",
+    "ImageSet",
+    "LightGlue",
+    "Loftr",
+    "MappingConfig",
+    "MatchStore",
+    "Matcher",
+    "Matches",
+    "Nearest",
+    "OutlierConfig",
+    "Pairs",
     "Recipe",
     "ReconstructionError",
+    "RefinementConfig",
+    "S2ld",
     "SfmprepError",
+    "Sift",
     "StoreError",
     "WeightsError",
+    "XFeat",
+    "XFeatStar",
     "__version__",
+    "drop_outliers",
+    "evaluate",
+    "exhaustive_pairs",
+    "export",
+    "extract",
+    "join_dense",
     "load_recipe",
+    "map",
+    "match",
+    "match_dense",
+    "match_images",
+    "natural_order",
+    "pairs_from_file",
+    "read_model",
+    "read_report",
+    "reconstruct",
+    "refine",
+    "retrieval_pairs",
+    "scan",
+    "sequential_pairs",
+    "stored_from_network",
+    "verify",
+    "view_graph",
+    "weak_pairs",
 ]
+
+if TYPE_CHECKING:
+    from sfmprep.api.dataset import (
+        export,
+        read_report,
+        reconstruct,
+    )
+    from sfmprep.api.matching import (
+        LightGlue,
+        extract,
+        match,
+        match_images,
+        retrieval_pairs,
+        scan,
+    )
+    from sfmprep.api.poses import (
+        Database,
+        drop_outliers,
+        evaluate,
+        map,
+        read_model,
+        refine,
+        verify,
+        view_graph,
+    )
+    from sfmprep.api.semidense import (
+        join_dense,
+        match_dense,
+        weak_pairs,
+    )
+    from sfmprep.capture.image_set import (
+        ImageSet,
+    )
+    from sfmprep.config import (
+        AlikedConfig as Aliked,
+    )
+    from sfmprep.config import (
+        CompactConfig as Compact,
+    )
+    from sfmprep.config import (
+        DatabaseConfig,
+        DenseConfig,
+        ExportConfig,
+        MappingConfig,
+        OutlierConfig,
+        Recipe,
+        RefinementConfig,
+    )
+    from sfmprep.config import (
+        DiskConfig as Disk,
+    )
+    from sfmprep.config import (
+        LoftrConfig as Loftr,
+    )
+    from sfmprep.config import (
+        NearestConfig as Nearest,
+    )
+    from sfmprep.config import (
+        S2ldConfig as S2ld,
+    )
+    from sfmprep.config import (
+        SiftConfig as Sift,
+    )
+    from sfmprep.config import (
+        XFeatConfig as XFeat,
+    )
+    from sfmprep.config import (
+        XFeatStarConfig as XFeatStar,
+    )
+    from sfmprep.config.load import (
+        load_recipe,
+    )
+    from sfmprep.coords import (
+        stored_from_network,
+    )
+    from sfmprep.errors import (
+        ConfigError,
+        DeviceError,
+        ImageError,
+        ReconstructionError,
+        SfmprepError,
+        StoreError,
+        WeightsError,
+    )
+    from sfmprep.models.protocols import (
+        Extractor,
+        Matcher,
+    )
+    from sfmprep.pairing.pairs import (
+        Pairs,
+        exhaustive_pairs,
+        natural_order,
+        pairs_from_file,
+        sequential_pairs,
+    )
+    from sfmprep.stores.tables import (
+        DenseStore,
+        FeatureStore,
+        MatchStore,
+    )
+    from sfmprep.types import (
+        DenseMatches,
+        Features,
+        ImageBatch,
+        Matches,
+    )
+else:
+    # The same, imported when a name is first used; PUBLIC=NAME where these differ.
+    _NAMES = {
+        "sfmprep.api.dataset": "export read_report reconstruct",
+        "sfmprep.api.matching": (
+            "LightGlue extract match match_images retrieval_pairs scan"
+        ),
+        "sfmprep.api.poses": (
+            "Database drop_outliers evaluate map read_model refine verify view_graph"
+        ),
+        "sfmprep.api.semidense": "join_dense match_dense weak_pairs",
+        "sfmprep.capture.image_set": "ImageSet",
+        "sfmprep.config": (
+            "Aliked=AlikedConfig Compact=CompactConfig DatabaseConfig "
+            "DenseConfig Disk=DiskConfig ExportConfig Loftr=LoftrConfig "
+            "MappingConfig Nearest=NearestConfig OutlierConfig Recipe "
+            "RefinementConfig S2ld=S2ldConfig Sift=SiftConfig "
+            "XFeat=XFeatConfig XFeatStar=XFeatStarConfig"
+        ),
+        "sfmprep.config.load": "load_recipe",
+        "sfmprep.coords": "stored_from_network",
+        "sfmprep.errors": (
+            "ConfigError DeviceError ImageError ReconstructionError "
+            "SfmprepError StoreError WeightsError"
+        ),
+        "sfmprep.models.protocols": "Extractor Matcher",
+        "sfmprep.pairing.pairs": (
+            "Pairs exhaustive_pairs natural_order pairs_from_file sequential_pairs"
+        ),
+        "sfmprep.stores.tables": "DenseStore FeatureStore MatchStore",
+        "sfmprep.types": "DenseMatches Features ImageBatch Matches",
+    }
+    _PLACES = {
+        word.partition("=")[0]: (module, word.rpartition("=")[2])
+        for module, words in _NAMES.items()
+        for word in words.split()
+    }
+
+    # Imports put a folder into the place of the function `export`, but only the first
+    # one does: it happens here.
+    importlib.import_module("sfmprep.export")
+    del export
+
+    def __getattr__(name: str) -> object:
+        """Imports what a public name stands for, once (PEP 562)."""
+        if name not in _PLACES:
+            raise AttributeError(f"module 'sfmprep' has no attribute {name!r}")
+        module, attribute = _PLACES[name]
+        found = getattr(importlib.import_module(module), attribute)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        """The public names."""
+        return __all__

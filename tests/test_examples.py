@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from sfmprep.demo.courtyard import render_demo_scene
@@ -36,11 +38,32 @@ def test_every_example_is_tested_here() -> None:
         assert f'"{example.name}"' in text
 
 
-def test_match_two_images_prints_matches(photographs: Path) -> None:
-    output = run("match_two_images.py", photographs, "sift")
+def test_match_two_images_draws_matches(photographs: Path, tmp_path: Path) -> None:
+    paths = photographs / "0000.jpg", photographs / "0001.jpg"
+    output = run("match_two_images.py", *paths, tmp_path / "matches.png")
 
-    assert int(output.split(" matches; the best:")[0].split()[-1]) > 50
-    assert len(output.splitlines()) == 6
+    assert int(output.split(" matches")[0].split()[-1]) > 50
+    drawn = cv2.imread(str(tmp_path / "matches.png"))
+    assert drawn.shape == (360, 960, 3)
+    assert (drawn == (60, 220, 60)).all(axis=2).sum() > 1000
+
+
+def test_own_extractor_goes_through_the_whole_job(
+    photographs: Path, tmp_path: Path
+) -> None:
+    output = run("own_extractor.py", photographs, tmp_path / "out")
+
+    assert output.startswith("5 of 5 images, ")
+    assert (tmp_path / "out" / "sparse" / "0" / "images.bin").is_file()
+
+
+@pytest.mark.slow
+def test_pipeline_writes_a_dataset(photographs: Path, tmp_path: Path) -> None:
+    output = run("pipeline.py", photographs, tmp_path / "out")
+
+    assert output.startswith("5 of 5 images, ")
+    assert (tmp_path / "out" / "transforms.json").is_file()
+    assert (tmp_path / "out" / "work" / "matches.h5").is_file()
 
 
 @pytest.mark.slow
@@ -52,3 +75,17 @@ def test_reconstruct_folder_writes_a_dataset(photographs: Path, tmp_path: Path) 
         " training."
     )
     assert (tmp_path / "out" / "transforms.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(photographs: Path, tmp_path: Path) -> None:
+    text = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    [section] = re.findall(r"## Python\n(.*?)\n## ", text, re.DOTALL)
+    code = "\n".join(
+        line[4:] for line in section.splitlines() if line.startswith("    ")
+    )
+    (tmp_path / "photos").symlink_to(photographs)
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+    assert len(list((tmp_path / "dataset" / "images").iterdir())) == 5

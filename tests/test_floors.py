@@ -8,11 +8,8 @@ import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-import sfmprep
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"sfmprep": "sfmprep", "pipelines": "sfmprep.pipelines"}
@@ -26,6 +23,7 @@ models pairing geometry
 frontend semidense mapping refinement dataset demo
 export evaluation report
 pipelines
+api
 terminal
 viewer train plugins
 cli
@@ -185,13 +183,3 @@ def test_only_nerfstudio_imports_the_plugin_and_only_that_imports_nerfstudio() -
     assert importers == ["plugins.nerfstudio"]
     for name, source in sources.items():
         assert "plugins.nerfstudio" not in imported(source, set(MODULES)), name
-
-
-def test_all_is_what_is_public() -> None:
-    public = {
-        name
-        for name, value in vars(sfmprep).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
-    assert set(sfmprep.__all__) == public | {"__version__"}
-    assert list(sfmprep.__all__) == sorted(sfmprep.__all__)

@@ -134,6 +134,8 @@ def merge_parts(store: FeatureStore | MatchStore) -> None:
 
 
 def _parts_of(store: FeatureStore | MatchStore) -> Path:
+    if store.path is None:
+        raise ConfigError("several devices fill a store on disk only. Give it a path.")
     return store.path.with_name(f"{store.path.name}.parts")
 
 

@@ -125,7 +125,7 @@ def _expect_same(
         same = bool(np.median(moved) < _MAX_MOVED_PX)
     if not same:
         raise StoreError(
-            f"{features.path} has {len(xy)} keypoints of {image.name!r}, the model has"
+            f"{features.place} has {len(xy)} keypoints of {image.name!r}, the model has"
             f" {count}, and they are not the same. Use the features that the model was"
             " made from, or export with seed.level=sparse."
         )
@@ -165,7 +165,7 @@ def consistent_links(
         limit = keypoints.offsets[1:] - keypoints.offsets[:-1]
         if (ends < 0).any() or (ends >= np.c_[limit[view0], limit[view1]]).any():
             raise StoreError(
-                f"{matches.path} names keypoints that the features do not have; match"
+                f"{matches.place} names keypoints that the features do not have; match"
                 " again with these features"
             )
         ends = ends + np.c_[keypoints.offsets[view0], keypoints.offsets[view1]]

@@ -40,7 +40,7 @@ class Pairs:
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.items)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Writes one pair a line, separated by a tab, for `pairs_from_file`.
 
         Raises:
@@ -53,7 +53,7 @@ class Pairs:
                     f"image name {name!r} holds a tab or a line break. Rename the file."
                 )
         text = "".join(f"{name0}\t{name1}\n" for name0, name1 in self.items)
-        write_text(path, text)
+        write_text(Path(path), text)
 
 
 def exhaustive_pairs(names: Sequence[str]) -> Pairs:
@@ -93,7 +93,7 @@ def sequential_pairs(
     )
 
 
-def pairs_from_file(path: Path, names: Sequence[str]) -> Pairs:
+def pairs_from_file(path: str | Path, names: Sequence[str]) -> Pairs:
     """Reads pairs of names, one pair a line; empty lines and `#` comments are skipped.
 
     Names are separated by a tab, or by spaces where that leaves one way to read the
@@ -103,7 +103,7 @@ def pairs_from_file(path: Path, names: Sequence[str]) -> Pairs:
         ConfigError: the file cannot be read, or a line does not name two images.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = Path(path).read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"pairs file {path} cannot be read: {error}") from error
     known = set(names)

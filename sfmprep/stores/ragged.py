@@ -1,5 +1,7 @@
 """Ragged tables: many arrays of unequal length in one HDF5 file, safe to append to.
 
+A table without a path lies in memory, in the same format, and is gone once closed.
+
 File format, version 1:
 
     attributes   format, version, provenance (JSON)
@@ -27,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -46,6 +49,7 @@ _BLOCK_BYTES = 16 << 20
 _METADATA_BYTES = 1 << 18  # more than HDF5 adds of its own in one append
 _FIXED = 5  # columns of the index before the extras
 _Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+_IN_MEMORY = itertools.count()
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
@@ -66,10 +70,10 @@ class RaggedTable:
     """One HDF5 file of ragged columns; one writer, any number of readers after it.
 
     Args:
-        path: The file.
+        path: The file; None for a new table in memory.
         kind: What the file holds, such as `features`; checked on opening.
         provenance: How its content is made, JSON-ready. A file with another one is
-            refused. None opens for reading only.
+            refused. None opens a file for reading only.
         num_extras: Integers that come with each item.
 
     Raises:
@@ -79,33 +83,20 @@ class RaggedTable:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         kind: str,
         provenance: Mapping[str, Any] | None = None,
         num_extras: int = 0,
     ) -> None:
         self.path = path
-        self.writable = provenance is not None
+        self.place = f"the store of {kind} in memory" if path is None else str(path)
+        self.writable = path is None or provenance is not None
         self._width = _FIXED + num_extras
         self._blocks: list[NDArray[np.int64]] = []
-        try:
-            if provenance is not None and not path.exists():
-                _create(path, kind, provenance, self._width)
-            if not path.is_file():
-                raise StoreError(
-                    f"{path}: no such store. Run the stage that writes it."
-                )
-            if path.stat().st_size == 0:  # HDF5 would fill it
-                raise DamagedError(f"{path} is empty, not a store. Delete it.")
-            self._file = h5py.File(path, "r+" if self.writable else "r")
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{path} is in use by another sfmprep. Wait for it, or stop it."
-            ) from error
-        except OSError as error:
-            # HDF5 gives no number to what it finds wrong in a file
-            meaning = StoreError if error.errno else DamagedError
-            raise meaning(str(_store_error(path, error))) from error
+        if path is None:
+            self._file = _in_memory(kind, provenance or {}, self._width)
+        else:
+            self._file = _open(path, kind, provenance, self._width)
         try:
             self._check(kind, provenance)
             self._load_index()
@@ -127,6 +118,19 @@ class RaggedTable:
     def provenance(self) -> dict[str, Any]:
         """How the content was made, as recorded on creation."""
         return dict(json.loads(self._file.attrs["provenance"]))
+
+    def expect(self, provenance: Mapping[str, Any]) -> None:
+        """Makes sure that the content was made in this way.
+
+        Raises:
+            StoreError: it was made in another one.
+        """
+        wanted = json.loads(json.dumps(provenance))
+        if lines := differences(self.provenance, wanted):
+            raise StoreError(
+                f"{self.place} was made with other settings: {'; '.join(lines)}."
+                " Choose another output folder, or delete the file."
+            )
 
     def extras(self, row: int) -> tuple[int, ...]:
         """The integers that came with item number `row`."""
@@ -177,19 +181,23 @@ class RaggedTable:
         if not items:
             return
         if not self.writable:
-            raise StoreError(f"{self.path} was opened for reading only")
+            raise StoreError(f"{self.place} was opened for reading only")
+        if len(self._file["index"]) != len(self.keys):
+            raise StoreError(
+                f"{self.place} was added to since it was opened here. Open it again."
+            )
         keys = [item.key for item in items]
         taken = self.keys.keys() & set(keys)
         if taken or len(set(keys)) < len(keys):
             name = min(taken) if taken else next(k for k in keys if keys.count(k) > 1)
-            raise StoreError(f"{self.path} holds {name!r} already")
+            raise StoreError(f"{self.place} holds {name!r} already")
         layout = self._layout or _layout_of(items[0].columns)
         counts = [self._count_rows(item, layout) for item in items]
         try:
             self._reserve(items)
             self._append(items, counts)
         except (OSError, RuntimeError) as error:
-            raise _store_error(self.path, error) from error
+            raise _store_error(self.place, error) from error
 
     def append_missing(
         self, other: RaggedTable, *, without: Collection[str] = ()
@@ -204,7 +212,7 @@ class RaggedTable:
         """
         if lines := differences(self.provenance, other.provenance):
             raise StoreError(
-                f"{other.path} was made with other settings than {self.path}:"
+                f"{other.place} was made with other settings than {self.place}:"
                 f" {'; '.join(lines)}. Delete it, or choose another output folder."
             )
         waiting: list[Item] = []
@@ -238,18 +246,12 @@ class RaggedTable:
         found = self._file.attrs.get("format"), self._file.attrs.get("version")
         if found != (f"sfmprep.{kind}", VERSION) or "index" not in self._file:
             raise StoreError(
-                f"{self.path} is not a store of {kind}, version {VERSION} (found"
+                f"{self.place} is not a store of {kind}, version {VERSION} (found"
                 f" {found[0]}, version {found[1]}). Delete it, or choose another"
                 " output folder."
             )
-        if provenance is None:
-            return
-        wanted = json.loads(json.dumps(provenance))
-        if lines := differences(self.provenance, wanted):
-            raise StoreError(
-                f"{self.path} was made with other settings: {'; '.join(lines)}."
-                " Choose another output folder, or delete the file."
-            )
+        if provenance is not None:
+            self.expect(provenance)
 
     def _load_index(self) -> None:
         """Reads the index and cuts everything behind its last complete row."""
@@ -290,7 +292,7 @@ class RaggedTable:
 
     def _damaged(self, how: str) -> DamagedError:
         return DamagedError(
-            f"{self.path} is damaged: {how}. Delete it; the next run makes it again."
+            f"{self.place} is damaged: {how}. Delete it; the next run makes it again."
         )
 
     def _read_rows(
@@ -305,13 +307,13 @@ class RaggedTable:
         counts = {len(column) for column in item.columns.values()}
         if len(counts) != 1 or len(item.extras) != self._width - _FIXED:
             raise StoreError(
-                f"{self.path}: {item.key!r} has columns of {sorted(counts)} rows and"
+                f"{self.place}: {item.key!r} has columns of {sorted(counts)} rows and"
                 f" {len(item.extras)} extras, but expected equal rows and"
                 f" {self._width - _FIXED} extras"
             )
         if (found := _layout_of(item.columns)) != layout:
             raise StoreError(
-                f"{self.path}: {item.key!r} has the columns {_in_words(found)} but"
+                f"{self.place}: {item.key!r} has the columns {_in_words(found)} but"
                 f" expected, as of the items before, {_in_words(layout)}"
             )
         return counts.pop()
@@ -322,7 +324,7 @@ class RaggedTable:
         What is not used of the space, at most some MB, stays behind the end of the
         data until the file is written to again.
         """
-        if not hasattr(os, "posix_fallocate"):  # such as on macOS
+        if self.path is None or not hasattr(os, "posix_fallocate"):  # such as macOS
             return
         num_bytes = sum(c.nbytes for item in items for c in item.columns.values())
         # new chunks are written whole: one for each column, /keys and /index
@@ -381,20 +383,62 @@ class RaggedTable:
         return self._columns[name]
 
 
+def _open(
+    path: Path, kind: str, provenance: Mapping[str, Any] | None, width: int
+) -> Any:
+    """Opens a file, for writing where there is a provenance, and then makes it too."""
+    try:
+        if provenance is not None and not path.exists():
+            _create(path, kind, provenance, width)
+        if not path.is_file():
+            raise StoreError(f"{path}: no such store. Run the stage that writes it.")
+        if path.stat().st_size == 0:  # HDF5 would fill it
+            raise DamagedError(f"{path} is empty, not a store. Delete it.")
+        return h5py.File(path, "r" if provenance is None else "r+")
+    except BlockingIOError as error:
+        raise StoreError(
+            f"{path} is in use by another sfmprep. Wait for it, or stop it."
+        ) from error
+    except OSError as error:
+        if "already open for read-only" in str(error):  # by this process
+            raise StoreError(
+                f"{path} is open for reading, so nothing can be added to it. Close"
+                " that store first."
+            ) from error
+        # HDF5 gives no number to what it finds wrong in a file
+        meaning = StoreError if error.errno else DamagedError
+        raise meaning(str(_store_error(path, error))) from error
+
+
+def _in_memory(kind: str, provenance: Mapping[str, Any], width: int) -> Any:
+    # HDF5 tells the open files of a process apart by name
+    file = h5py.File(
+        f"sfmprep {next(_IN_MEMORY)}",
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=_CHUNK_BYTES,
+    )
+    _write_empty(file, kind, provenance, width)
+    return file
+
+
+def _write_empty(
+    file: Any, kind: str, provenance: Mapping[str, Any], width: int
+) -> None:
+    file.attrs["format"] = f"sfmprep.{kind}"
+    file.attrs["version"] = VERSION
+    file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    file.create_group("columns")
+    file.create_dataset("keys", (0,), "u1", maxshape=(None,), chunks=(_CHUNK_BYTES,))
+    file.create_dataset("index", (0, width), "i8", maxshape=(None, width), chunks=True)
+
+
 def _create(path: Path, kind: str, provenance: Mapping[str, Any], width: int) -> None:
     """Makes an empty table, whole or not at all."""
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
-        file.attrs["format"] = f"sfmprep.{kind}"
-        file.attrs["version"] = VERSION
-        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-        file.create_group("columns")
-        file.create_dataset(
-            "keys", (0,), "u1", maxshape=(None,), chunks=(_CHUNK_BYTES,)
-        )
-        file.create_dataset(
-            "index", (0, width), "i8", maxshape=(None, width), chunks=True
-        )
+        _write_empty(file, kind, provenance, width)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(image.getvalue())
@@ -446,15 +490,15 @@ def differences(
     return lines
 
 
-def _store_error(path: Path, error: OSError | RuntimeError) -> StoreError:
+def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(
-            f"{path}: the disk is full ({os.strerror(number)}). Free some space and run"
-            " the same command again: it goes on from the last complete item."
+            f"{place}: the disk is full ({os.strerror(number)}). Free some space and"
+            " run the same command again: it goes on from the last complete item."
         )
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return StoreError(
-        f"{path} cannot be opened or written ({reason}). If it is not a store of"
+        f"{place} cannot be opened or written ({reason}). If it is not a store of"
         " sfmprep, move it away; if it is damaged, delete it and run again."
     )

@@ -1,8 +1,9 @@
-"""What stages leave for each other: features and matches, append-only, on disk.
+"""What stages leave for each other: features and matches, append-only.
 
-A store is one HDF5 file (format: `ragged.py`) or a folder of such files, of which
-readers see the union. It records how it was made: the configuration of the model and
-the checksum of its weights; it refuses to be continued with others.
+A store is one HDF5 file (format: `ragged.py`), a folder of such files, of which readers
+see the union, or, without a path, a file in memory. It records how it was made: the
+configuration of the model and the checksum of its weights; it refuses to be continued
+with others.
 
     features   columns xy float32 [N, 2], scores float32 [N],
                descriptors float16 or uint8 [N, D]; scale, angle float32 [N] or none;
@@ -40,20 +41,31 @@ class _Store:
     _kind: str
     _num_extras: int
 
-    def __init__(self, path: Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Opens a store; without `provenance` for reading only.
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Opens a store; one with a path and no `provenance` for reading only.
+
+        Args:
+            path: A file; a folder of files, to read; None for a new store in memory.
+            provenance: How the content is made, JSON-ready. A file that is not there is
+                made, one that was made in another way is refused.
 
         Raises:
             StoreError: see `RaggedTable`; or the files of a folder are none, were made
                 in different ways, or share a key.
         """
-        self.path = path
-        files = sorted(path.glob("*.h5")) if path.is_dir() else [path]
-        if not files or (provenance is not None and path.is_dir()):
-            raise StoreError(
-                f"{path}: expected one store file to write, or a folder of .h5 stores"
-                " to read"
-            )
+        self.path = None if path is None else Path(path)
+        files = [self.path]
+        if self.path is not None and self.path.is_dir():
+            files = [*sorted(self.path.glob("*.h5"))]
+            if not files or provenance is not None:
+                raise StoreError(
+                    f"{path}: expected one store file to write, or a folder of .h5"
+                    " stores to read"
+                )
         self._tables: list[RaggedTable] = []
         try:
             for file in files:
@@ -69,6 +81,19 @@ class _Store:
     def provenance(self) -> dict[str, Any]:
         """How the content was made."""
         return self._tables[0].provenance
+
+    def expect(self, provenance: Mapping[str, Any]) -> None:
+        """Makes sure that the content was made in this way.
+
+        Raises:
+            StoreError: it was made in another one.
+        """
+        self._tables[0].expect(provenance)
+
+    @property
+    def place(self) -> str:
+        """What messages call it: its path, where it has one."""
+        return self._tables[0].place if self.path is None else str(self.path)
 
     def __len__(self) -> int:
         return sum(len(table.keys) for table in self._tables)
@@ -141,13 +166,13 @@ class _Store:
         for table in others:
             if lines := differences(first.provenance, table.provenance):
                 raise StoreError(
-                    f"{table.path} was made with other settings than {first.path}:"
+                    f"{table.place} was made with other settings than {first.place}:"
                     f" {'; '.join(lines)}. Keep only stores of one kind in the folder."
                 )
         if others and len(set(self._keys())) < len(self):
             (key, _), *_ = Counter(self._keys()).most_common(1)
             raise StoreError(
-                f"{self.path}: more than one file holds {key!r}. Remove one of them."
+                f"{self.place}: more than one file holds {key!r}. Remove one of them."
             )
 
 
@@ -211,7 +236,7 @@ class FeatureStore(_Store):
         found = self._where(name)
         if found is None:
             raise StoreError(
-                f"{self.path} has no features of {name!r}. Run `sfmprep extract`."
+                f"{self.place} has no features of {name!r}. Run `sfmprep extract`."
             )
         return found
 
@@ -246,7 +271,7 @@ class MatchStore(_Store):
         found = self._where(_pair_key(*sorted((name0, name1))))
         if found is None:
             raise StoreError(
-                f"{self.path} has no matches of {name0!r} and {name1!r}. Run"
+                f"{self.place} has no matches of {name0!r} and {name1!r}. Run"
                 " `sfmprep match`."
             )
         table, row = found
@@ -297,7 +322,7 @@ class DenseStore(_Store):
         found = self._where(_pair_key(name0, name1))
         if found is None:
             raise StoreError(
-                f"{self.path} has no semi-dense matches from {name0!r} to {name1!r}."
+                f"{self.place} has no semi-dense matches from {name0!r} to {name1!r}."
                 " Run `sfmprep match`."
             )
         table, row = found

@@ -37,7 +37,7 @@ def item(number: int, *, rows: int | None = None) -> Item:
     )
 
 
-def new(path: Path, items: list[Item] | None = None) -> RaggedTable:
+def new(path: Path | None, items: list[Item] | None = None) -> RaggedTable:
     table = RaggedTable(path, "things", MADE, 1)
     if items:
         table.append(items)
@@ -70,21 +70,23 @@ def refusal(path: Path, made: object = None, kind: str = "things") -> str:
 @settings(deadline=None, max_examples=40)
 @given(
     batches=st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5),
-    reopened=st.booleans(),
+    how=st.sampled_from(["kept open", "reopened", "in memory"]),
 )
 def test_items_come_back_as_they_were(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], reopened: bool
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], how: str
 ) -> None:
     path = tmp_path_factory.mktemp("ragged") / "table.h5"
-    table = new(path)
+    table = new(None if how == "in memory" else path)
     numbers = itertools.count()
     for batch in batches:
         table.append([item(next(numbers)) for _ in batch])
-        if reopened:
+        if how == "reopened":
             table.close()
             table = new(path)
     expect_items(table, range(next(numbers)))
     table.close()
+    if how == "in memory":
+        return
     with_reader = RaggedTable(path, "things", num_extras=1)
     expect_items(with_reader, range(sum(map(len, batches))))
     with_reader.close()
@@ -124,9 +126,12 @@ def append_error(table: RaggedTable, *items: Item) -> str:
     return str(caught.value)
 
 
-def test_refused_appends_say_why_and_change_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "t.h5"
-    table = new(path, [item(0)])
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_refused_appends_say_why_and_change_nothing(
+    tmp_path: Path, on_disk: bool
+) -> None:
+    path = tmp_path / "t.h5" if on_disk else "the store of things in memory"
+    table = new(path if isinstance(path, Path) else None, [item(0)])
     unequal = Item(key="x", columns={"a": np.ones(2), "b": np.ones(3)}, extras=(1,))
     no_extras = Item(key="x", columns=item(3).columns)
     wide = Item(

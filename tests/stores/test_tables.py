@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from sfmprep.types import Features
 from tests.support.records import expect_features, expect_matches, features, matches
 
 MADE = {"config": {"type": "sift"}, "weights_sha256": None}
+IN_MEMORY = "the store of {} in memory"
+S = TypeVar("S", FeatureStore, MatchStore)
 
 # whatever a POSIX path in UTF-8 can be
 NAMES = st.text(
@@ -24,6 +28,27 @@ NAMES = st.text(
     min_size=1,
     max_size=30,
 )
+
+
+@pytest.fixture(params=["on disk", "in memory"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """Where the store of a test lies that holds for both kinds."""
+    return tmp_path / "store.h5" if request.param == "on disk" else None
+
+
+@contextmanager
+def written(
+    kind: type[S], path: Path | None, *batches: Sequence[tuple[Any, Any]]
+) -> Iterator[S]:
+    """A store to read these items from; one on disk was closed in between."""
+    store = kind(path, MADE)
+    for batch in batches:
+        store.append(batch)  # type: ignore[arg-type]
+    if path is not None:
+        store.close()
+        store = kind(path)
+    with store:
+        yield store
 
 
 def error_of(call: object, *args: object) -> str:
@@ -41,6 +66,7 @@ def error_of(call: object, *args: object) -> str:
     dtype=st.sampled_from([np.float16, np.uint8]),
     scale=st.booleans(),
     angle=st.booleans(),
+    on_disk=st.booleans(),
 )
 def test_features_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory,
@@ -50,16 +76,15 @@ def test_features_come_back_as_they_were(
     dtype: type,
     scale: bool,
     angle: bool,
+    on_disk: bool,
 ) -> None:
-    path = tmp_path_factory.mktemp("stores") / "features.h5"
+    path = tmp_path_factory.mktemp("stores") / "features.h5" if on_disk else None
     wanted = {
         name: features(k, n, dims=dims, dtype=dtype, scale=scale, angle=angle)
         for k, (name, n) in enumerate(zip(names, counts, strict=False))
     }
-    with FeatureStore(path, MADE) as store:
-        store.append(list(wanted.items())[:2])
-        store.append(list(wanted.items())[2:])
-    with FeatureStore(path) as store:
+    items = list(wanted.items())
+    with written(FeatureStore, path, items[:2], items[2:]) as store:
         assert store.names() == names
         assert len(store) == len(names)
         for name, one in wanted.items():
@@ -87,7 +112,7 @@ def test_features_come_back_as_they_were(
             )
 
 
-def test_float32_descriptors_are_stored_as_float16(tmp_path: Path) -> None:
+def test_float32_descriptors_are_stored_as_float16(path: Path | None) -> None:
     rows = np.random.default_rng(0).standard_normal((9, 64)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     one = Features(
@@ -96,28 +121,29 @@ def test_float32_descriptors_are_stored_as_float16(tmp_path: Path) -> None:
         descriptors=rows,
         image_size=(4, 3),
     )
-    with FeatureStore(tmp_path / "f.h5", MADE) as store:
-        store.append([("a", one)])
+    with written(FeatureStore, path, [("a", one)]) as store:
         found = store.get("a")
     assert found.descriptors.dtype == np.float16
     np.testing.assert_allclose(found.descriptors, rows, atol=5e-4)
 
 
-def test_descriptors_of_another_kind_are_refused(tmp_path: Path) -> None:
-    with FeatureStore(tmp_path / "f.h5", MADE) as store:
+def test_descriptors_of_another_kind_are_refused(path: Path | None) -> None:
+    with FeatureStore(path, MADE) as store:
         store.append([("a", features(0, dtype=np.uint8))])
         assert error_of(store.append, [("b", features(1))]) == (
-            f"{tmp_path / 'f.h5'}: 'b' has the columns descriptors float16 [N, 8],"
-            " scores float32 [N], xy float32 [N, 2] but expected, as of the items"
-            " before, descriptors uint8 [N, 8], scores float32 [N], xy float32 [N, 2]"
+            f"{path or IN_MEMORY.format('features')}: 'b' has the columns descriptors"
+            " float16 [N, 8], scores float32 [N], xy float32 [N, 2] but expected, as of"
+            " the items before, descriptors uint8 [N, 8], scores float32 [N], xy"
+            " float32 [N, 2]"
         )
         assert store.names() == ["a"]
 
 
-def test_an_image_without_features_is_named(tmp_path: Path) -> None:
-    with FeatureStore(tmp_path / "f.h5", MADE) as store:
+def test_an_image_without_features_is_named(path: Path | None) -> None:
+    with FeatureStore(path, MADE) as store:
         message = (
-            f"{tmp_path / 'f.h5'} has no features of 'ä b'. Run `sfmprep extract`."
+            f"{path or IN_MEMORY.format('features')} has no features of 'ä b'. Run"
+            " `sfmprep extract`."
         )
         assert error_of(store.get, "ä b") == message
         assert error_of(store.num_keypoints, "ä b") == message
@@ -130,20 +156,20 @@ def test_an_image_without_features_is_named(tmp_path: Path) -> None:
         st.tuples(NAMES, NAMES).filter(lambda p: p[0] < p[1]), max_size=6
     ).map(list),
     counts=st.lists(st.integers(0, 20), min_size=6, max_size=6),
+    on_disk=st.booleans(),
 )
 def test_matches_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory,
     pairs: list[tuple[str, str]],
     counts: list[int],
+    on_disk: bool,
 ) -> None:
-    path = tmp_path_factory.mktemp("stores") / "matches.h5"
+    path = tmp_path_factory.mktemp("stores") / "matches.h5" if on_disk else None
     wanted = {
         pair: matches(k, n)
         for k, (pair, n) in enumerate(zip(pairs, counts, strict=False))
     }
-    with MatchStore(path, MADE) as store:
-        store.append(list(wanted.items()))
-    with MatchStore(path) as store:
+    with written(MatchStore, path, list(wanted.items())) as store:
         assert store.pairs() == pairs
         for pair, one in wanted.items():
             assert pair in store
@@ -157,8 +183,8 @@ def test_matches_come_back_as_they_were(
             expect_matches(one, wanted[pair])
 
 
-def test_reverse_pair_swaps_columns(tmp_path: Path) -> None:
-    with MatchStore(tmp_path / "m.h5", MADE) as store:
+def test_reverse_pair_swaps_columns(path: Path | None) -> None:
+    with MatchStore(path, MADE) as store:
         store.append([(("a", "b"), matches(0))])
         assert ("b", "a") in store
         np.testing.assert_array_equal(
@@ -166,8 +192,8 @@ def test_reverse_pair_swaps_columns(tmp_path: Path) -> None:
         )
 
 
-def test_a_pair_in_the_wrong_order_is_refused(tmp_path: Path) -> None:
-    with MatchStore(tmp_path / "m.h5", MADE) as store:
+def test_a_pair_in_the_wrong_order_is_refused(path: Path | None) -> None:
+    with MatchStore(path, MADE) as store:
         for pair in (("b", "a"), ("a", "a")):
             assert error_of(store.append, [(pair, matches(0))]) == (
                 f"pair {pair} but expected name0 < name1"
@@ -175,12 +201,58 @@ def test_a_pair_in_the_wrong_order_is_refused(tmp_path: Path) -> None:
         assert len(store) == 0
 
 
-def test_a_pair_without_matches_is_named(tmp_path: Path) -> None:
-    with MatchStore(tmp_path / "m.h5", MADE) as store:
+def test_a_pair_without_matches_is_named(path: Path | None) -> None:
+    with MatchStore(path, MADE) as store:
         assert ("a", "b") not in store
         assert error_of(store.get, "b", "a") == (
-            f"{tmp_path / 'm.h5'} has no matches of 'b' and 'a'. Run `sfmprep match`."
+            f"{path or IN_MEMORY.format('matches')} has no matches of 'b' and 'a'. Run"
+            " `sfmprep match`."
         )
+
+
+# ----------------------------------------------------------------- memory and handles
+def test_stores_in_memory_are_empty_writable_and_apart() -> None:
+    with FeatureStore() as first, FeatureStore(None, MADE) as second:
+        assert (first.provenance, second.provenance) == ({}, MADE)
+        assert (first.path, first.place) == (None, "the store of features in memory")
+        first.append([("a", features(0))])
+        assert (first.names(), second.names()) == (["a"], [])
+
+
+def test_a_large_store_in_memory_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FeatureStore() as store:
+        for k in range(4):
+            store.append([(str(k), features(k, 20_000, dims=64))])
+        for k in range(4):
+            expect_features(store.get(str(k)), features(k, 20_000, dims=64))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_open_for_reading_is_not_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    write_shard(path, "a")
+    with FeatureStore(path):
+        assert error_of(FeatureStore, path, MADE) == (
+            f"{path} is open for reading, so nothing can be added to it. Close that"
+            " store first."
+        )
+    FeatureStore(path, MADE).close()
+
+
+def test_a_second_writer_of_one_process_makes_the_first_one_refuse(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "f.h5"
+    with FeatureStore(path, MADE) as first, FeatureStore(str(path), MADE) as second:
+        first.append([("a", features(0))])
+        assert error_of(second.append, [("b", features(1))]) == (
+            f"{path} was added to since it was opened here. Open it again."
+        )
+    with FeatureStore(path) as store:
+        assert store.names() == ["a"]
 
 
 # ------------------------------------------------------------------- files and shards

@@ -1,0 +1,1 @@
+"""The library as one calls it: what lies in the rooms, with stores and models made."""

@@ -1,0 +1,146 @@
+"""What a caller gives, as what a stage takes: a model, a store, pairs.
+
+A stage takes a configuration, such as `AlikedConfig`, or an object that satisfies the
+protocol (see `models.protocols`) and has an `identity`: a mapping that JSON can hold
+and that is another one whenever its results are, such as `{"name": "mine",
+"weights_sha256": "..."}`. It is recorded in the store, which is refused to others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import (
+    DenseMatcherConfig,
+    FeaturesConfig,
+    MatcherConfig,
+)
+from sfmprep.config.base import ModelConfig
+from sfmprep.errors import ConfigError
+from sfmprep.models.build import build_dense_matcher, build_extractor, build_matcher
+from sfmprep.models.identity import identity
+from sfmprep.models.protocols import DenseMatcher, Extractor, Matcher
+from sfmprep.models.shared.precision import Precision
+from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", FeatureStore, MatchStore, DenseStore)
+
+SEVERAL_DEVICES = (
+    "several devices need a configuration and the path of a store: each process builds"
+    " the model itself, and all fill one file. Give both, or one device."
+)
+MAX_SIZE = 1600  # of an object's images, as of the networks' by default
+
+
+def identity_of(
+    model: object, device: str, precision: Precision, *, max_size: int | None = None
+) -> dict[str, Any]:
+    """What the results of a configuration, or of an object and a size, depend on.
+
+    Raises:
+        ConfigError: an object has no identity; see also `models.identity.identity`.
+        WeightsError: the weights of a configuration cannot be had.
+    """
+    if isinstance(model, ModelConfig):
+        return identity(model, device=device, precision=precision)
+    found = getattr(model, "identity", None)
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{type(model).__name__} has no identity, by which a store tells what it"
+            " made from what others did. Give it an attribute `identity`, such as"
+            " {'name': 'mine', 'weights_sha256': None}."
+        )
+    return dict(found) if max_size is None else {**found, "max_size": max_size}
+
+
+def size_of(
+    model: FeaturesConfig | Extractor | DenseMatcherConfig | DenseMatcher,
+    max_size: int | None,
+) -> int:
+    """The longer side that images are reduced to.
+
+    Raises:
+        ConfigError: there is one beside that of a configuration.
+    """
+    if not isinstance(model, ModelConfig):
+        return MAX_SIZE if max_size is None else max_size
+    if max_size is not None:
+        raise ConfigError(
+            f"max_size={max_size} beside {type(model).__name__}, which has its own. Set"
+            " it there."
+        )
+    return model.max_size
+
+
+def extractor_of(
+    given: FeaturesConfig | Extractor, device: str, precision: Precision
+) -> Extractor:
+    """The object, or what the configuration names."""
+    if isinstance(given, ModelConfig):
+        return build_extractor(given, device=device, precision=precision)
+    return given
+
+
+def matcher_of(
+    given: MatcherConfig | Matcher, device: str, precision: Precision
+) -> Matcher:
+    """The object, or what the configuration names."""
+    if isinstance(given, ModelConfig):
+        return build_matcher(given, device=device, precision=precision)
+    return given
+
+
+def dense_matcher_of(
+    given: DenseMatcherConfig | DenseMatcher, device: str, precision: Precision
+) -> DenseMatcher:
+    """The object, or what the configuration names."""
+    if isinstance(given, ModelConfig):
+        return build_dense_matcher(given, device=device, precision=precision)
+    return given
+
+
+@contextmanager
+def opened(
+    kind: type[S], store: S | str | Path | None, provenance: Mapping[str, Any]
+) -> Iterator[S]:
+    """A store to add to; it stays open, but one from a path not where that fails."""
+    if store is not None and not isinstance(store, str | Path):
+        store.expect(provenance)
+        yield store
+        return
+    made = kind(None if store is None else in_folder(store), provenance)
+    try:
+        yield made
+    except BaseException:
+        made.close()
+        raise
+
+
+def in_folder(path: str | Path) -> Path:
+    """The path, whose folder is made if it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def warn_left_out(images: ImageSet, unreadable: Mapping[str, str]) -> None:
+    """Names the images that cannot be used in the log."""
+    for name, reason in unreadable.items():
+        logger.warning("%s is left out: %s", images.path(name), reason)
+
+
+def pairs_of(pairs: Iterable[Pair]) -> Pairs:
+    """Ordered pairs, each once.
+
+    Raises:
+        ValueError: an image is paired with itself.
+    """
+    return pairs if isinstance(pairs, Pairs) else Pairs.of(pairs)

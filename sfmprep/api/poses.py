@@ -1,0 +1,231 @@
+"""From matches to poses."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pycolmap
+
+from sfmprep.api.given import (
+    MAX_SIZE,
+    in_folder,
+)
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import (
+    DatabaseConfig,
+    MappingConfig,
+    OutlierConfig,
+    RefinementConfig,
+)
+from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.evaluation.poses import (
+    CameraPose,
+    Evaluation,
+    evaluate_model,
+    read_reference,
+)
+from sfmprep.geometry.uncertainty import pose_uncertainties
+from sfmprep.mapping.database import write_database
+from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
+from sfmprep.mapping.outliers import find_outliers, without_images
+from sfmprep.mapping.verify import (
+    VerifiedPairs,
+    read_verified,
+    verify_matches,
+)
+from sfmprep.mapping.view_graph import PairTable, read_pair_table
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines.artefacts import read_result
+from sfmprep.progress import Progress, silent
+from sfmprep.refinement.refine import refine_keypoints
+from sfmprep.stores.tables import FeatureStore, MatchStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A COLMAP database whose pairs are verified, and what that found."""
+
+    path: Path
+    verified: VerifiedPairs
+
+
+def verify(
+    images: ImageSet,
+    features: FeatureStore,
+    matches: MatchStore,
+    database: str | Path,
+    *,
+    pairs: Pairs | None = None,
+    config: DatabaseConfig | None = None,
+    seed: int = 0,
+    num_threads: int | None = None,
+    progress: Progress = silent,
+) -> Database:
+    """Writes a COLMAP database and verifies the geometry of all matched pairs.
+
+    A database that exists is filled in place, as `write_database` says: its images,
+    ids and cameras stay, its keypoints and matches are replaced.
+
+    Args:
+        images: The capture; images without features are left out.
+        features: Keypoints.
+        matches: Of the pairs.
+        database: Where the database lies or will.
+        pairs: Those that count; None for all that have matches.
+        config: Camera model, which images share a camera, thresholds.
+        seed: Of RANSAC.
+        num_threads: That verify; None for all cores.
+        progress: Wraps the loops over pairs; tqdm fits.
+
+    Returns:
+        Where it lies, and how many pairs were verified; that may be none.
+
+    Raises:
+        StoreError: the file is not a COLMAP database, is locked or cannot be written.
+        ConfigError: its images are not these, or images that differ in size are to
+            share a camera.
+    """
+    path, config = in_folder(database), config or DatabaseConfig()
+    pairs = Pairs.of(matches.pairs()) if pairs is None else pairs
+    write_database(*(path, images, features, matches, pairs, config), progress=progress)
+    verify_matches(
+        *(path, pairs, config), seed=seed, num_threads=num_threads, progress=progress
+    )
+    return Database(path=path, verified=read_verified(path))
+
+
+def view_graph(database: Database | str | Path, images: ImageSet) -> PairTable:
+    """How many matches and inliers each pair of images has.
+
+    Raises:
+        StoreError: `database` is not one of COLMAP, or is locked.
+    """
+    return read_pair_table(path_of(database), images.names)
+
+
+def map(
+    database: Database | str | Path,
+    images: ImageSet,
+    *,
+    config: MappingConfig | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Recovers poses and points by COLMAP from verified pairs.
+
+    Args:
+        database: Verified; it is not changed.
+        images: The capture, for the points' colours.
+        config: Which mapper, and its thresholds.
+        seed: Of everything random in COLMAP.
+        progress: Wraps the loop over images as they are registered; tqdm fits.
+
+    Returns:
+        One model or more, most registered images first. Poses are `cam_from_world`.
+
+    Raises:
+        ReconstructionError: there is no model, and why.
+        ConfigError: `config` asks for no mapper.
+    """
+    config, path = config or MappingConfig(), path_of(database)
+    if config.type == "none":
+        raise ConfigError(
+            "config.type is 'none' but expected 'incremental' or 'global'"
+        )
+    with tempfile.TemporaryDirectory(prefix="sfmprep-") as folder:
+        models = map_images(
+            *(path, images, Path(folder), config), seed=seed, progress=progress
+        )
+    if not models:
+        raise ReconstructionError(explain_failure(images, read_verified(path)))
+    return models
+
+
+def drop_outliers(
+    model: pycolmap.Reconstruction, *, config: OutlierConfig | None = None
+) -> tuple[pycolmap.Reconstruction, dict[str, str]]:
+    """Takes out the images whose pose is not supported.
+
+    One of them ruins the scale that a trainer gives the scene.
+
+    Returns:
+        A copy of the model, and the reason for each image that is left out, by name.
+    """
+    reasons = find_outliers(model, config or OutlierConfig(), pose_uncertainties(model))
+    return without_images(model, reasons), reasons
+
+
+def refine(
+    model: pycolmap.Reconstruction,
+    images: ImageSet,
+    *,
+    config: RefinementConfig | None = None,
+    mapping: MappingConfig | None = None,
+    max_size: int | None = MAX_SIZE,
+    num_workers: int | None = None,
+    progress: Progress = silent,
+) -> pycolmap.Reconstruction:
+    """Moves keypoints to where the photographs of their track agree, and adjusts.
+
+    Args:
+        model: Poses and points, good to a few pixels; not changed.
+        images: The capture.
+        config: How far a keypoint may move.
+        mapping: Whether principal points move in the last bundle adjustment.
+        max_size: Longer side in pixels that images were reduced to for their features;
+            None for full resolution.
+        num_workers: Threads that decode; None: one a core, at most 8.
+        progress: Wraps the loop over photographs; tqdm fits.
+
+    Returns:
+        A refined copy; a photograph that cannot be read keeps its keypoints, which is a
+        warning in the log.
+
+    Raises:
+        ReconstructionError: the bundle adjustment found no solution.
+    """
+    model = pycolmap.Reconstruction(model)
+    refine_keypoints(
+        *(model, images, config or RefinementConfig()),
+        max_size=max_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    return refine_model(model, mapping or MappingConfig(), robust=True)
+
+
+def read_model(path: str | Path) -> pycolmap.Reconstruction:
+    """Reads a COLMAP model, or the largest one of an output folder of `reconstruct`.
+
+    Raises:
+        ReconstructionError: `path` holds neither, or the model is damaged.
+    """
+    return read_result(Path(path))
+
+
+def evaluate(
+    model: pycolmap.Reconstruction,
+    reference: str | Path | Mapping[str, CameraPose],
+) -> Evaluation:
+    """Compares the poses of a model with known ones; definitions: `evaluation.poses`.
+
+    Args:
+        model: Its images are those of the reference that have the same name.
+        reference: Poses by image name; or a reference.json, a folder of `.camera`
+            files, or a COLMAP model.
+
+    Raises:
+        ConfigError: the reference cannot be read, has fewer than two images, or none in
+            common with the model.
+    """
+    if isinstance(reference, str | Path):
+        reference = read_reference(Path(reference))
+    return evaluate_model(model, reference)
+
+
+def path_of(database: Database | str | Path) -> Path:
+    """Where a database lies."""
+    return database.path if isinstance(database, Database) else Path(database)
