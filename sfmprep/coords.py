@@ -28,6 +28,18 @@ _UPRIGHT: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
 }
 
 
+_ROUNDING = 1e-12  # of the largest coordinate
+
+
+def beyond_rounding(length: float, coordinates: Float64) -> float:
+    """The length that was measured between coordinates of any shape, 0 or more.
+
+    Exactly 0 where it is no more than rounding makes of places that are the same, so
+    that a spread of zero can be told from one to divide by.
+    """
+    return length if length > _ROUNDING * np.abs(coordinates).max(initial=0) else 0.0
+
+
 def colmap_from_centre(xy: Float32) -> Float32:
     """Adds half a pixel: from pixel centres at integers to COLMAP pixels."""
     return np.asarray(xy, np.float32) + np.float32(0.5)

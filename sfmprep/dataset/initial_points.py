@@ -184,7 +184,7 @@ def _refused(
         "min_angle_deg": angles < config.min_angle_deg,
     }
     if config.max_uncertainty is not None:
-        stddev = relative_stddev(views, observations, xyz) * noise
+        stddev = relative_stddev(views, observations, xyz, noise)
         refused["max_uncertainty"] = ~(stddev <= config.max_uncertainty)
     return refused
 

@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 
 _ROUNDS = 3
 _ROWS, _COLUMNS = np.triu_indices(3)
+_NEAREST = 1e-100  # a point at the very centre of a camera: its weight is finite
 _RIDGE = 1e-12  # of the trace: parallel rays give a far point instead of an error
 
 
@@ -167,8 +168,10 @@ def triangulate(views: Views, observations: Observations) -> Float64:
     return xyz
 
 
-def relative_stddev(views: Views, observations: Observations, xyz: Float64) -> Float64:
-    """How uncertain every point is [N], at a noise of one pixel and fixed poses.
+def relative_stddev(
+    views: Views, observations: Observations, xyz: Float64, noise_px: float
+) -> Float64:
+    """How uncertain every point is [N], at this noise of keypoints and fixed poses.
 
     The standard deviation along the most uncertain axis, as a share of the distance to
     the nearest camera that sees the point; infinite where its rays are parallel.
@@ -179,8 +182,9 @@ def relative_stddev(views: Views, observations: Observations, xyz: Float64) -> F
     weights = _weights(views, observations, distances)
     information = np.linalg.eigvalsh(_information(observations, weights))[:, 0]
     nearest = np.minimum.reduceat(distances, observations.starts)
-    with np.errstate(divide="ignore"):
-        stddev: Float64 = 1 / (np.sqrt(np.maximum(information, 0)) * nearest)
+    precision = np.sqrt(np.maximum(information, 0)) * nearest
+    stddev = np.full(len(precision), np.inf)
+    np.divide(noise_px, precision, out=stddev, where=precision > 0)
     return stddev
 
 
@@ -233,7 +237,7 @@ def _distances(views: Views, observations: Observations, xyz: Float64) -> Float6
 def _weights(views: Views, observations: Observations, distances: Float64) -> Float64:
     """Squared pixels [M] that a step of one unit across the ray makes."""
     focals = views.focals[observations.view]
-    weights: Float64 = (focals / np.maximum(distances, 1e-300)) ** 2
+    weights: Float64 = (focals / np.maximum(distances, _NEAREST)) ** 2
     return weights
 
 

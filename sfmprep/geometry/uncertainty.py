@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
+from sfmprep.coords import Float64, beyond_rounding
 from sfmprep.geometry.triangulate import (
     Observations,
     Views,
@@ -108,7 +108,7 @@ def point_uncertainties(model: pycolmap.Reconstruction) -> dict[int, float]:
     views = Views.of(model)
     ids, xyz, observations = observations_of(model, views)
     noise = noise_px(views, observations, xyz)
-    stddev = relative_stddev(views, observations, xyz) * noise
+    stddev = relative_stddev(views, observations, xyz, noise)
     return dict(zip(ids.tolist(), stddev.tolist(), strict=True))
 
 
@@ -181,13 +181,15 @@ def _in_world(joint: Float64, views: Views) -> Float64:
 def _relative_to_the_whole(covariance: Float64, centres: Float64) -> Float64:
     """The covariance in the frame that the well known cameras fix together."""
     offsets = centres - np.median(centres, axis=0)
-    spread = float(np.sqrt((offsets**2).sum(axis=1).mean())) or 1.0
+    spread = float(np.sqrt((offsets**2).sum(axis=1).mean()))
+    spread = beyond_rounding(spread, centres) or 1.0
     scale = np.tile([1.0, 1.0, 1.0, spread, spread, spread], len(centres))
     covariance = covariance / np.outer(scale, scale)
     motions = _motions(offsets / spread)
     everyone = range(len(centres))
     covariance = _fixed_by(covariance, motions, everyone)
-    size = np.sqrt(np.trace(_diagonal_blocks(covariance), axis1=1, axis2=2))
+    size = np.trace(_diagonal_blocks(covariance), axis1=1, axis2=2)
+    size = np.sqrt(np.maximum(size, 0))  # rounding, where the others fix a camera
     known = np.flatnonzero(size <= _MAX_DATUM_RATIO * np.median(size)).tolist()
     if len(known) > _MIN_IMAGES:
         covariance = _fixed_by(covariance, motions, known)

@@ -15,7 +15,7 @@ import pycolmap
 from scipy.spatial import cKDTree
 
 from sfmprep.config import OutlierConfig
-from sfmprep.coords import Float64
+from sfmprep.coords import Float64, beyond_rounding
 from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.triangulate import Views, observations_of
 from sfmprep.geometry.uncertainty import PoseUncertainty
@@ -156,6 +156,7 @@ def _size(model: pycolmap.Reconstruction, views: Views) -> float:
     """The median distance of cameras from their middle, or to points if larger."""
     middle = np.median(views.centres, axis=0)
     size = float(np.median(np.linalg.norm(views.centres - middle, axis=1)))
+    size = beyond_rounding(size, views.centres)
     _, xyz, observations = observations_of(model, views)
     if not len(observations):
         return size

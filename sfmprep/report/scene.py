@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.coords import beyond_rounding
 
 Float64 = NDArray[np.float64]
 
@@ -96,7 +97,8 @@ def _box(xyz: Float64, centres: Float64) -> tuple[Float64, Float64]:
     if len(xyz):
         inner = np.percentile(xyz, (1, 99), axis=0)
         low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
-    margin = max(float((high - low).max()), 1e-9) * _MARGIN
+    extent = beyond_rounding(float((high - low).max()), centres)
+    margin = (extent or max(1e-9 * float(np.abs(centres).max()), 1e-9)) * _MARGIN
     return low - margin, high + margin
 
 

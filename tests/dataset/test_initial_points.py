@@ -277,7 +277,7 @@ def test_triangulated_points_have_the_least_angular_errors(scene: Scene) -> None
     )
     observations = replace(observations, xy=xy, ray=ray)
     xyz = triangulate(views, observations)
-    stddev = relative_stddev(views, observations, xyz)
+    stddev = relative_stddev(views, observations, xyz, noise_px=1.0)
     for point in range(20):
         own = observations.select(observations.point == point)
         centres, focals = views.centres[own.view], views.focals[own.view]
