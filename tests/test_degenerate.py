@@ -32,8 +32,6 @@ from sfmprep.export.dataset import export_dataset
 from sfmprep.export.listing import listing
 from sfmprep.geometry.normals import surface_shapes
 from sfmprep.geometry.triangulate import (
-    Observations,
-    Views,
     largest_angles_deg,
     relative_stddev,
     reprojection_errors,
@@ -44,7 +42,7 @@ from sfmprep.geometry.uncertainty import (
     point_uncertainties,
     pose_uncertainties,
 )
-from sfmprep.mapping.mapper import median_triangulation_angle_deg
+from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.mapping.outliers import find_outliers
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.report.measure import measure_model
@@ -143,18 +141,20 @@ def test_positions_over_one_spot_of_the_map_tell_no_scale(layout: str) -> None:
 @settings(deadline=None, max_examples=60)
 def test_every_capture_can_be_judged(made: Capture) -> None:
     model, _ = made
-    uncertainties = pose_uncertainties(model)
+    arrays = ModelArrays.of(model)
+    uncertainties = pose_uncertainties(model, arrays)
     for each in uncertainties.values():
         assert each.rotation_stddev_deg >= 0
         assert each.position_stddev >= 0
-    outliers = find_outliers(model, OutlierConfig(), uncertainties)
+    outliers = find_outliers(arrays, OutlierConfig(), uncertainties)
     assert not any("times the size of the capture" in why for why in outliers.values())
-    points = point_uncertainties(model)
+    points = point_uncertainties(arrays)
     assert all(stddev >= 0 for stddev in points.values())
-    shapes = surface_shapes(model)
+    shapes = surface_shapes(arrays)
     np.testing.assert_allclose(np.linalg.norm(shapes.normals, axis=1), 1, atol=1e-5)
     assert (shapes.scales > 0).all()
-    assert 0 <= median_triangulation_angle_deg(model) <= 180
+    angles = largest_angles_deg(arrays.views, arrays.observations, arrays.xyz)
+    assert ((angles >= 0) & (angles <= 180)).all()
 
 
 def test_rays_from_one_spot_meet_at_the_camera_and_tell_no_depth() -> None:
@@ -178,7 +178,7 @@ def test_rays_from_one_spot_meet_at_the_camera_and_tell_no_depth() -> None:
 
 def test_parallel_rays_are_uncertain_whatever_the_noise() -> None:
     model, _ = capture(poses_of("one_spot", 2), cloud_of("one"))
-    assert list(point_uncertainties(model).values()) == [math.inf]
+    assert list(point_uncertainties(ModelArrays.of(model)).values()) == [math.inf]
 
 
 # ------------------------------------------------------------------ dataset, report
@@ -186,10 +186,11 @@ def test_parallel_rays_are_uncertain_whatever_the_noise() -> None:
 @settings(deadline=None, max_examples=40)
 def test_every_capture_can_be_thinned_and_shown(made: Capture) -> None:
     model, images = made
+    arrays = ModelArrays.of(model)
     config = SeedConfig(level="sparse", max_points=100)
-    seeded = seed_points(model, images, None, None, config)  # type: ignore[arg-type]
+    seeded = seed_points(model, arrays, images, None, None, config)
     assert seeded.num_points3D() <= 100
-    measured = measure_model(model)
+    measured = measure_model(arrays)
     assert 0 <= measured.median_angle_deg <= 180
     assert len(measured.images) == model.num_reg_images()
     scene = scene_data(model, images, level=True, outliers=())
@@ -227,7 +228,7 @@ def test_degenerate_capture_becomes_a_dataset(layout: str, tmp_path: Path) -> No
         pixels = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
         Image.fromarray(pixels).save(root / name)
     images = ImageSet.scan(root)
-    refine_keypoints(model, images, RefinementConfig())
+    refine_keypoints(model, ModelArrays.of(model), images, RefinementConfig())
     world = find_world(model, images, WorldConfig())
     out = tmp_path / "out"
     export_dataset(
@@ -236,7 +237,7 @@ def test_degenerate_capture_becomes_a_dataset(layout: str, tmp_path: Path) -> No
         out,
         ExportConfig(downscales=[]),
         world=world,
-        uncertainties=pose_uncertainties(model),
+        uncertainties=pose_uncertainties(model, ModelArrays.of(model)),
     )
     scene = load_scene(out)
     assert len(scene.cameras) == 4

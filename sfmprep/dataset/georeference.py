@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import beyond_rounding
 from sfmprep.dataset.gravity import Upright, rotation_to_z
 from sfmprep.errors import ReconstructionError
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
 
-Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], pycolmap.Sim3d | None]
 
 MIN_POSITIONS = 3  # that fix a similarity
@@ -44,7 +43,7 @@ class _Alignment:
     """A fit of centres to positions, and what is left over."""
 
     enu_from_sfm: pycolmap.Sim3d
-    near: NDArray[np.bool_]  # [N] positions that agree
+    near: Mask  # [N] positions that agree
     residuals: Float64  # [N, 3] metres
 
 

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from sfmprep import coords
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
-
-Float64 = NDArray[np.float64]
 
 _MIN_SENSORS = 3
 _MAX_TURN_DEG = 45.0  # between gravity and the upright image
@@ -265,7 +263,7 @@ def _planes(model: pycolmap.Reconstruction) -> list[tuple[Float64, float]]:
 
 def _largest_plane(
     points: Float64, thickness: float, rng: np.random.Generator
-) -> tuple[Float64, NDArray[np.bool_]]:
+) -> tuple[Float64, Mask]:
     """The normal and the points of the plane that most of these points lie on."""
     seeds = rng.choice(
         len(points), min(len(points), _NUM_HYPOTHESES), replace=False, shuffle=False

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import WorldConfig
@@ -20,8 +19,7 @@ from sfmprep.coords import beyond_rounding
 from sfmprep.dataset.georeference import georeference, transform_points
 from sfmprep.dataset.gravity import find_up, rotation_to_z
 from sfmprep.errors import ConfigError, ReconstructionError
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Float64
 
 _ORIGIN_KEYS = ("latitude_deg", "longitude_deg", "altitude_m")
 _POINTS_SHARE = 0.1  # how much the points' median counts beside the optical axes

@@ -18,8 +18,7 @@ from scipy.spatial import cKDTree
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import beyond_rounding
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Float64
 
 _MAX_POINTS = 30_000
 _STEPS = 32_000  # of a 16-bit integer along the longest side of the box
