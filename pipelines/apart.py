@@ -17,6 +17,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.mapper import map_images, refine_model
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.progress import Progress, silent
@@ -104,6 +105,7 @@ def _refined(
         with DenseStore(dense) as store:
             remeasure(
                 model,
+                ModelArrays.of(model),
                 store,
                 radii={name: recipe.dense.radius * s for name, s in scales.items()},
             )
@@ -111,6 +113,7 @@ def _refined(
     if recipe.refinement is not None:
         refine_keypoints(
             model,
+            ModelArrays.of(model),
             images,
             recipe.refinement,
             max_size=recipe.features.max_size,

@@ -38,6 +38,7 @@ from sfmprep.frontend.on_devices import (
     merge_parts,
 )
 from sfmprep.geometry.uncertainty import pose_uncertainties
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.mapper import explain_failure
 from sfmprep.mapping.models import read_packed
@@ -347,8 +348,9 @@ def set_outliers_aside(
         return read_models(run)
     run.begin("outliers")
     largest, *others = models
-    uncertainties = pose_uncertainties(largest)
-    outliers = find_outliers(largest, run.recipe.export.outliers, uncertainties)
+    arrays = ModelArrays.of(largest)
+    uncertainties = pose_uncertainties(largest, arrays)
+    outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
     poses = Poses(uncertainties=uncertainties, outliers=outliers)
     write_text(run.workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
     kept = [without_images(largest, outliers) if outliers else largest, *others]
@@ -384,7 +386,9 @@ def export(
     run.begin("export")
     world = find_world(model, images, recipe.export.world)
     seeded = seed_points(
-        model, images, features, matches, recipe.export.seed, progress=progress
+        *(model, ModelArrays.of(model), images, features, matches),
+        recipe.export.seed,
+        progress=progress,
     )
     summary = export_dataset(
         apply_world(seeded, world),

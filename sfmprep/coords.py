@@ -7,11 +7,8 @@ multiplication and a flip is `W - x`. Each function here has its inverse here.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sfmprep.types import Float32, ImageBatch
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Bytes, Float32, Float64, ImageBatch
 
 # EXIF orientation -> the 2x2 integer matrix A and whether W and H swap, such that
 # upright = A (stored - centre) + upright centre. Values from the EXIF 2.3 standard,
@@ -26,6 +23,18 @@ _UPRIGHT: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
     7: ((0, -1), (-1, 0)),
     8: ((0, 1), (-1, 0)),
 }
+
+
+_ROUNDING = 1e-12  # of the largest coordinate
+
+
+def beyond_rounding(length: float, coordinates: Float64) -> float:
+    """The length that was measured between coordinates of any shape, 0 or more.
+
+    Exactly 0 where it is no more than rounding makes of places that are the same, so
+    that a spread of zero can be told from one to divide by.
+    """
+    return length if length > _ROUNDING * np.abs(coordinates).max(initial=0) else 0.0
 
 
 def colmap_from_centre(xy: Float32) -> Float32:
@@ -87,7 +96,7 @@ def stored_xy(xy: Float32, size: tuple[int, int], orientation: int) -> Float32:
     )
 
 
-def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def upright_pixels(pixels: Bytes, orientation: int) -> Bytes:
     """Turns stored pixels [H, W, ...] upright."""
     matrix = upright_matrix(orientation)
     swap = matrix[0, 0] == 0
@@ -99,7 +108,7 @@ def upright_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.ui
     return np.ascontiguousarray(turned)
 
 
-def stored_pixels(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def stored_pixels(pixels: Bytes, orientation: int) -> Bytes:
     """The inverse of `upright_pixels`."""
     return upright_pixels(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 

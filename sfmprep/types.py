@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
+Index = NDArray[np.int64]  # rows of other arrays, and counts
+Ids = NDArray[np.uint64]  # COLMAP's, of points
+Bytes = NDArray[np.uint8]  # pixels and colours
+Mask = NDArray[np.bool_]
 Array = NDArray[np.generic]
 
 

@@ -6,12 +6,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet, read_pixels
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Observations, Views
+from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
+from sfmprep.types import Bytes, Float64
 
 _MAX_THREADS = 8
 
@@ -22,7 +21,7 @@ def point_colours(
     observations: Observations,
     *,
     progress: Progress = silent,
-) -> NDArray[np.uint8]:
+) -> Bytes:
     """The mean colour [N, 3] RGB of every point in the photographs that see it.
 
     Every photograph is read once, and no more are in memory than there are threads.
@@ -46,7 +45,7 @@ def point_colours(
     return np.rint(means).astype(np.uint8)
 
 
-def _bilinear(pixels: NDArray[np.uint8], xy: Float64) -> Float64:
+def _bilinear(pixels: Bytes, xy: Float64) -> Float64:
     """Colours [N, 3] of an image [H, W, 3] at COLMAP pixels."""
     last = np.array(pixels.shape[1::-1]) - 1
     at = np.clip(xy - 0.5, 0, last)

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.coords import beyond_rounding
 from sfmprep.dataset.gravity import Upright, rotation_to_z
 from sfmprep.errors import ReconstructionError
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
 
-Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], pycolmap.Sim3d | None]
 
 MIN_POSITIONS = 3  # that fix a similarity
@@ -25,6 +25,7 @@ _NUM_SAMPLES = 500
 _MAX_SIGMAS = 3.0  # between up by GPS and up without; beyond it GPS is believed
 _MAX_SCALE_ERROR = 0.3  # relative standard deviation; above it GPS tells no scale
 _WARN_SCALE_ERROR = 0.05
+_ONE_SPOT_M = 1e-6  # what is left of the earth's radius in float64, and no GPS tells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class _Alignment:
     """A fit of centres to positions, and what is left over."""
 
     enu_from_sfm: pycolmap.Sim3d
-    near: NDArray[np.bool_]  # [N] positions that agree
+    near: Mask  # [N] positions that agree
     residuals: Float64  # [N, 3] metres
 
 
@@ -230,10 +231,10 @@ def _fit_level(centres: Float64, enu: Float64, level: Float64) -> pycolmap.Sim3d
     middle, enu_middle = upright.mean(axis=0), enu.mean(axis=0)
     here = (upright - middle)[:, :2] @ (1, 1j)
     there = (enu - enu_middle)[:, :2] @ (1, 1j)
-    power = float(np.sum(np.abs(here) ** 2))
-    if power == 0:
+    spread = beyond_rounding(float(np.linalg.norm(here)), centres)
+    if not spread or np.linalg.norm(there) < _ONE_SPOT_M:
         return None
-    turn = np.vdot(here, there) / power  # a complex number turns and scales
+    turn = np.vdot(here, there) / spread**2  # a complex number turns and scales
     scale = float(np.abs(turn))
     if scale == 0:
         return None

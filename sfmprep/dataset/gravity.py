@@ -13,16 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from sfmprep import coords
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
-
-Float64 = NDArray[np.float64]
 
 _MIN_SENSORS = 3
 _MAX_TURN_DEG = 45.0  # between gravity and the upright image
@@ -211,7 +209,8 @@ def _from_cameras(views: Sequence[_View], model: pycolmap.Reconstruction) -> Upr
 def _yaw_range_deg(right: Float64) -> float:
     """The arc that horizontal axes [N, 3] would cover evenly, degrees in 0..180."""
     variance = float(np.linalg.eigvalsh(right.T @ right)[1]) / len(right)
-    return math.degrees(2 * math.asin(math.sqrt(min(1.0, 3 * variance))))
+    # Of axes that are all the same it is 0, which rounding may make negative.
+    return math.degrees(2 * math.asin(math.sqrt(min(max(3 * variance, 0.0), 1.0))))
 
 
 def _level_axes(right: Float64, prior: Float64, towards: Float64) -> Float64:
@@ -264,7 +263,7 @@ def _planes(model: pycolmap.Reconstruction) -> list[tuple[Float64, float]]:
 
 def _largest_plane(
     points: Float64, thickness: float, rng: np.random.Generator
-) -> tuple[Float64, NDArray[np.bool_]]:
+) -> tuple[Float64, Mask]:
     """The normal and the points of the plane that most of these points lie on."""
     seeds = rng.choice(
         len(points), min(len(points), _NUM_HYPOTHESES), replace=False, shuffle=False
@@ -277,6 +276,8 @@ def _largest_plane(
     best = int((distances < thickness).sum(axis=0).argmax())
     normal, inliers = normals[best], distances[:, best] < thickness
     for _ in range(5):
+        if inliers.sum() < 3:  # cameras amid the points: the thickness is next to 0
+            break
         centre = points[inliers].mean(axis=0)
         normal = np.linalg.svd(points[inliers] - centre, full_matrices=False)[2][2]
         inliers = np.abs((points - centre) @ normal) < thickness
@@ -293,7 +294,7 @@ def _is_level(normal: Float64, up: Float64, information: Float64) -> bool | None
     if from_up_deg <= _MAX_FLOOR_ANGLE_DEG:
         across = normal - along * up
         spread = covariance + _variance(_PLANE_STDDEV_DEG) * np.eye(3)
-        sigmas = math.sqrt(across @ np.linalg.solve(spread, across))
+        sigmas = math.sqrt(max(float(across @ np.linalg.solve(spread, across)), 0.0))
         return True if sigmas <= _MAX_SIGMAS else None
     if 90 - from_up_deg <= _MAX_WALL_ANGLE_DEG:
         spread = normal @ covariance @ normal + _variance(_PLANE_STDDEV_DEG)

@@ -12,28 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import SeedConfig
-from sfmprep.coords import Float64
 from sfmprep.dataset.colours import point_colours
 from sfmprep.geometry.tracks import Keypoints, Links, consistent_links, link_tracks
 from sfmprep.geometry.triangulate import (
-    Index,
-    Mask,
-    Observations,
-    Views,
     largest_angles_deg,
-    observations_of,
     relative_stddev,
     reprojection_errors,
     triangulate,
 )
 from sfmprep.geometry.uncertainty import noise_px
+from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.types import Bytes, Float64, Ids, Index, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +65,7 @@ class _Points:
 
 def seed_points(
     model: pycolmap.Reconstruction,
+    arrays: ModelArrays,
     images: ImageSet,
     features: FeatureStore,
     matches: MatchStore,
@@ -85,6 +81,7 @@ def seed_points(
 
     Args:
         model: Poses and points; not changed.
+        arrays: Of this model.
         images: The photographs, read for the colours of new points (level semi only).
         features: What the model was made from (level semi only).
         matches: Likewise, of all pairs, verified or not.
@@ -99,17 +96,16 @@ def seed_points(
         StoreError: The model's keypoints are not those of `features`.
         ImageError: A photograph cannot be read.
     """
-    views = Views.of(model)
-    ids, xyz, observations = observations_of(model, views)
-    noise = noise_px(views, observations, xyz)
-    old = _measured(views, observations, xyz)
+    views = arrays.views
+    noise = noise_px(arrays)
+    old = _measured(views, arrays.observations, arrays.xyz)
     kept = _well_supported(views, old, noise, config)
-    old, ids = old.select(kept), ids[kept]
+    old, ids = old.select(kept), arrays.point_ids[kept]
     joined = np.empty(0, np.int64)
     new = _nothing()
     keypoints = None
     if config.level == "semi":
-        keypoints = Keypoints.read(model, views, features)
+        keypoints = Keypoints.read(model, arrays, features)
         links = consistent_links(
             *(views, keypoints, matches),
             max_error_px=config.max_error_px,
@@ -184,7 +180,7 @@ def _refused(
         "min_angle_deg": angles < config.min_angle_deg,
     }
     if config.max_uncertainty is not None:
-        stddev = relative_stddev(views, observations, xyz) * noise
+        stddev = relative_stddev(views, observations, xyz, noise)
         refused["max_uncertainty"] = ~(stddev <= config.max_uncertainty)
     return refused
 
@@ -375,7 +371,7 @@ def _add_observations(
     model: pycolmap.Reconstruction,
     views: Views,
     observations: Observations,
-    ids: NDArray[np.uint64],
+    ids: Ids,
 ) -> None:
     image_ids = views.ids[observations.view].tolist()
     point_ids = ids[observations.point].tolist()
@@ -388,7 +384,7 @@ def _add_points(
     model: pycolmap.Reconstruction,
     views: Views,
     points: _Points,
-    colours: NDArray[np.uint8],
+    colours: Bytes,
 ) -> None:
     observations = points.observations
     elements = [

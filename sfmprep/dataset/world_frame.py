@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import WorldConfig
+from sfmprep.coords import beyond_rounding
 from sfmprep.dataset.georeference import georeference, transform_points
 from sfmprep.dataset.gravity import find_up, rotation_to_z
 from sfmprep.errors import ConfigError, ReconstructionError
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Float64
 
 _ORIGIN_KEYS = ("latitude_deg", "longitude_deg", "altitude_m")
 _POINTS_SHARE = 0.1  # how much the points' median counts beside the optical axes
@@ -111,6 +110,7 @@ def find_world(
     if config.unit_scale:
         centres = transform_points(world, _centres(model))
         radius = float(np.linalg.norm(centres, axis=1).max())
+        radius = beyond_rounding(radius, world.translation)
         if radius > 0:
             world = pycolmap.Sim3d(
                 world.scale / radius, world.rotation, world.translation / radius

@@ -42,6 +42,7 @@ from sfmprep.export.targets import plan_folders
 from sfmprep.geometry.normals import SurfaceShapes, surface_shapes
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.undistort import Undistortion
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.progress import Progress, silent
 
 _PLY = "sparse/0/points3D.ply"
@@ -113,7 +114,7 @@ def export_dataset(
     if "upright" in kinds:
         exported = export_model(reconstruction, images, originals, config)
         models["upright"], undistortions = exported.model, exported.undistortions
-        shapes = surface_shapes(exported.model)
+        shapes = surface_shapes(ModelArrays.of(exported.model))
     if "stored" in kinds:
         models["stored"] = stored_model(reconstruction, images, originals)
     with partial_export(out) as partial:

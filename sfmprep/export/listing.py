@@ -111,5 +111,6 @@ def _weight(
         depth = float(np.median(xyz @ z_row[:3] + z_row[3]))
     focal = reconstruction.cameras[image.camera_id].mean_focal_length()
     turned = math.radians(uncertainty.rotation_stddev_deg)
-    moved = uncertainty.position_stddev / depth
-    return 1 / (1 + focal**2 * (turned**2 + moved**2))
+    moved = uncertainty.position_stddev / max(abs(depth), 1e-100)
+    pixels = focal * math.hypot(turned, moved)
+    return 1 / (1 + pixels * pixels)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
 from sfmprep.geometry.undistort import Undistortion, undistortion
+from sfmprep.types import Float64, Ids
 
 _MIN_TRACK = 2
 
@@ -188,9 +188,7 @@ def _checked_orientation(
     return coords.rotation_part(info.orientation)
 
 
-def _observations(
-    image: pycolmap.Image, view: Undistortion
-) -> tuple[coords.Float64, NDArray[np.uint64]]:
+def _observations(image: pycolmap.Image, view: Undistortion) -> tuple[Float64, Ids]:
     """Keypoints inside the exported image: xy [N, 2] there, and [N] point ids."""
     points2D = list(image.points2D)
     stored = np.array([p.xy for p in points2D], np.float64).reshape(-1, 2)
@@ -204,8 +202,8 @@ def _observations(
 def _add_points(
     model: pycolmap.Reconstruction,
     reconstruction: pycolmap.Reconstruction,
-    kept: NDArray[np.uint64],
-    observed: list[NDArray[np.uint64]],
+    kept: Ids,
+    observed: list[Ids],
 ) -> None:
     """Adds the points `kept` with the tracks that `observed`, per image, gives them."""
     ids = np.concatenate(observed)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Index, Observations, Views, observations_of
-from sfmprep.types import Float32
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.types import Float32, Float64, Ids, Index
 
 _NUM_NEIGHBOURS = 12
 _MIN_NEIGHBOURS = 3  # that a plane needs, with the point itself
@@ -26,12 +23,12 @@ _BLOCK = 1 << 16
 class SurfaceShapes:
     """How the surface lies at every point, in the order of the point ids."""
 
-    point_ids: NDArray[np.uint64]  # [N] rising
+    point_ids: Ids  # [N] rising
     normals: Float32  # [N, 3] unit, towards the cameras that see the point
     scales: Float32  # [N] world units, above 0
 
 
-def surface_shapes(model: pycolmap.Reconstruction) -> SurfaceShapes:
+def surface_shapes(arrays: ModelArrays) -> SurfaceShapes:
     """Fits a plane to the neighbours of every point, and measures their distance.
 
     A normal is the thinnest axis of a point and its 12 nearest neighbours, turned to
@@ -44,9 +41,8 @@ def surface_shapes(model: pycolmap.Reconstruction) -> SurfaceShapes:
     Returns:
         One row a point that a registered image sees; none for a model without points.
     """
-    views = Views.of(model)
-    ids, xyz, observations = observations_of(model, views)
-    to_cameras, distances = _cameras(views, observations, xyz)
+    xyz = arrays.xyz
+    to_cameras, distances = _cameras(arrays)
     normals = to_cameras.copy()
     scales = np.zeros(len(xyz))
     tree = cKDTree(xyz)
@@ -60,17 +56,16 @@ def surface_shapes(model: pycolmap.Reconstruction) -> SurfaceShapes:
         if count > _MIN_NEIGHBOURS:
             normals[rows] = _normals(xyz[neighbours], to_cameras[rows])
     return SurfaceShapes(
-        point_ids=ids,
+        point_ids=arrays.point_ids,
         normals=normals.astype(np.float32),
         scales=_held(scales, distances).astype(np.float32),
     )
 
 
-def _cameras(
-    views: Views, observations: Observations, xyz: Float64
-) -> tuple[Float64, Float64]:
+def _cameras(arrays: ModelArrays) -> tuple[Float64, Float64]:
     """The mean direction [N, 3] to the cameras, and the distance [N] to the nearest."""
-    offsets = views.centres[observations.view] - xyz[observations.point]
+    observations = arrays.observations
+    offsets = arrays.views.centres[observations.view] - arrays.xyz[observations.point]
     lengths = np.maximum(np.linalg.norm(offsets, axis=1), 1e-300)
     starts: Index = observations.starts
     if not len(starts):

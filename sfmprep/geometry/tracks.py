@@ -8,27 +8,23 @@ until none does.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sfmprep.coords import Float64
 from sfmprep.errors import StoreError
-from sfmprep.geometry.triangulate import (
-    Index,
-    Mask,
-    Observations,
-    Views,
-    observations_of,
-)
+from sfmprep.geometry.epipolar import epipolar_errors_px
+from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
-from sfmprep.types import Float32, Matches
+from sfmprep.types import Array, Float32, Float64, Index, Int32, Mask, Matches
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_MATCHES = 1 << 18
 _CUT_SHARE = 4  # of a track that contradicts itself, one match in so many at a time
@@ -64,19 +60,24 @@ class Keypoints:
 
     @staticmethod
     def read(
-        model: pycolmap.Reconstruction, views: Views, features: FeatureStore
+        model: pycolmap.Reconstruction, arrays: ModelArrays, features: FeatureStore
     ) -> Keypoints:
         """Reads the keypoints of all views, without their descriptors.
+
+        Args:
+            model: Its images' keypoints are compared with those of the store.
+            arrays: Of this model.
+            features: What it was made from.
 
         Raises:
             StoreError: The model has other keypoints than the store.
         """
+        views, observations = arrays.views, arrays.observations
         rows = {name: row for row, name in enumerate(views.names)}
         xys: list[Float32] = [np.empty((0, 2), np.float32)] * len(views)
         for name, found in features.keypoints():
             if name in rows:
                 xys[rows[name]] = found.xy
-        _, _, observations = observations_of(model, views)
         for row, own in enumerate(observations.by_view(len(views))):
             image = model.images[int(views.ids[row])]
             seen = observations.keypoint[own]
@@ -100,7 +101,7 @@ class Keypoints:
 class Links:
     """Matches that fit the poses."""
 
-    ends: NDArray[np.int32]  # [E, 2] keypoints, counted over all views
+    ends: Int32  # [E, 2] keypoints, counted over all views
     scores: Float32  # [E] in 0..1
 
     def select(self, rows: Mask) -> Links:
@@ -169,7 +170,8 @@ def consistent_links(
                 " again with these features"
             )
         ends = ends + np.c_[keypoints.offsets[view0], keypoints.offsets[view1]]
-        errors = _epipolar_errors(views, keypoints, ends, view0, view1)
+        rays = keypoints.ray[ends].astype(np.float64)
+        errors = epipolar_errors_px(views, view0, view1, rays[:, 0], rays[:, 1])
         links = Links(ends=ends.astype(np.int32), scores=links.scores)
         found.append(links.select(errors <= max_error_px))
     return Links(
@@ -204,23 +206,6 @@ def _blocks(
         yield block()
 
 
-def _epipolar_errors(
-    views: Views, keypoints: Keypoints, ends: Index, view0: Index, view1: Index
-) -> Float64:
-    """Pixels, the larger of both images; infinite where the rays go apart."""
-    ray0 = keypoints.ray[ends[:, 0]].astype(np.float64)
-    ray1 = keypoints.ray[ends[:, 1]].astype(np.float64)
-    baseline = views.centres[view1] - views.centres[view0]
-    plane0, plane1 = np.cross(baseline, ray0), np.cross(baseline, ray1)
-    across = np.abs(np.einsum("mi,mi->m", ray0, plane1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error0 = across / np.linalg.norm(plane1, axis=1) * views.focals[view0]
-        error1 = across / np.linalg.norm(plane0, axis=1) * views.focals[view1]
-    same_side = np.einsum("mi,mi->m", plane0, plane1) > 0
-    errors: Float64 = np.where(same_side, np.maximum(error0, error1), np.inf)
-    return errors
-
-
 # ---------------------------------------------------------------- links to tracks
 def link_tracks(links: Links, keypoints: Keypoints) -> tuple[Index, Index]:
     """Joins linked keypoints to tracks with at most one keypoint of an image.
@@ -228,34 +213,59 @@ def link_tracks(links: Links, keypoints: Keypoints) -> tuple[Index, Index]:
     Returns:
         Keypoints [M] and their tracks [M] = 0, 0, 1, 1, 1, ...; within a track sorted.
     """
-    nodes, ends = np.unique(links.ends, return_inverse=True)
+    numbers, ends = np.unique(links.ends.astype(np.int64), return_inverse=True)
     ends = ends.reshape(-1, 2)
-    view = keypoints.view(nodes.astype(np.int64))
-    track = components(ends, len(nodes))
-    torn = np.flatnonzero(_contradicting(track, view)[track[ends[:, 0]]])
-    if len(torn):
-        kept = np.ones(len(ends), bool)
-        kept[torn] = _consistent(ends[torn], links.scores[torn], view)
-        track = components(ends[kept], len(nodes))
+    nodes = Nodes(
+        view=keypoints.view(numbers),
+        place=np.arange(len(numbers))[:, None],  # no two keypoints of one image
+        limit=np.zeros(len(keypoints.offsets) - 1),
+    )
+    kept = consistent(ends, links.scores, np.ones(len(ends), bool), nodes)
+    track = components(ends[kept], len(numbers))
     long = np.bincount(track, minlength=1)[track] >= 2
     order = np.flatnonzero(long)[np.argsort(track[long], kind="stable")]
     _, number = np.unique(track[order], return_inverse=True)
-    return nodes[order].astype(np.int64), number.astype(np.int64)
+    return numbers[order], number.astype(np.int64)
 
 
-def _consistent(ends: Index, scores: Float32, view: Index) -> Mask:
-    """Which links of tracks that contradict themselves stay, so that none does."""
-    nodes, ends = np.unique(ends, return_inverse=True)
-    ends, view = ends.reshape(-1, 2), view[nodes]
-    strength = support(ends, len(nodes)) + 0.5 * scores
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nodes:
+    """The keypoints that links join."""
+
+    view: Index  # [K]
+    place: Array  # [K, D] where they lie in their images
+    limit: Float64  # [V] how far apart keypoints of one track may, along an axis
+
+
+def consistent(ends: Index, scores: Float32, loose: Mask, nodes: Nodes) -> Mask:
+    """Which links [E] stay, so that no track with a loose link contradicts itself.
+
+    A track does where two of its keypoints lie in one image and further apart than its
+    limit along an axis. Its weakest loose links go, a quarter of it at a time at most:
+    those with the fewest third keypoints that are linked to both ends, then those of
+    the lowest score.
+
+    Args:
+        ends: [E, 2] rows of `nodes`.
+        scores: [E] in 0..1.
+        loose: [E] which of them may be cut.
+        nodes: The keypoints.
+    """
     kept = np.ones(len(ends), bool)
-    track = components(ends, len(nodes))
-    rows = np.arange(len(ends))
-    while len(rows):
-        kept[rows] = without_weakest(track[ends[rows, 0]], strength[rows])
-        rows = rows[kept[rows]]
-        track = components(ends[kept], len(nodes))
-        rows = rows[_contradicting(track, view)[track[ends[rows, 0]]]]
+    torn, track = _torn(np.arange(len(ends)), ends, nodes)
+    num_torn = len(torn)
+    strength = np.zeros(len(ends))
+    numbers, inner = np.unique(ends[torn], return_inverse=True)
+    strength[torn] = support(inner.reshape(-1, 2), len(numbers)) + 0.5 * scores[torn]
+    while loose[torn].any():
+        rows, of_rows = torn[loose[torn]], track[loose[torn]]
+        kept[rows] = _without_weakest(of_rows, strength[rows])
+        torn, track = _torn(torn[kept[torn]], ends, nodes)
+    if num_torn:
+        logger.info(
+            "%d of %d matches were in tracks that contradict themselves; %d were cut",
+            *(num_torn, len(ends), int((~kept).sum())),
+        )
     return kept
 
 
@@ -263,15 +273,6 @@ def components(ends: Index, size: int) -> Index:
     """The track [N] of each of `size` keypoints that links [E, 2] join."""
     graph = coo_array((np.ones(len(ends), bool), ends.T), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
-
-
-def _contradicting(track: Index, view: Index) -> Mask:
-    """Which tracks [T] have two keypoints of one image."""
-    found = np.zeros(int(track.max(initial=-1)) + 1, bool)
-    order = np.lexsort((view, track))
-    same = (np.diff(track[order]) == 0) & (np.diff(view[order]) == 0)
-    found[track[order][1:][same]] = True
-    return found
 
 
 def support(ends: Index, size: int) -> Float64:
@@ -282,11 +283,41 @@ def support(ends: Index, size: int) -> Float64:
     return np.asarray(shared.sum(axis=1), np.float64).ravel()
 
 
-def without_weakest(track: Index, strength: Float64) -> Mask:
-    """False for the weakest links of every track, at least for one."""
+def _torn(rows: Index, ends: Index, nodes: Nodes) -> tuple[Index, Index]:
+    """Those of these links whose tracks contradict themselves, and the tracks."""
+    used, inner = np.unique(ends[rows], return_inverse=True)
+    inner = inner.reshape(-1, 2)
+    track = components(inner, len(used))
+    found = _contradicting(track, nodes.view[used], nodes.place[used], nodes.limit)
+    track = track[inner[:, 0]]
+    return rows[found[track]], track[found[track]]
+
+
+def _contradicting(track: Index, view: Index, place: Array, limit: Float64) -> Mask:
+    """Which tracks [T] have keypoints of one image further apart than its limit."""
+    found = np.zeros(int(track.max(initial=-1)) + 1, bool)
+    if not len(track):
+        return found
+    order = np.lexsort((view, track))
+    new = (np.diff(track[order]) != 0) | (np.diff(view[order]) != 0)
+    starts = np.concatenate(([0], np.flatnonzero(new) + 1))
+    low = np.minimum.reduceat(place[order], starts)
+    high = np.maximum.reduceat(place[order], starts)
+    wide = (high - low).max(axis=1) > limit[view[order[starts]]]
+    found[track[order[starts[wide]]]] = True
+    return found
+
+
+def _without_weakest(track: Index, strength: Float64) -> Mask:
+    """False for the weakest links of every track, at least for one.
+
+    At most for a quarter, and only for those with as little support as the weakest.
+    """
     order = np.lexsort((strength, track))
     sizes = np.bincount(track)[track[order]]
     first = np.searchsorted(track[order], track[order])
+    later = np.arange(len(track)) - first >= np.maximum(sizes // _CUT_SHARE, 1)
+    supported = strength[order] >= np.floor(strength[order])[first] + 1
     kept = np.empty(len(track), bool)
-    kept[order] = np.arange(len(track)) - first >= np.maximum(sizes // _CUT_SHARE, 1)
+    kept[order] = later | supported
     return kept

@@ -10,145 +10,16 @@ the inverse of its covariance at a noise of one pixel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
-import pycolmap
-from numpy.typing import NDArray
 
-from sfmprep.coords import Float64
-
-Index = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from sfmprep.geometry.views import Observations, Views
+from sfmprep.types import Float64
 
 _ROUNDS = 3
 _ROWS, _COLUMNS = np.triu_indices(3)
+_NEAREST = 1e-100  # a point at the very centre of a camera: its weight is finite
 _RIDGE = 1e-12  # of the trace: parallel rays give a far point instead of an error
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Views:
-    """The registered images of a model, in the order of their ids."""
-
-    ids: Index  # [V] image ids
-    names: tuple[str, ...]
-    cameras: tuple[pycolmap.Camera, ...]
-    rotations: Float64  # [V, 3, 3] camera from world
-    centres: Float64  # [V, 3] world
-    focals: Float64  # [V] pixels
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @staticmethod
-    def of(model: pycolmap.Reconstruction) -> Views:
-        """Reads poses and cameras; a model without registered images gives none."""
-        images = [model.images[i] for i in sorted(model.reg_image_ids())]
-        cameras = tuple(model.cameras[image.camera_id] for image in images)
-        poses = np.array([i.cam_from_world().matrix() for i in images]).reshape(
-            -1, 3, 4
-        )
-        return Views(
-            ids=np.array([image.image_id for image in images], np.int64),
-            names=tuple(image.name for image in images),
-            cameras=cameras,
-            rotations=poses[:, :, :3],
-            centres=-np.einsum("vji,vj->vi", poses[:, :, :3], poses[:, :, 3]),
-            focals=np.array([camera.mean_focal_length() for camera in cameras]),
-        )
-
-    def rays(self, view: int, xy: Float64) -> Float64:
-        """World directions [N, 3] of pixels [N, 2]; NaN where a camera sees nothing."""
-        rays = np.asarray(self.cameras[view].cam_ray_from_img(xy), np.float64)
-        turned: Float64 = rays.reshape(-1, 3) @ self.rotations[view]
-        return turned
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Observations:
-    """Which view sees which point where; sorted by point, every point has some."""
-
-    point: Index  # [M] rows of the points, 0, 0, 1, 1, 1, 2, ...
-    view: Index  # [M] rows of the views
-    keypoint: Index  # [M] rows of that image's keypoints
-    xy: Float64  # [M, 2] COLMAP pixels
-    ray: Float64  # [M, 3] unit, world axes
-
-    def __len__(self) -> int:
-        return len(self.point)
-
-    @property
-    def num_points(self) -> int:
-        """How many points there are."""
-        return int(self.point[-1]) + 1 if len(self) else 0
-
-    @property
-    def starts(self) -> Index:
-        """The first observation of every point [N]."""
-        return np.searchsorted(self.point, np.arange(self.num_points))
-
-    def counts(self) -> Index:
-        """How many observations every point has [N]."""
-        return np.bincount(self.point, minlength=self.num_points)
-
-    def by_view(self, num_views: int) -> list[Index]:
-        """The rows of every view's observations."""
-        order = np.argsort(self.view, kind="stable")
-        ends = np.searchsorted(self.view[order], np.arange(1, max(num_views, 1)))
-        return np.split(order, ends)[:num_views]
-
-    def select(self, rows: Mask | Index) -> Observations:
-        """Some of the observations, points numbered anew without gaps."""
-        point = self.point[rows]
-        if len(point):
-            point = np.concatenate(([0], np.cumsum(np.diff(point) != 0)))
-        return replace(
-            self,
-            point=point,
-            view=self.view[rows],
-            keypoint=self.keypoint[rows],
-            xy=self.xy[rows],
-            ray=self.ray[rows],
-        )
-
-
-def observations_of(
-    model: pycolmap.Reconstruction, views: Views
-) -> tuple[NDArray[np.uint64], Float64, Observations]:
-    """The points of a model that registered images see, and their observations.
-
-    Returns:
-        Point ids [N] in rising order, positions [N, 3], and the observations; all
-        empty for a model without points.
-    """
-    ids, rows, keypoints, xys, rays = [], [], [], [], []
-    for row, image_id in enumerate(views.ids.tolist()):
-        image = model.images[image_id]
-        seen = image.get_observation_points2D()
-        xy = np.array([p.xy for p in seen], np.float64).reshape(-1, 2)
-        ray = views.rays(row, xy)
-        inside = np.isfinite(ray).all(axis=1)
-        ids.append(np.array([p.point3D_id for p in seen], np.uint64)[inside])
-        rows.append(np.full(int(inside.sum()), row, np.int64))
-        idxs = np.array(image.get_observation_point2D_idxs(), np.int64)
-        keypoints.append(idxs[inside])
-        xys.append(xy[inside])
-        rays.append(ray[inside])
-    if not ids:
-        ids = [np.empty(0, np.uint64)]
-        rows = keypoints = [np.empty(0, np.int64)]
-        xys, rays = [np.empty((0, 2))], [np.empty((0, 3))]
-    point_ids, point = np.unique(np.concatenate(ids), return_inverse=True)
-    order = np.argsort(point, kind="stable")
-    observations = Observations(
-        point=point[order],
-        view=np.concatenate(rows)[order],
-        keypoint=np.concatenate(keypoints)[order],
-        xy=np.concatenate(xys)[order],
-        ray=np.concatenate(rays)[order],
-    )
-    xyz = np.array([model.points3D[i].xyz for i in point_ids.tolist()], np.float64)
-    return point_ids, xyz.reshape(-1, 3), observations
+_BLOCK = 1 << 20  # products of rays at once
 
 
 def triangulate(views: Views, observations: Observations) -> Float64:
@@ -167,8 +38,10 @@ def triangulate(views: Views, observations: Observations) -> Float64:
     return xyz
 
 
-def relative_stddev(views: Views, observations: Observations, xyz: Float64) -> Float64:
-    """How uncertain every point is [N], at a noise of one pixel and fixed poses.
+def relative_stddev(
+    views: Views, observations: Observations, xyz: Float64, noise_px: float
+) -> Float64:
+    """How uncertain every point is [N], at this noise of keypoints and fixed poses.
 
     The standard deviation along the most uncertain axis, as a share of the distance to
     the nearest camera that sees the point; infinite where its rays are parallel.
@@ -179,8 +52,9 @@ def relative_stddev(views: Views, observations: Observations, xyz: Float64) -> F
     weights = _weights(views, observations, distances)
     information = np.linalg.eigvalsh(_information(observations, weights))[:, 0]
     nearest = np.minimum.reduceat(distances, observations.starts)
-    with np.errstate(divide="ignore"):
-        stddev: Float64 = 1 / (np.sqrt(np.maximum(information, 0)) * nearest)
+    precision = np.sqrt(np.maximum(information, 0)) * nearest
+    stddev = np.full(len(precision), np.inf)
+    np.divide(noise_px, precision, out=stddev, where=precision > 0)
     return stddev
 
 
@@ -205,22 +79,21 @@ def reprojection_errors(
 def largest_angles_deg(
     views: Views, observations: Observations, xyz: Float64
 ) -> Float64:
-    """The angle [N] under which the cameras furthest apart see a point, degrees.
+    """The largest angle [N] between two rays from a point to its cameras, degrees.
 
-    From the first camera to that at the largest angle, and from there again: exact for
-    two cameras and for cameras in a row, else at least half of the largest angle.
+    0 where one camera sees it, or sees it from its very centre.
     """
-    if not len(observations):
-        return np.empty(0)
-    rays = xyz[observations.point] - views.centres[observations.view]
+    starts, counts = observations.starts, observations.counts()
+    rays = views.centres[observations.view] - xyz[observations.point]
     rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-300)
-    starts = observations.starts
-    end = starts
-    for _ in range(2):
-        cosines = np.einsum("mi,mi->m", rays, rays[end][observations.point])
-        order = np.lexsort((cosines, observations.point))
-        end = order[starts]
-    angles: Float64 = np.degrees(np.arccos(np.clip(cosines[end], -1, 1)))
+    cosines = np.ones(len(starts))
+    for length in np.unique(counts[counts > 1]).tolist():
+        points = np.flatnonzero(counts == length)
+        for block in np.array_split(points, len(points) * length**2 // _BLOCK + 1):
+            tracks = rays[starts[block, None] + np.arange(length)]
+            products = tracks @ tracks.swapaxes(1, 2)
+            cosines[block] = products.min(axis=(1, 2), initial=1)
+    angles: Float64 = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
     return angles
 
 
@@ -233,7 +106,7 @@ def _distances(views: Views, observations: Observations, xyz: Float64) -> Float6
 def _weights(views: Views, observations: Observations, distances: Float64) -> Float64:
     """Squared pixels [M] that a step of one unit across the ray makes."""
     focals = views.focals[observations.view]
-    weights: Float64 = (focals / np.maximum(distances, 1e-300)) ** 2
+    weights: Float64 = (focals / np.maximum(distances, _NEAREST)) ** 2
     return weights
 
 

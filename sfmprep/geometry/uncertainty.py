@@ -14,14 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import (
-    Observations,
-    Views,
-    observations_of,
-    relative_stddev,
-    reprojection_errors,
-)
+from sfmprep.coords import beyond_rounding
+from sfmprep.geometry.triangulate import relative_stddev, reprojection_errors
+from sfmprep.geometry.views import ModelArrays, Views
+from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +43,9 @@ class PoseUncertainty:
     position_stddev: float  # world units
 
 
-def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertainty]:
+def pose_uncertainties(
+    model: pycolmap.Reconstruction, arrays: ModelArrays
+) -> dict[str, PoseUncertainty]:
     """The uncertainty of every registered camera, with points and lenses free.
 
     COLMAP's bundle adjustment covariance holds three points still, which makes cameras
@@ -60,11 +58,15 @@ def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertai
     while the others stay where they are. It agrees with the spread of poses adjusted
     from keypoints with noise (8 synthetic images, 200 runs) within a tenth.
 
+    Args:
+        model: Not changed.
+        arrays: Of this model.
+
     Returns:
         By image name; empty, with the reason in the log, where COLMAP finds no
         covariance, with fewer than two images, or with more than `MAX_IMAGES`.
     """
-    views = Views.of(model)
+    views = arrays.views
     if not _MIN_IMAGES <= len(views) <= MAX_IMAGES:
         logger.info(
             "the uncertainty of poses is not computed for %d images, only for %d to %d",
@@ -79,8 +81,7 @@ def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertai
             len(views),
         )
         return {}
-    _, xyz, observations = observations_of(model, views)
-    covariance *= noise_px(views, observations, xyz) ** 2
+    covariance *= noise_px(arrays) ** 2
     covariance = _relative_to_the_whole(covariance, views.centres)
     blocks = _diagonal_blocks(covariance)
     rotation, position = (
@@ -97,7 +98,7 @@ def pose_uncertainties(model: pycolmap.Reconstruction) -> dict[str, PoseUncertai
     }
 
 
-def point_uncertainties(model: pycolmap.Reconstruction) -> dict[int, float]:
+def point_uncertainties(arrays: ModelArrays) -> dict[int, float]:
     """The uncertainty of every point, with the poses as they are.
 
     Returns:
@@ -105,22 +106,21 @@ def point_uncertainties(model: pycolmap.Reconstruction) -> dict[int, float]:
         share of its distance to the nearest camera that sees it; infinite where its
         rays are parallel. Empty for a model without points.
     """
-    views = Views.of(model)
-    ids, xyz, observations = observations_of(model, views)
-    noise = noise_px(views, observations, xyz)
-    stddev = relative_stddev(views, observations, xyz) * noise
-    return dict(zip(ids.tolist(), stddev.tolist(), strict=True))
+    stddev = relative_stddev(
+        arrays.views, arrays.observations, arrays.xyz, noise_px(arrays)
+    )
+    return dict(zip(arrays.point_ids.tolist(), stddev.tolist(), strict=True))
 
 
-def noise_px(views: Views, observations: Observations, xyz: Float64) -> float:
+def noise_px(arrays: ModelArrays) -> float:
     """The standard deviation of a keypoint's coordinate, as the residuals tell.
 
     The squared residuals over what is left of their number after the parameters of
     points, poses and cameras: 0 for a model without points.
     """
-    errors = reprojection_errors(views, observations, xyz)
+    errors = reprojection_errors(arrays.views, arrays.observations, arrays.xyz)
     errors = errors[np.isfinite(errors)]
-    parameters = 3 * len(xyz) + 6 * len(views) - 7
+    parameters = 3 * len(arrays.xyz) + 6 * len(arrays.views) - 7
     redundancy = max(2 * len(errors) - parameters, 1)
     return float(np.sqrt((errors**2).sum() / redundancy))
 
@@ -181,13 +181,15 @@ def _in_world(joint: Float64, views: Views) -> Float64:
 def _relative_to_the_whole(covariance: Float64, centres: Float64) -> Float64:
     """The covariance in the frame that the well known cameras fix together."""
     offsets = centres - np.median(centres, axis=0)
-    spread = float(np.sqrt((offsets**2).sum(axis=1).mean())) or 1.0
+    spread = float(np.sqrt((offsets**2).sum(axis=1).mean()))
+    spread = beyond_rounding(spread, centres) or 1.0
     scale = np.tile([1.0, 1.0, 1.0, spread, spread, spread], len(centres))
     covariance = covariance / np.outer(scale, scale)
     motions = _motions(offsets / spread)
     everyone = range(len(centres))
     covariance = _fixed_by(covariance, motions, everyone)
-    size = np.sqrt(np.trace(_diagonal_blocks(covariance), axis1=1, axis2=2))
+    size = np.trace(_diagonal_blocks(covariance), axis1=1, axis2=2)
+    size = np.sqrt(np.maximum(size, 0))  # rounding, where the others fix a camera
     known = np.flatnonzero(size <= _MAX_DATUM_RATIO * np.median(size)).tolist()
     if len(known) > _MIN_IMAGES:
         covariance = _fixed_by(covariance, motions, known)

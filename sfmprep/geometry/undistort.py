@@ -19,8 +19,8 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep import coords
-from sfmprep.coords import Float64
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.types import Bytes, Float64, Mask
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Undistortion:
         rays = np.column_stack([off_axis, np.ones(len(points))])
         return np.asarray(self.source.img_from_cam(rays))
 
-    def warp(self, pixels: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
+    def warp(self, pixels: Bytes, maps: Maps) -> Bytes:
         """Resamples stored pixels [H, W, 3] to exported ones, bicubic."""
         step = self._reduction
         if step > 1:
@@ -129,7 +129,7 @@ class Undistortion:
         flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
         return np.asarray(cv2.remap(pixels, *maps, flags, borderMode=border), np.uint8)
 
-    def warp_mask(self, mask: NDArray[np.bool_], maps: Maps) -> NDArray[np.bool_]:
+    def warp_mask(self, mask: Mask, maps: Maps) -> Mask:
         """Resamples a stored mask [H, W] as `warp` does pixels, to the nearest one."""
         reduced = reduce_mask(mask, self._reduction)
         whole, fraction = maps
@@ -137,9 +137,7 @@ class Undistortion:
         column = whole[..., 0] + (fraction % _SUBPIXELS >= _SUBPIXELS // 2)
         row = whole[..., 1] + (fraction // _SUBPIXELS >= _SUBPIXELS // 2)
         height, width = reduced.shape
-        nearest: NDArray[np.bool_] = reduced[
-            row.clip(0, height - 1), column.clip(0, width - 1)
-        ]
+        nearest: Mask = reduced[row.clip(0, height - 1), column.clip(0, width - 1)]
         return nearest
 
     def maps(self) -> Maps:
@@ -181,14 +179,12 @@ class Undistortion:
         return np.array([self.target.principal_point_x, self.target.principal_point_y])
 
 
-def reduce_pixels(
-    pixels: NDArray[np.uint8], size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def reduce_pixels(pixels: Bytes, size: tuple[int, int]) -> Bytes:
     """Averages pixels [H, W, 3] down to (W, H) `size`, whole blocks at a time."""
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def reduce_mask(mask: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
+def reduce_mask(mask: Mask, factor: int) -> Mask:
     """Takes the pixel nearest to the middle of each whole block of a mask [H, W]."""
     height, width = (side // factor * factor for side in mask.shape)
     middle = slice(factor // 2, None, factor)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
+from sfmprep.geometry.epipolar import epipolar_errors_px
+from sfmprep.geometry.views import Views
 from sfmprep.mapping.view_graph import PairTable, strongest_edges
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Float64
 
 _MIN_INLIERS = 30
 _FITS_PX = 8.0
@@ -48,36 +48,32 @@ def find_contradictions(
     30 % lie within 8 px of the model's epipolar lines. The ten strongest pairs of each
     image are looked at; none are found among images without a pose.
     """
-    ids = {model.images[k].name: k for k in model.reg_image_ids()}
+    views = Views.of(model)
+    view_of = {name: view for view, name in enumerate(views.names)}
     index, weights = pairs.verified_edges()
     keep = strongest_edges(index, weights, _PER_IMAGE) & (weights >= _MIN_INLIERS)
 
     @lru_cache(_MAX_CACHED)
-    def rays(name: str) -> Float64:
-        image = model.images[ids[name]]
-        return np.asarray(model.cameras[image.camera_id].cam_from_img(image.points2D))
+    def rays(view: int) -> Float64:
+        points = model.images[int(views.ids[view])].points2D
+        return views.rays(view, np.array([p.xy for p in points]).reshape(-1, 2))
 
     found = []
     with pycolmap.Database.open(database) as opened:
         in_database = {i.name: i.image_id for i in opened.read_all_images()}
         for (row0, row1), inliers in zip(index[keep], weights[keep], strict=True):
             name0, name1 = pairs.names[row0], pairs.names[row1]
-            if name0 not in ids or name1 not in ids:
+            if name0 not in view_of or name1 not in view_of:
                 continue
             matches = opened.read_two_view_geometry(
                 in_database[name0], in_database[name1]
             ).inlier_matches
-            share = float(
-                np.mean(
-                    _distances_px(
-                        model,
-                        (ids[name0], ids[name1]),
-                        rays(name0)[matches[:, 0]],
-                        rays(name1)[matches[:, 1]],
-                    )
-                    < _FITS_PX
-                )
+            view0, view1 = view_of[name0], view_of[name1]
+            errors = _errors_px(
+                *(views, view0, view1),
+                *(rays(view0)[matches[:, 0]], rays(view1)[matches[:, 1]]),
             )
+            share = float(np.mean(errors < _FITS_PX))
             if share < _MAX_SHARE_FITTING:
                 found.append(
                     Contradiction(
@@ -91,26 +87,17 @@ def find_contradictions(
     return found[:max_pairs]
 
 
-def _distances_px(
-    model: pycolmap.Reconstruction,
-    ids: tuple[int, int],
-    xy0: Float64,
-    xy1: Float64,
+def _errors_px(
+    views: Views, view0: int, view1: int, ray0: Float64, ray1: Float64
 ) -> Float64:
-    """How far matches [M, 2] on the planes at depth 1 are from fitting two poses.
+    """How far matches [M] are from fitting the poses of two views.
 
-    The distance from the epipolar line in the second image, or from the place that the
-    rotation alone gives where that is nearer: without a baseline there is no line.
+    The distance from the epipolar line, or from the place that the rotation alone gives
+    where that is nearer: without a baseline there is no line.
     """
-    first, second = (model.images[k] for k in ids)
-    pose = second.cam_from_world() * first.cam_from_world().inverse()
-    turned = np.column_stack([xy0, np.ones(len(xy0))]) @ pose.rotation.matrix().T
-    lines = np.cross(pose.translation, turned)
-    to_line = np.abs((xy1 * lines[:, :2]).sum(axis=1) + lines[:, 2]) / np.maximum(
-        np.linalg.norm(lines[:, :2], axis=1), 1e-12
-    )
-    ahead = np.where(turned[:, 2] > 1e-6, turned[:, 2], np.nan)
-    to_turned = np.linalg.norm(turned[:, :2] / ahead[:, None] - xy1, axis=1)
-    focal = model.cameras[second.camera_id].mean_focal_length()
-    # a point far outside a fisheye's plane has no ray: nan, and does not fit
-    return np.asarray(np.fmin(to_line, to_turned) * focal, np.float64)
+    first, second = np.full(len(ray0), view0), np.full(len(ray0), view1)
+    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
+    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * views.focals[view1]
+    # a keypoint that its camera cannot see has no ray: nan, and does not fit
+    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
+    return np.asarray(np.fmin(to_line, turned), np.float64)

@@ -296,26 +296,6 @@ def _map_globally(
     return _sorted_models(found.values())
 
 
-def median_triangulation_angle_deg(
-    model: pycolmap.Reconstruction, *, max_points: int = 2000
-) -> float:
-    """The median over points of the largest angle between two of their rays.
-
-    At most `max_points` points, evenly spread over their ids, are looked at; 0 for a
-    model without points.
-    """
-    ids = sorted(model.point3D_ids())
-    centres = {k: model.images[k].projection_center() for k in model.reg_image_ids()}
-    angles = []
-    for point_id in ids[:: max(len(ids) // max_points, 1)]:
-        point = model.points3D[point_id]
-        views = {element.image_id for element in point.track.elements}
-        rays = np.array([centres[view] for view in views]) - point.xyz
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        angles.append(np.degrees(np.arccos(np.clip(rays @ rays.T, -1, 1).min())))
-    return float(np.median(angles)) if angles else 0.0
-
-
 def explain_failure(images: ImageSet, verified: VerifiedPairs) -> str:
     """Says in plain words why a capture gave no model, and what to do."""
     alone = len(images) - len(verified.images)

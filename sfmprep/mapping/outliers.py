@@ -15,10 +15,11 @@ import pycolmap
 from scipy.spatial import cKDTree
 
 from sfmprep.config import OutlierConfig
-from sfmprep.coords import Float64
+from sfmprep.coords import beyond_rounding
 from sfmprep.errors import ReconstructionError
-from sfmprep.geometry.triangulate import Views, observations_of
 from sfmprep.geometry.uncertainty import PoseUncertainty
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _MIN_KEPT = 2
 
 
 def find_outliers(
-    model: pycolmap.Reconstruction,
+    arrays: ModelArrays,
     config: OutlierConfig,
     uncertainties: Mapping[str, PoseUncertainty],
 ) -> dict[str, str]:
@@ -38,7 +39,7 @@ def find_outliers(
     and those that miss them by the largest factor are left out.
 
     Args:
-        model: Any model; it is not changed.
+        arrays: Of any model.
         config: Thresholds.
         uncertainties: By image name, see `pose_uncertainties`; images that are not
             among them are not judged by it.
@@ -46,18 +47,17 @@ def find_outliers(
     Returns:
         The reason in plain words by image name, in the order of names.
     """
-    views = Views.of(model)
+    views = arrays.views
+    num_points = np.bincount(arrays.observations.view, minlength=len(views))
     found: dict[str, tuple[float, str]] = {}  # how far from the threshold, and why
-    for name, distance, limit in _isolated(model, views, config.max_distance_ratio):
+    for name, distance, limit in _isolated(arrays, config.max_distance_ratio):
         found[name] = (
             distance / limit,
             f"it lies {distance:.0f} times the size of the capture away from all"
             " other cameras",
         )
-    for name, image_id in zip(views.names, views.ids.tolist(), strict=True):
-        judged = _judged_alone(
-            model.images[image_id].num_points3D, uncertainties.get(name), config
-        )
+    for name, count in zip(views.names, num_points.tolist(), strict=True):
+        judged = _judged_alone(count, uncertainties.get(name), config)
         if judged is not None and judged[0] > found.get(name, (0.0, ""))[0]:
             found[name] = judged
     most = max(min(len(views) // _MAX_SHARE, len(views) - _MIN_KEPT), 0)
@@ -125,7 +125,7 @@ def _judged_alone(
 
 
 def _isolated(
-    model: pycolmap.Reconstruction, views: Views, max_ratio: float | None
+    arrays: ModelArrays, max_ratio: float | None
 ) -> list[tuple[str, float, float]]:
     """Cameras that no chain of short steps joins to the camera in the middle.
 
@@ -133,9 +133,10 @@ def _isolated(
         Name, distance to the nearest camera that is joined, in units of the capture's
         size, and the distance that is allowed.
     """
+    views = arrays.views
     if max_ratio is None or not len(views):
         return []
-    size = _size(model, views)
+    size = _size(arrays)
     if size == 0:
         return []
     centres = views.centres / size
@@ -152,14 +153,15 @@ def _isolated(
     ]
 
 
-def _size(model: pycolmap.Reconstruction, views: Views) -> float:
+def _size(arrays: ModelArrays) -> float:
     """The median distance of cameras from their middle, or to points if larger."""
-    middle = np.median(views.centres, axis=0)
-    size = float(np.median(np.linalg.norm(views.centres - middle, axis=1)))
-    _, xyz, observations = observations_of(model, views)
+    centres, observations = arrays.views.centres, arrays.observations
+    middle = np.median(centres, axis=0)
+    size = float(np.median(np.linalg.norm(centres - middle, axis=1)))
+    size = beyond_rounding(size, centres)
     if not len(observations):
         return size
     depths: Float64 = np.linalg.norm(
-        xyz[observations.point] - views.centres[observations.view], axis=1
+        arrays.xyz[observations.point] - centres[observations.view], axis=1
     )
     return max(size, float(np.median(depths)))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import (
     breadth_first_order,
@@ -16,8 +15,7 @@ from scipy.sparse.csgraph import (
 )
 
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
-
-Ints = NDArray[np.int64]
+from sfmprep.types import Index, Mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,12 +23,12 @@ class PairTable:
     """Pairs of images with the matches they share; rows are those of `names`."""
 
     names: tuple[str, ...]
-    index: Ints  # [P, 2]
-    num_matches: Ints  # [P] before verification, 8 or more
-    num_inliers: Ints  # [P] 0 where not verified
+    index: Index  # [P, 2]
+    num_matches: Index  # [P] before verification, 8 or more
+    num_inliers: Index  # [P] 0 where not verified
     verified: VerifiedPairs
 
-    def verified_edges(self) -> tuple[Ints, Ints]:
+    def verified_edges(self) -> tuple[Index, Index]:
         """The verified pairs [E, 2] and their inliers [E]."""
         found = self.num_inliers > 0
         return self.index[found], self.num_inliers[found]
@@ -44,7 +42,7 @@ class Cut:
     num_inliers: int  # of the strongest pair
     num_pairs: int
     num_matches: int
-    smaller: Ints  # images of the smaller side
+    smaller: Index  # images of the smaller side
 
 
 def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
@@ -81,7 +79,7 @@ def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
     )
 
 
-def parts(num_images: int, index: Ints) -> list[Ints]:
+def parts(num_images: int, index: Index) -> list[Index]:
     """The connected parts of two or more images, largest first."""
     graph = coo_matrix((np.ones(len(index)), index.T), (num_images, num_images))
     count, labels = connected_components(graph, directed=False)
@@ -91,7 +89,7 @@ def parts(num_images: int, index: Ints) -> list[Ints]:
     return sorted(found, key=len, reverse=True)
 
 
-def strongest_edges(index: Ints, weights: Ints, per_image: int) -> NDArray[np.bool_]:
+def strongest_edges(index: Index, weights: Index, per_image: int) -> Mask:
     """Which edges are among the `per_image` strongest of one of their two images."""
     keep = np.zeros(len(index), bool)
     ends = np.concatenate([index[:, 0], index[:, 1]])
@@ -104,7 +102,7 @@ def strongest_edges(index: Ints, weights: Ints, per_image: int) -> NDArray[np.bo
 
 
 def thin_cuts(
-    num_images: int, index: Ints, weights: Ints, *, max_cuts: int, min_side: int
+    num_images: int, index: Index, weights: Index, *, max_cuts: int, min_side: int
 ) -> list[Cut]:
     """The thinnest of the cuts at the edges of the maximum spanning tree.
 
@@ -149,7 +147,7 @@ def thin_cuts(
     return [_cut(node, order, parent, strength, sums) for node in dict.fromkeys(chosen)]
 
 
-def _common_ancestors(index: Ints, parent: Ints, depth: Ints) -> Ints:
+def _common_ancestors(index: Index, parent: Index, depth: Index) -> Index:
     """For each edge, the deepest node of the tree that has both ends below it."""
     low, high = index[:, 0].copy(), index[:, 1].copy()
     while (apart := low != high).any():
@@ -162,10 +160,10 @@ def _common_ancestors(index: Ints, parent: Ints, depth: Ints) -> Ints:
 
 def _cut(
     node: int,
-    order: Ints,
-    parent: Ints,
+    order: Index,
+    parent: Index,
     strength: dict[tuple[int, ...], int],
-    sums: Ints,
+    sums: Index,
 ) -> Cut:
     """The cut between a node of the tree and its parent."""
     below = np.zeros(len(parent), bool)

@@ -16,10 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Index, Mask
-from sfmprep.refinement.patches import Patches
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32, Float64, Index, Mask
 
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -59,7 +56,7 @@ def limit_steps(steps: NDArray[Real], longest: float) -> NDArray[Real]:
 
 
 def align_tracks(
-    patches: Patches, usable: Mask, starts: Index, max_move: float
+    patches: Bytes, usable: Mask, starts: Index, max_move: float
 ) -> tuple[Alignment, Index]:
     """Moves patches until each agrees best with the mean of its track.
 
@@ -90,7 +87,7 @@ def align_tracks(
 
 
 def _align(
-    patches: Patches, usable: Mask, starts: Index, track: Index, max_move: float
+    patches: Bytes, usable: Mask, starts: Index, track: Index, max_move: float
 ) -> Alignment:
     """As `align_tracks`, by one guess [M, S, S]; `track` [M] numbers the tracks."""
     shifts = np.zeros((len(patches), 2), np.float32)
@@ -133,7 +130,7 @@ _ROOTS = np.sqrt(_TAPER / _TAPER.sum()).astype(np.float32)  # of weights of sum 
 
 
 def _windows(
-    patches: Float32 | Patches, shifts: Float32, sigma: float
+    patches: Float32 | Bytes, shifts: Float32, sigma: float
 ) -> tuple[Float32, Float32]:
     """Blurred, shifted, weighted windows of mean 0 and norm 1, and their contrast.
 

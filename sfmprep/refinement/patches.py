@@ -12,23 +12,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, spline_filter
 
 from sfmprep import coords
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import fit_size
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Index, Mask, Observations, Views
-from sfmprep.types import Float32
-
-Patches = NDArray[np.uint8]
+from sfmprep.geometry.views import Observations, Views
+from sfmprep.types import Bytes, Float32, Float64, Index, Mask
 
 _MIN_COSINE = 0.35  # between normal and reference ray; a flatter plane is not believed
-_STRETCH_RANGE = (
-    0.25,
-    4.0,
-)  # of a view's warp; beyond, two views show different things
+# Of a view's warp; beyond, two views show different things.
+_STRETCH_RANGE = (0.25, 4.0)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -169,7 +163,7 @@ def _steps(
 # -------------------------------------------------------------------------- sampling
 def sample_patches(
     pixels: Float32, xy: Float64, warps: Float64, radius: int
-) -> tuple[Patches, Mask]:
+) -> tuple[Bytes, Mask]:
     """Samples square patches of an image, each through its own 2x2 matrix.
 
     Interpolated by cubic splines (Unser, IEEE SPM 1999), since what is sampled here is

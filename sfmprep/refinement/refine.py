@@ -15,15 +15,8 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet, load_batches
 from sfmprep.config import RefinementConfig
-from sfmprep.coords import Float64
 from sfmprep.geometry.normals import surface_shapes
-from sfmprep.geometry.triangulate import (
-    Index,
-    Mask,
-    Observations,
-    Views,
-    observations_of,
-)
+from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.alignment import (
     Alignment,
@@ -37,6 +30,7 @@ from sfmprep.refinement.patches import (
     reference_rows,
     sample_patches,
 )
+from sfmprep.types import Float64, Index, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +53,7 @@ class RefinementStats:
 
 def refine_keypoints(
     model: pycolmap.Reconstruction,
+    arrays: ModelArrays,
     images: ImageSet,
     config: RefinementConfig,
     *,
@@ -77,7 +72,8 @@ def refine_keypoints(
     done in several rounds, each of which reads the photographs that it needs.
 
     Args:
-        model: Poses and points, good to a few pixels.
+        model: Poses and points, good to a few pixels; its keypoints are moved.
+        arrays: Of this model.
         images: The capture.
         config: How far a keypoint may move.
         max_size: Longer side in pixels that images were reduced to for their features,
@@ -85,10 +81,9 @@ def refine_keypoints(
         num_workers: Threads that decode photographs, or None for one a core, at most 8.
         progress: Wraps the loop over photographs.
     """
-    views = Views.of(model)
-    frames = _frames(model, views, images, max_size)
-    _, xyz, observations = observations_of(model, views)
-    normals = surface_shapes(model).normals.astype(np.float64)
+    views, observations = arrays.views, arrays.observations
+    frames = _frames(views, images, max_size)
+    normals = surface_shapes(arrays).normals.astype(np.float64)
     found = Alignment(
         shifts=np.zeros((len(observations), 2)),
         before=np.full(len(observations), -1.0),
@@ -98,7 +93,7 @@ def refine_keypoints(
     for rows in _blocks(observations, frames, radius):
         part = observations.select(rows)
         points = np.unique(observations.point[rows])
-        surface = (xyz[points], normals[points])
+        surface = (arrays.xyz[points], normals[points])
         guesses = _surface_warps(views, frames, part, *surface)
         aligned = _align_block(
             *(views, frames, part, guesses, images),
@@ -154,10 +149,7 @@ def _move_keypoints(
 
 
 def _frames(
-    model: pycolmap.Reconstruction,
-    views: Views,
-    images: ImageSet,
-    max_size: int | None,
+    views: Views, images: ImageSet, max_size: int | None
 ) -> dict[int, LoadedFrame]:
     """The frames of the views whose photographs are at hand, by row."""
     frames = {}

@@ -14,6 +14,7 @@ from sfmprep import __version__
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.geometry.uncertainty import PoseUncertainty
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
 from sfmprep.mapping.mapper import explain_failure
 from sfmprep.mapping.view_graph import (
@@ -98,7 +99,7 @@ def collect_report(
         outliers=outliers,
         database=database,
     )
-    measured = measure_model(models[0]) if models else None
+    measured = measure_model(ModelArrays.of(models[0])) if models else None
     listed = [
         _with_measures(report, measured, uncertainties) for report in reports.values()
     ]

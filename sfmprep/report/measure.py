@@ -1,12 +1,7 @@
-"""What can be measured in a model: residuals, angles, tracks, coverage.
-
-One pass over the observations; besides the points nothing grows with their number.
-"""
+"""What can be measured in a model: residuals, angles, tracks, coverage."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +9,10 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from sfmprep.geometry.triangulate import largest_angles_deg
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.report.schema import CameraReport, Histogram, ResidualField, Residuals
-
-Float64 = NDArray[np.float64]
+from sfmprep.types import Float64, Index
 
 COVERAGE_GRID = 10
 _FIELD_CELLS = 16  # along the longer side
@@ -55,7 +51,7 @@ class _Field:
     """Sums of residuals over the cells of one camera's image plane."""
 
     shape: tuple[int, int]  # rows, columns
-    count: NDArray[np.int64] = field(init=False)
+    count: Index = field(init=False)
     sums: Float64 = field(init=False)  # x, y, and their squares together
     num_images: int = 0
 
@@ -91,44 +87,40 @@ class _Field:
         )
 
 
-def measure_model(model: pycolmap.Reconstruction) -> ModelMeasure:
+def measure_model(arrays: ModelArrays) -> ModelMeasure:
     """Measures a model; empty histograms where it has no points."""
-    ids = np.array(sorted(model.point3D_ids()), np.uint64)
-    points = model.points3D
-    xyz = np.array([points[k].xyz for k in ids.tolist()]).reshape(-1, 3)
+    views, observations = arrays.views, arrays.observations
     measures: dict[str, ImageMeasure] = {}
     fields: dict[int, _Field] = {}
+    cameras = {camera.camera_id: camera for camera in views.cameras}
     sampled: list[Float64] = []
-    step = -(-model.compute_num_observations() // _MAX_SAMPLED_ERRORS) or 1
-    for image_id in sorted(model.reg_image_ids()):
-        image = model.images[image_id]
-        camera = model.cameras[image.camera_id]
+    step = -(-len(observations) // _MAX_SAMPLED_ERRORS) or 1
+    for view, rows in enumerate(observations.by_view(len(views))):
+        camera = views.cameras[view]
         size = camera.width, camera.height
-        if image.camera_id not in fields:
-            fields[image.camera_id] = _Field(_field_shape(size))
-        fields[image.camera_id].num_images += 1
-        xy, point_ids = observations(image)
-        seen = xyz[np.searchsorted(ids, point_ids)]
-        in_camera = image.cam_from_world() * seen
-        residual = xy - _projected(camera, in_camera)
-        fields[image.camera_id].add(xy, size, residual)
+        field = fields.setdefault(camera.camera_id, _Field(_field_shape(size)))
+        field.num_images += 1
+        xy = observations.xy[rows]
+        offsets = arrays.xyz[observations.point[rows]] - views.centres[view]
+        residual = xy - _projected(camera, offsets @ views.rotations[view].T)
+        field.add(xy, size, residual)
         errors = np.linalg.norm(residual, axis=1)
         sampled.append(errors[::step])
         cells = _cells(xy, size, COVERAGE_GRID, COVERAGE_GRID)
-        measures[image.name] = ImageMeasure(
-            camera_id=image.camera_id,
+        measures[views.names[view]] = ImageMeasure(
+            camera_id=camera.camera_id,
             num_points=len(xy),
             mean_error_px=float(errors.mean()) if len(errors) else None,
             coverage=len(np.unique(cells)) / COVERAGE_GRID**2,
         )
-    every = max(len(ids) // _MAX_SAMPLED_POINTS, 1)
-    angles = _angles_deg(model, ids[::every], xyz[::every])
-    lengths = np.array([points[k].track.length() for k in ids.tolist()])
+    every = max(len(arrays.xyz) // _MAX_SAMPLED_POINTS, 1)
+    some = observations.select(observations.point % every == 0)
+    angles = largest_angles_deg(views, some, arrays.xyz[::every])
     return ModelMeasure(
         images=measures,
-        cameras=[_camera_report(model.cameras[k], fields[k]) for k in sorted(fields)],
-        residuals=_residuals(np.concatenate(sampled)) if len(ids) else None,
-        track_lengths=_histogram(lengths, _TRACK_EDGES),
+        cameras=[_camera_report(cameras[k], fields[k]) for k in sorted(fields)],
+        residuals=_residuals(np.concatenate(sampled)) if len(observations) else None,
+        track_lengths=_histogram(observations.counts(), _TRACK_EDGES),
         angles_deg=_histogram(angles, _ANGLE_EDGES),
         median_angle_deg=float(np.median(angles)) if len(angles) else 0.0,
     )
@@ -139,56 +131,17 @@ def _projected(camera: pycolmap.Camera, in_camera: Float64) -> Float64:
     return np.asarray(camera.img_from_cam(in_camera, check_cheirality=False))
 
 
-def observations(image: pycolmap.Image) -> tuple[Float64, NDArray[np.uint64]]:
-    """The keypoints [N, 2] of an image that see a 3D point, and the points' ids [N]."""
-    seen = image.get_observation_points2D()
-    xy = np.array([point.xy for point in seen], np.float64).reshape(-1, 2)
-    return xy, np.array([point.point3D_id for point in seen], np.uint64)
-
-
 def _field_shape(size: tuple[int, int]) -> tuple[int, int]:
     longer = max(size)
     columns, rows = (max(1, round(_FIELD_CELLS * side / longer)) for side in size)
     return rows, columns
 
 
-def _cells(
-    xy: Float64, size: tuple[int, int], columns: int, rows: int
-) -> NDArray[np.int64]:
+def _cells(xy: Float64, size: tuple[int, int], columns: int, rows: int) -> Index:
     """The cell of a grid, row by row, in which each place lies."""
     grid = np.array([columns, rows])
     cell = np.clip((xy / np.array(size) * grid).astype(np.int64), 0, grid - 1)
     return np.asarray(cell[:, 1] * columns + cell[:, 0], np.int64)
-
-
-def _angles_deg(
-    model: pycolmap.Reconstruction, ids: NDArray[np.uint64], xyz: Float64
-) -> Float64:
-    """The largest angle between two rays of each point, degrees."""
-    centres = {k: model.images[k].projection_center() for k in model.reg_image_ids()}
-    angles = np.zeros(len(ids))
-    for rows, images in _by_track_length(model, ids):
-        rays = np.array([[centres[k] for k in track] for track in images])
-        rays -= xyz[rows][:, None]
-        rays /= np.maximum(np.linalg.norm(rays, axis=2, keepdims=True), 1e-12)
-        cosine = np.einsum("nid,njd->nij", rays, rays).min(axis=(1, 2))
-        angles[rows] = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return angles
-
-
-def _by_track_length(
-    model: pycolmap.Reconstruction, ids: NDArray[np.uint64]
-) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Blocks of points that are seen equally often: rows, and the images of each."""
-    groups: defaultdict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    for row, point_id in enumerate(ids.tolist()):
-        track = [e.image_id for e in model.points3D[point_id].track.elements]
-        groups[len(track)].append((row, track))
-    for length, group in groups.items():
-        size = max(1, 1_000_000 // max(length, 1) ** 2)
-        for start in range(0, len(group), size):
-            block = group[start : start + size]
-            yield [row for row, _ in block], [track for _, track in block]
 
 
 def _histogram(values: NDArray[Any], edges: list[float]) -> Histogram:

@@ -17,8 +17,8 @@ from scipy.spatial import cKDTree
 
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
-
-Float64 = NDArray[np.float64]
+from sfmprep.coords import beyond_rounding
+from sfmprep.types import Float64
 
 _MAX_POINTS = 30_000
 _STEPS = 32_000  # of a 16-bit integer along the longest side of the box
@@ -96,7 +96,8 @@ def _box(xyz: Float64, centres: Float64) -> tuple[Float64, Float64]:
     if len(xyz):
         inner = np.percentile(xyz, (1, 99), axis=0)
         low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
-    margin = max(float((high - low).max()), 1e-9) * _MARGIN
+    extent = beyond_rounding(float((high - low).max()), centres)
+    margin = (extent or max(1e-9 * float(np.abs(centres).max()), 1e-9)) * _MARGIN
     return low - margin, high + margin
 
 

@@ -24,26 +24,22 @@ keypoints are the idea of S2LD. What each step brings, `tests/bench/tracks.py` m
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from sfmprep.capture.image_set import ImageSet, fit_size
 from sfmprep.capture.masks import drop_masked, read_mask
 from sfmprep.config import DenseConfig
-from sfmprep.coords import Float64
 from sfmprep.frontend.match_order import order_for_cache
-from sfmprep.geometry.tracks import components, support, without_weakest
-from sfmprep.geometry.triangulate import Index, Mask
+from sfmprep.geometry.epipolar import sampson_errors_px
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, batched, silent
+from sfmprep.semidense.contradictions import PairLinks, cut_contradictions
 from sfmprep.semidense.keypoints import (
     Endpoints,
     add_keypoints,
@@ -51,9 +47,7 @@ from sfmprep.semidense.keypoints import (
     read_endpoints,
 )
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
-from sfmprep.types import Features, Float32, Matches
-
-logger = logging.getLogger(__name__)
+from sfmprep.types import Features, Float32, Float64, Index, Mask, Matches
 
 _MAX_ERROR_PX = 3.0  # of the matcher's input, from the epipolar line
 _MIN_INLIERS = 15
@@ -211,19 +205,6 @@ def _features(images: ImageSet, name: str, xy: Float32, scores: Float32) -> Feat
 
 
 # --------------------------------------------------------------------------- matches
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PairLinks:
-    """Matches of one pair, those of the features first."""
-
-    index: NDArray[np.int32]  # [M, 2] keypoints of both images
-    scores: Float32  # [M] in 0..1
-    num_sparse: int  # the first ones, which are never cut
-
-    def matches(self, kept: Mask) -> Matches:
-        """Some of them."""
-        return Matches(index=self.index[kept], scores=self.scores[kept])
-
-
 def _join_pairs(
     tables: Mapping[str, Float32],
     scales: Mapping[str, float],
@@ -335,14 +316,8 @@ def _verified(xy: Float32, max_error_px: float, seed: int) -> Mask:
     found = pycolmap.estimate_fundamental_matrix(some[:, 0], some[:, 1], options)
     if found is None:
         return nothing
-    matrix, (one0, one1) = (
-        found["F"],
-        np.pad(points.transpose(1, 0, 2), ((0, 0), (0, 0), (0, 1)), constant_values=1),
-    )
-    line0, line1 = one1 @ matrix, one0 @ matrix.T
-    across = np.abs(np.einsum("mi,mi->m", one0, line0))
-    slope = np.linalg.norm(np.c_[line0[:, :2], line1[:, :2]], axis=1)
-    inlier: Mask = across <= max_error_px * slope  # Sampson's distance
+    errors = sampson_errors_px(found["F"], points[:, 0], points[:, 1])
+    inlier: Mask = errors <= max_error_px
     return inlier if inlier.sum() >= _MIN_INLIERS else nothing
 
 
@@ -362,109 +337,3 @@ def _one_to_one(index: Index, scores: Float64) -> Index:
         order = order[~(used[0] | used[1])]
     rows = np.concatenate([np.empty(0, np.int64), *taken])
     return rows[np.argsort(-scores[rows], kind="stable")]
-
-
-# ---------------------------------------------------------------------------- tracks
-def cut_contradictions(
-    joined: Mapping[Pair, PairLinks],
-    tables: Mapping[str, Float32],
-    radii: Mapping[str, float],
-) -> list[Mask]:
-    """Which matches of every pair stay, so that no track contradicts itself.
-
-    A track does where two of its keypoints lie in one image and further apart than its
-    radius along x or y. Its weakest semi-dense matches go, a quarter at a time at most:
-    those with the fewest third keypoints that match both ends, then the lowest score.
-    Contradictions of the features' matches alone stay.
-    """
-    offsets = dict(
-        zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False)
-    )
-    view = np.repeat(np.arange(len(tables)), [len(xy) for xy in tables.values()])
-    xy = np.concatenate([np.empty((0, 2), np.float32), *tables.values()])
-    limit = np.array([radii[name] for name in tables])
-    nothing = np.empty((0, 2), np.int64)
-    ends = np.concatenate(
-        [
-            nothing,
-            *(
-                links.index + np.array([offsets[name0], offsets[name1]])
-                for (name0, name1), links in joined.items()
-            ),
-        ]
-    )
-    scores = np.concatenate(
-        [np.empty(0, np.float32), *(k.scores for k in joined.values())]
-    )
-    loose = np.concatenate(
-        [
-            np.empty(0, bool),
-            *(np.arange(len(k.index)) >= k.num_sparse for k in joined.values()),
-        ]
-    )
-    kept = _consistent(ends, scores, loose, _Nodes(view=view, xy=xy, limit=limit))
-    sizes = [len(links.index) for links in joined.values()]
-    return np.split(kept, np.cumsum(sizes)[:-1]) if sizes else []
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Nodes:
-    """The keypoints of all images."""
-
-    view: Index  # [K]
-    xy: Float32  # [K, 2]
-    limit: Float64  # [V] how far apart keypoints of one track may lie
-
-
-def _consistent(ends: Index, scores: Float32, loose: Mask, nodes: _Nodes) -> Mask:
-    """Which links stay, so that no track with a loose link contradicts itself."""
-    kept = np.ones(len(ends), bool)
-    torn, track = _torn(np.arange(len(ends)), ends, nodes)
-    num_torn = len(torn)
-    strength = np.zeros(len(ends))
-    numbers, inner = np.unique(ends[torn], return_inverse=True)
-    strength[torn] = support(inner.reshape(-1, 2), len(numbers)) + 0.5 * scores[torn]
-    while loose[torn].any():
-        rows, of_rows = torn[loose[torn]], track[loose[torn]]
-        kept[rows] = _without_weakest(of_rows, strength[rows])
-        torn, track = _torn(torn[kept[torn]], ends, nodes)
-    if num_torn:
-        logger.info(
-            "%d of %d matches were in tracks that contradict themselves; %d were cut",
-            num_torn,
-            len(ends),
-            int((~kept).sum()),
-        )
-    return kept
-
-
-def _torn(rows: Index, ends: Index, nodes: _Nodes) -> tuple[Index, Index]:
-    """Those of these links whose tracks contradict themselves, and the tracks."""
-    used, inner = np.unique(ends[rows], return_inverse=True)
-    inner = inner.reshape(-1, 2)
-    track = components(inner, len(used))
-    found = _contradicting(track, nodes.view[used], nodes.xy[used], nodes.limit)
-    track = track[inner[:, 0]]
-    return rows[found[track]], track[found[track]]
-
-
-def _without_weakest(track: Index, strength: Float64) -> Mask:
-    """As `tracks.without_weakest`, but of those with as little support as the worst."""
-    least = np.full(int(track.max()) + 1, np.inf)
-    np.minimum.at(least, track, np.floor(strength))
-    return without_weakest(track, strength) | (strength >= least[track] + 1)
-
-
-def _contradicting(track: Index, view: Index, xy: Float32, limit: Float64) -> Mask:
-    """Which tracks [T] have keypoints of one image further apart than its limit."""
-    found = np.zeros(int(track.max(initial=-1)) + 1, bool)
-    if not len(track):
-        return found
-    order = np.lexsort((view, track))
-    new = (np.diff(track[order]) != 0) | (np.diff(view[order]) != 0)
-    starts = np.concatenate(([0], np.flatnonzero(new) + 1))
-    low = np.minimum.reduceat(xy[order], starts)
-    high = np.maximum.reduceat(xy[order], starts)
-    wide = (high - low).max(axis=1) > limit[view[order[starts]]]
-    found[track[order[starts[wide]]]] = True
-    return found

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Index
 from sfmprep.pairing.pairs import Pair
 from sfmprep.stores.tables import DenseStore
-from sfmprep.types import Float32
+from sfmprep.types import Float32, Float64, Index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,13 +18,14 @@ import numpy as np
 import pycolmap
 from scipy.spatial import KDTree
 
-from sfmprep.coords import Float64
-from sfmprep.geometry.triangulate import Index, Observations, Views, observations_of
+from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.stores.tables import DenseStore
+from sfmprep.types import Float64, Index
 
 
 def remeasure(
     model: pycolmap.Reconstruction,
+    arrays: ModelArrays,
     dense: DenseStore,
     *,
     radii: Mapping[str, float],
@@ -37,6 +38,7 @@ def remeasure(
 
     Args:
         model: Changed in place. One without points is left as it is.
+        arrays: Of this model.
         dense: The matches that its keypoints were made from.
         radii: By image name, pixels of the file: how far from a keypoint a match may
             start that is said to start there. It is `DenseConfig.radius` times the
@@ -46,8 +48,7 @@ def remeasure(
     Returns:
         How many keypoints moved.
     """
-    views = Views.of(model)
-    _, _, observations = observations_of(model, views)
+    views, observations = arrays.views, arrays.observations
     found = [
         direct
         for direct in _direct(views, observations, dense, radii, max_move)

@@ -18,6 +18,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from sfmprep.coords import beyond_rounding
 from sfmprep.errors import ReconstructionError
 from sfmprep.types import Float32
 
@@ -69,7 +70,7 @@ def load_scene(out: Path, *, images: Path | None = None) -> Scene:
         raise ReconstructionError(f"{out} holds a model without a registered image.")
     middle = np.median(xyz if len(xyz) else centres, axis=0)
     distance = float(np.median(np.linalg.norm(centres - middle, axis=1)))
-    scale = DISTANCE / (distance or 1.0)
+    scale = DISTANCE / (beyond_rounding(distance, centres) or 1.0)
     described = _read_json(out / "dataset.json").get("images", {}) if is_dataset else {}
     pictures = _picture_folder(out) if is_dataset else images
     cameras = []
@@ -170,7 +171,9 @@ def _mean_up(model: pycolmap.Reconstruction) -> tuple[float, float, float]:
         -model.images[i].cam_from_world().rotation.matrix()[1]
         for i in model.reg_image_ids()
     ]
-    x, y, z = np.mean(ups, axis=0)
+    up = np.mean(ups, axis=0)
+    # Of cameras that are upside down to each other there is none.
+    x, y, z = up if np.linalg.norm(up) > 1e-6 else (0.0, 0.0, 1.0)
     return float(x), float(y), float(z)
 
 

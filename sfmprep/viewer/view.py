@@ -25,6 +25,7 @@ from scipy.spatial import cKDTree
 
 from sfmprep.errors import ConfigError
 from sfmprep.geometry.uncertainty import point_uncertainties
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.types import Float32
 from sfmprep.viewer.scene import (
     DISTANCE,
@@ -200,7 +201,7 @@ class SceneView:
 
     def _uncertainties(self) -> tuple[Float32, str]:
         if self._uncertainty is None:  # takes seconds, so only when it is asked for
-            found = point_uncertainties(self._scene.model)
+            found = point_uncertainties(ModelArrays.of(self._scene.model))
             values = [found.get(i, np.nan) for i in self._scene.point_ids]
             self._uncertainty = 100 * np.array(values, np.float32)
         return self._uncertainty, "% of the distance"

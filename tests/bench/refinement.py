@@ -30,6 +30,7 @@ from sfmprep.evaluation.poses import (
     evaluate_model,
     read_reference,
 )
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.mapper import refine_model
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.run import open_run
@@ -118,7 +119,8 @@ def compare(scene: Path, label: str, models: Path) -> None:
     show("before")
     start = time.process_time()
     stats = refine_keypoints(
-        model, images, RefinementConfig(), max_size=recipe.features.max_size
+        *(model, ModelArrays.of(model), images, RefinementConfig()),
+        max_size=recipe.features.max_size,
     )
     seconds = time.process_time() - start
     share = stats.num_moved / max(stats.num_observations, 1)

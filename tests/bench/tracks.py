@@ -24,6 +24,7 @@ import pycolmap
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, DenseConfig, MappingConfig, XFeatStarConfig
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.database import write_database
 from sfmprep.mapping.mapper import refine_model
 from sfmprep.mapping.verify import verify_matches
@@ -351,7 +352,7 @@ def run(way: str, radius: float, noise: Noise, *, window: int = NUM_IMAGES) -> s
             if model is not None:
                 scales = network_scales(images, config)
                 radii = {name: radius * scale for name, scale in scales.items()}
-                remeasure(model, dense, radii=radii)
+                remeasure(model, ModelArrays.of(model), dense, radii=radii)
                 row += f" | {' | '.join(describe(refined(model)).split(' | ')[3:])}"
             else:
                 row += " | - | -"

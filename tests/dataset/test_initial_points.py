@@ -19,12 +19,8 @@ from sfmprep.dataset.initial_points import seed_points
 from sfmprep.errors import ImageError, StoreError
 from sfmprep.geometry.normals import surface_shapes
 from sfmprep.geometry.tracks import Keypoints, Links, consistent_links, link_tracks
-from sfmprep.geometry.triangulate import (
-    Views,
-    observations_of,
-    relative_stddev,
-    triangulate,
-)
+from sfmprep.geometry.triangulate import relative_stddev, triangulate
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
 
@@ -46,7 +42,10 @@ class Scene:
     truth: dict[tuple[str, int], np.ndarray]  # by image and keypoint; wrong ones not
 
     def seed(self, config: SeedConfig = SEMI) -> pycolmap.Reconstruction:
-        return seed_points(self.model, self.images, self.features, self.matches, config)
+        return seed_points(
+            *(self.model, ModelArrays.of(self.model), self.images),
+            *(self.features, self.matches, config),
+        )
 
 
 def wall(random: np.random.Generator, count: int) -> np.ndarray:
@@ -210,8 +209,9 @@ def test_wrong_matches_do_not_survive(scene: Scene) -> None:
 
 
 def test_links_are_the_matches_that_fit_the_poses(scene: Scene) -> None:
-    views = Views.of(scene.model)
-    keypoints = Keypoints.read(scene.model, views, scene.features)
+    arrays = ModelArrays.of(scene.model)
+    views = arrays.views
+    keypoints = Keypoints.read(scene.model, arrays, scene.features)
     links = consistent_links(views, keypoints, scene.matches, max_error_px=2.0)
     num_matches = sum(len(m) for _, m in scene.matches.items())
     num_random = 15 * NUM_LONE
@@ -261,8 +261,8 @@ def test_triangulated_points_have_the_least_angular_errors(scene: Scene) -> None
         pose = image.cam_from_world()
         pose.translation = pose.translation + np.array([0, 0, -3.5])
         model.frames[image.frame_id].rig_from_world = pose
-    views = Views.of(model)
-    _, truth, observations = observations_of(model, views)
+    arrays = ModelArrays.of(model)
+    views, truth, observations = arrays.views, arrays.xyz, arrays.observations
     random = np.random.default_rng(0)
     first = np.flatnonzero(observations.point < 20)
     observations = observations.select(first)
@@ -277,7 +277,7 @@ def test_triangulated_points_have_the_least_angular_errors(scene: Scene) -> None
     )
     observations = replace(observations, xy=xy, ray=ray)
     xyz = triangulate(views, observations)
-    stddev = relative_stddev(views, observations, xyz)
+    stddev = relative_stddev(views, observations, xyz, noise_px=1.0)
     for point in range(20):
         own = observations.select(observations.point == point)
         centres, focals = views.centres[own.view], views.focals[own.view]
@@ -388,8 +388,9 @@ def test_keypoints_that_refinement_moved_in_the_model_are_the_models(
         for row, point in enumerate(image.points2D):
             if point.has_point3D():
                 image.points2D[row].xy = point.xy + 0.25
-    views = Views.of(model)
-    keypoints = Keypoints.read(model, views, scene.features)
+    arrays = ModelArrays.of(model)
+    views = arrays.views
+    keypoints = Keypoints.read(model, arrays, scene.features)
     for row, image_id in enumerate(views.ids.tolist()):
         image = model.images[image_id]
         xy = keypoints.xy[keypoints.offsets[row] : keypoints.offsets[row + 1]]
@@ -442,7 +443,7 @@ def test_model_without_points_stays_without_or_gets_new_ones(scene: Scene) -> No
 
 # --------------------------------------------------------------------------- surface
 def test_normals_are_the_walls_and_look_at_the_cameras(scene: Scene) -> None:
-    shapes = surface_shapes(scene.model)
+    shapes = surface_shapes(ModelArrays.of(scene.model))
     assert shapes.point_ids.tolist() == sorted(scene.model.point3D_ids())
     xyz = np.array([scene.model.points3D[i].xyz for i in shapes.point_ids.tolist()])
     slope = np.c_[0.6 * np.cos(2 * xyz[:, 0]), 0 * xyz[:, 0], -np.ones(len(xyz))]
@@ -454,7 +455,7 @@ def test_normals_are_the_walls_and_look_at_the_cameras(scene: Scene) -> None:
 
 
 def test_scales_are_the_distances_of_neighbours(scene: Scene) -> None:
-    shapes = surface_shapes(scene.model)
+    shapes = surface_shapes(ModelArrays.of(scene.model))
     xyz = np.array([scene.model.points3D[i].xyz for i in shapes.point_ids.tolist()])
     distances = np.sort(np.linalg.norm(xyz[:, None] - xyz, axis=2), axis=1)[:, 1:4]
     expected = np.sqrt((distances**2).mean(axis=1))
@@ -466,7 +467,7 @@ def test_few_points_have_shapes_too(scene: Scene, count: int) -> None:
     model = pycolmap.Reconstruction(scene.model)
     for point_id in sorted(model.point3D_ids())[count:]:
         model.delete_point3D(point_id)
-    shapes = surface_shapes(model)
+    shapes = surface_shapes(ModelArrays.of(model))
     assert shapes.normals.shape == (count, 3) and shapes.scales.shape == (count,)
     assert np.isfinite(shapes.normals).all() and (shapes.scales > 0).all()
 
@@ -474,11 +475,11 @@ def test_few_points_have_shapes_too(scene: Scene, count: int) -> None:
 def test_points_at_one_place_and_one_far_away_have_sane_scales(scene: Scene) -> None:
     model = pycolmap.Reconstruction(scene.model)
     ids = sorted(model.point3D_ids())
-    usual = float(np.median(surface_shapes(model).scales))
+    usual = float(np.median(surface_shapes(ModelArrays.of(model)).scales))
     for point_id in ids[:20]:
         model.points3D[point_id].xyz = model.points3D[ids[0]].xyz
     model.points3D[ids[30]].xyz = np.array([0, 0, 1000.0])
-    shapes = surface_shapes(model)
+    shapes = surface_shapes(ModelArrays.of(model))
     assert np.isfinite(shapes.normals).all()
     assert shapes.scales[:20].min() > 0.001 * usual
     assert shapes.scales[30] < 0.5 * 1000

@@ -26,6 +26,7 @@ from sfmprep.export.targets import LAYOUTS, plan_folders
 from sfmprep.geometry.normals import SurfaceShapes, surface_shapes
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.undistort import reduce_mask, undistortion
+from sfmprep.geometry.views import ModelArrays
 from tests.support.export_scene import (
     CAMERAS,
     HEIGHT,
@@ -590,7 +591,7 @@ def test_world_is_written_down_and_taken_away(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- the cloud
 def shaped_cloud(path: Path) -> tuple[pycolmap.Reconstruction, SurfaceShapes]:
     model = synthesize("PINHOLE")
-    shapes = surface_shapes(model)
+    shapes = surface_shapes(ModelArrays.of(model))
     write_ply(path, model, shapes)
     return model, shapes
 

@@ -9,12 +9,12 @@ import pycolmap
 import pytest
 
 from sfmprep.geometry import uncertainty
-from sfmprep.geometry.triangulate import Views, observations_of
 from sfmprep.geometry.uncertainty import (
     noise_px,
     point_uncertainties,
     pose_uncertainties,
 )
+from sfmprep.geometry.views import ModelArrays, Views
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_uncertainty_of_poses_is_the_spread_of_poses() -> None:
             for v in views
         ]
     )
-    found = pose_uncertainties(runs[0])
+    found = pose_uncertainties(runs[0], ModelArrays.of(runs[0]))
     for row, name in enumerate(names):
         # Three axes together are between one and the root of three of the largest.
         position = np.sqrt((spread[:, row] ** 2).mean())
@@ -76,7 +76,8 @@ def test_uncertainty_of_poses_is_the_spread_of_poses() -> None:
 
 
 def test_no_camera_is_perfect_by_definition() -> None:
-    found = pose_uncertainties(noisy(synthesize(), 5)).values()
+    model = noisy(synthesize(), 5)
+    found = pose_uncertainties(model, ModelArrays.of(model)).values()
     rotations = [u.rotation_stddev_deg for u in found]
     positions = [u.position_stddev for u in found]
     assert min(rotations) > 0.5 * np.median(rotations)
@@ -85,13 +86,13 @@ def test_no_camera_is_perfect_by_definition() -> None:
 
 def test_uncertainty_does_not_depend_on_the_world_frame() -> None:
     model = noisy(synthesize(), 6)
-    before = pose_uncertainties(model)
+    before = pose_uncertainties(model, ModelArrays.of(model))
     model.transform(
         pycolmap.Sim3d(
             7.0, pycolmap.Rotation3d(np.array([0.3, -1.0, 0.5])), np.array([40, -9, 3])
         )
     )
-    after = pose_uncertainties(model)
+    after = pose_uncertainties(model, ModelArrays.of(model))
     for name, old in before.items():
         assert after[name].rotation_stddev_deg == pytest.approx(
             old.rotation_stddev_deg, rel=0.02
@@ -103,12 +104,12 @@ def test_uncertainty_does_not_depend_on_the_world_frame() -> None:
 
 def test_weak_camera_is_uncertain_and_does_not_spoil_the_others() -> None:
     model = noisy(synthesize(num_points=200), 7)
-    before = pose_uncertainties(model)
+    before = pose_uncertainties(model, ModelArrays.of(model))
     weak = model.images[min(model.reg_image_ids())]
     seen = [row for row, p in enumerate(weak.points2D) if p.has_point3D()]
     for row in seen[4:]:
         model.delete_observation(weak.image_id, row)
-    after = pose_uncertainties(model)
+    after = pose_uncertainties(model, ModelArrays.of(model))
     assert (
         after[weak.name].rotation_stddev_deg > 4 * before[weak.name].rotation_stddev_deg
     )
@@ -119,9 +120,7 @@ def test_weak_camera_is_uncertain_and_does_not_spoil_the_others() -> None:
 
 def test_noise_is_that_of_the_keypoints() -> None:
     model = noisy(synthesize(num_points=300), 8, stddev=0.7)
-    views = Views.of(model)
-    _, xyz, observations = observations_of(model, views)
-    assert noise_px(views, observations, xyz) == pytest.approx(0.7, rel=0.1)
+    assert noise_px(ModelArrays.of(model)) == pytest.approx(0.7, rel=0.1)
 
 
 def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:
@@ -140,7 +139,7 @@ def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:
         config.add_image(image_id)
         config.set_constant_rig_from_world_pose(moved.images[image_id].frame_id)
     pycolmap.create_default_ceres_bundle_adjuster(options, config, moved).solve()
-    expected = point_uncertainties(moved)
+    expected = point_uncertainties(ModelArrays.of(moved))
     ratios = []
     for point_id, point in moved.points3D.items():
         truth = model.points3D[point_id].xyz
@@ -161,7 +160,8 @@ def test_too_many_images_give_nothing_and_the_log_says_so(
 ) -> None:
     monkeypatch.setattr(uncertainty, "MAX_IMAGES", 4)
     with caplog.at_level(logging.INFO):
-        assert pose_uncertainties(synthesize(num_images=5)) == {}
+        model = synthesize(num_images=5)
+        assert pose_uncertainties(model, ModelArrays.of(model)) == {}
     assert "not computed for 5 images" in caplog.text
 
 
@@ -170,8 +170,9 @@ def test_without_points_there_is_no_uncertainty(
 ) -> None:
     model = synthesize()
     model.delete_all_points2D_and_points3D()
-    assert pose_uncertainties(model) == {}
+    assert pose_uncertainties(model, ModelArrays.of(model)) == {}
     assert "cannot be computed" in caplog.text
-    assert point_uncertainties(model) == {}
-    assert pose_uncertainties(pycolmap.Reconstruction()) == {}
-    assert point_uncertainties(pycolmap.Reconstruction()) == {}
+    assert point_uncertainties(ModelArrays.of(model)) == {}
+    model = pycolmap.Reconstruction()
+    assert pose_uncertainties(model, ModelArrays.of(model)) == {}
+    assert point_uncertainties(ModelArrays.of(model)) == {}

@@ -14,7 +14,6 @@ from sfmprep.config import MappingConfig
 from sfmprep.mapping.mapper import (
     explain_failure,
     map_images,
-    median_triangulation_angle_deg,
     refine_model,
 )
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
@@ -257,29 +256,3 @@ def test_failure_counts_come_from_the_database(tmp_path: Path) -> None:
     assert found.num_rotation_only == 0
     assert found.images == frozenset(capture(path).names)
     assert found.num_inliers > 6 * np.int64(50)
-
-
-@pytest.mark.parametrize(("half_distance", "angle"), [(1.0, 90.0), (0.1, 11.42)])
-def test_triangulation_angle_of_two_cameras(half_distance: float, angle: float) -> None:
-    model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_PINHOLE", 100, 100, 100)
-    model.add_camera_with_trivial_rig(camera)
-    for image_id, x in ((1, -half_distance), (2, half_distance)):
-        image = pycolmap.Image(
-            name=str(image_id),
-            keypoints=np.array([[50.0, 50.0]]),
-            camera_id=1,
-            image_id=image_id,
-        )
-        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(), np.array([-x, 0, 0]))
-        model.add_image_with_trivial_frame(image, pose)
-    track = pycolmap.Track()
-    track.add_element(1, 0)
-    track.add_element(2, 0)
-    model.add_point3D(np.array([0.0, 0, 1]), track)
-
-    assert median_triangulation_angle_deg(model) == pytest.approx(angle, abs=0.01)
-
-
-def test_triangulation_angle_of_nothing_is_zero() -> None:
-    assert median_triangulation_angle_deg(pycolmap.Reconstruction()) == 0

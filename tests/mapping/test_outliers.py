@@ -11,6 +11,7 @@ import pytest
 from sfmprep.config import OutlierConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.uncertainty import PoseUncertainty, pose_uncertainties
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.outliers import find_outliers, without_images
 
 CONFIG = OutlierConfig()
@@ -52,13 +53,20 @@ def keep_points(model: pycolmap.Reconstruction, image_id: int, count: int) -> st
 
 def test_sound_model_loses_nothing() -> None:
     model = synthesize()
-    assert find_outliers(model, CONFIG, pose_uncertainties(model)) == {}
+    assert (
+        find_outliers(
+            ModelArrays.of(model),
+            CONFIG,
+            pose_uncertainties(model, ModelArrays.of(model)),
+        )
+        == {}
+    )
 
 
 def test_image_with_few_points_is_named_with_its_number() -> None:
     model = synthesize()
     name = keep_points(model, 3, 9)
-    assert find_outliers(model, CONFIG, {}) == {
+    assert find_outliers(ModelArrays.of(model), CONFIG, {}) == {
         name: "its pose rests on 9 points, 20 are needed"
     }
 
@@ -67,17 +75,17 @@ def test_uncertain_rotation_is_named_with_its_angle() -> None:
     model = synthesize()
     name = str(model.images[4].name)
     bad = PoseUncertainty(rotation_stddev_deg=2.31, position_stddev=0.1)
-    assert find_outliers(model, CONFIG, {name: bad}) == {
+    assert find_outliers(ModelArrays.of(model), CONFIG, {name: bad}) == {
         name: "its rotation is uncertain by 2.3 degrees, 1 are allowed"
     }
     lenient = CONFIG.model_copy(update={"max_rotation_stddev_deg": None})
-    assert find_outliers(model, lenient, {name: bad}) == {}
+    assert find_outliers(ModelArrays.of(model), lenient, {name: bad}) == {}
 
 
 def test_camera_far_outside_is_named_with_its_distance() -> None:
     model = synthesize()
     name = place(model, 5, np.array([400.0, 0, 0]))
-    found = find_outliers(model, CONFIG, {})
+    found = find_outliers(ModelArrays.of(model), CONFIG, {})
     assert found.keys() == {name}
     assert "times the size of the capture away from all other cameras" in found[name]
 
@@ -85,21 +93,21 @@ def test_camera_far_outside_is_named_with_its_distance() -> None:
 def test_two_cameras_that_are_far_outside_together_are_both_found() -> None:
     model = synthesize()
     names = {place(model, i, np.array([500.0, i, 0])) for i in (2, 7)}
-    assert find_outliers(model, CONFIG, {}).keys() == names
+    assert find_outliers(ModelArrays.of(model), CONFIG, {}).keys() == names
 
 
 def test_long_corridor_away_from_a_dense_room_is_no_outlier() -> None:
     model = synthesize(num_images=40)
     for step, image_id in enumerate(range(29, 41)):
         place(model, image_id, np.array([15.0 * (step + 1), 0, 0]))
-    assert find_outliers(model, CONFIG, {}) == {}
+    assert find_outliers(ModelArrays.of(model), CONFIG, {}) == {}
 
 
 def test_all_cameras_at_one_spot_are_no_outliers() -> None:
     model = synthesize()
     for image_id in list(model.reg_image_ids()):
         place(model, image_id, np.zeros(3))
-    assert find_outliers(model, CONFIG, {}) == {}
+    assert find_outliers(ModelArrays.of(model), CONFIG, {}) == {}
 
 
 def test_never_more_than_a_third_and_the_worst_go_first(
@@ -109,7 +117,7 @@ def test_never_more_than_a_third_and_the_worst_go_first(
     for image_id, count in ((1, 15), (2, 4), (3, 12), (4, 6)):
         keep_points(model, image_id, count)
     with caplog.at_level(logging.WARNING):
-        found = find_outliers(model, CONFIG, {})
+        found = find_outliers(ModelArrays.of(model), CONFIG, {})
     assert found.keys() == {model.images[2].name, model.images[4].name}
     assert "4 of 6 images are outliers by the thresholds" in caplog.text
 
@@ -119,11 +127,11 @@ def test_two_images_always_stay(num_images: int) -> None:
     model = synthesize(num_images=num_images)
     for image_id in list(model.reg_image_ids()):
         keep_points(model, image_id, 3)
-    assert len(find_outliers(model, CONFIG, {})) == num_images - 2
+    assert len(find_outliers(ModelArrays.of(model), CONFIG, {})) == num_images - 2
 
 
 def test_empty_model_has_no_outliers() -> None:
-    assert find_outliers(pycolmap.Reconstruction(), CONFIG, {}) == {}
+    assert find_outliers(ModelArrays.of(pycolmap.Reconstruction()), CONFIG, {}) == {}
 
 
 def test_left_out_image_takes_its_lonely_points_along() -> None:

@@ -15,6 +15,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import RefinementConfig
 from sfmprep.demo.raycast import Camera, Rectangle, look_at, render_image
 from sfmprep.demo.textures import make_noise, tint_noise
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.refinement.refine import refine_keypoints
 
 SIZE = (320, 240)
@@ -93,7 +94,10 @@ class Wall:
 
     def refine(self, **options) -> object:
         images = ImageSet.scan(self.folder)
-        return refine_keypoints(self.model, images, CONFIG, num_workers=1, **options)
+        arrays = ModelArrays.of(self.model)
+        return refine_keypoints(
+            self.model, arrays, images, CONFIG, num_workers=1, **options
+        )
 
 
 def on_wall(camera: Camera, xy: np.ndarray) -> np.ndarray:
@@ -208,7 +212,9 @@ def test_unreadable_photograph_is_a_warning_and_its_keypoints_stay(
     wall.path(3).write_bytes(wall.path(3).read_bytes()[:2000])
     before = wall.keypoints()
     with caplog.at_level(logging.WARNING):
-        refine_keypoints(wall.model, images, CONFIG, num_workers=1)
+        refine_keypoints(
+            wall.model, ModelArrays.of(wall.model), images, CONFIG, num_workers=1
+        )
     assert "3.png is left out" in caplog.text
     assert (wall.keypoints()[3] == before[3]).all()
     assert rms(wall.deviations_px(slice(3))) < 0.15
@@ -257,7 +263,12 @@ def test_reduced_size_refines_in_pixels_of_the_file(wall: Wall) -> None:
 def test_no_keypoint_moves_further_than_allowed(wall: Wall) -> None:
     before = wall.keypoints()
     images = ImageSet.scan(wall.folder)
-    refine_keypoints(wall.model, images, RefinementConfig(max_move_px=0.5))
+    refine_keypoints(
+        wall.model,
+        ModelArrays.of(wall.model),
+        images,
+        RefinementConfig(max_move_px=0.5),
+    )
     moves = np.linalg.norm(wall.keypoints() - before, axis=2)
     assert 0.3 < moves.max() <= 0.5 + 1e-6
 

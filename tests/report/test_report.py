@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
-from sfmprep.mapping.mapper import median_triangulation_angle_deg
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.view_graph import parts, strongest_edges, thin_cuts
 from sfmprep.report import schema
 from sfmprep.report.measure import measure_model
@@ -102,10 +102,18 @@ def test_an_edge_stays_if_one_of_its_images_has_few_better() -> None:
 
 # --------------------------------------------------------------------- measurements
 def test_angles_and_errors_agree_with_other_ways_to_find_them(run: Run) -> None:
-    measured = measure_model(run.model)
-    assert measured.median_angle_deg == pytest.approx(
-        median_triangulation_angle_deg(run.model), abs=1e-6
-    )
+    measured = measure_model(ModelArrays.of(run.model))
+    angles = []
+    for point in run.model.points3D.values():
+        seen = {element.image_id for element in point.track.elements}
+        rays = [run.model.images[k].projection_center() - point.xyz for k in seen]
+        angles.append(
+            max(
+                np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))
+                for a, b in itertools.combinations(rays, 2)
+            )
+        )
+    assert measured.median_angle_deg == pytest.approx(np.median(angles), abs=1e-6)
     image = next(iter(run.model.images.values()))
     camera = run.model.cameras[image.camera_id]
     errors = [
@@ -123,12 +131,12 @@ def test_angles_and_errors_agree_with_other_ways_to_find_them(run: Run) -> None:
 
 
 def test_noise_is_not_taken_for_distortion_but_a_shift_is(run: Run) -> None:
-    (camera,) = measure_model(run.model).cameras
+    (camera,) = measure_model(ModelArrays.of(run.model)).cameras
     assert camera.residuals.leftover_px < 0.15
     for image in run.model.images.values():
         for point in image.points2D:
             point.xy = point.xy + (0.8, 0)
-    (camera,) = measure_model(run.model).cameras
+    (camera,) = measure_model(ModelArrays.of(run.model)).cameras
     assert camera.residuals.leftover_px == pytest.approx(0.8, abs=0.1)
     assert [w.code for w in run.report().warnings] == ["leftover_distortion"]
 

@@ -14,10 +14,10 @@ from PIL import Image
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DenseConfig, XFeatStarConfig
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.semidense.contradictions import PairLinks, cut_contradictions
 from sfmprep.semidense.join import (
-    PairLinks,
     aggregate,
-    cut_contradictions,
     join_pair,
     network_scales,
 )
@@ -458,7 +458,9 @@ def test_snapped_keypoints_move_back_to_where_they_were_measured(
     shifts = random.uniform(-1, 1, (4, NUM_POINTS, 2))
     model = model_of(points, shifts)
     before = errors(model, points)
-    moved = remeasure(model, dense, radii={f"{k}.png": 2.0 for k in range(4)})
+    moved = remeasure(
+        model, ModelArrays.of(model), dense, radii={f"{k}.png": 2.0 for k in range(4)}
+    )
     assert moved > 0.95 * 4 * NUM_POINTS
     assert np.median(errors(model, points)) < 0.1 < 0.5 < np.median(before)
 
@@ -468,7 +470,13 @@ def test_measurements_far_from_the_keypoint_are_not_believed(
 ) -> None:
     simulate(dense, points, wrong=1.0)
     model = model_of(points, np.zeros((4, NUM_POINTS, 2)))
-    remeasure(model, dense, radii={f"{k}.png": 1.0 for k in range(4)}, max_move=2.0)
+    remeasure(
+        model,
+        ModelArrays.of(model),
+        dense,
+        radii={f"{k}.png": 1.0 for k in range(4)},
+        max_move=2.0,
+    )
     assert errors(model, points).max() <= 2.0 + 1e-3
 
 
@@ -477,11 +485,14 @@ def test_observations_that_were_not_measured_stay(
 ) -> None:
     simulate(dense, points, num_images=3, sigma=0.05)
     model = model_of(points, np.full((4, NUM_POINTS, 2), 0.5))
-    remeasure(model, dense, radii={f"{k}.png": 2.0 for k in range(4)})
+    remeasure(
+        model, ModelArrays.of(model), dense, radii={f"{k}.png": 2.0 for k in range(4)}
+    )
     assert model.compute_num_observations() == 4 * NUM_POINTS
     left = errors(model, points)[3 * NUM_POINTS :]
     np.testing.assert_allclose(left, 0.5 * np.sqrt(2), rtol=1e-6)
 
 
 def test_model_without_points_is_left_as_it_is(dense: DenseStore) -> None:
-    assert remeasure(pycolmap.Reconstruction(), dense, radii={}) == 0
+    model = pycolmap.Reconstruction()
+    assert remeasure(model, ModelArrays.of(model), dense, radii={}) == 0

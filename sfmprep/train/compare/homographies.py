@@ -18,11 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.coords import Float64
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
 from sfmprep.train.pairs.views import transform
-from sfmprep.types import Features, Float32, ImageBatch
+from sfmprep.types import Features, Float32, Float64, ImageBatch
 
 THRESHOLDS_PX = (1, 3, 5)
 NUM_KEYPOINTS = 1024

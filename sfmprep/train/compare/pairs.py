@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
 from sfmprep.evaluation.poses import CameraPose, pose_auc, relative_pose_errors
 from sfmprep.files import write_text
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
 from sfmprep.train.compare.scenes import MatchedScene, Scene, matched_scene
-from sfmprep.types import Features, Float32
+from sfmprep.types import Features, Float32, Float64
 
 BINS_DEG = ((15, 30), (30, 45), (45, 60))
 AUC_DEG = (5, 10, 20)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmprep.coords import Float64, colmap_from_centre
+from sfmprep.coords import colmap_from_centre
 from sfmprep.errors import StoreError
 from sfmprep.models.extractors.aliked import detect_keypoints
 from sfmprep.models.extractors.aliked_network import AlikedNetwork
@@ -35,7 +35,7 @@ from sfmprep.train.pairs.views import (
     random_homography,
     transform,
 )
-from sfmprep.types import Features, Float32
+from sfmprep.types import Features, Float32, Float64
 from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 TEACHER = "aliked-n16"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmprep.coords import Float64, centre_from_colmap
+from sfmprep.coords import centre_from_colmap
 from sfmprep.models.extractors.compact_network import DESCRIPTOR_DIM
 from sfmprep.train.pairs.photographs import Photograph
 from sfmprep.train.pairs.views import (
@@ -21,7 +21,7 @@ from sfmprep.train.pairs.views import (
     transform,
     warp,
 )
-from sfmprep.types import Features, Float32
+from sfmprep.types import Features, Float32, Float64
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.coords import Float64
 from sfmprep.train.pairs.views import transform
-from sfmprep.types import Float32
+from sfmprep.types import Float32, Float64
 
 Bytes = NDArray[np.uint8]
 

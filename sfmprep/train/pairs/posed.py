@@ -20,11 +20,10 @@ from scipy.spatial import cKDTree
 
 from sfmprep import coords
 from sfmprep.capture.image_file import read_info, read_pixels
-from sfmprep.coords import Float64
 from sfmprep.errors import ImageError, ReconstructionError
 from sfmprep.geometry.undistort import Maps, Undistortion, undistortion
 from sfmprep.train.pairs.views import as_tensor_image
-from sfmprep.types import Float32
+from sfmprep.types import Float32, Float64
 
 Bool = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]

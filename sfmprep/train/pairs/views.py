@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.coords import Float64
-from sfmprep.types import Float32
+from sfmprep.types import Float32, Float64
 
 Numbers = NDArray[np.number[Any]]
 Bytes = NDArray[np.uint8]

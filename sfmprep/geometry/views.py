@@ -1,0 +1,149 @@
+"""A reconstruction as arrays: its views, its points, and which sees which where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pycolmap
+
+from sfmprep.types import Float64, Ids, Index, Mask
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Views:
+    """The registered images of a model, in the order of their ids."""
+
+    ids: Index  # [V] image ids
+    names: tuple[str, ...]
+    cameras: tuple[pycolmap.Camera, ...]
+    rotations: Float64  # [V, 3, 3] camera from world
+    centres: Float64  # [V, 3] world
+    focals: Float64  # [V] pixels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @staticmethod
+    def of(model: pycolmap.Reconstruction) -> Views:
+        """Reads poses and cameras; a model without registered images gives none."""
+        images = [model.images[i] for i in sorted(model.reg_image_ids())]
+        cameras = tuple(model.cameras[image.camera_id] for image in images)
+        poses = np.array([i.cam_from_world().matrix() for i in images]).reshape(
+            -1, 3, 4
+        )
+        return Views(
+            ids=np.array([image.image_id for image in images], np.int64),
+            names=tuple(image.name for image in images),
+            cameras=cameras,
+            rotations=poses[:, :, :3],
+            centres=-np.einsum("vji,vj->vi", poses[:, :, :3], poses[:, :, 3]),
+            focals=np.array([camera.mean_focal_length() for camera in cameras]),
+        )
+
+    def rays(self, view: int, xy: Float64) -> Float64:
+        """World directions [N, 3] of pixels [N, 2]; NaN where a camera sees nothing."""
+        rays = np.asarray(self.cameras[view].cam_ray_from_img(xy), np.float64)
+        turned: Float64 = rays.reshape(-1, 3) @ self.rotations[view]
+        return turned
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observations:
+    """Which view sees which point where; sorted by point, every point has some."""
+
+    point: Index  # [M] rows of the points, 0, 0, 1, 1, 1, 2, ...
+    view: Index  # [M] rows of the views
+    keypoint: Index  # [M] rows of that image's keypoints
+    xy: Float64  # [M, 2] COLMAP pixels
+    ray: Float64  # [M, 3] unit, world axes
+
+    def __len__(self) -> int:
+        return len(self.point)
+
+    @property
+    def num_points(self) -> int:
+        """How many points there are."""
+        return int(self.point[-1]) + 1 if len(self) else 0
+
+    @property
+    def starts(self) -> Index:
+        """The first observation of every point [N]."""
+        return np.searchsorted(self.point, np.arange(self.num_points))
+
+    def counts(self) -> Index:
+        """How many observations every point has [N]."""
+        return np.bincount(self.point, minlength=self.num_points)
+
+    def by_view(self, num_views: int) -> list[Index]:
+        """The rows of every view's observations."""
+        order = np.argsort(self.view, kind="stable")
+        ends = np.searchsorted(self.view[order], np.arange(1, max(num_views, 1)))
+        return np.split(order, ends)[:num_views]
+
+    def select(self, rows: Mask | Index) -> Observations:
+        """Some of the observations, points numbered anew without gaps."""
+        point = self.point[rows]
+        if len(point):
+            point = np.concatenate(([0], np.cumsum(np.diff(point) != 0)))
+        return replace(
+            self,
+            point=point,
+            view=self.view[rows],
+            keypoint=self.keypoint[rows],
+            xy=self.xy[rows],
+            ray=self.ray[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelArrays:
+    """A reconstruction as arrays: made once a model, and passed on.
+
+    It is what the model was then, not what it becomes.
+    """
+
+    views: Views
+    point_ids: Ids  # [N] rising, of the points that registered images see
+    xyz: Float64  # [N, 3]
+    observations: Observations
+
+    @staticmethod
+    def of(model: pycolmap.Reconstruction) -> ModelArrays:
+        """Reads a model; one without points or registered images gives empty arrays.
+
+        Keypoints at which a camera sees nothing, far outside of a fisheye's image, are
+        no observations.
+        """
+        views = Views.of(model)
+        ids, rows, keypoints = [np.empty(0, np.uint64)], [_NO_ROWS], [_NO_ROWS]
+        xys, rays = [np.empty((0, 2))], [np.empty((0, 3))]
+        for row, image_id in enumerate(views.ids.tolist()):
+            image = model.images[image_id]
+            seen = image.get_observation_points2D()
+            xy = np.array([p.xy for p in seen], np.float64).reshape(-1, 2)
+            ray = views.rays(row, xy)
+            inside = np.isfinite(ray).all(axis=1)
+            ids.append(np.array([p.point3D_id for p in seen], np.uint64)[inside])
+            rows.append(np.full(int(inside.sum()), row, np.int64))
+            idxs = np.array(image.get_observation_point2D_idxs(), np.int64)
+            keypoints.append(idxs[inside])
+            xys.append(xy[inside])
+            rays.append(ray[inside])
+        point_ids, point = np.unique(np.concatenate(ids), return_inverse=True)
+        order = np.argsort(point, kind="stable")
+        xyz = np.array([model.points3D[i].xyz for i in point_ids.tolist()], np.float64)
+        return ModelArrays(
+            views=views,
+            point_ids=point_ids,
+            xyz=xyz.reshape(-1, 3),
+            observations=Observations(
+                point=point[order],
+                view=np.concatenate(rows)[order],
+                keypoint=np.concatenate(keypoints)[order],
+                xy=np.concatenate(xys)[order],
+                ray=np.concatenate(rays)[order],
+            ),
+        )
