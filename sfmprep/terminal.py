@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sfmprep.config import Recipe
 from sfmprep.export.targets import FOLDERS_BELOW
+from sfmprep.interrupts import take_back
 from sfmprep.progress import T
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def start_logging(verbose: bool) -> None:
     """Shows sfmprep's log on stderr, and COLMAP's only if asked."""
     import pycolmap
 
+    take_back()
     handler = _TqdmHandler()
     handler.setFormatter(_Formatter())
     root = logging.getLogger("sfmprep")

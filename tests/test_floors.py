@@ -24,11 +24,12 @@ frontend semidense mapping refinement dataset demo
 export evaluation report
 pipelines
 api
-terminal
+terminal interrupts
 viewer train plugins
 cli
 """
 ARROWS = {
+    ("terminal", "interrupts"),
     *(("coords", "types"), ("files", "errors"), ("devices", "errors")),
     ("pairing", "models"),
     ("semidense", "frontend"),

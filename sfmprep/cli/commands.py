@@ -29,6 +29,7 @@ from sfmprep.errors import (
     SfmprepError,
     WeightsError,
 )
+from sfmprep.interrupts import EXIT_CODE, STOPPED, watch_signals
 from sfmprep.terminal import print_report, say, show_progress, start_logging
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def main() -> None:
     # OpenMP threads that spin while they wait made ALIKED 3 to 5 times slower on a
     # machine with other work; it must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    watch_signals()
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
@@ -214,8 +216,8 @@ def run(args: list[str]) -> int:
         say(f"sfmprep: error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("sfmprep: stopped. The same command goes on where this run was.")
-        return 130
+        say(STOPPED)
+        return EXIT_CODE
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
     return code or 0
