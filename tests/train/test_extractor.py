@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_steps_lower_each_loss(batch: Batch) -> None:
     network = CompactNetwork().train()
     temperature = torch.nn.Parameter(torch.tensor(2.7))
     optimiser = torch.optim.AdamW([*network.parameters(), temperature], lr=2e-3)
-    of = batch, torch.zeros_like(batch.xy)
+    of = (replace(batch, jitter=torch.zeros_like(batch.xy)),)
     before = {k: v.detach() for k, v in losses(network, temperature, *of).items()}
     for _ in range(60):
         optimiser.zero_grad()
@@ -76,7 +77,8 @@ def test_steps_lower_each_loss(batch: Batch) -> None:
 def test_gradients_reach_what_they_should(batch: Batch) -> None:
     network = CompactNetwork().train()
     temperature = torch.nn.Parameter(torch.tensor(2.7))
-    found = losses(network, temperature, batch, torch.zeros_like(batch.xy))
+    still = replace(batch, jitter=torch.zeros_like(batch.xy))
+    found = losses(network, temperature, still)
 
     def reached(name: str) -> set[str]:
         network.zero_grad()
@@ -187,7 +189,8 @@ def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
         )
     )
     assert len(features) > 10
-    assert RunLog.read(tmp_path / "extractor.jsonl") == []  # logs every 50 steps
+    rows = RunLog.read(tmp_path / "extractor.jsonl")
+    assert {"contrast", "steps_per_s"} <= rows[-1].keys()
 
 
 def test_adaptation_puts_repeated_places_where_they_are() -> None:

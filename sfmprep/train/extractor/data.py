@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _SIGMA = 0.8  # pixels, of a keypoint in the target of the score map
 _MAX_PLACES = 384  # of a pair of views in the contrastive loss
+_JITTER = 0.6  # pixels: descriptors are trained where detections may fall
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +50,12 @@ class Batch:
     repeatability: Tensor  # [P]
     descriptors: Tensor  # [P, 64] of the teacher
     pairs: tuple[tuple[Tensor, Tensor], ...]  # B of rows [M], the same place in both
+    jitter: Tensor  # [P, 2] pixels by which descriptors are taken beside their places
+
+    @property
+    def num_pairs(self) -> int:
+        """How many photographs it shows, twice each."""
+        return len(self.pairs)
 
     def to(self, device: str) -> Batch:
         """The same on another device."""
@@ -60,6 +67,7 @@ class Batch:
             repeatability=self.repeatability.to(device),
             descriptors=self.descriptors.to(device),
             pairs=tuple((a.to(device), b.to(device)) for a, b in self.pairs),
+            jitter=self.jitter.to(device),
         )
 
 
@@ -120,11 +128,12 @@ def make_batch(
             (torch.from_numpy(row_of[0][chosen]), torch.from_numpy(row_of[1][chosen]))
         )
     views = np.concatenate([np.full(len(seen), v) for v, seen, _, _ in columns])
+    xy = np.concatenate([xy for _, _, xy, _ in columns])
     return Batch(
         images=torch.from_numpy(np.stack(images)),
         target=torch.from_numpy(np.stack(targets)),
         view=torch.from_numpy(views.astype(np.int64)),
-        xy=torch.from_numpy(np.concatenate([xy for _, _, xy, _ in columns])),
+        xy=torch.from_numpy(xy),
         repeatability=torch.from_numpy(
             np.concatenate([p.repeatability[s] for _, s, _, p in columns])
         ),
@@ -132,6 +141,7 @@ def make_batch(
             np.concatenate([p.descriptors[s] for _, s, _, p in columns])
         ),
         pairs=tuple(pairs),
+        jitter=torch.from_numpy(rng.normal(0, _JITTER, xy.shape).astype(np.float32)),
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from sfmprep.models.extractors.compact_network import CompactNetwork, Maps
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.train import checkpoints
-from sfmprep.train.ahead import make_ahead
 from sfmprep.train.extractor.adaptation import adapt
 from sfmprep.train.extractor.data import (
     Batch,
@@ -37,25 +37,23 @@ from sfmprep.train.extractor.data import (
     make_batch,
     project,
 )
+from sfmprep.train.loop import run_training
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.types import Float32
 
 logger = logging.getLogger(__name__)
 
 
-_SAVE_EVERY_S = 120
-_LOG_EVERY = 50
 _WARM_UP = 100  # steps
 _HALF_LIFE = 3000  # step at which the learning rate has fallen to 0.7 of itself
 _RATE = 2e-3
 _MEAN_STEPS = 500  # that the exported weights are a mean of, about
-_JITTER = 0.6  # pixels: descriptors are trained where detections may fall
 _TOO_NEAR = 3.0  # pixels: neighbours are no negatives
 _WEIGHTS = {"score": 1.0, "position": 1.0, "teacher": 1.5, "contrast": 0.3}
 
 
 def losses(
-    network: CompactNetwork, temperature: Tensor, batch: Batch, jitter: Tensor
+    network: CompactNetwork, temperature: Tensor, batch: Batch
 ) -> dict[str, Tensor]:
     """Computes the four losses of a batch, unweighted; see the module.
 
@@ -63,12 +61,11 @@ def losses(
         network: In training mode.
         temperature: Logarithm of what cosines are multiplied by, a scalar.
         batch: The views.
-        jitter: [P, 2] pixels by which descriptors are taken beside their places.
     """
     maps = network(batch.images)
     weight = 1 + 10 * batch.target
     score = F.binary_cross_entropy_with_logits(maps.logits, batch.target, weight)
-    cosines = network.describe(maps, batch.view, batch.xy + jitter)
+    cosines = network.describe(maps, batch.view, batch.xy + batch.jitter)
     teacher = 1 - (cosines * batch.descriptors).sum(1)
     return {
         "score": 10 * score,
@@ -135,7 +132,7 @@ class _Trainer:
             "basis": self.basis,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.mean.load_state_dict(state["mean"])
         self.temperature.data.copy_(state["temperature"])
@@ -143,12 +140,13 @@ class _Trainer:
         self.step = state["step"]
         self.basis = state["basis"]
 
-    def advance(self, batch: Batch, jitter: Tensor) -> dict[str, float]:
+    def advance(self, batch: Batch) -> dict[str, Tensor]:
         """Takes one step; returns the losses."""
         self.network.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step)
-        found = losses(self.network, self.temperature, batch, jitter)
+        with torch.autocast("cuda", torch.bfloat16, enabled=batch.images.is_cuda):
+            found = losses(self.network, self.temperature, batch)
         total = torch.stack([_WEIGHTS[name] * loss for name, loss in found.items()])
         self.optimiser.zero_grad()
         torch.autograd.backward(total.sum())
@@ -163,7 +161,7 @@ class _Trainer:
                     mean[name].lerp_(value, share)
                 else:
                     mean[name].copy_(value)
-        return {name: float(loss.detach()) for name, loss in found.items()}
+        return {name: loss.detach() for name, loss in found.items()}
 
 
 def learning_rate(step: int) -> float:
@@ -222,35 +220,21 @@ def train_extractor(
         trainer.restore(state)
         logger.info("%s: going on from step %d", checkpoint, trainer.step)
     teachings = [project(each, trainer.basis.numpy()) for each in features]
-    log = checkpoints.RunLog(out / "extractor.jsonl")
-    saved = time.monotonic()
-    end = saved + left
-    recent: list[dict[str, float]] = []
 
-    def draw(step: int) -> tuple[Batch, Tensor]:
+    def draw(step: int) -> Batch:
         rng = np.random.default_rng([seed, step])
-        batch = make_batch(rng, photographs, teachings, num_pairs=num_pairs, size=size)
-        jitter = rng.normal(0, _JITTER, tuple(batch.xy.shape)).astype(np.float32)
-        return batch, torch.from_numpy(jitter)
+        return make_batch(rng, photographs, teachings, num_pairs=num_pairs, size=size)
 
-    for batch, jitter in make_ahead(draw, trainer.step, max_steps):
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-            recent.append(trainer.advance(batch.to(device), jitter.to(device)))
-        if trainer.step % _LOG_EVERY == 0:
-            means = {
-                name: round(sum(each[name] for each in recent) / len(recent), 5)
-                for name in recent[0]
-            }
-            log.write(trainer.step, means)
-            logger.info("step %d: %s", trainer.step, means)
-            recent.clear()
-        if time.monotonic() - saved > _SAVE_EVERY_S:
-            checkpoints.save(checkpoint, trainer.state())
-            saved = time.monotonic()
-        if time.monotonic() > end:
-            break
-    checkpoints.save(checkpoint, trainer.state())
-    return trainer.step
+    return run_training(
+        trainer,
+        draw,
+        checkpoint=checkpoint,
+        log=checkpoints.RunLog(out / "extractor.jsonl"),
+        device=device,
+        end=time.monotonic() + left,
+        max_steps=max_steps,
+        num_threads=2,
+    )
 
 
 def export_extractor(checkpoint: Path, path: Path) -> None:

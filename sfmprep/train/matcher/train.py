@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from torch import Tensor
 
 from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.models.matchers.lightglue import SHAPES
@@ -24,7 +21,7 @@ from sfmprep.models.matchers.lightglue_network import LightGlueNetwork
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
-from sfmprep.train.ahead import make_ahead
+from sfmprep.train.loop import run_training
 from sfmprep.train.matcher.data import (
     WARM_UP_BATCHES,
     Kind,
@@ -46,9 +43,6 @@ _NAME = "compact-lightglue"
 _SHAPE = SHAPES[_NAME]
 _FILES: dict[Part, str] = {"assignment": "matcher.pt", "confidence": "confidence.pt"}
 
-_LOG_EVERY = 50  # steps
-_SAVE_EVERY_S = 120.0
-_VALIDATE_EVERY_S = 180.0
 _VALIDATION_PAIRS = 32
 
 
@@ -151,34 +145,27 @@ def train_matcher(
     if isinstance(training, AssignmentTraining) and data is not None:
         aside = _validation(data, extractor, size=size, device=device)
 
-    def measure(trained: AssignmentTraining) -> None:
-        values = validate(trained.mean_network(), aside)
-        log.write(trained.step, values)
-        logger.info("step %d: %s", trained.step, values)
+    def measure() -> None:
+        assert isinstance(training, AssignmentTraining)
+        values = validate(training.mean_network(), aside)
+        log.write(training.step, values)
+        logger.info("step %d: %s", training.step, values)
 
-    if isinstance(training, AssignmentTraining) and aside and state is None:
-        measure(training)
-    saved = validated = time.monotonic()
-    end = saved + 60 * minutes
-    meter = _Meter()
-    stop = sys.maxsize if steps is None else steps
-    made_ahead = make_ahead(batches.__getitem__, training.step, steps, threads=1)
-    for made in progress(made_ahead, desc=part, total=steps):
-        meter.add(training.advance(made.to(device)), pairs=made.num_pairs)
-        now = time.monotonic()
-        is_last = now >= end or training.step >= stop
-        if is_last or training.step % _LOG_EVERY == 0:
-            log.write(training.step, meter.read())
-        if isinstance(training, AssignmentTraining) and (
-            aside and (is_last or now - validated > _VALIDATE_EVERY_S)
-        ):
-            measure(training)
-            validated = time.monotonic()
-        if is_last or now - saved > _SAVE_EVERY_S:
-            checkpoints.save(path, training.state() | {"began": began})
-            saved = time.monotonic()
-        if is_last:
-            break
+    if aside and state is None:
+        measure()
+    run_training(
+        training,
+        batches.__getitem__,
+        checkpoint=path,
+        log=log,
+        device=device,
+        end=time.monotonic() + 60 * minutes,
+        max_steps=steps,
+        also_saved={"began": began},
+        measure=measure if aside else None,
+        progress=progress,
+        desc=part,
+    )
 
 
 def export_weights(checkpoint: Path, path: Path) -> None:
@@ -291,33 +278,3 @@ def _validation(
         photographs, extractor, size=size, batch=_VALIDATION_PAIRS
     )
     return {kind: batch.to(device) for kind, batch in made.items()}
-
-
-class _Meter:
-    """Means of the losses, and speed, since they were last read."""
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = self._pairs = 0
-        self._start = time.monotonic()
-
-    def add(self, losses: Mapping[str, Tensor], *, pairs: int) -> None:
-        """Counts one step; the device is not waited for."""
-        for name, loss in losses.items():
-            self._sums[name] = self._sums.get(name, 0) + loss
-        self._steps += 1
-        self._pairs += pairs
-
-    def read(self) -> dict[str, float]:
-        """Returns what was counted, one step at least, and starts anew."""
-        values = {
-            name: float(total) / self._steps for name, total in self._sums.items()
-        }
-        seconds = time.monotonic() - self._start
-        values["steps_per_s"] = self._steps / seconds
-        values["pairs_per_s"] = self._pairs / seconds
-        self._clear()
-        return values

@@ -31,6 +31,11 @@ class PairBatch:
     """[N, 1, H', W'], the same."""
     truth: PairTruth
 
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self.grey0)
+
     def to(self, device: str) -> PairBatch:
         """Returns the same on another device."""
         moved = {

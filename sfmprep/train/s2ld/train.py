@@ -27,7 +27,7 @@ from sfmprep.models.semidense.s2ld_network import (
     S2ldNetwork,
 )
 from sfmprep.train import checkpoints
-from sfmprep.train.ahead import make_ahead
+from sfmprep.train.loop import run_training
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.train.s2ld.data import PairBatch, draw_batch
 from sfmprep.train.s2ld.init import random_network, warm_start
@@ -66,7 +66,6 @@ _HARDEST_STEP = 5000  # from which on pairs are as hard as they get
 _FINE_SHARE = 0.3  # fine matches per cell
 _MIN_FINE = 200
 _TRUE_SHARE = 0.3  # of the fine matches that are at least true ones
-_SAVE_EVERY_S = 180
 _LOG_EVERY = 10
 
 
@@ -130,22 +129,16 @@ def train_s2ld(
             difficulty=min(1.0, step / _HARDEST_STEP),
         )
 
-    log = checkpoints.RunLog(out / "s2ld.jsonl")
-    saved = time.monotonic()
-    recent: list[dict[str, float]] = []
-    for pairs in make_ahead(draw, trainer.step, max_steps, threads=1):
-        recent.append(trainer.advance(pairs.to(device)))
-        if trainer.step % _LOG_EVERY == 0:
-            log.write(trainer.step, _means(recent))
-            recent.clear()
-        now = time.monotonic()
-        if now > end:
-            break
-        if now - saved > _SAVE_EVERY_S:
-            checkpoints.save(path, trainer.state())
-            saved = now
-    checkpoints.save(path, trainer.state())
-    return trainer.step
+    return run_training(
+        trainer,
+        draw,
+        checkpoint=path,
+        log=checkpoints.RunLog(out / "s2ld.jsonl"),
+        device=device,
+        end=end,
+        max_steps=max_steps,
+        log_every=_LOG_EVERY,
+    )
 
 
 class S2ldTrainer:
@@ -173,7 +166,7 @@ class S2ldTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def advance(self, pairs: PairBatch) -> dict[str, float]:
+    def advance(self, pairs: PairBatch) -> dict[str, Tensor | float]:
         """Takes one step; returns the losses, unweighted, and counts of matches."""
         self.network.train()
         for group in self.optimiser.param_groups:
@@ -190,7 +183,7 @@ class S2ldTrainer:
         else:
             logger.warning("step %d: the gradient is not finite; left out", self.step)
         self.step += 1
-        return {name: float(loss.detach()) for name, loss in losses.items()} | counts
+        return {name: loss.detach() for name, loss in losses.items()} | counts
 
 
 def compute_losses(
@@ -324,7 +317,3 @@ def _extract(
         S2ldMaps(*(each[:num_pairs] for each in both)),
         S2ldMaps(*(each[num_pairs:] for each in both)),
     )
-
-
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
