@@ -556,9 +556,10 @@ def weights(
         if every and entry.url is None:
             continue  # nobody may hand it on, or it is here already
         try:
+            found = weights_here(name)
             if action == "fetch":
-                found = resolve_weights(name, progress=show_progress)
-            elif (found := weights_here(name)) is None and action == "verify" and names:
+                found = found or resolve_weights(name, progress=show_progress)
+            elif found is None and action == "verify" and names:
                 raise WeightsError(
                     f"weights of {name} are not here, so there is nothing to verify."
                     f" `sfmprep weights fetch {name}` fetches them."

@@ -102,7 +102,7 @@ def test_the_network_is_small_and_its_weights_are_in_the_package() -> None:
 def test_a_copy_without_the_packaged_weights_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sfmprep.weights.__file__", "/nowhere/__init__.py")
+    monkeypatch.setattr("sfmprep.weights.resolve.__file__", "/nowhere/resolve.py")
     with pytest.raises(WeightsError, match="this copy of it lacks them"):
         resolve_weights("compact")
 
