@@ -12,6 +12,7 @@ import pycolmap
 from sfmprep.dataset.world_frame import WorldFrame, apply_world
 from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
+from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import write_text
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses
 from sfmprep.pipelines.run import Run
@@ -55,6 +56,8 @@ def write_report(
         outliers=poses.outliers,
         uncertainties=in_world(poses.uncertainties, world),
         world=world.to_json() if world else None,
+        command=making_command(images.root, workspace.out),
+        next_steps=next_steps(images.root, workspace.out, recipe),
         num_dataset_points=num_dataset_points,
         failure=failure,
     )
