@@ -79,7 +79,7 @@ class Options:
         dense = [("match semi-dense", "keypoints", "join")] if recipe.dense else []
         return StageProgress(
             [
-                *(("extract",), ("retrieve",), ("match",), *dense),
+                *(("identify", "extract"), ("retrieve",), ("match",), *dense),
                 *(("import", "verify"), ("map", "refine"), ("colours", "export")),
             ]
         )
