@@ -49,8 +49,9 @@ def print_report(report: Report, out: Path) -> None:
     if result and (residuals := report.residuals):
         seeds = result.num_dataset_points
         start = "" if seeds is None else f", {seeds} in the dataset to start from"
+        points = "1 point" if result.num_points == 1 else f"{result.num_points} points"
         show(
-            f"{result.num_points} points{start}; mean track length"
+            f"{points}{start}; mean track length"
             f" {result.mean_track_length:.1f}, mean reprojection error"
             f" {residuals.mean_px:.2f} px"
         )

@@ -182,7 +182,7 @@ def _failure(images: ImageSet, recipe: Recipe, pairs: PairTable | None) -> str:
 
 def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
     infos = images.infos.values()
-    devices = {_device(info.make or "", info.model or "") for info in infos}
+    devices = {device_name(info.make or "", info.model or "") for info in infos}
     return Capture(
         folder="/".join(images.root.resolve().parts[-2:]),
         num_images=len(reports),
@@ -195,7 +195,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
     )
 
 
-def _device(make: str, model: str) -> str:
+def device_name(make: str, model: str) -> str:
     """Make and model; many cameras write the make into the model, too."""
     make, model = make.strip(), model.strip()
     first = make.split()[:1]

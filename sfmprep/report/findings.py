@@ -193,8 +193,9 @@ def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Findin
     if seen and (median := float(np.median(seen))) < _FEW_POINTS:
         yield Finding(
             code="loose_poses",
-            text=f"Half of the photographs see {median:.0f} points of the model or"
-            " fewer: their poses rest on too little.",
+            text="Half of the photographs see no more than"
+            f" {_count(round(median), 'point')} of the model: their poses rest on too"
+            " little.",
             advice="Let neighbours share two thirds of what they show.",
             blocks_training=True,
         )
