@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -92,6 +93,7 @@ def run(args: list[str]) -> int:
         "view": view,
         "evaluate": evaluate,
         "recipes": recipes,
+        "settings": settings,
         "weights": weights,
         "doctor": doctor,
         "demo": demo,
@@ -129,8 +131,28 @@ def run(args: list[str]) -> int:
         say(STOPPED)
         return EXIT_CODE
     except SystemExit as exit_:
+        if exit_.code == 2:
+            _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else 1
     return code or 0
+
+
+def _hint_at_settings(args: list[str]) -> None:
+    """Names the setting that an unknown option such as `--max-keypoints` is."""
+    from sfmprep.config.describe import settings as all_settings
+
+    options = {field.name for field in fields(DatasetOptions)}
+    for word in args:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if not word.startswith("--") or name in options:
+            continue
+        for known in all_settings():
+            if known.key.rpartition(".")[2] == name:
+                say(
+                    f"--{name.replace('_', '-')} is a setting: --set {known.key}=VALUE."
+                    f" See `sfmprep settings {known.key}`."
+                )
+                break
 
 
 # --------------------------------------------------------------------- the main job
@@ -421,6 +443,18 @@ def recipes(
         print(f"# semi-dense: {recipe.dense.matcher.type}")
         for weight, path in dense_weights_of(recipe.dense.matcher):
             print(_described(weight, path))
+
+
+def settings(
+    key: Annotated[
+        Positional[str | None],
+        arg(metavar="[KEY]", help="One setting or section; all, a line each, without."),
+    ] = None,
+) -> None:
+    """Say what settings a recipe and `--set` take, with values and defaults."""
+    from sfmprep.config.describe import describe
+
+    show(describe(key))
 
 
 def _described(name: str, path: Path | None) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sfmprep.config import Recipe, Target
+from sfmprep.config import PairsConfig, Recipe, Target
 from sfmprep.config.load import load_recipe
+from sfmprep.errors import ConfigError
 from sfmprep.progress import Progress
 from sfmprep.terminal import StageProgress, start_logging
 
@@ -62,6 +66,31 @@ class Options:
         ),
     ] = None
     settings: Settings = ()
+    pairs: Annotated[
+        str | None,
+        arg(
+            metavar="HOW|FILE",
+            help="Which pairs are matched: auto, exhaustive, sequential (a film),"
+            " retrieval, or a text file of them.",
+        ),
+    ] = None
+    camera_model: Annotated[
+        str | None,
+        arg(metavar="MODEL", help="COLMAP's model of new cameras, such as OPENCV."),
+    ] = None
+    single_camera: Annotated[
+        Flag, arg(help="One camera with one zoom took everything.")
+    ] = False
+    mapper: Annotated[
+        str | None, arg(metavar="HOW", help="incremental, global, or none.")
+    ] = None
+    max_size: Annotated[
+        int | None,
+        arg(metavar="PIXELS", help="Longer side at which features are looked for."),
+    ] = None
+    num_threads: Annotated[
+        int | None, arg(metavar="N", help="The most cores that are used.")
+    ] = None
     verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
     quiet: Annotated[
         Flag, arg(help="Show warnings and the result only, no progress.")
@@ -72,6 +101,8 @@ class Options:
 
     def start_logging(self) -> None:
         """Begins to show what the library says, as these options ask."""
+        if self.num_threads is not None:
+            limit_threads(self.num_threads)
         start_logging(verbose=self.verbose, quiet=self.quiet, file=self.log)
 
     def progress(self, recipe: Recipe) -> Progress:
@@ -91,7 +122,16 @@ class Options:
 
     def overrides(self) -> list[str]:
         """What the other options are in the recipe."""
-        return []
+        found = [] if self.pairs is None else [_pairs_setting(self.pairs)]
+        if self.camera_model is not None:
+            found.append(setting("database.camera_model", self.camera_model))
+        if self.single_camera:
+            found.append("database.cameras=single")
+        if self.mapper is not None:
+            found.append(setting("mapping.type", self.mapper))
+        if self.max_size is not None:
+            found.append(f"features.max_size={self.max_size}")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +188,38 @@ def flat(groups: Sequence[Sequence[T]]) -> list[T]:
 def setting(key: str, value: object) -> str:
     """A setting as `--set` takes it."""
     return f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
+
+
+def _pairs_setting(how: str) -> str:
+    """The setting that `--pairs` stands for."""
+    kinds = [c.model_fields["type"].default for c in get_args(get_args(PairsConfig)[0])]
+    kinds.remove("file")
+    if how in kinds:
+        return f"pairs={{type: {how}}}"
+    if Path(how).is_file():
+        return f"pairs={{type: file, path: {json.dumps(str(Path(how).resolve()))}}}"
+    near = difflib.get_close_matches(how, kinds, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ConfigError(
+        f"--pairs {how}: it is none of {', '.join(kinds)}, and no such file is there."
+        f"{hint}"
+    )
+
+
+def limit_threads(number: int) -> None:
+    """Lets this process use so many cores, before libraries count them.
+
+    Raises:
+        ConfigError: `number` is below 1.
+    """
+    if number < 1:
+        raise ConfigError(f"--num-threads {number}: give 1 or more.")
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    if hasattr(os, "sched_setaffinity"):  # Linux; COLMAP counts what is left
+        cores = sorted(os.sched_getaffinity(0))
+        # not the first ones: two runs beside each other would share them
+        chosen = random.sample(cores, min(number, len(cores)))
+        os.sched_setaffinity(0, chosen)
 
 
 Common = Annotated[Options, arg(name="")]

@@ -174,7 +174,9 @@ def _allowed(node: Node, defs: Node) -> str:
         case "number":
             return f"a number{_range(node)}"
         case "array":
-            items = node.get("items") or next(iter(node.get("prefixItems", ())), {})
+            items: Node = node.get("items") or next(
+                iter(node.get("prefixItems", ())), {}
+            )
             return f"a list of {_allowed(_resolved(items, defs), defs)}"
         case "string":
             return "a path" if node.get("format") == "path" else "text"

@@ -276,7 +276,7 @@ class Report(Record):
     """Features and matcher that were used."""
     grade: Grade
     """`good`: all images and no warning. `usable`: 80 % of them or more. `poor`: fewer,
-    or not worth training on. `failed`: no poses."""
+    or not worth training on. `failed`: no poses, or no dataset."""
     verdict: str
     """The result in a sentence."""
     trainable: bool
@@ -292,7 +292,7 @@ class Report(Record):
     versions: dict[str, str]
     """Versions of what computed it, by name."""
     failure: str | None
-    """Why there is no model; null where there is one."""
+    """Why there is no model or no dataset; null where there is one."""
     capture: Capture
     """What went in."""
     result: Result | None

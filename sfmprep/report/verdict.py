@@ -40,9 +40,9 @@ def judge(
         num_images: All photographs, 1 or more.
         result: The largest model, or None.
         findings: As `list_findings` orders them.
-        failure: Why there is no model, where that is known.
+        failure: Why there is no model or no dataset, where that is known.
     """
-    if result is None:
+    if result is None or failure is not None:
         sentence = failure or "No poses were asked for."
         return Verdict(grade="failed", sentence=sentence, trainable=False)
     share = result.num_dataset / num_images
