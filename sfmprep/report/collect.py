@@ -104,11 +104,17 @@ def collect_report(
         outliers=outliers,
         database=database,
     )
-    measured = measure_model(ModelArrays.of(models[0])) if models else None
+    arrays = ModelArrays.of(models[0]) if models else None
+    measured = measure_model(arrays) if arrays else None
+    parallax = list(parallax_deg(arrays).values()) if arrays else []
     listed = [
         _with_measures(report, measured, uncertainties) for report in reports.values()
     ]
-    result = _result(models, measured, listed, num_dataset_points) if measured else None
+    result = (
+        _result(models, measured, parallax, listed, num_dataset_points)
+        if measured
+        else None
+    )
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
@@ -245,11 +251,11 @@ def _finite(value: float | None) -> float | None:
 def _result(
     models: Sequence[pycolmap.Reconstruction],
     measured: ModelMeasure,
+    parallax: Sequence[float],
     reports: Sequence[ImageReport],
     num_dataset_points: int | None,
 ) -> Result:
     best = models[0]
-    parallax = list(parallax_deg(best).values())
     return Result(
         num_registered=best.num_reg_images(),
         num_dataset=sum(report.status == "registered" for report in reports),

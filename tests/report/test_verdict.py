@@ -14,6 +14,7 @@ import pycolmap
 import pytest
 
 from sfmprep.cli.commands import run as run_command
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.report.findings import list_findings
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.schema import Finding, ImageReport, Result
@@ -162,11 +163,11 @@ def test_exit_code_and_next_steps_follow(tmp_path: Path, num_frames: int) -> Non
 # ------------------------------------------------------------------------ the parallax
 def test_parallax_of_a_model_does_not_depend_on_its_frame(tmp_path: Path) -> None:
     run = synthesize(tmp_path)
-    before = parallax_deg(run.model)
+    before = parallax_deg(ModelArrays.of(run.model))
     assert set(before) == set(run.images.names)
     assert min(before.values()) > 5  # cameras all around the points
     run.model.normalize()
-    assert parallax_deg(run.model) == pytest.approx(before, rel=1e-6)
+    assert parallax_deg(ModelArrays.of(run.model)) == pytest.approx(before, rel=1e-6)
 
 
 def test_camera_that_only_turns_has_no_parallax(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_camera_that_only_turns_has_no_parallax(tmp_path: Path) -> None:
                 point.xy = model.cameras[image.camera_id].img_from_cam(
                     seen, check_cheirality=False
                 )
-    found = parallax_deg(model)
+    found = parallax_deg(ModelArrays.of(model))
     assert found and max(found.values()) < 1e-3
 
 
