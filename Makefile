@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -27,9 +27,12 @@ bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared
 bench-scenes: $(READY) ## the README's table of poses, on the scenes of ../shared
 	$(BIN)/python -m tests.bench.scenes
 
+pictures: demo ## the README's picture of the report; needs Chromium
+	$(BIN)/python -m tests.bench.pictures
+
 test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports and the plugin, in nerfstudio
 	SFMPREP_NERFSTUDIO_PYTHON=$(abspath $(NERFSTUDIO))/bin/python \
-		$(BIN)/python -m pytest tests/test_export_consumers.py
+		$(BIN)/python -m pytest tests/export
 
 $(READY):
 	$(PYTHON) -m venv $(VENV)

@@ -12,7 +12,8 @@ import pycolmap
 from sfmprep.dataset.world_frame import WorldFrame, apply_world
 from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
-from sfmprep.files import write_text
+from sfmprep.export.next_steps import making_command, next_steps
+from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses
 from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
@@ -55,6 +56,8 @@ def write_report(
         outliers=poses.outliers,
         uncertainties=in_world(poses.uncertainties, world),
         world=world.to_json() if world else None,
+        command=making_command(images.root, workspace.out),
+        next_steps=next_steps(images.root, workspace.out, recipe),
         num_dataset_points=num_dataset_points,
         failure=failure,
     )
@@ -76,20 +79,16 @@ def write_report_again(
     features: FeatureStore | None,
 ) -> Report:
     """Writes the report anew, with what only the run itself could know from the old."""
-    unreadable, seconds = {}, {}
-    if run.workspace.report.is_file():
-        text = run.workspace.report.read_text("utf-8")
-        old = Report.model_validate_json(text)
-        seconds = old.seconds
-        unreadable = {
-            image.name: image.reason.removeprefix(UNREADABLE)
-            for image in old.images
-            if image.status == "unreadable"
-        }
+    old = read_table(run.workspace.report)  # also one of an earlier version
+    unreadable = {
+        image["name"]: image["reason"].removeprefix(UNREADABLE)
+        for image in old.get("images", ())
+        if image["status"] == "unreadable"
+    }
     return write_report(
         *(run, models, features),
         unreadable=unreadable,
-        seconds=seconds,
+        seconds=old.get("seconds", {}),
     )
 
 

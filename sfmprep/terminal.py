@@ -1,4 +1,4 @@
-"""What the command line shows: log, progress and the summary at the end.
+"""What a terminal shows: log, progress, and lines wrapped at words.
 
 This is the only place with log handlers and progress bars. Piped output stays plain.
 """
@@ -6,46 +6,130 @@ This is the only place with log handlers and progress bars. Piped output stays p
 from __future__ import annotations
 
 import logging
-import shlex
+import os
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TextIO
 
 from tqdm import tqdm
 
-from sfmprep.config import Recipe
-from sfmprep.export.targets import FOLDERS_BELOW
+from sfmprep.errors import ConfigError
 from sfmprep.interrupts import take_back
 from sfmprep.progress import T
 
-if TYPE_CHECKING:
-    from sfmprep.report.schema import Report
+logger = logging.getLogger(__name__)
 
-_WANTED = ("registered", "not_mapped")
-_MAX_LISTED = 10
+_SECONDS_BETWEEN_LINES = 30
+_UNSTEADY = "map"  # it slows down with every image, so no time left is shown
+_NARROWEST = 20
 
 
-def start_logging(verbose: bool) -> None:
-    """Shows sfmprep's log on stderr, and COLMAP's only if asked."""
+# ------------------------------------------------------------------------------- text
+def wrapped(text: str, width: int | None) -> str:
+    """Text with its lines broken between words, further ones indented by two more.
+
+    Words longer than a line, such as paths, stay whole.
+
+    Args:
+        text: One or more lines.
+        width: Columns, or None for no breaks at all.
+    """
+    if width is None:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        lines += textwrap.wrap(
+            line,
+            max(width, _NARROWEST),
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
+
+
+def columns(stream: TextIO) -> int | None:
+    """How wide a terminal is, by COLUMNS or itself; None for anything else."""
+    try:
+        if not stream.isatty():
+            return None
+        named = os.environ.get("COLUMNS", "")
+        width = int(named) if named.isdigit() else 0
+        return width or os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):  # closed, or no file at all
+        return None
+
+
+def show(text: str) -> None:
+    """Prints a line of the result, on stdout."""
+    print(wrapped(text, columns(sys.stdout)))
+    _note(text)
+
+
+def say(text: str) -> None:
+    """Prints a line for people, not for pipes, on stderr."""
+    print(wrapped(text, columns(sys.stderr)), file=sys.stderr)
+    _note(text)
+
+
+def _note(text: str) -> None:
+    """Into the file of `--log`, but not onto the screen once more."""
+    logger.info("%s", text, extra={"is_shown": True})
+
+
+# -------------------------------------------------------------------------------- log
+def start_logging(
+    verbose: bool, *, quiet: bool = False, file: Path | None = None
+) -> None:
+    """Shows sfmprep's log on stderr, and COLMAP's only if asked.
+
+    Args:
+        verbose: Whether COLMAP's log is shown, too.
+        quiet: Whether only warnings are shown, and no progress.
+        file: Where everything is added, with times.
+
+    Raises:
+        ConfigError: `file` cannot be written.
+    """
     import pycolmap
 
     take_back()
-    handler = _TqdmHandler()
-    handler.setFormatter(_Formatter())
+    screen = _Screen(logging.WARNING if quiet else logging.INFO)
+    screen.setFormatter(_Formatter())
     root = logging.getLogger("sfmprep")
-    root.handlers = [handler]
+    for handler in root.handlers:
+        handler.close()
+    root.handlers = [screen]
     root.setLevel(logging.INFO)
+    if file is not None:
+        root.addHandler(_file_handler(file))
     if not verbose:
         pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
 
 
-class _TqdmHandler(logging.Handler):
+def _file_handler(file: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the log {file} cannot be written: {error.strerror}. Give --log a file in"
+            " a folder that exists."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+class _Screen(logging.Handler):
     """Writes above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        if not hasattr(record, "is_shown"):
+            text = wrapped(self.format(record), columns(sys.stderr))
+            tqdm.write(text, file=sys.stderr)
 
 
 class _Formatter(logging.Formatter):
@@ -54,96 +138,81 @@ class _Formatter(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"warning: {text}"
 
 
+# --------------------------------------------------------------------------- progress
 def show_progress(
     items: Iterable[T], *, desc: str, total: int | None = None
 ) -> Iterable[T]:
-    """A bar on a terminal, else one line at the end of the stage."""
+    """A bar on a terminal, else a line now and then and one at the end."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if total == 0:
         return items
-    if sys.stderr.isatty():
-        return tqdm(items, desc=f"{desc:8}", total=total, dynamic_ncols=True)
-    return _plain_progress(items, desc)
+    return _shown(items, desc, total)
 
 
-def _plain_progress(items: Iterable[T], desc: str) -> Iterator[T]:
-    start, count = time.monotonic(), 0
-    for item in items:
+class StageProgress:
+    """`show_progress` that says which stage of how many it is: `[3/6] match`."""
+
+    def __init__(self, stages: Sequence[Sequence[str]]) -> None:
+        """Takes the stages in their order, each as what its loops are called."""
+        self._number = {
+            desc: f"[{number}/{len(stages)}] "
+            for number, descs in enumerate(stages, 1)
+            for desc in descs
+        }
+
+    def __call__(
+        self, items: Iterable[T], *, desc: str, total: int | None = None
+    ) -> Iterable[T]:
+        """Shows the loop with its stage; without one where it belongs to none."""
+        return show_progress(
+            items, desc=f"{self._number.get(desc, '')}{desc}", total=total
+        )
+
+
+def _shown(items: Iterable[T], desc: str, total: int | None) -> Iterator[T]:
+    start = shown = time.monotonic()
+    steady = not desc.endswith(_UNSTEADY)
+    count = 0
+    for item in _with_bar(items, desc, total, steady) if _has_bar() else items:
         yield item
         count += 1
-    seconds = time.monotonic() - start
-    say(f"{desc}: {count} in {seconds:.1f} s")
+        now = time.monotonic()
+        if now - shown > _SECONDS_BETWEEN_LINES and not _has_bar():
+            shown = now
+            logger.info("%s", progress_line(desc, count, total, now - start, steady))
+    logger.info("%s: %d in %.1f s", desc, count, time.monotonic() - start)
 
 
-def print_report(report: Report, out: Path, recipe: Recipe) -> None:
-    """What a run found, where it lies and what to do with it."""
-    if recipe.mapping.type != "none":
-        total = len(report.images)
-        registered = sum(image.model == 0 for image in report.images)
-        share = registered / total
-        print(f"{registered} of {total} images registered ({share:.0%})")
-    print(report.verdict)
-    if (result := report.result) and (residuals := report.residuals):
-        seeds = result.num_dataset_points
-        start = "" if seeds is None else f", {seeds} in the dataset to start from"
-        print(
-            f"{result.num_points} points{start}; mean track length"
-            f" {result.mean_track_length:.1f}, mean reprojection error"
-            f" {residuals.mean_px:.2f} px"
-        )
-    if graph := report.view_graph:
-        print(f"{graph.num_pairs} of {graph.num_matched_pairs} pairs verified")
-    print(f"features: {report.frontend}")
-    for finding in report.warnings:
-        say(f"warning: {finding.text} {finding.advice}")
-    left_out = [i for i in report.images if i.status not in _WANTED]
-    for image in left_out[:_MAX_LISTED]:
-        print(f"  left out: {image.name}: {image.reason}")
-    if len(left_out) > _MAX_LISTED:
-        print(f"  and {len(left_out) - _MAX_LISTED} more, see the report")
-    if result and len(result.model_sizes) > 1:
-        print(
-            f"smaller models kept in {out}/work/models: {len(result.model_sizes) - 1}"
-        )
-    print(" · ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items()))
-    print(f"report: {shlex.quote(str(out / 'report.html'))}")
-    if recipe.mapping.type == "none":
-        database = shlex.quote(str(out / "database.db"))
-        print(f"result: {database}")
-        print(f"next:   colmap mapper --database_path {database} ...")
-        return
-    print(f"result: {shlex.quote(str(out))}")
-    print("next, one of:")
-    for command in _next_commands(out, recipe):
-        print(f"  {command}")
+def progress_line(
+    desc: str, count: int, total: int | None, seconds: float, steady: bool
+) -> str:
+    """How far a loop is, and the minutes left where its steps take equally long."""
+    if total is None:
+        return f"{desc}: {count:,}"
+    left = seconds / count * (total - count)
+    if not steady or count > total:
+        return f"{desc}: {count:,} of {total:,}"
+    minutes = "less than a minute" if left < 60 else f"about {left / 60:.0f} min"
+    return f"{desc}: {count:,} of {total:,}, {minutes} left"
 
 
-def _next_commands(out: Path, recipe: Recipe) -> Iterator[str]:
-    """What opens the dataset, one line a target that has one."""
-    first, *_ = targets = recipe.export.targets
-    for target in targets:
-        own = out / FOLDERS_BELOW / target
-        folder = shlex.quote(str(own if target != first and own.is_dir() else out))
-        match target:
-            case "nerfstudio":
-                yield f"ns-train splatfacto sfmprep-data --data {folder}"
-            case "gsplat":
-                yield (
-                    f"python simple_trainer.py default --data_dir {folder}"
-                    " --data_factor 1  # gsplat"
-                )
-            case "3dgs":
-                yield f"python train.py -s {folder}  # 3DGS"
-            case "brush":
-                yield f"brush {folder}"
-            case "colmap":
-                yield (
-                    f"colmap gui --import_path {folder}/sparse/0"
-                    f" --image_path {folder}/images --database_path {folder}/new.db"
-                )
+def _has_bar() -> bool:
+    screens = (h for h in logging.getLogger("sfmprep").handlers if type(h) is _Screen)
+    loud = any(screen.level <= logging.INFO for screen in screens)
+    return loud and columns(sys.stderr) is not None
 
 
-def say(text: str) -> None:
-    """Prints a line for people, not for pipes."""
-    print(text, file=sys.stderr)
+def _with_bar(
+    items: Iterable[T], desc: str, total: int | None, steady: bool
+) -> Iterable[T]:
+    left = "{elapsed}<{remaining}" if steady else "{elapsed}"
+    shape = f"{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n_fmt}}/{{total_fmt}} [{left}]"
+    return tqdm(
+        items,
+        desc=desc,
+        total=total,
+        dynamic_ncols=True,
+        leave=False,
+        bar_format=shape if total is not None else None,
+    )

@@ -1,26 +1,43 @@
-"""The command line: what can be called, and exit codes; `terminal.py` is what shows.
+"""The command line: what can be called, and exit codes.
 
-Exit codes: 0; 1 for a failed run; 2 for a wrong call; 3 for a result below what
-`--fail-below` asks; 130 when interrupted.
+Exit codes: 0; 1 for a failed run; 2 for a wrong call; 3 for a result that is not worth
+training on, or below what `--fail-below` asks; 130 when interrupted.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from sfmprep import __version__
-from sfmprep.config import Recipe, Target
+from sfmprep.cli.options import (
+    AsJson,
+    Common,
+    DatasetOptions,
+    Device,
+    Images,
+    MaskOptions,
+    OfRun,
+    Options,
+    Out,
+    Settings,
+    TargetOptions,
+    Thresholds,
+    WithMasks,
+    WithTargets,
+    flat,
+)
+from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe, recipe_names
 from sfmprep.devices import pick_device
 from sfmprep.errors import (
@@ -30,126 +47,12 @@ from sfmprep.errors import (
     WeightsError,
 )
 from sfmprep.interrupts import EXIT_CODE, STOPPED, watch_signals
-from sfmprep.terminal import print_report, say, show_progress, start_logging
+from sfmprep.terminal import say, show, show_progress, start_logging
 
 if TYPE_CHECKING:
     from sfmprep.pipelines.run import Run
 
-_BELOW = 3
-
-T = TypeVar("T")
-
-Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
-Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Device = Annotated[
-    str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
-]
-Thresholds = Annotated[
-    tuple[tuple[str, ...], ...],
-    UseAppendAction,
-    arg(
-        metavar="NAME=VALUE",
-        help="Exit with 3 if the result is less, such as registered=0.9 of the images;"
-        " also points, track_length, angle_deg, image_points, image_coverage.",
-    ),
-]
-
-
-Settings = Annotated[
-    tuple[tuple[str, ...], ...],
-    UseAppendAction,
-    arg(
-        name="set",
-        metavar="KEY=VALUE",
-        help="Settings such as features.max_keypoints=2048.",
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What every stage can be told."""
-
-    recipe: Annotated[
-        str | None,
-        arg(
-            metavar="NAME|FILE",
-            help="A recipe (see `sfmprep recipes`) or a YAML file; without it that of"
-            " the run in OUT, else splat.",
-        ),
-    ] = None
-    settings: Settings = ()
-    verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
-
-    def load(self, default: str) -> Recipe:
-        """The recipe with all settings."""
-        overrides = [*self.overrides(), *_flat(self.settings)]
-        return load_recipe(self.recipe or default, overrides)
-
-    def overrides(self) -> list[str]:
-        """What the other options are in the recipe."""
-        return []
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions(Options):
-    """Of stages that read masks."""
-
-    masks: Annotated[
-        Path | None,
-        arg(
-            metavar="DIR",
-            help="Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored.",
-        ),
-    ] = None
-
-    def overrides(self) -> list[str]:
-        """What these options are in the recipe."""
-        masks = [] if self.masks is None else [_setting("masks", self.masks.resolve())]
-        return [*super().overrides(), *masks]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetOptions(Options):
-    """Of the dataset that is written."""
-
-    target: Annotated[
-        tuple[tuple[Target, ...], ...],
-        UseAppendAction,
-        arg(help="What will read the dataset, one or more."),
-    ] = ()
-    georeference: Annotated[
-        Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
-    ] = False
-
-    def overrides(self) -> list[str]:
-        """What these options are in the recipe."""
-        found = super().overrides()
-        if self.target:
-            found.append(_setting("export.targets", _flat(self.target)))
-        if self.georeference:
-            found.append("export.world.georeference=true")
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetOptions(TargetOptions, MaskOptions):
-    """Of the whole run."""
-
-
-def _flat(groups: Sequence[Sequence[T]]) -> list[T]:
-    return [item for group in groups for item in group]
-
-
-def _setting(key: str, value: object) -> str:
-    return f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
-
-
-Common = Annotated[Options, arg(name="")]
-WithMasks = Annotated[MaskOptions, arg(name="")]
-WithTargets = Annotated[TargetOptions, arg(name="")]
-OfRun = Annotated[DatasetOptions, arg(name="")]
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -157,6 +60,7 @@ def main() -> None:
     # OpenMP threads that spin while they wait made ALIKED 3 to 5 times slower on a
     # machine with other work; it must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_closed_streams()
     watch_signals()
     try:
         code = run(sys.argv[1:])
@@ -165,6 +69,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Gives `>&-` a place to write to, which else the first file that is opened is."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def run(args: list[str]) -> int:
@@ -182,6 +93,7 @@ def run(args: list[str]) -> int:
         "view": view,
         "evaluate": evaluate,
         "recipes": recipes,
+        "settings": settings,
         "weights": weights,
         "doctor": doctor,
         "demo": demo,
@@ -219,8 +131,28 @@ def run(args: list[str]) -> int:
         say(STOPPED)
         return EXIT_CODE
     except SystemExit as exit_:
+        if exit_.code == 2:
+            _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else 1
     return code or 0
+
+
+def _hint_at_settings(args: list[str]) -> None:
+    """Names the setting that an unknown option such as `--max-keypoints` is."""
+    from sfmprep.config.describe import settings as all_settings
+
+    options = {field.name for field in fields(DatasetOptions)}
+    for word in args:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if not word.startswith("--") or name in options:
+            continue
+        for known in all_settings():
+            if known.key.rpartition(".")[2] == name:
+                say(
+                    f"--{name.replace('_', '-')} is a setting: --set {known.key}=VALUE."
+                    f" See `sfmprep settings {known.key}`."
+                )
+                break
 
 
 # --------------------------------------------------------------------- the main job
@@ -231,21 +163,20 @@ def reconstruct(
     *,
     device: Device = "auto",
     fail_below: Thresholds = (),
+    as_json: AsJson = False,
 ) -> int:
     """Turn a folder of photographs into a dataset for splat training."""
-    loaded = options.load(_recipe_of(out))
-    start_logging(options.verbose)
+    loaded = _begin(images, out, options)
+    wanted = _parsed(fail_below)
+    from sfmprep.cli.summary import finish
     from sfmprep.pipelines.reconstruct import reconstruct
-    from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    wanted = _flat(fail_below)
-    for threshold in wanted:
-        parse_threshold(threshold)  # a mistake is told before the work
     found = reconstruct(
-        images, out, loaded, device=pick_device(device), progress=show_progress
+        *(images, out, loaded),
+        device=pick_device(device),
+        progress=options.progress(loaded),
     )
-    print_report(found, out, loaded)
-    return _say_below(check_thresholds(found, wanted))
+    return finish(found, out, thresholds=wanted, as_json=as_json)
 
 
 # --------------------------------------------------------------- the stages, one by one
@@ -379,17 +310,21 @@ def export(
     images: Images,
     out: Out,
     options: WithTargets = TargetOptions(),  # noqa: B008
-) -> None:
+) -> int:
     """Write the dataset that trainers open into OUT, from its largest model."""
     from sfmprep.pipelines import artefacts, reporting, stages
+    from sfmprep.report.verdict import exit_code
 
     with _open(images, out, options, goes_on=True) as run:
         models = artefacts.read_models(run)
         features, matches = artefacts.open_joined(run)
         with features, matches:
             stages.export(run, models[0], features, matches, progress=show_progress)
-            reporting.write_report_again(run, models, features)
+            found = reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
+    if code := exit_code(found):
+        say(f"warning: {found.verdict}")
+    return code
 
 
 def report(
@@ -398,14 +333,13 @@ def report(
     options: Common = Options(),  # noqa: B008
     *,
     fail_below: Thresholds = (),
+    as_json: AsJson = False,
 ) -> int:
     """Write OUT/report.html and OUT/report.json anew, and check the result."""
+    wanted = _parsed(fail_below)
+    from sfmprep.cli.summary import finish
     from sfmprep.pipelines import artefacts, reporting
-    from sfmprep.report.thresholds import check_thresholds, parse_threshold
 
-    wanted = _flat(fail_below)
-    for threshold in wanted:
-        parse_threshold(threshold)  # a mistake is told before the work
     with _open(images, out, options, goes_on=True) as run:
         try:
             models = artefacts.read_models(run)
@@ -414,8 +348,7 @@ def report(
             models = []
         with artefacts.open_keypoints(run) as features:
             found = reporting.write_report_again(run, models, features)
-    print(f"report: {out / 'report.html'}")
-    return _say_below(check_thresholds(found, wanted))
+    return finish(found, out, thresholds=wanted, as_json=as_json)
 
 
 def status(
@@ -425,7 +358,7 @@ def status(
 ) -> None:
     """Say of each stage whether it is done, and why it would run again."""
     loaded = options.load(_recipe_of(out))
-    start_logging(options.verbose)
+    options.start_logging()
     from sfmprep.capture.image_set import ImageSet
     from sfmprep.pipelines.status import stages_of
 
@@ -500,7 +433,7 @@ def recipes(
         for each in recipe_names():
             print(f"{each:10} {load_recipe(each).description}")
         return
-    recipe = load_recipe(name, _flat(settings))
+    recipe = load_recipe(name, flat(settings))
     print(recipe.to_yaml())
     for number, frontend in enumerate(recipe.frontends, 1):
         print(f"# choice {number}: {frontend.label()}")
@@ -510,6 +443,18 @@ def recipes(
         print(f"# semi-dense: {recipe.dense.matcher.type}")
         for weight, path in dense_weights_of(recipe.dense.matcher):
             print(_described(weight, path))
+
+
+def settings(
+    key: Annotated[
+        Positional[str | None],
+        arg(metavar="[KEY]", help="One setting or section; all, a line each, without."),
+    ] = None,
+) -> None:
+    """Say what settings a recipe and `--set` take, with values and defaults."""
+    from sfmprep.config.describe import describe
+
+    show(describe(key))
 
 
 def _described(name: str, path: Path | None) -> str:
@@ -590,18 +535,23 @@ def demo(
     options: Common = Options(),  # noqa: B008
     *,
     device: Device = "auto",
-) -> None:
+) -> int:
     """Render a small scene, reconstruct it and compare the poses with the truth."""
     loaded = options.load(_recipe_of(out / "dataset"))
-    start_logging(options.verbose)
+    options.start_logging()
+    from sfmprep.cli.summary import finish
     from sfmprep.pipelines.demo import reconstruct_demo
 
     found, evaluation = reconstruct_demo(
-        out, loaded, device=pick_device(device), progress=show_progress
+        out,
+        loaded,
+        device=pick_device(device),
+        progress=options.progress(loaded),
     )
-    print_report(found, out / "dataset", loaded)
+    code = finish(found, out / "dataset")
     auc = ", ".join(f"{value:.1f} at {key}°" for key, value in evaluation.auc.items())
-    print(f"pose AUC against the truth (per cent): {auc}")
+    show(f"pose AUC against the truth (per cent): {auc}")
+    return code
 
 
 def train() -> None:
@@ -626,8 +576,7 @@ def _open(
     goes_on: bool = False,
 ) -> Iterator[Run]:
     """Scans the images and opens the output folder for one stage."""
-    loaded = options.load(_recipe_of(out, default))
-    start_logging(options.verbose)
+    loaded = _begin(images, out, options, default)
     from sfmprep.capture.image_set import ImageSet
     from sfmprep.pipelines.run import open_run
 
@@ -636,8 +585,19 @@ def _open(
         yield run
 
 
-def _say_below(lacking: list[str]) -> int:
-    """Prints what is below a threshold and returns the exit code."""
-    for sentence in lacking:
-        say(f"sfmprep: below the threshold: {sentence}")
-    return _BELOW if lacking else 0
+def _begin(images: Path, out: Path, options: Options, default: str = "splat") -> Recipe:
+    """Loads the recipe, and says what is done before imports that take seconds."""
+    loaded = options.load(_recipe_of(out, default))
+    options.start_logging()
+    logger.info("reading the photographs in %s", images)
+    return loaded
+
+
+def _parsed(fail_below: tuple[tuple[str, ...], ...]) -> list[str]:
+    """The thresholds; a mistake is told before the work."""
+    from sfmprep.report.thresholds import parse_threshold
+
+    wanted = flat(fail_below)
+    for threshold in wanted:
+        parse_threshold(threshold)
+    return wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.resources
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from sfmprep.config import (
     XFeatStarConfig,
 )
 from sfmprep.errors import ConfigError
+
+_OF_CHOICE = re.compile(r"otherwise\.\d+\.")
 
 
 def recipe_names() -> list[str]:
@@ -215,7 +218,13 @@ def _validate(data: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [_describe(dict(item)) for item in error.errors()]
+        found = [_describe(dict(item)) for item in error.errors()]
+        # what is wrong in every choice of features and matcher is told once
+        lines = [
+            k
+            for k in found
+            if (of_first := _OF_CHOICE.sub("", k)) == k or of_first not in found
+        ]
         raise ConfigError(f"{source}: " + "\n".join(lines)) from error
 
 

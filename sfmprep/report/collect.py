@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pycolmap
 
@@ -24,12 +27,9 @@ from sfmprep.mapping.view_graph import (
     strongest_edges,
     thin_cuts,
 )
-from sfmprep.report.findings import (
-    grade_and_verdict,
-    list_findings,
-    min_side_of_split,
-)
+from sfmprep.report.findings import list_findings, min_side_of_split
 from sfmprep.report.measure import ModelMeasure, measure_model
+from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,
@@ -42,6 +42,7 @@ from sfmprep.report.schema import (
     ViewPair,
     WeakLink,
 )
+from sfmprep.report.verdict import judge
 from sfmprep.stores.tables import FeatureStore
 
 _MAX_EDGES = 20_000
@@ -63,6 +64,8 @@ def collect_report(
     outliers: Mapping[str, str],
     uncertainties: Mapping[str, PoseUncertainty],
     world: Mapping[str, Any] | None,
+    command: str,
+    next_steps: Sequence[str],
     num_dataset_points: int | None = None,
     failure: str | None = None,
     version: str = __version__,
@@ -81,6 +84,8 @@ def collect_report(
         outliers: Images of the first model left out of the dataset, and why.
         uncertainties: Of the poses, by image name; may lack images.
         world: The content of world_from_sfm.json, where there is one.
+        command: What makes this result.
+        next_steps: What opens it, if it is worth that.
         num_dataset_points: Points that training starts from, where there is a dataset.
         failure: Why there is no model or no dataset, where that is known.
         version: Of sfmprep.
@@ -99,11 +104,17 @@ def collect_report(
         outliers=outliers,
         database=database,
     )
-    measured = measure_model(ModelArrays.of(models[0])) if models else None
+    arrays = ModelArrays.of(models[0]) if models else None
+    measured = measure_model(arrays) if arrays else None
+    parallax = list(parallax_deg(arrays).values()) if arrays else []
     listed = [
         _with_measures(report, measured, uncertainties) for report in reports.values()
     ]
-    result = _result(models, measured, listed, num_dataset_points) if measured else None
+    result = (
+        _result(models, measured, parallax, listed, num_dataset_points)
+        if measured
+        else None
+    )
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
@@ -122,13 +133,19 @@ def collect_report(
     )
     if not models:
         failure = failure or _failure(images, recipe, pairs)
-    grade, verdict = grade_and_verdict(len(listed), result, findings, failure)
+    verdict = judge(len(listed), result, findings, failure)
+    opens = verdict.trainable or recipe.mapping.type == "none"
     return Report(
         sfmprep_version=version,
         recipe=recipe.name,
         frontend=frontend,
-        grade=grade,
-        verdict=verdict,
+        grade=verdict.grade,
+        verdict=verdict.sentence,
+        trainable=verdict.trainable,
+        next_steps=list(next_steps) if opens else [],
+        command=command,
+        settings=recipe.model_dump(mode="json"),
+        versions=_versions(version),
         failure=failure,
         capture=_capture(images, listed),
         result=result,
@@ -171,7 +188,7 @@ def _failure(images: ImageSet, recipe: Recipe, pairs: PairTable | None) -> str:
 
 def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
     infos = images.infos.values()
-    devices = {f"{i.make or ''} {i.model or ''}".strip() for i in infos}
+    devices = {device_name(info.make or "", info.model or "") for info in infos}
     return Capture(
         folder="/".join(images.root.resolve().parts[-2:]),
         num_images=len(reports),
@@ -182,6 +199,27 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
         ],
         devices=sorted(devices - {""}),
     )
+
+
+def device_name(make: str, model: str) -> str:
+    """Make and model; many cameras write the make into the model, too."""
+    make, model = make.strip(), model.strip()
+    first = make.split()[:1]
+    if first and model.casefold().startswith(first[0].casefold()):
+        return model
+    return f"{make} {model}".strip()
+
+
+def _versions(version: str) -> dict[str, str]:
+    of = importlib.metadata.version
+    packages = ("pycolmap", "torch", "numpy")
+    return {
+        "sfmprep": version,
+        "python": platform.python_version(),
+        **{name: of(name) for name in packages},
+        "opencv": cv2.__version__,  # its package has one of four names
+        "platform": platform.platform(),
+    }
 
 
 def _with_measures(
@@ -213,6 +251,7 @@ def _finite(value: float | None) -> float | None:
 def _result(
     models: Sequence[pycolmap.Reconstruction],
     measured: ModelMeasure,
+    parallax: Sequence[float],
     reports: Sequence[ImageReport],
     num_dataset_points: int | None,
 ) -> Result:
@@ -225,6 +264,7 @@ def _result(
         num_observations=best.compute_num_observations(),
         mean_track_length=best.compute_mean_track_length(),
         median_angle_deg=measured.median_angle_deg,
+        median_parallax_deg=float(np.median(parallax)) if parallax else None,
         model_sizes=[model.num_reg_images() for model in models],
     )
 

@@ -1,4 +1,4 @@
-"""What a person should look at, in plain words, and the verdict."""
+"""What a person should look at, in plain words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sfmprep.report.schema import (
     CameraReport,
     Contradiction,
     Finding,
-    Grade,
     ImageReport,
     Residuals,
     Result,
@@ -21,8 +20,12 @@ from sfmprep.report.schema import (
 _FEW_DEGREES = 10  # a film of a camera that turns on a tripod gives 9, a walk 18 to 46
 _THIN_MATCHES = 150  # between two parts of a capture
 _WEAK_IMAGE_MATCHES = 60  # between one or two images and all others
-_USABLE_SHARE = 0.8
 _FEW_POINTS = 50
+# below the first, training is pointless; below the second, it is worth a look
+_MIN_IMAGES = (5, 20)
+_MIN_MODEL_POINTS = (500, 1000)
+_MIN_ANGLE_DEG = (2.0, 4.0)  # COLMAP drops points below 1.5
+_MIN_PARALLAX_DEG = 0.5  # a turn by hand gives 0.2, a step to the side 1.5 to 10
 _BAD_COVERAGE = 0.15
 _BLURRED_SHARE = 0.25  # of the median number of keypoints
 _LARGE_ERROR_PX = 1.5
@@ -42,47 +45,21 @@ def list_findings(
     contradictions: Sequence[Contradiction],
     residuals: Residuals | None,
 ) -> list[Finding]:
-    """Everything that deserves a warning, most important first."""
+    """Everything that deserves a warning, most important first.
+
+    What makes training pointless comes before the rest.
+    """
     found: list[Finding] = []
     found += _of_parts(images, result, graph)
     if result is not None:
-        found += _of_thin_cuts(result, links)
         found += _of_parallax(result, graph)
+        found += _of_floors(result, images)
+        found += _of_thin_cuts(result, links)
         found += _of_contradictions(contradictions)
         found += _of_cameras(cameras)
         found += _of_errors(residuals)
     found += _of_images(images)
-    return found
-
-
-def grade_and_verdict(
-    num_images: int,
-    result: Result | None,
-    findings: Sequence[Finding],
-    failure: str | None,
-) -> tuple[Grade, str]:
-    """How good the result is, and a sentence for a first-time user."""
-    if result is None:
-        return "failed", failure or "No poses were asked for."
-    share = result.num_dataset / num_images
-    everything = result.num_dataset == num_images
-    placed = (
-        f"All {num_images:,} photographs are in the dataset"
-        if everything
-        else f"{result.num_dataset:,} of {num_images:,} photographs ({share:.0%}) are"
-        " in the dataset"
-    )
-    if share < _USABLE_SHARE:
-        return "poor", (
-            f"{placed}: what they show can be trained, but much of the capture is"
-            " missing. See below why."
-        )
-    if findings:
-        many = f"{len(findings)} things" if len(findings) > 1 else "one thing"
-        return "usable", f"{placed}. It can be trained; look at {many} first."
-    if not everything:
-        return "usable", f"{placed}. It can be trained; see below what is missing."
-    return "good", f"{placed}, and nothing looks wrong. It is ready for training."
+    return sorted(found, key=lambda finding: not finding.blocks_training)
 
 
 def _of_parts(
@@ -156,16 +133,71 @@ def min_side_of_split(num_registered: int) -> int:
 
 
 def _of_parallax(result: Result, graph: ViewGraph | None) -> Iterator[Finding]:
+    angle, parallax = result.median_angle_deg, result.median_parallax_deg
+    advice = "Walk sideways between photographs; do not turn on the spot."
+    unsure = "where the camera only turned, poses and points cannot be trusted."
+    if parallax is not None and parallax < _MIN_PARALLAX_DEG:
+        yield Finding(
+            code="little_parallax",
+            text="A camera that turns on the spot would see half of this capture to"
+            f" within {parallax:.2f} degrees: {unsure}",
+            advice=advice,
+            blocks_training=True,
+        )
     # flat walls look like turns in pairs, so the model's rays must be narrow too
-    angle = result.median_angle_deg
-    if graph and 2 * graph.num_rotation_only > graph.num_pairs and angle < _FEW_DEGREES:
+    elif (
+        graph and 2 * graph.num_rotation_only > graph.num_pairs and angle < _FEW_DEGREES
+    ):
         yield Finding(
             code="little_parallax",
             text=f"{graph.num_rotation_only} of {graph.num_pairs} verified pairs show"
             " no parallax, and half of the points are seen within"
-            f" {angle:.1f} degrees: where the camera only turned, poses and points"
-            " cannot be trusted.",
-            advice="Walk sideways between photographs; do not turn on the spot.",
+            f" {angle:.1f} degrees: {unsure}",
+            advice=advice,
+            blocks_training=True,
+        )
+    elif angle < _MIN_ANGLE_DEG[1]:
+        yield Finding(
+            code="narrow_angles",
+            text=f"Half of the points are seen within {angle:.1f} degrees: the camera"
+            " hardly moved for its distance from the scene, so depth is uncertain.",
+            advice=advice,
+            blocks_training=angle < _MIN_ANGLE_DEG[0],
+        )
+
+
+def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Finding]:
+    if result.num_dataset < _MIN_IMAGES[1]:
+        yield Finding(
+            code="few_images",
+            text=f"The dataset has {_count(result.num_dataset, 'photograph')}: a splat"
+            " looks right only from near where they were taken.",
+            advice=f"Take {_MIN_IMAGES[1]} or more, a step apart, from all sides that"
+            " are to be seen.",
+            blocks_training=result.num_dataset < _MIN_IMAGES[0],
+        )
+    num_points = result.num_dataset_points
+    if num_points is None:
+        num_points = result.num_points
+    if num_points < _MIN_MODEL_POINTS[1]:
+        yield Finding(
+            code="few_model_points",
+            text=f"There {'is' if num_points == 1 else 'are'}"
+            f" {_count(num_points, '3D point')} to start training from; some thousands"
+            " are usual.",
+            advice="Take sharper or larger photographs, or look for more in them:"
+            " --set features.max_keypoints=8192, or --recipe textureless.",
+            blocks_training=num_points < _MIN_MODEL_POINTS[0],
+        )
+    seen = [i.num_points for i in images if i.status == "registered"]
+    if seen and (median := float(np.median(seen))) < _FEW_POINTS:
+        yield Finding(
+            code="loose_poses",
+            text="Half of the photographs see no more than"
+            f" {_count(round(median), 'point')} of the model: their poses rest on too"
+            " little.",
+            advice="Let neighbours share two thirds of what they show.",
+            blocks_training=True,
         )
 
 

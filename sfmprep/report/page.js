@@ -58,18 +58,26 @@
       aspectratio: Object.fromEntries(
         extent.map((length, k) => ["xyz"[k], 1.6 * length / longest])),
       dragmode: "turntable",
-      camera: { up: { x: 0, y: 0, z: 1 }, eye: eyeBehindCameras(scene, extent) } } });
+      camera: startCamera(scene, extent) } });
   }
 
-  // seen from where the photographs were taken, a little from above
-  function eyeBehindCameras(scene, extent) {
-    const mean = [0, 1, 2].map((k) =>
+  // seen from where the photographs were taken, a little from above, all cameras in view
+  function startCamera(scene, extent) {
+    const unit = 1.6 / Math.max(...extent); // plotly's own, as of the aspect ratio
+    const centre = scene.focus.map((f, k) => unit * (f - scene.low[k] - extent[k] / 2));
+    const mean = [0, 1].map((k) =>
       scene.frusta.reduce((sum, corners) => sum + corners[0][k], 0) / scene.frusta.length);
-    const from = mean.map((m, k) => m - (scene.low[k] + extent[k] / 2)).slice(0, 2);
+    const from = mean.map((m, k) => m - scene.focus[k]);
     const length = Math.hypot(...from);
-    const [x, y] = length > 0.03 * Math.max(...extent)
+    const [x, y] = length > 0.1 * scene.radius
       ? from.map((v) => v / length) : [-0.6, -0.8];
-    return { x: 1.45 * x, y: 1.45 * y, z: 0.8 };
+    const figure = document.getElementById("scene");
+    const narrow = Math.max(1, figure.clientHeight / figure.clientWidth);
+    const away = 2.1 * unit * scene.radius * narrow;
+    const point = (values) => Object.fromEntries(values.map((v, k) => ["xyz"[k], v]));
+    return { up: point([0, 0, 1]), center: point(centre),
+      eye: point([centre[0] + 0.87 * away * x, centre[1] + 0.87 * away * y,
+        centre[2] + 0.5 * away]) };
   }
 
   function drawMatrix() {
@@ -183,6 +191,8 @@
   const used = columns.map((_, k) =>
     data.images.some((row) => row[k] !== null && row[k] !== ""));
 
+  const shownColumns = columns.map((_, k) => k).filter((k) => used[k]);
+
   function cellText(row, k) {
     const value = row[k];
     if (value === null) return "";
@@ -199,14 +209,19 @@
     columns.forEach(([title, unit], k) => {
       if (!used[k]) return;
       const cell = document.createElement("th");
+      cell.scope = "col";
       if (k === REASON) cell.className = "reason";
-      cell.textContent = title + (state.sort === k ? (state.down ? " ▾" : " ▴") : "");
-      cell.append(Object.assign(document.createElement("small"), { textContent: unit }));
-      cell.onclick = () => {
+      if (state.sort === k) cell.ariaSort = state.down ? "descending" : "ascending";
+      const button = Object.assign(document.createElement("button"), { type: "button",
+        textContent: title + (state.sort === k ? (state.down ? " ▾" : " ▴") : "") });
+      button.append(Object.assign(document.createElement("small"), { textContent: unit }));
+      button.onclick = () => {
         state.down = state.sort === k ? !state.down : false;
         state.sort = k;
         drawTable();
+        document.querySelectorAll("#table th button")[shownColumns.indexOf(k)].focus();
       };
+      cell.append(button);
       head.rows[0].append(cell);
     });
     const query = state.query.toLowerCase();
@@ -233,7 +248,8 @@
       return line;
     }));
     const shown = Math.min(found.length, state.limit);
-    document.getElementById("shown").textContent = `${shown} of ${data.images.length}`;
+    document.getElementById("shown").textContent =
+      `${shown} of ${data.images.length} shown`;
     document.getElementById("more").hidden = shown === found.length;
   }
 

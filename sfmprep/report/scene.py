@@ -35,7 +35,8 @@ def scene_data(
     """What page.js needs to draw a model.
 
     The box holds the cameras that are no outliers and the middle 98 % of the points
-    along each axis; points outside it are not drawn.
+    along each axis; points outside it are not drawn. The view begins with a ball around
+    these cameras and the middle half of the points.
 
     Args:
         model: With at least one registered image.
@@ -55,7 +56,9 @@ def scene_data(
         poses, xyz = turn @ poses, xyz @ turn.T
     centres = poses[:, :, 3]
     is_outlier = np.array([image.name in outliers for image in posed])
-    low, high = _box(xyz, centres[~is_outlier] if not is_outlier.all() else centres)
+    kept = centres if is_outlier.all() else centres[~is_outlier]
+    low, high = _box(xyz, kept, 1)
+    near, far = _box(xyz, kept, 25)
     inside = ((xyz >= low) & (xyz <= high)).all(axis=1)
     frusta = _frusta(model, posed, poses, _frustum_depth(centres, high - low))
     step = (high - low).max() / _STEPS
@@ -63,6 +66,8 @@ def scene_data(
         "low": low.tolist(),
         "high": high.tolist(),
         "step": float(step),
+        "focus": ((near + far) / 2).tolist(),
+        "radius": float(np.linalg.norm(far - near) / 2),
         "points": _packed(np.round((xyz[inside] - low) / step).astype("<i2")),
         "colours": _packed(rgb[inside]),
         "frusta": np.round(frusta, 5).tolist(),
@@ -91,10 +96,11 @@ def _levelling(poses: Float64, orientations: list[int]) -> Float64:
     return np.array([side, np.cross(up, side), up])
 
 
-def _box(xyz: Float64, centres: Float64) -> tuple[Float64, Float64]:
+def _box(xyz: Float64, centres: Float64, per_cent: float) -> tuple[Float64, Float64]:
+    """Around cameras and points, but for `per_cent` of these at each end."""
     low, high = centres.min(axis=0), centres.max(axis=0)
     if len(xyz):
-        inner = np.percentile(xyz, (1, 99), axis=0)
+        inner = np.percentile(xyz, (per_cent, 100 - per_cent), axis=0)
         low, high = np.minimum(low, inner[0]), np.maximum(high, inner[1])
     extent = beyond_rounding(float((high - low).max()), centres)
     margin = (extent or max(1e-9 * float(np.abs(centres).max()), 1e-9)) * _MARGIN

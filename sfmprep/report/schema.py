@@ -78,6 +78,9 @@ class Result(Record):
     """Images that see a point, on average."""
     median_angle_deg: float
     """Median over the points of the largest angle between two of their rays."""
+    median_parallax_deg: float | None = None
+    """Median over the images of what the best turn of the camera leaves between their
+    rays and those of the partner where it is most; null where no two share enough."""
     model_sizes: list[int]
     """Registered images of every model, largest first."""
 
@@ -254,6 +257,8 @@ class Finding(Record):
     """What was found, in plain words, with numbers."""
     advice: str
     """What to do about it."""
+    blocks_training: bool = False
+    """Whether it makes training on this result pointless."""
     images: list[str] = []
     """Images that it is about, at most ten; may be empty."""
 
@@ -270,12 +275,24 @@ class Report(Record):
     frontend: str
     """Features and matcher that were used."""
     grade: Grade
-    """`good`: all images and no warning. `usable`: 80 % of them or more. `poor`: fewer.
-    `failed`: no poses."""
+    """`good`: all images and no warning. `usable`: 80 % of them or more. `poor`: fewer,
+    or not worth training on. `failed`: no poses, or no dataset."""
     verdict: str
     """The result in a sentence."""
+    trainable: bool
+    """Whether a trainer should be given the dataset: there is one, and no warning
+    blocks training."""
+    next_steps: list[str]
+    """Commands that open the dataset, one a line, with absolute paths; empty where it
+    is not worth training on."""
+    command: str
+    """The command that makes this result, with absolute paths."""
+    settings: dict[str, Any]
+    """The recipe as it was run."""
+    versions: dict[str, str]
+    """Versions of what computed it, by name."""
     failure: str | None
-    """Why there is no model; null where there is one."""
+    """Why there is no model or no dataset; null where there is one."""
     capture: Capture
     """What went in."""
     result: Result | None

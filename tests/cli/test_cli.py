@@ -228,33 +228,6 @@ def test_all_weights_are_fetched_but_those_that_nobody_may_hand_on(
     assert tried == [name for name, entry in WEIGHTS.items() if entry.url]
 
 
-def test_weights_that_are_not_here_are_not_verified(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(["weights", "verify", "compact", "xfeat"]) == 1
-    assert capsys.readouterr().err == (
-        "sfmprep: error: weights of xfeat are not here, so there is nothing to verify."
-        " `sfmprep weights fetch xfeat` fetches them.\n"
-    )
-    assert run(["weights", "verify"]) == 0
-
-
-def test_unknown_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["weights", "list", "xfeet"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "sfmprep: error: no weights are called 'xfeet'. There are: aliked-t16, "
-    )
-
-
-@pytest.mark.shared
-@pytest.mark.usefixtures("real_weights")
-def test_weights_are_verified(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["weights", "verify", "xfeat", "aliked-n16rot"]) == 0
-    printed = capsys.readouterr().out
-    for name in ("xfeat", "aliked-n16rot"):
-        assert f"sha256 {WEIGHTS[name].converted_sha256}\n" in printed
-
-
 def test_weights_that_are_damaged_fail_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,15 +260,16 @@ def test_demo_prints_its_pose_error(
     from sfmprep.pipelines import demo
 
     def render_small(folder: Path, **options: object) -> None:
-        render_demo_scene(folder, num_images=5, size=(480, 360))
+        render_demo_scene(folder, num_images=8, size=(480, 360))
 
     monkeypatch.setattr(demo, "render_demo_scene", render_small)
     out = str(tmp_path / "demo")
     assert run(["demo", out, "--recipe", "sift", *SETTINGS]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "5 of 5 images registered (100%)"
+    assert printed[0] == "8 of 8 images registered (100%)"
     assert printed[-1].startswith("pose AUC against the truth (per cent): ")
     assert f"result: {out}/dataset" in printed
+    assert f"  brush {out}/dataset" in printed
 
 
 # ------------------------------------------------------------------------ the process
@@ -341,8 +315,10 @@ def test_colmap_is_quiet_unless_asked(
         check=True,
     )
     assert [line.split(":")[0] for line in first.stderr.splitlines()] == [
-        *("features", "identify", "extract", "match", "import", "verify", "map"),
-        *("seed cloud", "export"),
+        f"reading the photographs in {demo_scene / 'images'}",
+        *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
+        *("[4/6] import", "[4/6] verify", "[5/6] map", "seed cloud", "[6/6] export"),
+        *("warning", "warning"),
     ]
     (tmp_path / "out" / "work" / "mapped.zip").unlink()
     again = [str(demo_scene / "images"), str(tmp_path / "out")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import json
 import re
 import shutil
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycolmap
 import pytest
 
+from sfmprep.report.collect import device_name
 from sfmprep.report.page import write_page
+from sfmprep.report.scene import scene_data
+from sfmprep.report.sections import file_size
 from tests.support.synthetic_run import Run, synthesize
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -92,6 +97,86 @@ def test_failed_run_has_a_page_that_says_why(run: Run, tmp_path: Path) -> None:
     assert "Left out: 8 photographs" in page
 
 
+# -------------------------------------------------------------------------- first look
+def test_next_steps_settings_and_versions_are_in_the_page(
+    run: Run, tmp_path: Path
+) -> None:
+    page = without_plotly(write(run, tmp_path, next_steps=["brush '/my out'"]))
+    assert "<pre>brush &#x27;/my out&#x27;</pre>" in page
+    assert "<pre>sfmprep reconstruct /photos /out --recipe /out/recipe.yaml</pre>" in (
+        page
+    )
+    assert "max_keypoints: 8192" in page
+    assert f"pycolmap {importlib.metadata.version('pycolmap')}," in page
+
+
+def test_page_of_what_is_not_worth_training_on_has_no_training_command(
+    tmp_path: Path,
+) -> None:
+    page = without_plotly(write(synthesize(tmp_path, num_frames=4), tmp_path))
+    assert "brush /out" not in page
+    assert '<div class="finding blocks"><p><b>The dataset has 4 photographs:' in page
+    assert (
+        "<ol><li>Take 20 or more, a step apart, from all sides that are to be seen."
+        "</li><li>Run the same command again:</li></ol>"
+    ) in page
+
+
+def test_causes_are_grouped_not_one_card_a_photograph(run: Run, tmp_path: Path) -> None:
+    broken = {f"broken{k:03}.jpg": "truncated" for k in range(400)}
+    page = without_plotly(write(run, tmp_path, unreadable=broken))
+    assert "<h3>unreadable: 400 photographs</h3>" in page
+    assert page.count('<div class="card">') == 4
+    assert page.count("<li><b>broken") == 300
+    assert "<p>96 more are in the table below.</p>" in page
+
+
+def test_registered_photographs_are_shown(run: Run, tmp_path: Path) -> None:
+    page = without_plotly(write(run, tmp_path))
+    sheet = page.partition('<div class="sheet">')[2].partition("</section>")[0]
+    assert sheet.count("<svg") == 8
+    assert f"<figcaption>{run.images.names[0]}: " in sheet
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "expected"),
+    [
+        ("Canon", "Canon EOS 5D", "Canon EOS 5D"),
+        ("NIKON CORPORATION", "NIKON D90", "NIKON D90"),
+        ("Apple", "iPhone 15", "Apple iPhone 15"),
+        ("SONY", "", "SONY"),
+        ("", "", ""),
+    ],
+)
+def test_device_names_the_make_once(make: str, model: str, expected: str) -> None:
+    assert device_name(make, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (999, "1 kB"),
+        (433_000, "433 kB"),
+        (2_500_000, "2.5 MB"),
+        (3_210_000_000, "3.2 GB"),
+    ],
+)
+def test_small_captures_are_not_0_mb(number: int, expected: str) -> None:
+    assert file_size(number) == expected
+
+
+def test_view_is_framed_on_cameras_and_not_on_far_points(run: Run) -> None:
+    before = scene_data(run.model, run.images, level=False, outliers=())
+    for far in np.random.default_rng(0).normal(0, 1000, (60, 3)):  # 5 % of them
+        run.model.add_point3D(far, pycolmap.Track(), np.zeros(3, np.uint8))
+    after = scene_data(run.model, run.images, level=False, outliers=())
+    assert after["high"][0] - after["low"][0] > 5 * (
+        before["high"][0] - before["low"][0]
+    )
+    assert after["radius"] == pytest.approx(before["radius"], rel=0.05)
+    assert after["focus"] == pytest.approx(before["focus"], abs=0.1 * before["radius"])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("models", [None, []], ids=["model", "failed"])
@@ -119,3 +204,7 @@ def test_browser_draws_the_page_without_an_error(
     body = done.stdout.partition("<tbody>")[2].partition("</tbody>")[0]
     assert body.count("<tr") == 8
     assert ("<canvas" in done.stdout) == (models is None)
+    # the table is sorted with buttons, and says how
+    head = done.stdout.partition('id="table"')[2].partition("</thead>")[0]
+    assert '<th scope="col" aria-sort="ascending"><button type="button">name ▴' in head
+    assert head.count("<button") == head.count("<th ") > 5

@@ -37,6 +37,8 @@ class Run:
             "outliers": {},
             "uncertainties": {},
             "world": None,
+            "command": "sfmprep reconstruct /photos /out --recipe /out/recipe.yaml",
+            "next_steps": ["brush /out"],
         }
         return collect_report(self.images, **(settings | changes))
 
@@ -52,7 +54,7 @@ def synthesize(folder: Path, *, num_frames: int = 8, noise_px: float = 0.5) -> R
     options = pycolmap.SyntheticDatasetOptions()
     options.num_rigs = 1
     options.num_frames_per_rig = num_frames
-    options.num_points3D = 250
+    options.num_points3D = 1200
     database = folder / "database.db"
     pycolmap.set_random_seed(0)
     with pycolmap.Database.open(database) as opened:

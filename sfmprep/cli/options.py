@@ -1,0 +1,228 @@
+"""What commands can be told, and what that is in the recipe."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar, get_args
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from sfmprep.config import PairsConfig, Recipe, Target
+from sfmprep.config.load import load_recipe
+from sfmprep.errors import ConfigError
+from sfmprep.progress import Progress
+from sfmprep.terminal import StageProgress, start_logging
+
+T = TypeVar("T")
+
+Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
+Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Device = Annotated[
+    str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
+]
+Thresholds = Annotated[
+    tuple[tuple[str, ...], ...],
+    UseAppendAction,
+    arg(
+        metavar="NAME=VALUE",
+        help="Exit with 3 if the result is less, such as registered=0.9 of the images;"
+        " also points, track_length, angle_deg, image_points, image_coverage.",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    arg(name="json", help="Print the report as JSON, and nothing else, on stdout."),
+]
+Settings = Annotated[
+    tuple[tuple[str, ...], ...],
+    UseAppendAction,
+    arg(
+        name="set",
+        metavar="KEY=VALUE",
+        help="Settings such as features.max_keypoints=2048.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every stage can be told."""
+
+    recipe: Annotated[
+        str | None,
+        arg(
+            metavar="NAME|FILE",
+            help="A recipe (see `sfmprep recipes`) or a YAML file; without it that of"
+            " the run in OUT, else splat.",
+        ),
+    ] = None
+    settings: Settings = ()
+    pairs: Annotated[
+        str | None,
+        arg(
+            metavar="HOW|FILE",
+            help="Which pairs are matched: auto, exhaustive, sequential (a film),"
+            " retrieval, or a text file of them.",
+        ),
+    ] = None
+    camera_model: Annotated[
+        str | None,
+        arg(metavar="MODEL", help="COLMAP's model of new cameras, such as OPENCV."),
+    ] = None
+    single_camera: Annotated[
+        Flag, arg(help="One camera with one zoom took everything.")
+    ] = False
+    mapper: Annotated[
+        str | None, arg(metavar="HOW", help="incremental, global, or none.")
+    ] = None
+    max_size: Annotated[
+        int | None,
+        arg(metavar="PIXELS", help="Longer side at which features are looked for."),
+    ] = None
+    num_threads: Annotated[
+        int | None, arg(metavar="N", help="The most cores that are used.")
+    ] = None
+    verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
+    quiet: Annotated[
+        Flag, arg(help="Show warnings and the result only, no progress.")
+    ] = False
+    log: Annotated[
+        Path | None, arg(metavar="FILE", help="Add all messages, with times, to FILE.")
+    ] = None
+
+    def start_logging(self) -> None:
+        """Begins to show what the library says, as these options ask."""
+        if self.num_threads is not None:
+            limit_threads(self.num_threads)
+        start_logging(verbose=self.verbose, quiet=self.quiet, file=self.log)
+
+    def progress(self, recipe: Recipe) -> Progress:
+        """Shows the loops of a whole run with the number of their stage."""
+        dense = [("match semi-dense", "keypoints", "join")] if recipe.dense else []
+        return StageProgress(
+            [
+                *(("identify", "extract"), ("retrieve",), ("match",), *dense),
+                *(("import", "verify"), ("map", "refine"), ("colours", "export")),
+            ]
+        )
+
+    def load(self, default: str) -> Recipe:
+        """The recipe with all settings."""
+        overrides = [*self.overrides(), *flat(self.settings)]
+        return load_recipe(self.recipe or default, overrides)
+
+    def overrides(self) -> list[str]:
+        """What the other options are in the recipe."""
+        found = [] if self.pairs is None else [_pairs_setting(self.pairs)]
+        if self.camera_model is not None:
+            found.append(setting("database.camera_model", self.camera_model))
+        if self.single_camera:
+            found.append("database.cameras=single")
+        if self.mapper is not None:
+            found.append(setting("mapping.type", self.mapper))
+        if self.max_size is not None:
+            found.append(f"features.max_size={self.max_size}")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(Options):
+    """Of stages that read masks."""
+
+    masks: Annotated[
+        Path | None,
+        arg(
+            metavar="DIR",
+            help="Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored.",
+        ),
+    ] = None
+
+    def overrides(self) -> list[str]:
+        """What these options are in the recipe."""
+        masks = [] if self.masks is None else [setting("masks", self.masks.resolve())]
+        return [*super().overrides(), *masks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions(Options):
+    """Of the dataset that is written."""
+
+    target: Annotated[
+        tuple[tuple[Target, ...], ...],
+        UseAppendAction,
+        arg(help="What will read the dataset, one or more."),
+    ] = ()
+    georeference: Annotated[
+        Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
+    ] = False
+
+    def overrides(self) -> list[str]:
+        """What these options are in the recipe."""
+        found = super().overrides()
+        if self.target:
+            found.append(setting("export.targets", flat(self.target)))
+        if self.georeference:
+            found.append("export.world.georeference=true")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(TargetOptions, MaskOptions):
+    """Of the whole run."""
+
+
+def flat(groups: Sequence[Sequence[T]]) -> list[T]:
+    """The items of an option that may be given several times, in order."""
+    return [item for group in groups for item in group]
+
+
+def setting(key: str, value: object) -> str:
+    """A setting as `--set` takes it."""
+    return f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
+
+
+def _pairs_setting(how: str) -> str:
+    """The setting that `--pairs` stands for."""
+    kinds = [c.model_fields["type"].default for c in get_args(get_args(PairsConfig)[0])]
+    kinds.remove("file")
+    if how in kinds:
+        return f"pairs={{type: {how}}}"
+    if Path(how).is_file():
+        return f"pairs={{type: file, path: {json.dumps(str(Path(how).resolve()))}}}"
+    near = difflib.get_close_matches(how, kinds, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ConfigError(
+        f"--pairs {how}: it is none of {', '.join(kinds)}, and no such file is there."
+        f"{hint}"
+    )
+
+
+def limit_threads(number: int) -> None:
+    """Lets this process use so many cores, before libraries count them.
+
+    Raises:
+        ConfigError: `number` is below 1.
+    """
+    if number < 1:
+        raise ConfigError(f"--num-threads {number}: give 1 or more.")
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    if hasattr(os, "sched_setaffinity"):  # Linux; COLMAP counts what is left
+        cores = sorted(os.sched_getaffinity(0))
+        # not the first ones: two runs beside each other would share them
+        chosen = random.sample(cores, min(number, len(cores)))
+        os.sched_setaffinity(0, chosen)
+
+
+Common = Annotated[Options, arg(name="")]
+WithMasks = Annotated[MaskOptions, arg(name="")]
+WithTargets = Annotated[TargetOptions, arg(name="")]
+OfRun = Annotated[DatasetOptions, arg(name="")]

@@ -1,0 +1,87 @@
+"""What a result is worth: grade, headline, exit code and next steps follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sfmprep.report.schema import Finding, Grade, Report, Result
+
+EXIT_BELOW = 3
+_USABLE_SHARE = 0.8
+# findings that make training pointless, as half a sentence
+_WHY_NOT = {
+    "little_parallax": "the camera only turned",
+    "narrow_angles": "the camera hardly moved",
+    "few_images": "the photographs in it are too few",
+    "few_model_points": "it has too few 3D points",
+    "loose_poses": "most photographs see too few points",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How good a result is."""
+
+    grade: Grade
+    sentence: str  # for a first-time user
+    trainable: bool  # whether a trainer should be given it
+
+
+def judge(
+    num_images: int,
+    result: Result | None,
+    findings: Sequence[Finding],
+    failure: str | None,
+) -> Verdict:
+    """Decides how good a result is.
+
+    Args:
+        num_images: All photographs, 1 or more.
+        result: The largest model, or None.
+        findings: As `list_findings` orders them.
+        failure: Why there is no model or no dataset, where that is known.
+    """
+    if result is None or failure is not None:
+        sentence = failure or "No poses were asked for."
+        return Verdict(grade="failed", sentence=sentence, trainable=False)
+    share = result.num_dataset / num_images
+    everything = result.num_dataset == num_images
+    placed = (
+        f"All {num_images:,} photographs are in the dataset"
+        if everything
+        else f"{result.num_dataset:,} of {num_images:,} photographs ({share:.0%}) are"
+        " in the dataset"
+    )
+    if causes := [_WHY_NOT[f.code] for f in findings if f.blocks_training]:
+        return Verdict(
+            grade="poor",
+            sentence=f"{placed}, but it is not worth training on:"
+            f" {' and '.join(causes[:2])}. See below what to do.",
+            trainable=False,
+        )
+    if share < _USABLE_SHARE:
+        return Verdict(
+            grade="poor",
+            sentence=f"{placed}: what they show can be trained, but much of the capture"
+            " is missing. See below why.",
+            trainable=True,
+        )
+    if findings:
+        many = f"{len(findings)} things" if len(findings) > 1 else "one thing"
+        rest = f"It can be trained; look at {many} first."
+    elif not everything:
+        rest = "It can be trained; see below what is missing."
+    else:
+        return Verdict(
+            grade="good",
+            sentence=f"{placed}, and nothing looks wrong. It is ready for training.",
+            trainable=True,
+        )
+    return Verdict(grade="usable", sentence=f"{placed}. {rest}", trainable=True)
+
+
+def exit_code(report: Report) -> int:
+    """0 for a result that can be trained, or where no poses were asked for; else 3."""
+    done = report.trainable or report.settings["mapping"]["type"] == "none"
+    return 0 if done else EXIT_BELOW
