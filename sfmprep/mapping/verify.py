@@ -49,7 +49,7 @@ def verify_matches(
     on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
 
     Args:
-        path: A database that `write_database` filled.
+        path: A database that `update_database` filled.
         pairs: The pairs to verify; those without matches are passed over.
         config: Thresholds.
         seed: Of RANSAC.
