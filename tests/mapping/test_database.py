@@ -22,8 +22,13 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
 from sfmprep.mapping.cameras import infer_camera
-from sfmprep.mapping.database import update_database
-from sfmprep.mapping.verify import read_verified, verify_matches
+from sfmprep.mapping.database import add_images, update_database
+from sfmprep.mapping.verify import (
+    VerifiedPairs,
+    count_inliers,
+    read_verified,
+    verify_matches,
+)
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
@@ -276,6 +281,43 @@ def test_geometry_of_a_pair_does_not_depend_on_the_others(
     verify_matches(alone, Pairs(pairs.items[20:]), DatabaseConfig())
     verify_matches(alone, pairs, DatabaseConfig())
     assert content(alone) == content(synthetic)
+
+
+def test_what_was_verified_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "project.db"
+    kind = pycolmap.TwoViewGeometryConfiguration
+    with pycolmap.Database.open(path) as database:
+        camera = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 60, 64, 48)
+        camera.camera_id = database.write_camera(camera)
+        ids = add_images(database, [f"{k}.png" for k in range(6)], camera)
+        for second, (num_matches, num_inliers, config) in enumerate(
+            [
+                (40, 30, kind.UNCALIBRATED),
+                (40, 20, kind.PANORAMIC),
+                (40, 17, kind.PLANAR_OR_PANORAMIC),
+                (40, 0, kind.DEGENERATE),
+            ],
+            1,
+        ):
+            pair = ids["0.png"], ids[f"{second}.png"]
+            rows = np.zeros((num_matches, 2), np.uint32)
+            database.write_matches(*pair, rows)
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config, geometry.inlier_matches = config, rows[:num_inliers]
+            database.write_two_view_geometry(*pair, geometry)
+
+    assert read_verified(path) == VerifiedPairs(
+        num_pairs=4,
+        num_verified=3,
+        num_inliers=67,
+        num_rotation_only=2,
+        images=frozenset({"0.png", "1.png", "2.png", "3.png"}),
+    )
+    assert count_inliers(path) == {
+        ("0.png", "1.png"): 30,
+        ("0.png", "2.png"): 20,
+        ("0.png", "3.png"): 17,
+    }
 
 
 # ------------------------------------------------------------------ one photograph more
