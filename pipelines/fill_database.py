@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from sfmprep.mapping.database import check_database, write_database
+from sfmprep.mapping.project import Filled, check_images, fill_project
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.run import Run
@@ -19,18 +19,21 @@ def fill_existing_database(
     *,
     device: str = "cpu",
     progress: Progress = silent,
-) -> VerifiedPairs:
+) -> tuple[Filled, VerifiedPairs]:
     """Replaces keypoints, matches and two-view geometries in a COLMAP database.
 
     Images, their names and ids, and cameras stay as they are; images of the folder
     that the database lacks are added.
 
+    Returns:
+        What became of the database, and what verification left.
+
     Raises:
-        SfmprepError: see `write_database`; until everything is matched the database
-            is not touched.
+        SfmprepError: see `fill_project`; until everything is matched the database is
+            not touched.
     """
     images, recipe = run.images, run.recipe
-    check_database(database, images)  # now, and not after hours of matching
+    check_images(database, images)  # now, and not after hours of matching
     features, _ = stages.extract(run, device=device, progress=progress)
     with (
         features,
@@ -51,11 +54,11 @@ def fill_existing_database(
             )
             stores.enter_context(features)
             stores.enter_context(matches)
-        write_database(
+        filled = fill_project(
             *(database, images, features, matches, pairs, recipe.database),
             progress=progress,
         )
     verify_matches(
         database, pairs, recipe.database, seed=recipe.seed, progress=progress
     )
-    return read_verified(database)
+    return filled, read_verified(database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from sfmprep.config import DenseConfig
-from sfmprep.mapping.database import remove_database, write_database
+from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import count_inliers, verify_matches
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
@@ -85,7 +85,7 @@ def _pairs_to_try(
         scratch = run.workspace.scratch_database
         try:
             remove_database(scratch)
-            write_database(
+            update_database(
                 *(scratch, run.images, features, matches, pairs, recipe.database),
                 progress=progress,
             )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import pycolmap
 import pytest
 
 from sfmprep.demo.courtyard import render_demo_scene
@@ -89,3 +90,25 @@ def test_the_python_of_the_readme_runs(photographs: Path, tmp_path: Path) -> Non
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
     assert len(list((tmp_path / "dataset" / "images").iterdir())) == 5
+
+
+def test_fill_colmap_project_leaves_ids_and_cameras(
+    photographs: Path, tmp_path: Path
+) -> None:
+    database = tmp_path / "project.db"
+    pycolmap.Database.open(database).close()
+    pycolmap.import_images(database, photographs)
+    cameras = images_of(database)
+
+    output = run("fill_colmap_project.py", photographs, database)
+
+    assert output in [f"{k} of 10 pairs verified\n" for k in range(7, 11)]
+    assert images_of(database) == cameras
+
+
+def images_of(path: Path) -> list[tuple[int, str, int]]:
+    with pycolmap.Database.open(path) as database:
+        return sorted(
+            (image.image_id, image.name, image.camera_id)
+            for image in database.read_all_images()
+        )

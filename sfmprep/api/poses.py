@@ -28,9 +28,9 @@ from sfmprep.evaluation.poses import (
     read_reference,
 )
 from sfmprep.geometry.uncertainty import pose_uncertainties
-from sfmprep.mapping.database import write_database
 from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
 from sfmprep.mapping.outliers import find_outliers, without_images
+from sfmprep.mapping.project import fill_project
 from sfmprep.mapping.verify import (
     VerifiedPairs,
     read_verified,
@@ -66,8 +66,9 @@ def verify(
 ) -> Database:
     """Writes a COLMAP database and verifies the geometry of all matched pairs.
 
-    A database that exists is filled in place, as `write_database` says: its images,
-    ids and cameras stay, its keypoints and matches are replaced.
+    A database that exists is filled in place, as `fill_project` says: its images, ids
+    and cameras stay, its keypoints and matches are replaced, and a copy of what it was
+    lies beside it.
 
     Args:
         images: The capture; images without features are left out.
@@ -90,7 +91,7 @@ def verify(
     """
     path, config = in_folder(database), config or DatabaseConfig()
     pairs = Pairs.of(matches.pairs()) if pairs is None else pairs
-    write_database(*(path, images, features, matches, pairs, config), progress=progress)
+    fill_project(*(path, images, features, matches, pairs, config), progress=progress)
     verify_matches(
         *(path, pairs, config), seed=seed, num_threads=num_threads, progress=progress
     )

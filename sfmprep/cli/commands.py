@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -263,19 +264,24 @@ def database(
             help="A COLMAP database to fill in place; extracts and matches as needed.",
         ),
     ] = None,
+    create: Annotated[Flag, arg(help="PROJECT.db may be new.")] = False,
     device: Device = "auto",
 ) -> None:
     """Import features and matches into a COLMAP database and verify them."""
+    from sfmprep.mapping.project import check_path
     from sfmprep.pipelines import stages
     from sfmprep.pipelines.fill_database import fill_existing_database
 
     if database is not None:
+        check_path(database, create=create)
         out = out or database.with_suffix(".sfmprep")
         with _open(images, out, options, default="colmap") as run:
             path = database
-            verified = fill_existing_database(
+            filled, verified = fill_existing_database(
                 run, database, device=pick_device(device), progress=show_progress
             )
+        for line in filled.lines():
+            print(line)
     elif out is not None:
         with _open(images, out, options, goes_on=True) as run:
             path = run.ledger.file("database")
@@ -286,6 +292,14 @@ def database(
         f"{verified.num_verified} of {verified.num_pairs} pairs verified,"
         f" {verified.num_inliers} inliers, in {path}"
     )
+    if database is not None:
+        found, model, photographs = (
+            shlex.quote(str(p)) for p in (path, path.parent / "sparse", images)
+        )
+        print(
+            f"next:     mkdir -p {model} && colmap mapper --database_path {found}"
+            f" --image_path {photographs} --output_path {model}"
+        )
 
 
 def map_(

@@ -1,20 +1,14 @@
-"""From stores to a COLMAP database: cameras, keypoints, matches, verified pairs.
+"""From stores to a COLMAP database of our own: cameras, keypoints, matches.
 
-`write_database` fills an existing database in place: its images, names, ids and cameras
-stay, its keypoints and matches are replaced, and its descriptors, which belonged to the
-old keypoints, go. `update_database` is for a database of our own: it becomes what it
-would be if made anew, and keeps the two-view geometries that still hold.
-
-Both write whole or not at all: the work is done on a copy. COLMAP's transactions would
-not do: one that an exception ends is committed, and one that meets a full disk ends the
-process.
+It is written whole or not at all: the work is done on a copy. COLMAP's transactions
+would not do: one that an exception ends is committed, and one that meets a full disk
+ends the process. `project.py` fills a database that somebody else made.
 """
 
 from __future__ import annotations
 
-import logging
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -31,49 +25,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
 from sfmprep.types import Float32
 
-logger = logging.getLogger(__name__)
-
 _MIN_MATCHES = 8  # fewer cannot be verified by any model
-_OTHER_FOLDER = "Give the folder of images that the database was made from."
-
-
-def write_database(
-    path: Path,
-    images: ImageSet,
-    features: FeatureStore,
-    matches: MatchStore,
-    pairs: Pairs,
-    config: DatabaseConfig,
-    *,
-    progress: Progress = silent,
-) -> None:
-    """Writes keypoints and matches into a COLMAP database, whole or not at all.
-
-    Args:
-        path: The database; it is made if it does not exist, else filled in place.
-        images: The capture; images without features here are left out.
-        features: Keypoints of the images.
-        matches: Matches of the pairs; a pair that is not here is left out.
-        pairs: The pairs of this capture.
-        config: Cameras of images that the database does not hold yet.
-        progress: Wraps the loop over matches.
-
-    Raises:
-        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
-        ConfigError: see `check_database`; or images are to share a camera that differ
-            in size.
-    """
-    check_database(path, images)
-    with _rewritten(path, copy=True) as part, pycolmap.Database.open(part) as database:
-        ids = _write_images(database, images, features, config)
-        database.clear_keypoints()
-        database.clear_descriptors()
-        database.clear_matches()
-        database.clear_two_view_geometries()
-        for name, keypoints in _keypoint_rows(features, ids):
-            database.write_keypoints(ids[name], keypoints)
-        for (name0, name1), rows in _match_rows(matches, pairs, ids, progress):
-            database.write_matches(ids[name0], ids[name1], rows)
 
 
 def update_database(
@@ -86,17 +38,17 @@ def update_database(
     *,
     progress: Progress = silent,
 ) -> int:
-    """Brings a database that sfmprep made up to date, and keeps its verified pairs.
+    """Makes a database, or brings one up to date and keeps its verified pairs.
 
-    The result is the one that `write_database` makes of nothing, with the same ids. A
-    pair whose matches, keypoints and cameras are as they were keeps its two-view
-    geometry; for all others `verify_matches` has to be called. Images and pairs that
-    are no longer wanted are not in it. It is written whole or not at all.
+    The result is the one that is made of nothing, with the same ids. A pair whose
+    matches, keypoints and cameras are as they were keeps its two-view geometry; for all
+    others `verify_matches` has to be called. Images and pairs that are no longer wanted
+    are not in it. It is written whole or not at all.
 
     Args:
-        path: A database of this function or `write_database`, or nothing. Its pairs
-            were verified with thresholds and a seed that are still to be used: where
-            those changed, call `remove_database` first.
+        path: A database that this function made, or nothing. Its pairs were verified
+            with thresholds and a seed that are still to be used: where those changed,
+            call `remove_database` first.
         images: The capture; images without features here are left out.
         features: Keypoints of the images.
         matches: Matches of the pairs; a pair that is not here is left out.
@@ -112,21 +64,25 @@ def update_database(
         ConfigError: images are to share a camera that differ in size.
     """
     kept = 0
-    with _rewritten(path, copy=False) as part, ExitStack() as opened:
+    with rewritten(path, copy=False) as part, ExitStack() as opened:
         database = opened.enter_context(pycolmap.Database.open(part))
         old = opened.enter_context(
             open_database(path) if path.exists() else pycolmap.Database.open(":memory:")
         )
         there = {image.name: image for image in old.read_all_images()}
-        ids = _write_images(database, images, features, config)
+        ids: dict[str, int] = {}
+        for group in images.camera_groups(config.cameras):
+            if names := [name for name in group if name in features]:
+                camera = write_camera(database, images, names, config)
+                ids |= add_images(database, names, camera)
         unchanged: dict[str, int] = {}  # ids in the old database
-        for name, keypoints in _keypoint_rows(features, ids):
+        for name, keypoints in keypoint_rows(features, ids):
             database.write_keypoints(ids[name], keypoints)
             if name in there and _is_unchanged(
                 (old, there[name].image_id), (database, ids[name]), keypoints
             ):
                 unchanged[name] = there[name].image_id
-        for (name0, name1), rows in _match_rows(matches, pairs, ids, progress):
+        for (name0, name1), rows in match_rows(matches, pairs, ids, progress):
             new_ids = ids[name0], ids[name1]
             database.write_matches(*new_ids, rows)
             if name0 not in unchanged or name1 not in unchanged:
@@ -145,41 +101,6 @@ def update_database(
     return kept
 
 
-def check_database(path: Path, images: ImageSet) -> None:
-    """Makes sure that a database can be filled with these images; changes nothing.
-
-    Raises:
-        StoreError: `path` is not a COLMAP database, is locked, or its folder does not
-            exist.
-        ConfigError: it holds images, but none of these, or one that has another size.
-    """
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise StoreError(
-                f"{path}: the folder {path.parent} does not exist. Make it, or correct"
-                " the path."
-            )
-        return
-    with open_database(path) as database:
-        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-        there = database.read_all_images()
-    known = [image for image in there if image.name in images.infos]
-    if there and not known:
-        raise ConfigError(
-            f"{path} holds {len(there)} images such as"
-            f" {min(image.name for image in there)!r}, but"
-            f" {images.root} none of them; its images are called such as"
-            f" {images.names[0]!r}. {_OTHER_FOLDER}"
-        )
-    for image in known:
-        size, camera = images.infos[image.name].size, cameras[image.camera_id]
-        if size != (camera.width, camera.height):
-            raise ConfigError(
-                f"{images.path(image.name)} has {size[0]} x {size[1]} pixels but"
-                f" {camera.width} x {camera.height} in {path}. {_OTHER_FOLDER}"
-            )
-
-
 def remove_database(path: Path) -> None:
     """Deletes a database and what SQLite may have left beside it."""
     # a log that outlives its database would be played into the next one of that name
@@ -190,29 +111,46 @@ def remove_database(path: Path) -> None:
 def open_database(path: Path) -> pycolmap.Database:
     """Opens a COLMAP database that exists, refusing what is not one.
 
-    COLMAP ends the process on a file that is no database, so look first.
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+    """
+    with looked_into(path):
+        pass
+    return pycolmap.Database.open(path)
+
+
+@contextmanager
+def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
+    """A COLMAP database to be read as it is, checked to be one that can be written.
+
+    COLMAP itself ends the process on a file that is no database, and brings one of an
+    older version to its own as soon as it opens it.
+
+    Raises:
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
     """
     try:
         uri = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True)) as database:
             database.execute("BEGIN IMMEDIATE")
             rows = database.execute("SELECT name FROM sqlite_master").fetchall()
+            tables = {name for (name,) in rows}
+            if not {"cameras", "images", "keypoints", "matches"} <= tables:
+                found = ", ".join(sorted(tables)) or "none"
+                raise StoreError(
+                    f"{path} is a database, but not one of COLMAP (its tables:"
+                    f" {found}). Give the path of a COLMAP database."
+                )
+            yield database
     except sqlite3.Error as error:
         raise StoreError(
             f"{path} cannot be opened as a database ({error}). Close COLMAP if it"
             " has it open; give the path of a COLMAP database."
         ) from error
-    tables = {name for (name,) in rows}
-    if tables and not {"cameras", "images", "keypoints", "matches"} <= tables:
-        raise StoreError(
-            f"{path} is a database, but not one of COLMAP (its tables:"
-            f" {', '.join(sorted(tables))}). Give the path of a COLMAP database."
-        )
-    return pycolmap.Database.open(path)
 
 
 @contextmanager
-def _rewritten(path: Path, *, copy: bool) -> Iterator[Path]:
+def rewritten(path: Path, *, copy: bool) -> Iterator[Path]:
     """A file to work on, which replaces the database when the block has succeeded.
 
     It is a copy of the database, or it does not exist yet.
@@ -222,12 +160,12 @@ def _rewritten(path: Path, *, copy: bool) -> Iterator[Path]:
     try:
         with write_errors(path):
             if copy and path.exists():
-                _copy_database(path, part)
+                copy_database(path, part)
             yield part
             if part.with_name(f"{part.name}-wal").exists():
                 raise RuntimeError("SQLite could not merge its log")
             if path.exists():
-                _copy_database(part, path)
+                copy_database(part, path)
             else:
                 remove_database(path)
                 part.replace(path)
@@ -235,7 +173,7 @@ def _rewritten(path: Path, *, copy: bool) -> Iterator[Path]:
         remove_database(part)
 
 
-def _copy_database(source: Path, target: Path) -> None:
+def copy_database(source: Path, target: Path) -> None:
     """Gives `target` the content of `source`, in one transaction of SQLite."""
     with (
         closing(sqlite3.connect(source)) as old,
@@ -256,41 +194,31 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_images(
-    database: pycolmap.Database,
-    images: ImageSet,
-    features: FeatureStore,
-    config: DatabaseConfig,
-) -> dict[str, int]:
-    """Adds images that are missing; returns the id of each image with features."""
-    there = {image.name: image.image_id for image in database.read_all_images()}
-    ids = {
-        name: image_id
-        for name, image_id in there.items()
-        if name in images.infos and name in features
-    }
-    if useless := sorted(there.keys() - ids.keys()):
-        logger.warning(
-            "%d images of the database, such as %s, get no matches: %s has no such"
-            " image, or it cannot be read",
-            len(useless),
-            useless[0],
-            images.root,
-        )
-    for group in images.camera_groups(config.cameras):
-        new = [name for name in group if name not in there and name in features]
-        if new:
-            ids |= _add_camera_group(database, images, new, config)
-    return ids
-
-
-def _add_camera_group(
+def write_camera(
     database: pycolmap.Database,
     images: ImageSet,
     names: Sequence[str],
     config: DatabaseConfig,
-) -> dict[str, int]:
-    """Adds a camera, its trivial rig, and the images that it took."""
+) -> pycolmap.Camera:
+    """Adds the camera that these images, one or more, share.
+
+    Raises:
+        ConfigError: they differ in size.
+    """
+    expect_one_size(images, names, config)
+    camera = infer_camera(images, names[0], config)
+    camera.camera_id = database.write_camera(camera)
+    return camera
+
+
+def expect_one_size(
+    images: ImageSet, names: Sequence[str], config: DatabaseConfig
+) -> None:
+    """Refuses images, one or more, that are to share a camera but differ in size.
+
+    Raises:
+        ConfigError: they do.
+    """
     size = images.infos[names[0]].size
     for name in names:
         if images.infos[name].size != size:
@@ -300,24 +228,36 @@ def _add_camera_group(
                 f" {size[1]} pixels) and {name} ({other[0]} x {other[1]}) share a"
                 " camera, but one camera has one size. Use `auto`."
             )
-    camera = infer_camera(images, names[0], config)
-    camera.camera_id = database.write_camera(camera)
-    rig = pycolmap.Rig()
-    rig.add_ref_sensor(camera.sensor_id)
-    rig_id = database.write_rig(rig)
+
+
+def add_images(
+    database: pycolmap.Database, names: Iterable[str], camera: pycolmap.Camera
+) -> dict[str, int]:
+    """Adds images of a camera that is there, in a frame each; returns their ids."""
     ids = {}
     for name in names:
         image = pycolmap.Image(name=name, camera_id=camera.camera_id)
-        image.image_id = database.write_image(image)
-        frame = pycolmap.Frame()
-        frame.rig_id = rig_id
-        frame.add_data_id(image.data_id)
-        image.frame_id = database.write_frame(frame)
-        ids[name] = image.image_id
+        image.image_id = ids[name] = database.write_image(image)
+        add_frame(database, image, camera)
     return ids
 
 
-def _keypoint_rows(
+def add_frame(
+    database: pycolmap.Database, image: pycolmap.Image, camera: pycolmap.Camera
+) -> None:
+    """Gives an image a frame of its own, and its camera a rig where it is in none."""
+    rig = database.read_rig_with_sensor(camera.sensor_id)
+    if rig is None:
+        rig = pycolmap.Rig()
+        rig.add_ref_sensor(camera.sensor_id)
+        rig.rig_id = database.write_rig(rig)
+    frame = pycolmap.Frame()
+    frame.rig_id = rig.rig_id
+    frame.add_data_id(image.data_id)
+    database.write_frame(frame)
+
+
+def keypoint_rows(
     features: FeatureStore, names: Container[str]
 ) -> Iterator[tuple[str, Float32]]:
     """Yields [N, 2] or, with scale and angle, [N, 4] rows as COLMAP stores them."""
@@ -329,7 +269,7 @@ def _keypoint_rows(
                 yield name, np.column_stack([found.xy, found.scale, found.angle])
 
 
-def _match_rows(
+def match_rows(
     matches: MatchStore, pairs: Pairs, names: Container[str], progress: Progress
 ) -> Iterator[tuple[Pair, NDArray[np.uint32]]]:
     """Yields the [M, 2] rows of wanted pairs that have enough of them."""

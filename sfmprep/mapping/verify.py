@@ -13,7 +13,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
-from sfmprep.mapping.database import open_database, write_errors
+from sfmprep.mapping.database import looked_into, open_database, write_errors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import Pair
@@ -49,7 +49,7 @@ def verify_matches(
     on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
 
     Args:
-        path: A database that `write_database` filled.
+        path: A database that `update_database` filled.
         pairs: The pairs to verify; those without matches are passed over.
         config: Thresholds.
         seed: Of RANSAC.
@@ -120,25 +120,27 @@ def read_verified(path: Path) -> VerifiedPairs:
     Raises:
         StoreError: `path` is not a COLMAP database, or is locked.
     """
-    with open_database(path) as database:
-        names = {image.image_id: image.name for image in database.read_all_images()}
-        pair_ids, geometries = database.read_two_view_geometries()
-        num_pairs = database.num_matched_image_pairs()
-    rotation_only = (
-        pycolmap.TwoViewGeometryConfiguration.PANORAMIC,
-        pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC,
-    )
-    verified = [
-        (pycolmap.pair_id_to_image_pair(pair_id), geometry)
-        for pair_id, geometry in zip(pair_ids, geometries, strict=True)
-        if len(geometry.inlier_matches)
-    ]
+    # pycolmap gives the kind of a geometry only together with all of its inliers
+    with looked_into(path) as database:
+        names = dict(database.execute("SELECT image_id, name FROM images"))
+        [[num_pairs]] = database.execute("SELECT COUNT(*) FROM matches WHERE rows > 0")
+        verified = database.execute(
+            "SELECT pair_id, rows, config FROM two_view_geometries WHERE rows > 0"
+        ).fetchall()
+    rotation_only = {
+        int(pycolmap.TwoViewGeometryConfiguration.PANORAMIC),
+        int(pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC),
+    }
     return VerifiedPairs(
         num_pairs=num_pairs,
         num_verified=len(verified),
-        num_inliers=sum(len(geometry.inlier_matches) for _, geometry in verified),
-        num_rotation_only=sum(g.config in rotation_only for _, g in verified),
-        images=frozenset(names[k] for ids, _ in verified for k in ids),
+        num_inliers=sum(count for _, count, _ in verified),
+        num_rotation_only=sum(kind in rotation_only for *_, kind in verified),
+        images=frozenset(
+            names[image_id]
+            for pair_id, *_ in verified
+            for image_id in pycolmap.pair_id_to_image_pair(pair_id)
+        ),
     )
 
 

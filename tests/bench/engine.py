@@ -38,7 +38,7 @@ from sfmprep.config import (
 from sfmprep.config.load import load_recipe
 from sfmprep.coords import centre_from_colmap
 from sfmprep.evaluation.poses import evaluate_model, read_reference
-from sfmprep.mapping.database import write_database
+from sfmprep.mapping.database import update_database
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.matchers.lightglue_network import LightGlueShape
@@ -385,7 +385,7 @@ def import_pairs(num_pairs: int = 10_000) -> Case:
                 FeatureStore(folder / "features.h5") as features,
                 MatchStore(folder / "matches.h5") as matches,
             ):
-                write_database(
+                update_database(
                     folder / f"ours{next(count)}.db",
                     photographs,
                     features,
@@ -527,7 +527,7 @@ def verify() -> Case:
                 FeatureStore(work / "features.h5") as features,
                 MatchStore(work / "matches.h5") as matches,
             ):
-                write_database(
+                update_database(
                     path, photographs, features, matches, pairs, DatabaseConfig()
                 )
             return path

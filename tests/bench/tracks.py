@@ -25,7 +25,7 @@ from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, DenseConfig, MappingConfig, XFeatStarConfig
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.database import write_database
+from sfmprep.mapping.database import update_database
 from sfmprep.mapping.mapper import refine_model
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import Pairs, sequential_pairs
@@ -263,7 +263,7 @@ def map_capture(
         FeatureStore(out / "features.h5") as features,
         MatchStore(out / "matches.h5") as matches,
     ):
-        write_database(database, images, features, matches, pairs, config)
+        update_database(database, images, features, matches, pairs, config)
     verify_matches(database, pairs, config)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed, options.extract_colors = 0, False

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from sfmprep.config import DatabaseConfig
-from sfmprep.mapping.database import write_database
+from sfmprep.mapping.database import update_database
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.frontend.match import match_features
@@ -81,7 +81,7 @@ with FeatureStore(folder / "f.h5") as features:
         images = ImageSet(folder, tuple(names), dict.fromkeys(names, info), {})
         with MatchStore(folder / "m.h5") as store:
             config = DatabaseConfig()
-            write_database(folder / "d.db", images, features, store, pairs, config)
+            update_database(folder / "d.db", images, features, store, pairs, config)
 print(len(pairs), 1024 * (peak_kib() - before))
 """
 

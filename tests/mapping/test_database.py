@@ -1,4 +1,4 @@
-"""Databases: new ones, existing ones filled in place, verification, cameras."""
+"""Databases of our own: new, verified, grown by a photograph; their cameras."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from PIL import Image
 
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.cli.commands import run
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
 from sfmprep.mapping.cameras import infer_camera
-from sfmprep.mapping.database import update_database, write_database
-from sfmprep.mapping.verify import read_verified, verify_matches
+from sfmprep.mapping.database import add_images, update_database
+from sfmprep.mapping.verify import (
+    VerifiedPairs,
+    count_inliers,
+    read_verified,
+    verify_matches,
+)
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
-
-RECIPE = ("--recipe", "sift")
-SETTINGS = (
-    *("--set", "features.max_size=480", "features.max_keypoints=1500"),
-    "mapping.type=none",
-)
 
 
 # ------------------------------------------------------------------------- synthetic
@@ -73,7 +71,7 @@ class Capture:
         self.matches.append([(pair, matches) for pair in self.pairs])
 
     def write(self, path: Path, config: DatabaseConfig | None = None) -> None:
-        write_database(
+        update_database(
             path,
             self.images,
             self.features,
@@ -131,7 +129,7 @@ def test_stopped_import_leaves_the_database_as_it_was(
         raise error
 
     with pytest.raises((KeyboardInterrupt, StoreError)):
-        write_database(
+        update_database(
             path,
             capture.images,
             capture.features,
@@ -143,7 +141,7 @@ def test_stopped_import_leaves_the_database_as_it_was(
     assert read_verified(path) == before
     assert not list(tmp_path.glob(".*.part*"))
     with pytest.raises((KeyboardInterrupt, StoreError)):
-        write_database(
+        update_database(
             tmp_path / "new.db",
             capture.images,
             capture.features,
@@ -283,6 +281,43 @@ def test_geometry_of_a_pair_does_not_depend_on_the_others(
     verify_matches(alone, Pairs(pairs.items[20:]), DatabaseConfig())
     verify_matches(alone, pairs, DatabaseConfig())
     assert content(alone) == content(synthetic)
+
+
+def test_what_was_verified_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "project.db"
+    kind = pycolmap.TwoViewGeometryConfiguration
+    with pycolmap.Database.open(path) as database:
+        camera = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 60, 64, 48)
+        camera.camera_id = database.write_camera(camera)
+        ids = add_images(database, [f"{k}.png" for k in range(6)], camera)
+        for second, (num_matches, num_inliers, config) in enumerate(
+            [
+                (40, 30, kind.UNCALIBRATED),
+                (40, 20, kind.PANORAMIC),
+                (40, 17, kind.PLANAR_OR_PANORAMIC),
+                (40, 0, kind.DEGENERATE),
+            ],
+            1,
+        ):
+            pair = ids["0.png"], ids[f"{second}.png"]
+            rows = np.zeros((num_matches, 2), np.uint32)
+            database.write_matches(*pair, rows)
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config, geometry.inlier_matches = config, rows[:num_inliers]
+            database.write_two_view_geometry(*pair, geometry)
+
+    assert read_verified(path) == VerifiedPairs(
+        num_pairs=4,
+        num_verified=3,
+        num_inliers=67,
+        num_rotation_only=2,
+        images=frozenset({"0.png", "1.png", "2.png", "3.png"}),
+    )
+    assert count_inliers(path) == {
+        ("0.png", "1.png"): 30,
+        ("0.png", "2.png"): 20,
+        ("0.png", "3.png"): 17,
+    }
 
 
 # ------------------------------------------------------------------ one photograph more
@@ -487,216 +522,3 @@ def test_given_focal_length_overrules_exif(tmp_path: Path) -> None:
     camera = infer_camera(images, "0.jpg", config)
     assert camera.params.tolist() == [777, 777, 360, 240, 0, 0, 0, 0]
     assert camera.has_prior_focal_length
-
-
-# ------------------------------------------------------------- a project made by COLMAP
-@pytest.fixture(scope="module")
-def made_by_colmap(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `images`, in sub-folders, and COLMAP's `project.db` of them."""
-    folder = tmp_path_factory.mktemp("project")
-    for k, path in enumerate(sorted((demo_scene / "images").iterdir())):
-        target = folder / "images" / ("left", "right side")[k % 2] / f"view {k}.jpg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    options = pycolmap.ImageReaderOptions()
-    options.camera_model = "OPENCV"
-    options.camera_params = "400,401,240,180,0,0,0,0"
-    database, images = folder / "project.db", folder / "images"
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
-    pycolmap.extract_features(
-        database,
-        images,
-        camera_mode=pycolmap.CameraMode.SINGLE,
-        reader_options=options,
-        extraction_options=pycolmap.FeatureExtractionOptions(
-            use_gpu=False, sift=pycolmap.SiftExtractionOptions(max_num_features=300)
-        ),
-    )
-    pycolmap.match_exhaustive(database, device=pycolmap.Device.cpu)
-    pycolmap.logging.minloglevel = level
-    return folder
-
-
-@pytest.fixture
-def project(made_by_colmap: Path, tmp_path: Path) -> Path:
-    """A copy of the project."""
-    return Path(shutil.copytree(made_by_colmap, tmp_path / "project"))
-
-
-def fill(project: Path, *more: str) -> int:
-    database = ["--database", str(project / "project.db")]
-    return run(
-        ["database", str(project / "images"), *database, *RECIPE, *SETTINGS, *more]
-    )
-
-
-def identities(path: Path) -> tuple[object, ...]:
-    """What must stay in a user's database."""
-    with pycolmap.Database.open(path) as database:
-        images = sorted(
-            (i.image_id, i.name, i.camera_id, i.frame_id)
-            for i in database.read_all_images()
-        )
-        cameras = [
-            (c.camera_id, c.model, c.width, c.height, c.params.tolist())
-            for c in database.read_all_cameras()
-        ]
-        return images, cameras, database.num_rigs(), database.num_frames()
-
-
-def test_project_keeps_ids_names_and_cameras(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = project / "project.db"
-    before = identities(path)
-    with pycolmap.Database.open(path) as database:
-        assert database.num_descriptors() > 0
-        num_keypoints = database.num_keypoints()
-    assert fill(project) == 0
-    printed = capsys.readouterr().out
-    assert printed.endswith(f" inliers, in {path}\n")
-    assert identities(path) == before
-    verified = read_verified(path)
-    assert verified.num_verified > 15
-    with pycolmap.Database.open(path) as database:
-        assert database.num_descriptors() == 0
-        assert database.num_keypoints() > num_keypoints
-        with FeatureStore(project / "project.sfmprep/work/features.h5") as features:
-            for image in database.read_all_images():
-                rows = database.read_keypoints(image.image_id)
-                np.testing.assert_array_equal(rows[:, :2], features.get(image.name).xy)
-
-    (project / "model").mkdir()
-    models = pycolmap.incremental_mapping(path, project / "images", project / "model")
-    assert models[0].num_reg_images() == 8
-
-    # once more changes nothing
-    assert fill(project) == 0
-    assert identities(path) == before
-    assert read_verified(path) == verified
-
-
-def test_images_that_the_project_lacks_are_added(project: Path) -> None:
-    images = project / "images"
-    shutil.copy(images / "left/view 0.jpg", images / "new.jpg")
-    before = identities(project / "project.db")
-    assert fill(project) == 0
-    after = identities(project / "project.db")
-    assert after[0][:8] == before[0]  # type: ignore[index]
-    assert after[1][:1] == before[1]  # type: ignore[index]
-    assert len(names_in(project / "project.db")) == 9
-
-
-def test_images_of_the_project_that_are_gone_are_reported(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "images/left/view 0.jpg").unlink()
-    assert fill(project) == 0
-    assert (
-        "warning: 1 images of the database, such as left/view 0.jpg, get no matches:"
-        f" {project}/images has no such image, or it cannot be read\n"
-    ) in capsys.readouterr().err
-    assert len(names_in(project / "project.db")) == 8
-
-
-def message_of(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
-    error = capsys.readouterr().err.replace(str(folder), "TMP")
-    assert "Traceback" not in error
-    return error.partition("sfmprep: error: ")[2]
-
-
-def test_folder_with_other_sizes_is_refused(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = identities(project / "project.db")
-    for path in (project / "images").rglob("*.jpg"):
-        with Image.open(path) as image:
-            image.resize((240, 180)).save(path)
-    assert fill(project) == 2
-    message = message_of(capsys, project)
-    assert message.endswith(
-        ".jpg has 240 x 180 pixels but 480 x 360 in TMP/project.db. Give the folder of"
-        " images that the database was made from.\n"
-    )
-    assert not (project / "project.sfmprep/work/features.h5").exists()
-    assert identities(project / "project.db") == before
-
-
-def test_folder_with_other_names_is_refused(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = identities(project / "project.db")
-    database = ["--database", str(project / "project.db")]
-    assert run(["database", str(project / "images/left"), *database, *SETTINGS]) == 2
-    assert message_of(capsys, project) == (
-        "TMP/project.db holds 8 images such as 'left/view 0.jpg', but"
-        " TMP/images/left none of them; its images are called such as 'view 0.jpg'."
-        " Give the folder of images that the database was made from.\n"
-    )
-    assert identities(project / "project.db") == before
-
-
-def test_database_that_does_not_exist_is_made(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "project.db").unlink()
-    assert fill(project) == 0
-    assert len(names_in(project / "project.db")) == 8
-    assert read_verified(project / "project.db").num_verified > 15
-
-
-def test_text_file_is_no_database(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "project.db").write_text("precious notes" * 100)
-    assert fill(project) == 1
-    assert message_of(capsys, project) == (
-        "TMP/project.db cannot be opened as a database (file is not a database). Close"
-        " COLMAP if it has it open; give the path of a COLMAP database.\n"
-    )
-    assert (project / "project.db").read_text() == "precious notes" * 100
-
-
-def test_database_of_something_else(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (project / "project.db").unlink()
-    with closing(sqlite3.connect(project / "project.db")) as other:
-        other.execute("CREATE TABLE songs (title TEXT)")
-        other.commit()
-    assert fill(project) == 1
-    assert message_of(capsys, project) == (
-        "TMP/project.db is a database, but not one of COLMAP (its tables: songs). Give"
-        " the path of a COLMAP database.\n"
-    )
-
-
-def test_locked_database(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(sqlite3.connect(project / "project.db")) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        assert fill(project) == 1
-    assert message_of(capsys, project) == (
-        "TMP/project.db cannot be opened as a database (database is locked). Close"
-        " COLMAP if it has it open; give the path of a COLMAP database.\n"
-    )
-
-
-def test_database_in_a_folder_that_does_not_exist(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--database", str(project / "no" / "p.db"), *SETTINGS]
-    images, out = str(project / "images"), str(project / "out")
-    assert run(["database", images, out, *arguments]) == 1
-    assert message_of(capsys, project) == (
-        "TMP/no/p.db: the folder TMP/no does not exist. Make it, or correct the path.\n"
-    )
-
-
-def test_database_command_needs_a_place(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["database", str(project / "images")]) == 2
-    assert message_of(capsys, project) == (
-        "`sfmprep database` needs OUT, or --database PROJECT.db.\n"
-    )

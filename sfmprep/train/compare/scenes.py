@@ -26,7 +26,7 @@ from sfmprep.evaluation.poses import CameraPose, evaluate_model, read_reference
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
-from sfmprep.mapping.database import write_database
+from sfmprep.mapping.database import update_database
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import (
@@ -268,7 +268,7 @@ def reconstruct_scene(
     ):
         database = Path(work) / "database.db"
         start = time.monotonic()
-        write_database(
+        update_database(
             database, images, matched.features, matched.matches, pairs, _DATABASE
         )
         verify_matches(database, pairs, _DATABASE, seed=_SEED, progress=progress)
