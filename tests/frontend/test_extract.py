@@ -60,14 +60,10 @@ def capture(folder: Path, count: int) -> Path:
     return folder
 
 
-def open_store(tmp_path: Path) -> FeatureStore:
-    return FeatureStore(tmp_path / "features.h5", {"config": {}})
-
-
 def test_every_image_has_its_own_features(tmp_path: Path) -> None:
     images = ImageSet.scan(capture(tmp_path / "images", 9))
     extractor = Grid(batch_size=3)
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         unreadable = extract_features(images, extractor, store, max_size=1000)
         assert unreadable == {}
         for k, name in enumerate(images.names):
@@ -81,9 +77,7 @@ def test_order_of_the_store_does_not_depend_on_the_threads(tmp_path: Path) -> No
     images = ImageSet.scan(capture(tmp_path / "images", 12))
     orders = []
     for num_workers in (1, 4, None):
-        folder = tmp_path / str(num_workers)
-        folder.mkdir()
-        with open_store(folder) as store:
+        with FeatureStore() as store:
             extract_features(
                 images, Grid(), store, max_size=1000, num_workers=num_workers
             )
@@ -94,7 +88,7 @@ def test_order_of_the_store_does_not_depend_on_the_threads(tmp_path: Path) -> No
 
 def test_only_missing_images_are_extracted(tmp_path: Path) -> None:
     folder = capture(tmp_path / "images", 4)
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         extract_features(ImageSet.scan(folder), Grid(), store, max_size=1000)
         write(folder, "new.png", 99)
         again = Grid()
@@ -108,7 +102,7 @@ def test_undecodable_image_is_returned_with_the_reason(tmp_path: Path) -> None:
     folder = capture(tmp_path / "images", 3)
     images = ImageSet.scan(folder)
     (folder / "01.png").write_bytes(b"")
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         unreadable = extract_features(images, Grid(), store, max_size=1000)
         assert sorted(store.names()) == ["00.png", "02.png"]
     assert unreadable == {"01.png": "the file is empty; copy it again"}
@@ -123,7 +117,7 @@ def test_keypoints_on_masked_pixels_are_dropped(tmp_path: Path) -> None:
     mask[:, :20] = 0
     cv2.imwrite(str(masks / "a.png.png"), mask)
     images = ImageSet.scan(folder, mask_root=masks)
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         extract_features(images, Grid(), store, max_size=1000)
         assert len(store.get("a.png")) == len(store.get("b.png")) // 2 > 0
         assert store.get("a.png").xy[:, 0].min() > 20
@@ -137,7 +131,7 @@ def test_image_with_an_unusable_mask_is_returned_with_the_reason(
         write(folder, name, 100)
     write(masks, "a.png.png", 255, (40, 40))
     images = ImageSet.scan(folder, mask_root=masks)
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         unreadable = extract_features(images, Grid(), store, max_size=1000)
         assert store.names() == ["b.png"]
     assert list(unreadable) == ["a.png"]
@@ -156,7 +150,7 @@ def test_features_are_written_while_the_next_batch_is_extracted(
             assert written.wait(20)
 
     extractor.on_extract = wait_for_the_first_batch
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         append = store.append
 
         def note(items: Sequence[tuple[str, Features]]) -> None:
@@ -178,7 +172,7 @@ def test_failed_write_ends_the_stage_and_its_threads(
     def fail(items: object) -> None:
         raise StoreError("the disk is full")
 
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         monkeypatch.setattr(store, "append", fail)
         with pytest.raises(StoreError, match="the disk is full"):
             extract_features(images, Grid(), store, max_size=1000)
@@ -194,7 +188,7 @@ def test_failed_batch_loses_none_that_were_finished(tmp_path: Path) -> None:
             raise MemoryError
 
     extractor.on_extract = fail
-    with open_store(tmp_path) as store:
+    with FeatureStore() as store:
         with pytest.raises(MemoryError):
             extract_features(images, extractor, store, max_size=1000)
         assert len(store) == 6

@@ -79,8 +79,8 @@ def matches_of(number0: int, number1: int) -> Matches:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    with FeatureStore(tmp_path / "features.h5", {}) as found:
+def store() -> Iterator[FeatureStore]:
+    with FeatureStore() as found:
         found.append([(name, features(k)) for k, name in enumerate(NAMES)])
         yield found
 
@@ -89,46 +89,41 @@ def number_of(store: FeatureStore, name: str) -> int:
     return store.get(name).image_size[0]
 
 
-def expect_all(path: Path, store: FeatureStore, pairs: Pairs) -> None:
-    with MatchStore(path) as found:
-        assert sorted(found.pairs()) == list(pairs)
-        for name0, name1 in pairs:
-            wanted = matches_of(number_of(store, name0), number_of(store, name1))
-            expect_matches(found.get(name0, name1), wanted)
+def expect_all(found: MatchStore, store: FeatureStore, pairs: Pairs) -> None:
+    assert sorted(found.pairs()) == list(pairs)
+    for name0, name1 in pairs:
+        wanted = matches_of(number_of(store, name0), number_of(store, name1))
+        expect_matches(found.get(name0, name1), wanted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 @pytest.mark.parametrize("num_images", [0, 1, 5, 1000])
 def test_content_depends_neither_on_the_cache_nor_on_the_batch(
-    store: FeatureStore, tmp_path: Path, num_images: int, batch_size: int
+    store: FeatureStore, num_images: int, batch_size: int
 ) -> None:
     pairs = exhaustive_pairs(NAMES)
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         match_features(
             *(pairs, store, FakeMatcher(), matches),
             batch_size=batch_size,
             cache_bytes=num_images * IMAGE_BYTES,
         )
-    expect_all(tmp_path / "m.h5", store, pairs)
+        expect_all(matches, store, pairs)
 
 
-def test_each_image_is_prepared_once_where_all_fit(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_each_image_is_prepared_once_where_all_fit(store: FeatureStore) -> None:
     matcher = FakeMatcher()
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         match_features(exhaustive_pairs(NAMES), store, matcher, matches)
     once = Counter(number_of(store, name) for name in NAMES)
     largest = Counter([number_of(store, NAMES[0])])  # was measured before
     assert matcher.prepared == once + largest
 
 
-def test_the_cache_is_bounded_and_serves_most_pairs(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_the_cache_is_bounded_and_serves_most_pairs(store: FeatureStore) -> None:
     matcher = FakeMatcher()
     pairs = exhaustive_pairs(NAMES)
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         match_features(
             *(pairs, store, matcher, matches), batch_size=2, cache_bytes=10_000
         )
@@ -137,9 +132,9 @@ def test_the_cache_is_bounded_and_serves_most_pairs(
     assert matcher.prepared.total() < 120
 
 
-def test_the_device_is_used_in_one_thread(store: FeatureStore, tmp_path: Path) -> None:
+def test_the_device_is_used_in_one_thread(store: FeatureStore) -> None:
     matcher = FakeMatcher()
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         match_features(exhaustive_pairs(NAMES), store, matcher, matches)
     assert matcher.threads == {threading.get_ident()}
 
@@ -148,11 +143,9 @@ def test_num_cached_is_the_images_that_fit_less_a_tenth(store: FeatureStore) -> 
     assert num_cached(store, FakeMatcher(), 100 * IMAGE_BYTES) == 90
 
 
-def test_only_missing_pairs_with_features_are_matched(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_only_missing_pairs_with_features_are_matched(store: FeatureStore) -> None:
     before = Matches.none()
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         matches.append([((NAMES[0], NAMES[1]), before)])
         match_features(
             exhaustive_pairs([*NAMES[:3], "no features.jpg"]),
@@ -163,18 +156,16 @@ def test_only_missing_pairs_with_features_are_matched(
         expect_matches(matches.get(NAMES[0], NAMES[1]), before)
 
 
-def test_nothing_to_match_asks_nothing_of_the_model(tmp_path: Path) -> None:
+def test_nothing_to_match_asks_nothing_of_the_model() -> None:
     with (
-        FeatureStore(tmp_path / "f.h5", {}) as none,
-        MatchStore(tmp_path / "m.h5", {}) as matches,
+        FeatureStore() as none,
+        MatchStore() as matches,
     ):
         match_features(exhaustive_pairs(NAMES), none, FakeMatcher(), matches)
         assert len(matches) == 0
 
 
-def test_progress_counts_pairs_that_are_matched(
-    store: FeatureStore, tmp_path: Path
-) -> None:
+def test_progress_counts_pairs_that_are_matched(store: FeatureStore) -> None:
     matcher = FakeMatcher()
     seen = []
 
@@ -186,7 +177,7 @@ def test_progress_counts_pairs_that_are_matched(
             assert sum(matcher.batches) >= count
             yield item
 
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         match_features(
             *(exhaustive_pairs(NAMES), store, matcher, matches), progress=progress
         )
@@ -194,13 +185,13 @@ def test_progress_counts_pairs_that_are_matched(
 
 
 def test_an_interrupt_keeps_what_was_matched_and_the_next_run_does_the_rest(
-    store: FeatureStore, tmp_path: Path
+    store: FeatureStore,
 ) -> None:
     pairs = sequential_pairs(NAMES)
     matcher = FakeMatcher()
     matcher.stop_after = 5
     threads = threading.active_count()
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         with pytest.raises(KeyboardInterrupt):
             match_features(pairs, store, matcher, matches, batch_size=10)
         assert len(matches) == 50
@@ -208,11 +199,11 @@ def test_an_interrupt_keeps_what_was_matched_and_the_next_run_does_the_rest(
         rest = FakeMatcher()
         match_features(pairs, store, rest, matches)
         assert sum(rest.batches) == len(pairs) - 50
-    expect_all(tmp_path / "m.h5", store, pairs)
+        expect_all(matches, store, pairs)
 
 
 def test_an_interrupt_of_the_progress_bar_keeps_what_was_matched(
-    store: FeatureStore, tmp_path: Path
+    store: FeatureStore,
 ) -> None:
     def progress(
         items: Iterable[T], *, desc: str, total: int | None = None
@@ -222,7 +213,7 @@ def test_an_interrupt_of_the_progress_bar_keeps_what_was_matched(
                 raise KeyboardInterrupt
             yield item
 
-    with MatchStore(tmp_path / "m.h5", {}) as matches:
+    with MatchStore() as matches:
         with pytest.raises(KeyboardInterrupt):
             match_features(
                 *(exhaustive_pairs(NAMES), store, FakeMatcher(), matches),
@@ -241,11 +232,11 @@ def test_what_the_store_refuses_is_raised(store: FeatureStore, tmp_path: Path) -
         match_features(exhaustive_pairs(NAMES), store, FakeMatcher(), matches)
 
 
-def test_matches_are_those_of_the_model_alone(tmp_path: Path) -> None:
+def test_matches_are_those_of_the_model_alone() -> None:
     matcher = Nearest(NearestConfig(ratio=None))
     with (
-        FeatureStore(tmp_path / "f.h5", {}) as store,
-        MatchStore(tmp_path / "m.h5", {}) as matches,
+        FeatureStore() as store,
+        MatchStore() as matches,
     ):
         store.append([(name, features(k, 5 + k)) for k, name in enumerate("abcd")])
         match_features(exhaustive_pairs("abcd"), store, matcher, matches, batch_size=4)

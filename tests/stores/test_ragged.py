@@ -372,26 +372,60 @@ def start_writer(
     )
 
 
-@pytest.mark.slow
+FORKER = """
+import os, sys
+from pathlib import Path
+from tests.stores.test_ragged import append_for_ever
+
+for _ in sys.stdin:
+    if os.fork() == 0:
+        append_for_ever(Path(sys.argv[1]))
+    print(-os.wait()[1], flush=True)
+"""
+
+
+def append_for_ever(path: Path) -> None:
+    """Writes to standard output how many items are committed, beginning at once."""
+    table = new(path)
+    print("open", os.getpid(), flush=True)
+    for k in itertools.count(len(table.keys), 2):
+        table.append([item(k), item(k + 1)])
+        print(k + 2, flush=True)
+
+
+@pytest.mark.timeout(300)  # a writer that fails is waited for
 def test_a_killed_writer_leaves_all_that_it_had_committed(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
     random = np.random.default_rng(0)
     committed = 0
-    for _ in range(20):
-        writer = start_writer(path)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "open\n"
-        time.sleep(random.uniform(0, 0.1))
-        os.kill(writer.pid, signal.SIGKILL)
-        lines = writer.communicate()[0].split()
-        assert writer.returncode == -signal.SIGKILL
-        committed = int(lines[-1]) if lines else committed
-        reader = RaggedTable(path, "things", num_extras=1)
-        # the last commit may have been printed no more
-        assert len(reader.keys) in (committed, committed + 2)
-        committed = len(reader.keys)
-        expect_items(reader, range(committed))
-        reader.close()
+    forker = subprocess.Popen(  # imports once, and forks for each kill
+        [sys.executable, "-c", FORKER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    with forker:
+        assert forker.stdin is not None and forker.stdout is not None
+        for _ in range(20):
+            forker.stdin.write("\n")
+            forker.stdin.flush()
+            word, pid = forker.stdout.readline().split()
+            assert word == "open"
+            for _ in range(random.integers(3, 15)):  # then anywhere in the next append
+                committed = int(forker.stdout.readline())
+            time.sleep(random.uniform(0, 0.003))
+            os.kill(int(pid), signal.SIGKILL)
+            while not (line := forker.stdout.readline()).startswith("-"):
+                committed = int(line)
+            assert line == f"-{signal.SIGKILL:d}\n"
+            reader = RaggedTable(path, "things", num_extras=1)
+            # the last commit may have been printed no more
+            assert len(reader.keys) in (committed, committed + 2)
+            committed = len(reader.keys)
+            expect_items(reader, range(committed))
+            reader.close()
+        forker.stdin.close()
     assert committed > 100
 
 
