@@ -67,8 +67,7 @@ def verify(
     """Writes a COLMAP database and verifies the geometry of all matched pairs.
 
     A database that exists is filled in place, as `fill_project` says: its images, ids
-    and cameras stay, its keypoints and matches are replaced, and a copy of what it was
-    lies beside it.
+    and cameras stay, its keypoints and matches are replaced. No copy is made of it.
 
     Args:
         images: The capture; images without features are left out.
@@ -91,7 +90,11 @@ def verify(
     """
     path, config = in_folder(database), config or DatabaseConfig()
     pairs = Pairs.of(matches.pairs()) if pairs is None else pairs
-    fill_project(*(path, images, features, matches, pairs, config), progress=progress)
+    fill_project(
+        *(path, images, features, matches, pairs, config),
+        backup=False,
+        progress=progress,
+    )
     verify_matches(
         *(path, pairs, config), seed=seed, num_threads=num_threads, progress=progress
     )

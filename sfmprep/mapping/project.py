@@ -2,7 +2,7 @@
 
 Its images, names, ids and cameras stay, and images that it lacks are added. Keypoints,
 matches and two-view geometries are replaced, and its descriptors, which belonged to the
-old keypoints, go. What it was lies beside it afterwards.
+old keypoints, go. A copy of what it was can be kept.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Filled:
     new_cameras: frozenset[int]
     before: Content
     after: Content  # before verification
-    backup: Path | None  # None where there was no database
+    backup: Path | None  # what it was; None where no copy was made
 
     def lines(self) -> Iterator[str]:
         """Says it, one line a subject."""
@@ -116,9 +116,10 @@ def fill_project(
     pairs: Pairs,
     config: DatabaseConfig,
     *,
+    backup: bool = True,
     progress: Progress = silent,
 ) -> Filled:
-    """Fills a database in place, whole or not at all, and keeps a copy of what it was.
+    """Fills a database in place, whole or not at all.
 
     An image that is added gets the camera of its group (`ImageSet.camera_groups`) if
     the database has one such, else a new one. Each image is in a frame afterwards, as
@@ -131,6 +132,8 @@ def fill_project(
         matches: Matches of the pairs; a pair that is not here is left out.
         pairs: The pairs of this capture.
         config: How images share cameras, and new cameras.
+        backup: Whether a copy of what it was is kept beside it, as `NAME.backup` or,
+            where there are such already, `NAME.backup2`, ...
         progress: Wraps the loop over matches.
 
     Raises:
@@ -165,7 +168,7 @@ def fill_project(
             for (name0, name1), rows in match_rows(matches, pairs, ids, progress):
                 database.write_matches(ids[name0], ids[name1], rows)
             after = Content.of(database)
-        backup = _back_up(path) if path.exists() else None
+        copy = _back_up(path) if backup and path.exists() else None
     filled = Filled(
         kept=kept,
         idle=tuple(sorted(there.keys() - kept.keys())),
@@ -174,7 +177,7 @@ def fill_project(
         new_cameras=frozenset(cameras.keys() - cameras_before),
         before=before,
         after=after,
-        backup=backup,
+        backup=copy,
     )
     if filled.idle:
         logger.warning(

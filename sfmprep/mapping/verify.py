@@ -108,10 +108,13 @@ def verify_matches(
                     yield job.result()
 
         geometries = progress(verified(), desc="verify", total=len(missing))
-        for ids, geometry in zip(missing, geometries, strict=True):
-            if len(geometry.inlier_matches) < config.min_num_inliers:
-                geometry = pycolmap.TwoViewGeometry()
-            database.write_two_view_geometry(*ids, geometry)
+        try:
+            for ids, geometry in zip(missing, geometries, strict=True):
+                if len(geometry.inlier_matches) < config.min_num_inliers:
+                    geometry = pycolmap.TwoViewGeometry()
+                database.write_two_view_geometry(*ids, geometry)
+        finally:
+            pool.shutdown(cancel_futures=True)  # one that is stopped stops at once
 
 
 def read_verified(path: Path) -> VerifiedPairs:

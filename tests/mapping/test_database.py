@@ -8,8 +8,10 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pycolmap
@@ -259,6 +261,36 @@ def test_verification_goes_on_where_it_was(
     verify_matches(synthetic, pairs, DatabaseConfig())
     assert len(calls) == 26
     assert read_verified(synthetic).num_verified == 36
+
+
+def test_stopped_verification_does_not_finish_what_waits(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate, calls, may_go_on = pycolmap.estimate_two_view_geometry, [], Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            may_go_on.set()
+            super().shutdown(wait=wait)
+
+    def estimated(*args: object) -> object:
+        calls.append(args)
+        if len(calls) > 1:
+            may_go_on.wait()
+        return estimate(*args)  # type: ignore[arg-type]
+
+    def stop(items: Iterator[object], **options: object) -> Iterator[object]:
+        yield next(items)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sfmprep.mapping.verify.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", estimated)
+    pairs = exhaustive_pairs(names_in(synthetic))
+    with pytest.raises(KeyboardInterrupt):
+        verify_matches(synthetic, pairs, DatabaseConfig(), num_threads=1, progress=stop)
+    assert len(calls) <= 2
+    assert read_verified(synthetic).num_verified == 1
 
 
 def test_pairs_with_few_inliers_are_not_verified(capture: Capture) -> None:
