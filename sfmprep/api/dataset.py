@@ -22,6 +22,7 @@ from sfmprep.devices import pick_device
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.geometry.uncertainty import pose_uncertainties
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.pipelines import reconstruct as pipeline
 from sfmprep.pipelines.artefacts import in_world
 from sfmprep.progress import Progress, silent
@@ -78,9 +79,11 @@ def export(
             "config.seed.level is 'semi', which makes points of matches. Give features"
             " and matches too."
         )
+    arrays = ModelArrays.of(model)
     world = find_world(model, images, config.world)
     seeded = seed_points(
         model,
+        arrays,
         images,
         FeatureStore() if features is None else features,
         MatchStore() if matches is None else matches,
@@ -90,7 +93,7 @@ def export(
     return export_dataset(
         *(apply_world(seeded, world), images, folder, config),
         world=world,
-        uncertainties=in_world(pose_uncertainties(model), world),
+        uncertainties=in_world(pose_uncertainties(model, arrays), world),
         progress=progress,
     )
 

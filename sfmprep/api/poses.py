@@ -28,6 +28,7 @@ from sfmprep.evaluation.poses import (
     read_reference,
 )
 from sfmprep.geometry.uncertainty import pose_uncertainties
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
@@ -158,7 +159,9 @@ def drop_outliers(
     Returns:
         A copy of the model, and the reason for each image that is left out, by name.
     """
-    reasons = find_outliers(model, config or OutlierConfig(), pose_uncertainties(model))
+    arrays = ModelArrays.of(model)
+    uncertainties = pose_uncertainties(model, arrays)
+    reasons = find_outliers(arrays, config or OutlierConfig(), uncertainties)
     return without_images(model, reasons), reasons
 
 
@@ -193,7 +196,7 @@ def refine(
     """
     model = pycolmap.Reconstruction(model)
     refine_keypoints(
-        *(model, images, config or RefinementConfig()),
+        *(model, ModelArrays.of(model), images, config or RefinementConfig()),
         max_size=max_size,
         num_workers=num_workers,
         progress=progress,
