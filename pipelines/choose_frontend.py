@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sfmprep.config import Frontend, Recipe
 from sfmprep.errors import WeightsError
-from sfmprep.models.build import dense_weights_of, weights_of
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,9 @@ def choose_frontend(recipe: Recipe) -> Recipe:
     """
     lacking: dict[str, WeightsError] = {}
     for frontend in recipe.frontends:
-        if all(_can_be_had(name, path, lacking) for name, path in weights_of(frontend)):
+        if all(
+            _can_be_had(name, path, lacking) for name, path in frontend.needed_weights()
+        ):
             _report(frontend, list(lacking))
             return recipe.with_frontend(frontend)
     raise next(iter(lacking.values()))
@@ -36,7 +37,7 @@ def check_dense_weights(recipe: Recipe) -> None:
         WeightsError: they cannot be had.
     """
     if recipe.dense is not None:
-        for name, path in dense_weights_of(recipe.dense.matcher):
+        for name, path in recipe.dense.matcher.needed_weights():
             resolve_weights(name, path)
 
 
@@ -60,7 +61,7 @@ def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) 
 
 
 def _report(frontend: Frontend, lacking: list[str]) -> None:
-    licences = sorted({WEIGHTS[name].licence for name, _ in weights_of(frontend)})
+    licences = sorted({WEIGHTS[name].licence for name, _ in frontend.needed_weights()})
     why = ""
     if lacking:
         barred = "SFMPREP_OFFLINE is set" if is_offline() else "cannot be fetched"

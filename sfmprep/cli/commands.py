@@ -442,8 +442,6 @@ def recipes(
     settings: Settings = (),
 ) -> None:
     """List the recipes, or show one with the licence of every weight it needs."""
-    from sfmprep.models.build import dense_weights_of, weights_of
-
     if name is None:
         for each in recipe_names():
             print(f"{each:10} {load_recipe(each).description}")
@@ -452,11 +450,11 @@ def recipes(
     print(recipe.to_yaml())
     for number, frontend in enumerate(recipe.frontends, 1):
         print(f"# choice {number}: {frontend.label()}")
-        for weight, path in weights_of(frontend):
+        for weight, path in frontend.needed_weights():
             print(_described(weight, path))
     if recipe.dense is not None:
         print(f"# semi-dense: {recipe.dense.matcher.type}")
-        for weight, path in dense_weights_of(recipe.dense.matcher):
+        for weight, path in recipe.dense.matcher.needed_weights():
             print(_described(weight, path))
 
 

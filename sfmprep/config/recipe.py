@@ -23,6 +23,10 @@ class Frontend(Config):
     features: FeaturesConfig
     matcher: MatcherConfig
 
+    def needed_weights(self) -> list[tuple[str, Path | None]]:
+        """The name of each of their weights, and the file to use in its place."""
+        return [*self.features.needed_weights(), *self.matcher.needed_weights()]
+
     def label(self) -> str:
         """A short name for messages, such as `xfeat + lighterglue`."""
         return " + ".join(

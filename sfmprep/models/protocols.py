@@ -6,7 +6,7 @@ A batch gives the same result as its items one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
@@ -15,13 +15,10 @@ from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
 class Extractor(Protocol):
     """Finds and describes keypoints."""
 
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
     batch_size: int
     """How many images of one size it takes best at once, on its device."""
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """The checksum of the weights in use, or None for a classical operator."""
-        ...
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts the features of each image of a batch.
@@ -54,10 +51,8 @@ Side: TypeAlias = Features | Prepared
 class Matcher(Protocol):
     """Matches the features of image pairs."""
 
-    @property
-    def weights_sha256(self) -> str | None:
-        """The checksum of the weights in use, or None for a classical operator."""
-        ...
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
 
     def prepare(self, features: Features) -> Prepared:
         """Does what depends on one image alone, and leaves it on the device.
@@ -98,13 +93,10 @@ class DenseImage(Protocol):
 class DenseMatcher(Protocol):
     """Matches image pairs without detecting keypoints first."""
 
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
     batch_size: int
     """How many images of one size it prepares best at once, on its device."""
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """The checksum of the weights in use."""
-        ...
 
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
         """Does what depends on one image alone, and leaves it on the device.

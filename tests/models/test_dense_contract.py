@@ -12,7 +12,8 @@ import torch
 
 from sfmprep.config import LoftrConfig, S2ldConfig, XFeatStarConfig
 from sfmprep.errors import ConfigError
-from sfmprep.models.build import build_dense_matcher, dense_weights_of
+from sfmprep.models.build import build_dense_matcher
+from sfmprep.models.identity import identity
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.semidense.loftr import loftr_network
 from sfmprep.models.semidense.s2ld_network import S2ldNetwork
@@ -45,16 +46,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def matcher(request, random_weights: Path) -> DenseMatcher:
     match request.param:
         case "loftr":
-            path = random_weights / "loftr.ckpt"
-            return build_dense_matcher(LoftrConfig(weights=path, min_score=0.01))
+            config = LoftrConfig(weights=random_weights / "loftr.ckpt", min_score=0.01)
         case "s2ld":
-            path = random_weights / "s2ld.ckpt"
-            return build_dense_matcher(S2ldConfig(weights=path, min_score=0.01))
+            config = S2ldConfig(weights=random_weights / "s2ld.ckpt", min_score=0.01)
         case _:
             path = request.getfixturevalue("shared") / "weights" / "xfeat.safetensors"
-            return build_dense_matcher(
-                XFeatStarConfig(weights=path, min_similarity=0.5)
-            )
+            config = XFeatStarConfig(weights=path, min_similarity=0.5)
+    made = build_dense_matcher(config)
+    assert made.identity == identity(config)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -213,16 +213,3 @@ CONFIGS: list[Callable[..., object]] = [LoftrConfig, S2ldConfig, XFeatStarConfig
 def test_half_precision_needs_a_gpu(config) -> None:
     with pytest.raises(ConfigError, match="only CUDA devices"):
         build_dense_matcher(config(), device="cpu", precision="half")
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        (S2ldConfig, "s2ld"),
-        (LoftrConfig, "loftr-outdoor"),
-        (XFeatStarConfig, "xfeat"),
-    ],
-)
-def test_needed_weights_are_named(config, name: str) -> None:
-    assert dense_weights_of(config()) == [(name, None)]
-    assert dense_weights_of(config(weights="a.pth")) == [(name, Path("a.pth"))]

@@ -24,6 +24,7 @@ from sfmprep.config import (
 )
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
+from sfmprep.models.identity import identity
 from sfmprep.models.protocols import Extractor
 from sfmprep.types import Features, ImageBatch
 from sfmprep.weights import resolve_weights
@@ -309,13 +310,18 @@ def test_limit_keeps_the_best(subject: Subject) -> None:
 
 
 @every
+def test_identity_is_known_without_the_model(subject: Subject) -> None:
+    assert subject.extractor.identity == identity(subject.config)
+
+
+@every
 def test_checksum_is_that_of_the_weights_in_use(subject: Subject) -> None:
     expected = (
         hashlib.sha256(subject.weights.read_bytes()).hexdigest()
         if subject.weights is not None
         else None
     )
-    assert subject.extractor.weights_sha256 == expected
+    assert subject.extractor.identity["weights_sha256"] == expected
 
 
 def _in_raster_order(features: Features) -> Features:

@@ -7,44 +7,29 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from sfmprep.config import (
     AlikedConfig,
     CompactConfig,
-    DenseMatcherConfig,
-    FeaturesConfig,
     LightGlueConfig,
     LoftrConfig,
-    MatcherConfig,
     NearestConfig,
     S2ldConfig,
     SiftConfig,
     XFeatStarConfig,
 )
-from sfmprep.config.base import ModelConfig, types_of
+from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError, WeightsError
 from sfmprep.models.identity import identity
 from sfmprep.weights import WEIGHTS, resolve_weights
+from tests.support.models import MODELS, every_checkpoint
 
-MODELS: list[type[ModelConfig]] = [
-    model
-    for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig)
-    for model in types_of(union).values()
-]
+CONFIGS = [config for model in MODELS for config in every_checkpoint(model)]
 
 
-def configs(model: type[ModelConfig]) -> list[ModelConfig]:
-    """One of each checkpoint."""
-    if "model" not in model.model_fields:
-        return [model()]
-    names = get_args(model.model_fields["model"].annotation)
-    return [model(model=name) for name in names]
-
-
-@pytest.mark.parametrize("config", [c for m in MODELS for c in configs(m)], ids=repr)
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_every_model_names_weights_that_there_are(config: ModelConfig) -> None:
     needed = config.needed_weights()
     assert all(name in WEIGHTS and path is None for name, path in needed)
@@ -52,7 +37,7 @@ def test_every_model_names_weights_that_there_are(config: ModelConfig) -> None:
 
 
 def test_every_row_of_weights_is_used() -> None:
-    names = {c.weights_name for m in MODELS for c in configs(m)} - {None}
+    names = {config.weights_name for config in CONFIGS} - {None}
     assert names == set(WEIGHTS)
 
 

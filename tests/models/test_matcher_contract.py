@@ -9,6 +9,7 @@ import torch
 from sfmprep.config import LightGlueConfig, NearestConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_matcher
+from sfmprep.models.identity import identity
 from sfmprep.models.matchers.lightglue import SHAPES
 from sfmprep.models.matchers.lightglue_network import LightGlueNetwork
 from sfmprep.types import Features, Matches
@@ -97,7 +98,9 @@ def matcher(request, random_lightglue):
         case "real lighterglue":
             request.getfixturevalue("real_weights")
             config = LightGlueConfig(model="lighterglue")
-    return build_matcher(config)
+    made = build_matcher(config)
+    assert made.identity == identity(config)
+    return made
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.cli.commands import run
-from sfmprep.config import Recipe
+from sfmprep.config import Recipe, XFeatStarConfig
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import StoreError, WeightsError
 from sfmprep.models.protocols import DenseImage
@@ -46,7 +46,7 @@ class Flow:
     """Finds a grid's points in the other image by dense optical flow."""
 
     batch_size = 1
-    weights_sha256 = "flow"
+    identity = {"weights_sha256": "flow"}
 
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
         width, height = batch.network_size
@@ -85,9 +85,7 @@ def _quiet_colmap() -> None:
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.setattr(semidense, "build_dense_matcher", lambda *_, **__: Flow())
-    monkeypatch.setattr(
-        "sfmprep.pipelines.choose_frontend.dense_weights_of", lambda _: []
-    )
+    monkeypatch.setattr(XFeatStarConfig, "needed_weights", lambda _: [])
     return load_recipe("sift", SETTINGS)
 
 

@@ -90,7 +90,7 @@ class FakeMatcher:
     """Writes down what it is asked; a match says which images it is of."""
 
     batch_size = 4
-    weights_sha256 = None
+    identity = {"weights_sha256": None}
 
     def __init__(self) -> None:
         self.prepared: list[int] = []

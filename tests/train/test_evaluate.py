@@ -105,7 +105,7 @@ def test_changed_light_is_eight_bits_in_0_to_1() -> None:
 class _InOrder:
     """Matches the first keypoint with the first one, and so on."""
 
-    weights_sha256 = None
+    identity = {"weights_sha256": None}
 
     def match(self, pairs: list[tuple[Features, Features]]) -> list[Matches]:
         rows = np.arange(len(pairs[0][0]), dtype=np.int32)

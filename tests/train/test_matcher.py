@@ -62,7 +62,7 @@ class Corners:
     """Corners, described by the 8 by 8 pixels around them."""
 
     batch_size = 4
-    weights_sha256 = None
+    identity = {"weights_sha256": None}
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         return [self._extract(pixels) for pixels in batch.pixels]

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from sfmprep.config import AlikedConfig
 from sfmprep.models.extractors.aliked_network import AlikedNetwork
-from sfmprep.models.shared.extraction import best_batch_size, features_of, in_parts
+from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.precision import Precision
 from sfmprep.models.shared.sampling import sample
 from sfmprep.types import Features, ImageBatch
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _TEMPERATURE = 0.1  # of the soft argmax; the weights were trained with it
 
@@ -43,21 +43,13 @@ class Aliked:
             ConfigError: half precision without a CUDA device.
             WeightsError: the weights cannot be had, or are not those of this model.
         """
-        half = use_half(precision, device)
-        weights = resolve_weights(config.model, config.weights)
-        network = AlikedNetwork(config.model)
-        load_strict(network, load_tensors(weights), weights)
-        network.prepare(torch.float16 if half else torch.float32)
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.to(self._device)
-        self._weights_sha256 = weights.sha256
-        self.batch_size = best_batch_size(self._device, config.max_size)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._weights_sha256
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        network = self._adapter.load(AlikedNetwork(config.model))
+        network.prepare(self._adapter.dtype)
+        self._network = network.to(self._adapter.device)
+        self.identity = self._adapter.identity
+        self.batch_size = self._adapter.batch_size(config.max_size)
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts the features of each image, `batch_size` of them at once.
@@ -69,11 +61,11 @@ class Aliked:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._extract, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._extract, batch, self.batch_size)
 
-    @torch.inference_mode()
+    @inference
     def _extract(self, batch: ImageBatch) -> list[Features]:
-        maps = self._network(torch.from_numpy(batch.pixels).to(self._device))
+        maps = self._network(self._adapter.pixels(batch))
         image, xy, scores = detect_keypoints(
             maps.scores,
             radius=self._config.nms_radius,

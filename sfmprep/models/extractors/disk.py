@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from kornia.feature import DISK
 
 from sfmprep.config import DiskConfig
-from sfmprep.models.shared.extraction import best_batch_size, features_of, in_parts
+from sfmprep.models.shared.adapter import Adapter, below, inference
+from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import Features, ImageBatch
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _MULTIPLE = 16  # of the network's input sides
-_CHECKPOINT_PREFIX = "extractor."
 
 
 class Disk:
@@ -27,33 +27,29 @@ class Disk:
     Args:
         config: The settings.
         device: Where the network runs, as torch names it.
+        precision: Without effect: it is in float32.
 
     Raises:
+        ConfigError: half precision without a CUDA device.
         WeightsError: the weights cannot be had, or do not fit.
     """
 
-    def __init__(self, config: DiskConfig, *, device: str = "cpu") -> None:
-        weights = resolve_weights("disk", config.weights)
-        tensors = load_tensors(weights)
-        # The authors' checkpoint keeps the network beside the state of its training.
-        nested = {
-            key.removeprefix(_CHECKPOINT_PREFIX): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(_CHECKPOINT_PREFIX)
-        }
-        network = DISK()
-        load_strict(network, nested or tensors, weights)
+    def __init__(
+        self,
+        config: DiskConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.eval().to(self._device)
-        self._sha256 = weights.sha256
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        tensors = self._adapter.tensors()
+        # The authors' checkpoint keeps the network beside the state of its training.
+        network = self._adapter.load(DISK(), below(tensors, "extractor.") or tensors)
+        self._network = network.to(self._adapter.device)
+        self.identity = self._adapter.identity
         # Of the 129 maps of full resolution there are several at a time.
-        self.batch_size = max(1, best_batch_size(self._device, config.max_size) // 4)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
+        self.batch_size = self._adapter.batch_size(config.max_size, share=4)
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts features with 128-dimensional float32 unit descriptors.
@@ -64,12 +60,12 @@ class Disk:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._extract, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._extract, batch, self.batch_size)
 
-    @torch.inference_mode()
+    @inference
     def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = batch.network_size
-        pixels = torch.from_numpy(batch.pixels).to(self._device)
+        pixels = self._adapter.pixels(batch)
         padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
         maps, dense = self._network.heatmap_and_dense_descriptors(
             F.pad(pixels, padding)

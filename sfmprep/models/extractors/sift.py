@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.config import SiftConfig
+from sfmprep.models.identity import identity
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import Features, Float32, ImageBatch
 
 _ANY_SIZE = 1 << 20  # the batch loader has reduced the images already
@@ -33,10 +35,20 @@ class Sift:
     Args:
         config: The settings.
         device: Without effect: COLMAP's GPU version finds other keypoints.
+        precision: Without effect.
+
+    Raises:
+        ConfigError: half precision without a CUDA device.
     """
 
-    def __init__(self, config: SiftConfig, *, device: str = "cpu") -> None:
-        del device
+    def __init__(
+        self,
+        config: SiftConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        self.identity = identity(config, device=device, precision=precision)
         self._max_keypoints = config.max_keypoints
         self.batch_size = min(os.cpu_count() or 1, _MAX_BATCH)
         self._options = pycolmap.FeatureExtractionOptions(
@@ -47,11 +59,6 @@ class Sift:
                 normalization=pycolmap.Normalization.L1_ROOT,
             ),
         )
-
-    @property
-    def weights_sha256(self) -> None:
-        """None: there are no weights."""
-        return None
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts features with uint8 [N, 128] descriptors as COLMAP stores them.

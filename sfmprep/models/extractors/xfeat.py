@@ -11,6 +11,7 @@ channels lie last throughout; keypoints are pixel centres, so the resize to mult
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -19,13 +20,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfmprep.config import XFeatConfig
-from sfmprep.models.shared.extraction import best_batch_size, features_of, in_parts
+from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.precision import Precision
 from sfmprep.models.shared.sampling import sample
 from sfmprep.types import Features, ImageBatch
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
+FINE_MATCHER = "fine_matcher."
+"""What the names of the tensors begin with that are XFeat*'s alone."""
 _NMS_RADIUS = 2
 _CELL = 8  # pixels that one cell of the network's output covers, each way
 _MULTIPLE = 32  # of the network's input sides
@@ -51,27 +54,11 @@ class XFeat:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        half = use_half(precision, device)
-        weights = resolve_weights("xfeat", config.weights)
-        # The matcher that refines semi-dense matches shares the file.
-        tensors = {
-            key: tensor
-            for key, tensor in load_tensors(weights).items()
-            if not key.startswith("fine_matcher.")
-        }
-        network = XFeatNetwork()
-        load_strict(network, tensors, weights)
-        network.prepare(torch.float16 if half else torch.float32)
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.to(self._device)
-        self._sha256 = weights.sha256
-        self.batch_size = best_batch_size(self._device, config.max_size)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        self._network = load_network(self._adapter, self._adapter.tensors())
+        self.identity = self._adapter.identity
+        self.batch_size = self._adapter.batch_size(config.max_size)
 
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts features with 64-dimensional float32 unit descriptors.
@@ -82,14 +69,14 @@ class XFeat:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._extract, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._extract, batch, self.batch_size)
 
-    @torch.inference_mode()
+    @inference
     def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = (
             max(_MULTIPLE, side // _MULTIPLE * _MULTIPLE) for side in batch.network_size
         )
-        pixels = torch.from_numpy(batch.pixels).to(self._device)
+        pixels = self._adapter.pixels(batch)
         grey = F.interpolate(
             pixels.mean(1, keepdim=True),
             (height, width),
@@ -122,6 +109,19 @@ class XFeat:
             descriptors=F.normalize(descriptors, dim=1),
             size=(width, height),
         )
+
+
+def load_network(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> XFeatNetwork:
+    """The network with its weights on its device, ready to be called.
+
+    Raises:
+        WeightsError: the tensors do not fit.
+    """
+    # The matcher that refines semi-dense matches shares the file.
+    own = {k: tensor for k, tensor in tensors.items() if not k.startswith(FINE_MATCHER)}
+    network = adapter.load(XFeatNetwork(), own)
+    network.prepare(adapter.dtype)
+    return network.to(adapter.device)
 
 
 class XFeatNetwork(nn.Module):

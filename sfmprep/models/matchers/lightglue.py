@@ -48,16 +48,16 @@ from sfmprep.models.matchers.lightglue_network import (
 from sfmprep.models.matchers.pair_batches import (
     Candidates,
     collect_matches,
-    group_by_size,
+    match_in_groups,
     prepare_pairs,
     to_device,
     unit_descriptors,
 )
 from sfmprep.models.protocols import Side
-from sfmprep.models.shared.out_of_memory import run_halving
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import Features, Float32, Matches
-from sfmprep.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +93,16 @@ class _Limits:
 _CPU = _Limits(keypoints=4096, similarities=1, max_unpruned=0, is_bucketed=False)
 
 
-def _cuda_limits(device: str, shape: LightGlueShape, *, half: bool) -> _Limits:
+def _cuda_limits(adapter: Adapter, shape: LightGlueShape) -> _Limits:
     """As many keypoints as fill a GPU, some sixteen pairs of 4096, if there is room."""
-    free_bytes, _ = torch.cuda.mem_get_info(torch.device(device).index)
+    free_bytes, _ = torch.cuda.mem_get_info(adapter.device.index)
     # A layer of float32 holds some 40 values for each of a token's: old and new tokens,
     # queries, keys, values and their rotations, and the perceptron's inner layers.
     fitting = free_bytes // 2 // (40 * 4 * shape.dim)
     return _Limits(
         keypoints=max(1, min(1 << 17, fitting)),
         similarities=max(1, min(1 << 26, free_bytes // 64)),
-        max_unpruned=1536 if half else 1024,
+        max_unpruned=1536 if adapter.dtype == torch.float16 else 1024,
         is_bucketed=True,
     )
 
@@ -130,10 +130,11 @@ class LightGlue:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        half = use_half(precision, device)
-        weights = resolve_weights(config.model, config.weights)
+        self._adapter = adapter = Adapter.of(config, device=device, precision=precision)
         network = load_network(
-            weights, SHAPES[config.model], is_cut=config.model == "lighterglue-l3"
+            adapter.weights,
+            SHAPES[config.model],
+            is_cut=config.model == "lighterglue-l3",
         )
         if not network.adaptive and (
             config.depth_confidence is not None or config.width_confidence is not None
@@ -142,26 +143,20 @@ class LightGlue:
                 "%s: %s has no confidence heads, so adaptive depth and width are off"
                 " (the matches are as good, but take longer)",
                 config.model,
-                weights.path.name,
+                adapter.weights.path.name,
             )
         self._config = config
-        self._device = device
-        self._sha256 = weights.sha256
-        self._network: LightGlueNetwork = network.to(device)
-        if half:
-            self._network.transformers.half()
+        self._device = adapter.device
+        self.identity = adapter.identity
+        self._network: LightGlueNetwork = network.to(adapter.device)
+        self._network.transformers.to(adapter.dtype)
         self._depth = config.depth_confidence if network.adaptive else None
         self._width = config.width_confidence if network.adaptive else None
         self._limits = _CPU
-        if torch.device(device).type == "cuda":
-            self._limits = _cuda_limits(device, network.shape, half=half)
+        if adapter.device.type == "cuda":
+            self._limits = _cuda_limits(adapter, network.shape)
 
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
-
-    @torch.inference_mode()
+    @inference
     def prepare(self, features: Features) -> PreparedImage:
         """Makes the tokens and rotations of an image; see `protocols.Matcher`.
 
@@ -169,7 +164,7 @@ class LightGlue:
             ConfigError: the features are not those that the checkpoint is for.
             DeviceError: they do not fit into the memory of the device.
         """
-        [prepared] = run_halving(lambda items: [self._prepare(items[0])], [features])
+        [prepared] = Memory().run(lambda items: [self._prepare(items[0])], [features])
         return prepared
 
     def _prepare(self, features: Features) -> PreparedImage:
@@ -189,7 +184,7 @@ class LightGlue:
             rotation=network.posenc(torch.from_numpy(positions).to(self._device)),
         )
 
-    @torch.inference_mode()
+    @inference
     def match(self, pairs: Sequence[tuple[Side, Side]]) -> list[Matches]:
         """Matches each pair; see `protocols.Matcher`.
 
@@ -197,16 +192,13 @@ class LightGlue:
             ConfigError: the features are not those that the checkpoint is for.
             DeviceError: a single pair does not fit into the memory of the device.
         """
-        prepared = prepare_pairs(pairs, PreparedImage, self.prepare)
-        results = [Matches.none()] * len(pairs)
-        filled = [k for k, (a, b) in enumerate(prepared) if len(a) and len(b)]
-        sizes = [(len(prepared[k][0]), len(prepared[k][1])) for k in filled]
-        for group in group_by_size(sizes, lambda m, n: m + n, self._limits.keypoints):
-            chosen = [filled[g] for g in group]
-            found = run_halving(self._match_batch, [prepared[k] for k in chosen])
-            for k, matches in zip(chosen, found, strict=True):
-                results[k] = matches
-        return results
+        return match_in_groups(
+            prepare_pairs(pairs, PreparedImage, self.prepare),
+            self._match_batch,
+            cost=lambda m, n: m + n,
+            budget=self._limits.keypoints,
+            memory=self._adapter.pairs,
+        )
 
     def _match_batch(
         self, pairs: Sequence[tuple[PreparedImage, PreparedImage]]

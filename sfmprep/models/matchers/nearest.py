@@ -16,17 +16,20 @@ from torch import Tensor
 
 from sfmprep.config import NearestConfig
 from sfmprep.errors import ConfigError
+from sfmprep.models.identity import identity
 from sfmprep.models.matchers.pair_batches import (
     Candidates,
     collect_matches,
-    group_by_size,
     is_row,
+    match_in_groups,
     pad_rows,
     prepare_pairs,
     unit_descriptors,
 )
 from sfmprep.models.protocols import Side
-from sfmprep.models.shared.out_of_memory import run_halving
+from sfmprep.models.shared.adapter import inference
+from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import Features, Matches
 
 # Similarities that are in memory at once: 8 MiB keep a block in the caches of a
@@ -59,20 +62,28 @@ class Nearest:
     the nearest; with `ratio` below 1 such keypoints are not matched.
     """
 
-    def __init__(self, config: NearestConfig, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: NearestConfig,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+    ) -> None:
+        """There is nothing to load; it is in float32, whatever the precision.
+
+        Raises:
+            ConfigError: half precision without a CUDA device.
+        """
+        self.identity = identity(config, device=device, precision=precision)
         self._config = config
         self._device = device
+        self._memory = Memory()
         self._budget = _CPU_BUDGET
         if torch.device(device).type == "cuda":
             free_bytes, _ = torch.cuda.mem_get_info(torch.device(device).index)
             self._budget = min(_GPU_BUDGET, free_bytes // 16)
 
-    @property
-    def weights_sha256(self) -> None:
-        """None: nothing here was learned."""
-        return None
-
-    @torch.inference_mode()
+    @inference
     def prepare(self, features: Features) -> PreparedRows:
         """Puts unit descriptors on the device; see `protocols.Matcher`.
 
@@ -80,12 +91,12 @@ class Nearest:
             DeviceError: they do not fit into its memory.
         """
         rows = torch.from_numpy(unit_descriptors(features))
-        [prepared] = run_halving(
+        [prepared] = Memory().run(
             lambda items: [PreparedRows(items[0].to(self._device))], [rows]
         )
         return prepared
 
-    @torch.inference_mode()
+    @inference
     def match(self, pairs: Sequence[tuple[Side, Side]]) -> list[Matches]:
         """Matches each pair; see `protocols.Matcher`.
 
@@ -94,21 +105,23 @@ class Nearest:
             DeviceError: a single pair does not fit into the memory of the device.
         """
         prepared = prepare_pairs(pairs, PreparedRows, self.prepare)
-        results = [Matches.none()] * len(pairs)
-        filled = [k for k, (a, b) in enumerate(prepared) if len(a) and len(b)]
-        dims = {side.rows.shape[1] for k in filled for side in prepared[k]}
+        dims = {
+            side.rows.shape[1]
+            for pair in prepared
+            if all(map(len, pair))
+            for side in pair
+        }
         if len(dims) > 1:
             raise ConfigError(
                 f"descriptors of lengths {sorted(dims)} cannot be matched with each"
                 " other. Extract the features of all images with one recipe."
             )
-        sizes = [(len(prepared[k][0]), len(prepared[k][1])) for k in filled]
-        for group in group_by_size(sizes, lambda m, n: m * n, self._budget):
-            chosen = [filled[g] for g in group]
-            found = run_halving(self._match_batch, [prepared[k] for k in chosen])
-            for k, matches in zip(chosen, found, strict=True):
-                results[k] = matches
-        return results
+        return match_in_groups(
+            *(prepared, self._match_batch),
+            cost=lambda m, n: m * n,
+            budget=self._budget,
+            memory=self._memory,
+        )
 
     def _match_batch(
         self, pairs: Sequence[tuple[PreparedRows, PreparedRows]]

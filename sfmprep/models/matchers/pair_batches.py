@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sfmprep.errors import ConfigError
 from sfmprep.models.protocols import Side
+from sfmprep.models.shared.out_of_memory import Memory
 from sfmprep.types import Features, Float32, Int32, Matches
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Sized)
 
 
 def unit_descriptors(features: Features) -> Float32:
@@ -86,6 +87,38 @@ def group_by_size(
         largest = grown
     if group:
         yield group
+
+
+def match_in_groups(
+    pairs: Sequence[tuple[P, P]],
+    run: Callable[[Sequence[tuple[P, P]]], list[Matches]],
+    *,
+    cost: Callable[[int, int], int],
+    budget: int,
+    memory: Memory,
+) -> list[Matches]:
+    """Matches pairs in groups of similar size; a pair with an empty side has none.
+
+    Args:
+        pairs: What was prepared.
+        run: Matches a group whose sides are not empty.
+        cost: What a pair padded to (M, N) costs.
+        budget: The most that a group may cost.
+        memory: What fitted into the device's memory.
+
+    Raises:
+        DeviceError: a single pair does not fit.
+    """
+    results = [Matches.none()] * len(pairs)
+    filled = [k for k, (a, b) in enumerate(pairs) if len(a) and len(b)]
+    sizes = [(len(pairs[k][0]), len(pairs[k][1])) for k in filled]
+    for group in group_by_size(sizes, cost, budget):
+        chosen = [filled[g] for g in group]
+        largest = cost(*(max(sizes[g][side] for g in group) for side in (0, 1)))
+        found = memory.run(run, [pairs[k] for k in chosen], largest)
+        for k, matches in zip(chosen, found, strict=True):
+            results[k] = matches
+    return results
 
 
 def bucket(counts: Sequence[int]) -> int:

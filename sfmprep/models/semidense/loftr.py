@@ -12,7 +12,7 @@ and depths that LoFTR was trained with are COLMAP's, and kornia documents the sa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +27,12 @@ from sfmprep.models.semidense.dual_softmax import (
     MutualMatches,
     mutual_matches,
 )
-from sfmprep.models.shared.extraction import (
-    best_batch_size,
-    in_parts,
-    only_row,
-    padded_grey,
-)
-from sfmprep.models.shared.out_of_memory import run_halving
-from sfmprep.models.shared.placed import Placed
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.adapter import Adapter, below, inference
+from sfmprep.models.shared.extraction import only_row, padded_grey
+from sfmprep.models.shared.placed import Placed, prepared_as
+from sfmprep.models.shared.precision import Precision
 from sfmprep.progress import batched
 from sfmprep.types import DenseMatches, Float32, ImageBatch
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _CELL = 8  # pixels from one token to the next
 _FINE_STRIDE = 2  # pixels of one cell of the fine map
@@ -69,24 +63,17 @@ class Loftr:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        half = use_half(precision, device)
-        weights = resolve_weights(config.model, config.weights)
-        network = loftr_network(config.model)
-        load_strict(network, network_tensors(load_tensors(weights)), weights)
-        if half:
-            network.backbone.half()
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.to(self._device)
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        tensors = self._adapter.tensors()
+        network = self._adapter.load(
+            loftr_network(config.model), below(tensors, "state_dict.") or tensors
+        )
+        network.backbone.to(self._adapter.dtype)
+        self._network = network.to(self._adapter.device)
         self._temperature: float = network.coarse_matching.temperature
-        self._sha256 = weights.sha256
-        size = best_batch_size(self._device, config.max_size)
-        self.batch_size = max(1, size // _BATCH_SHARE)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
+        self.identity = self._adapter.identity
+        self.batch_size = self._adapter.batch_size(config.max_size, share=_BATCH_SHARE)
 
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
         """Computes the maps of each image of a batch.
@@ -94,7 +81,7 @@ class Loftr:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -112,17 +99,20 @@ class Loftr:
             ValueError: an image was prepared by another kind of matcher.
             DeviceError: a single pair does not fit into the memory of the device.
         """
-        sides = [(_checked(first), _checked(second)) for first, second in pairs]
+        sides = prepared_as(LoftrImage, pairs)
         results: dict[int, DenseMatches] = {}
         for items in self._batches(sides):
-            found = run_halving(self._match_batch, [sides[item] for item in items])
+            group = [sides[item] for item in items]
+            found = self._adapter.pairs.run(
+                self._match_batch, group, _num_tokens(*group[0])
+            )
             results.update(zip(items, found, strict=True))
         return [results[item] for item in range(len(pairs))]
 
-    @torch.inference_mode()
+    @inference
     def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
         # Every cell begins in the image, so none is masked.
-        grey = padded_grey(batch, multiple=_CELL, device=self._device)
+        grey = padded_grey(batch, multiple=_CELL, device=self._adapter.device)
         network = self._network
         coarse, fine = network.backbone(grey.to(network.backbone.conv1.weight.dtype))
         height, width = coarse.shape[2:]
@@ -146,13 +136,13 @@ class Loftr:
         groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
         for item, (first, second) in enumerate(sides):
             groups.setdefault((first.grid, second.grid), []).append(item)
-        for (grid0, grid1), items in groups.items():
-            num_tokens = grid0[0] * grid0[1] + grid1[0] * grid1[1]
+        for items in groups.values():
             # A CPU gains nothing from more than one.
-            limit = 0 if self._device.type == "cpu" else _BATCH_TOKENS // num_tokens
+            is_cpu = self._adapter.device.type == "cpu"
+            limit = 0 if is_cpu else _BATCH_TOKENS // _num_tokens(*sides[items[0]])
             yield from batched(items, max(1, limit))
 
-    @torch.inference_mode()
+    @inference
     def _match_batch(
         self, pairs: Sequence[tuple[LoftrImage, LoftrImage]]
     ) -> list[DenseMatches]:
@@ -259,17 +249,6 @@ def loftr_network(model: str) -> LoFTR:
     return LoFTR(pretrained=None, config=config).eval()
 
 
-def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint: what lies under `state_dict`, or all."""
-    prefix = "state_dict."
-    nested = {
-        key.removeprefix(prefix): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(prefix)
-    }
-    return nested or dict(tensors)
-
-
 def _is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Which of the cells [M] are not among the outermost of the grid."""
     height, width = grid
@@ -287,7 +266,5 @@ def _cell_xy(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return _CELL * torch.stack([cells % grid[1], cells // grid[1]], 1).float()
 
 
-def _checked(image: DenseImage) -> LoftrImage:
-    if not isinstance(image, LoftrImage):
-        raise ValueError(f"got a {type(image).__name__} but expected LoftrImage")
-    return image
+def _num_tokens(*images: LoftrImage) -> int:
+    return sum(image.grid[0] * image.grid[1] for image in images)

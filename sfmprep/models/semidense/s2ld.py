@@ -22,17 +22,11 @@ from sfmprep.models.semidense.s2ld_network import (
     S2ldMaps,
     S2ldNetwork,
 )
-from sfmprep.models.shared.extraction import (
-    best_batch_size,
-    in_parts,
-    only_row,
-    padded_grey,
-)
-from sfmprep.models.shared.out_of_memory import run_halving
-from sfmprep.models.shared.placed import Placed
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.adapter import Adapter, below, inference
+from sfmprep.models.shared.extraction import only_row, padded_grey
+from sfmprep.models.shared.placed import Placed, prepared_as
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import DenseMatches, Float32, ImageBatch
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 
@@ -57,22 +51,15 @@ class S2ld:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        half = use_half(precision, device)
-        weights = resolve_weights("s2ld", config.weights)
-        network = S2ldNetwork()
-        load_strict(network, network_tensors(load_tensors(weights)), weights)
-        network.prepare(torch.float16 if half else torch.float32)
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.to(self._device)
-        self._sha256 = weights.sha256
-        size = best_batch_size(self._device, config.max_size)
-        self.batch_size = max(1, size // _BATCH_SHARE)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        network = self._adapter.load(
+            S2ldNetwork(), network_tensors(self._adapter.tensors())
+        )
+        network.prepare(self._adapter.dtype)
+        self._network = network.to(self._adapter.device)
+        self.identity = self._adapter.identity
+        self.batch_size = self._adapter.batch_size(config.max_size, share=_BATCH_SHARE)
 
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
         """Finds the keypoints and computes the maps of each image of a batch.
@@ -80,7 +67,7 @@ class S2ld:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -99,15 +86,15 @@ class S2ld:
         # One by one: a pair fills a device, and pairs of a batch had to be of one size.
         return [
             matches
-            for pair in pairs
-            for matches in run_halving(self._match_each, [pair])
+            for pair in prepared_as(S2ldImage, pairs)
+            for matches in self._adapter.pairs.run(self._match_each, [pair])
         ]
 
-    @torch.inference_mode()
+    @inference
     def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
         # Every cell begins in the image, so none is masked.
         maps = self._network.extract(
-            padded_grey(batch, multiple=CELL, device=self._device)
+            padded_grey(batch, multiple=CELL, device=self._adapter.device)
         )
         tokens = self._network.tokens(maps)
         # The tokens stand for it.
@@ -124,11 +111,11 @@ class S2ld:
             for row, placed in enumerate(images)
         ]
 
-    @torch.inference_mode()
+    @inference
     def _match_each(
-        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+        self, pairs: Sequence[tuple[S2ldImage, S2ldImage]]
     ) -> list[DenseMatches]:
-        return [self._match_one(_checked(a), _checked(b)) for a, b in pairs]
+        return [self._match_one(first, second) for first, second in pairs]
 
     def _match_one(self, image0: S2ldImage, image1: S2ldImage) -> DenseMatches:
         tokens = self._network.cross(image0.tokens, image1.tokens)
@@ -179,19 +166,6 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     Of a training checkpoint they are what lies under `state_dict`. The prefix
     `matcher.` goes, and so does the position encoding, which is computed.
     """
-    nested = {
-        key.removeprefix("state_dict."): tensor
-        for key, tensor in tensors.items()
-        if key.startswith("state_dict.")
-    }
-    named = {
-        key.removeprefix("matcher."): tensor
-        for key, tensor in (nested or tensors).items()
-    }
+    named = below(tensors, "state_dict.") or tensors
+    named = below(named, "matcher.") or named
     return {k: tensor for k, tensor in named.items() if k != "pos_encoding.pe"}
-
-
-def _checked(image: DenseImage) -> S2ldImage:
-    if not isinstance(image, S2ldImage):
-        raise ValueError(f"got a {type(image).__name__} but expected S2ldImage")
-    return image

@@ -31,15 +31,13 @@ from torch import nn
 
 from sfmprep import coords
 from sfmprep.config import NearestConfig, XFeatStarConfig
-from sfmprep.models.extractors.xfeat import XFeatNetwork
+from sfmprep.models.extractors.xfeat import FINE_MATCHER, load_network
 from sfmprep.models.matchers.nearest import Nearest, PreparedRows
 from sfmprep.models.protocols import DenseImage
-from sfmprep.models.shared.extraction import best_batch_size, in_parts
-from sfmprep.models.shared.out_of_memory import run_halving
-from sfmprep.models.shared.placed import Placed
-from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.adapter import Adapter, below, inference
+from sfmprep.models.shared.placed import Placed, prepared_as
+from sfmprep.models.shared.precision import Precision
 from sfmprep.types import DenseMatches, Float32, ImageBatch, Matches
-from sfmprep.weights import load_strict, load_tensors, resolve_weights
 
 _CELL = 8  # pixels that one cell of the network's output covers, each way
 _MULTIPLE = 32  # of the network's input sides
@@ -47,7 +45,6 @@ _SCALE = 1.3  # of the image that the network sees, as in the authors' finer lev
 _SHARPNESS = 3.0  # what logits of places are multiplied by, as the authors do
 _ANCHOR = 3.7  # where in its cell a match starts, both ways, pixels of the network
 _GAIN = 1.15  # of true movements over those that the network finds
-_FINE = "fine_matcher."
 
 
 class XFeatStar:
@@ -70,36 +67,19 @@ class XFeatStar:
         device: str = "cpu",
         precision: Precision = "auto",
     ) -> None:
-        half = use_half(precision, device)
-        weights = resolve_weights("xfeat", config.weights)
-        tensors = load_tensors(weights)
-        network, fine_matcher = XFeatNetwork(), _fine_matcher()
-        parts = {
-            is_fine: {
-                key.removeprefix(_FINE): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(_FINE) is is_fine
-            }
-            for is_fine in (False, True)
-        }
-        load_strict(network, parts[False], weights)
-        load_strict(fine_matcher, parts[True], weights)
-        network.prepare(torch.float16 if half else torch.float32)
         self._config = config
-        self._device = torch.device(device)
-        self._network = network.to(self._device)
-        self._fine_matcher = fine_matcher.eval().to(self._device)
+        self._adapter = Adapter.of(config, device=device, precision=precision)
+        tensors = self._adapter.tensors()
+        self._network = load_network(self._adapter, tensors)
+        self._fine_matcher = self._adapter.load(
+            _fine_matcher(), below(tensors, FINE_MATCHER)
+        ).to(self._adapter.device)
         self._nearest = Nearest(
             NearestConfig(ratio=None, min_similarity=config.min_similarity),
             device=device,
         )
-        self._sha256 = weights.sha256
-        self.batch_size = best_batch_size(self._device, config.max_size)
-
-    @property
-    def weights_sha256(self) -> str:
-        """The checksum of the weights in use."""
-        return self._sha256
+        self.identity = self._adapter.identity
+        self.batch_size = self._adapter.batch_size(config.max_size)
 
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
         """Describes the most reliable cells of each image of a batch.
@@ -107,7 +87,7 @@ class XFeatStar:
         Raises:
             DeviceError: a single image does not fit into the memory of the device.
         """
-        return in_parts(self._prepare, batch, batch_size=self.batch_size)
+        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -122,16 +102,18 @@ class XFeatStar:
             ValueError: an image was prepared by another kind of matcher.
             DeviceError: a single pair does not fit into the memory of the device.
         """
-        sides = [(_checked(first), _checked(second)) for first, second in pairs]
+        sides = prepared_as(StarImage, pairs)
         matches = self._nearest.match([(a.rows, b.rows) for a, b in sides])
-        return run_halving(
-            lambda items: [self._located(*item) for item in items],
-            list(zip(sides, matches, strict=True)),
-        )
+        # One by one: the cells of a pair are few.
+        return [
+            located
+            for each in zip(sides, matches, strict=True)
+            for located in self._adapter.pairs.run(self._located_each, [each])
+        ]
 
-    @torch.inference_mode()
+    @inference
     def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
-        grey = torch.from_numpy(batch.pixels).to(self._device).mean(1, keepdim=True)
+        grey = self._adapter.pixels(batch).mean(1, keepdim=True)
         sides = [
             max(_MULTIPLE, int(side * _SCALE) // _MULTIPLE * _MULTIPLE)
             for side in grey.shape[2:]
@@ -165,12 +147,18 @@ class XFeatStar:
             )
         return images
 
-    @torch.inference_mode()
+    @inference
+    def _located_each(
+        self, pairs: Sequence[tuple[tuple[StarImage, StarImage], Matches]]
+    ) -> list[DenseMatches]:
+        return [self._located(sides, matches) for sides, matches in pairs]
+
     def _located(
         self, sides: tuple[StarImage, StarImage], matches: Matches
     ) -> DenseMatches:
         image0, image1 = sides
-        index = torch.from_numpy(matches.index.astype(np.int64)).to(self._device)
+        index = torch.from_numpy(matches.index.astype(np.int64))
+        index = index.to(self._adapter.device)
         first, second = (
             image.described(index[:, column]) for column, image in enumerate(sides)
         )
@@ -239,9 +227,3 @@ def _fine_matcher() -> nn.Sequential:
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers, nn.Linear(512, 64))
-
-
-def _checked(image: DenseImage) -> StarImage:
-    if not isinstance(image, StarImage):
-        raise ValueError(f"got a {type(image).__name__} but expected StarImage")
-    return image

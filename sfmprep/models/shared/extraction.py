@@ -1,61 +1,15 @@
-"""What the networks that look at images share: parts of a batch, padding, features."""
+"""What the networks that look at images share: padding, rows of a batch, features."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from sfmprep import coords
-from sfmprep.models.shared.out_of_memory import run_halving
-from sfmprep.progress import batched
 from sfmprep.types import Features, Float32, ImageBatch
 
-T = TypeVar("T")
-
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
-_BATCH_PIXELS = 1 << 24  # of a batch on CUDA: 7 GB in ALIKED, in float32
-
-
-def best_batch_size(device: torch.device, max_size: int) -> int:
-    """How many square images of `max_size` pixels a side go through a network at once.
-
-    On a CPU one, whose layers stay in the cache: three took 1.35 times as long as one
-    by one in XFeat, 1.17 times in ALIKED. On CUDA as many as a small one has memory
-    for; there it was not measured.
-    """
-    if device.type == "cpu":
-        return 1
-    return max(1, _BATCH_PIXELS // max_size**2)
-
-
-def in_parts(
-    run: Callable[[ImageBatch], list[T]], batch: ImageBatch, *, batch_size: int
-) -> list[T]:
-    """Runs parts of up to `batch_size` images, smaller ones where memory ends.
-
-    Raises:
-        DeviceError: a single image does not fit into the memory of the device.
-    """
-
-    def run_items(items: Sequence[int]) -> list[T]:
-        part = slice(items[0], items[-1] + 1)
-        return run(
-            ImageBatch(
-                pixels=batch.pixels[part],
-                sizes=batch.sizes[part],
-                orientations=batch.orientations[part],
-            )
-        )
-
-    return [
-        found
-        for items in batched(range(len(batch)), batch_size)
-        for found in run_halving(run_items, items)
-    ]
 
 
 def padded_grey(

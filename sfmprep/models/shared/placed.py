@@ -1,11 +1,15 @@
-"""Where an image that a network saw lies in its file."""
+"""Prepared images: what kind they are, and where they lie in their files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sfmprep import coords
 from sfmprep.types import Float32, ImageBatch
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +37,22 @@ class Placed:
             self.size,
             self.orientation,
         )
+
+
+def prepared_as(
+    kind: type[K], pairs: Sequence[tuple[object, object]]
+) -> list[tuple[K, K]]:
+    """The pairs, all of whose images are of the kind that one matcher prepares.
+
+    Raises:
+        ValueError: an image was prepared by another kind of matcher.
+    """
+
+    def checked(image: object) -> K:
+        if not isinstance(image, kind):
+            raise ValueError(
+                f"got a {type(image).__name__} but expected {kind.__name__}"
+            )
+        return image
+
+    return [(checked(first), checked(second)) for first, second in pairs]

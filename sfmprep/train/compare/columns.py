@@ -54,19 +54,12 @@ class Column:
     @property
     def features_provenance(self) -> dict[str, Any]:
         """What features depend on, as the stages write it into stores."""
-        return {
-            "config": self.frontend.features.model_dump(mode="json"),
-            "weights_sha256": self.extractor.weights_sha256,
-        }
+        return dict(self.extractor.identity)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What matches depend on, as the stages write it into stores."""
-        return {
-            "config": self.frontend.matcher.model_dump(mode="json"),
-            "weights_sha256": self.matcher.weights_sha256,
-            "features": self.features_provenance,
-        }
+        return {**self.matcher.identity, "features": self.features_provenance}
 
 
 def build_column(

@@ -224,5 +224,7 @@ def _cell(row: _Row, column: Column, folder: Path) -> dict[str, Any]:
 
 
 def _weights(column: Column) -> tuple[str, ...]:
-    found = (column.extractor.weights_sha256, column.matcher.weights_sha256)
-    return tuple(sha256 for sha256 in found if sha256)
+    found = (
+        model.identity["weights_sha256"] for model in (column.extractor, column.matcher)
+    )
+    return tuple(str(sha256) for sha256 in found if sha256)

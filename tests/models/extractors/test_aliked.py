@@ -297,7 +297,7 @@ def test_weights_sha256_is_that_of_the_file(shared: Path, real_weights: Path) ->
     recorded = {line.split()[1].lstrip("*./"): line.split()[0] for line in lines}
     for model in MODELS:
         extractor = Aliked(AlikedConfig(model=model))
-        assert extractor.weights_sha256 == recorded[f"{model}.safetensors"]
+        assert extractor.identity["weights_sha256"] == recorded[f"{model}.safetensors"]
 
 
 @pytest.mark.shared

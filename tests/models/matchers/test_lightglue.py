@@ -16,8 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfmprep import coords
 from sfmprep.config import LightGlueConfig, XFeatConfig
 from sfmprep.errors import ConfigError, WeightsError
+<<<<<<< HEAD
 from sfmprep.models.extractors.xfeat import XFeat
 from sfmprep.models.matchers import lightglue
+=======
+>>>>>>> 1cfc3ad (One adapter for networks: weights, device, precision, batch size, memory, TF32; build and needed weights follow from the configurations)
 from sfmprep.models.matchers.lightglue import (
     SHAPES,
     LightGlue,
@@ -32,9 +35,14 @@ from sfmprep.models.matchers.lightglue_network import (
     TransformerLayer,
     flops,
 )
+<<<<<<< HEAD
 from sfmprep.types import Features
 from tests.support.batches import photograph
 from tests.support.lightglue import as_dict, assert_close_in_half, kornia_match
+=======
+from sfmprep.models.shared import adapter
+from sfmprep.types import Features, ImageBatch, Matches
+>>>>>>> 1cfc3ad (One adapter for networks: weights, device, precision, batch size, memory, TF32; build and needed weights follow from the configurations)
 
 SIZE = (1024, 700)
 SMALL = {"input_dim": 64, "descriptor_dim": 96, "num_heads": 1, "n_layers": 6}
@@ -427,7 +435,7 @@ def test_half_precision_moves_scores_by_less_than_two_percent(tmp_path, monkeypa
     path = save(kornia_network().state_dict(), tmp_path)
     pairs = [random_pair(k, 150 - 50 * k, 100) for k in range(2)]
     expected = matcher(path).match(pairs)
-    monkeypatch.setattr(lightglue, "use_half", lambda precision, device: True)
+    monkeypatch.setattr(adapter, "use_half", lambda precision, device: True)
     half = matcher(path)
     assert half._network.transformers[0].self_attn.Wqkv.weight.dtype == torch.half
     assert half.prepare(pairs[0][0]).tokens.dtype == torch.float32

@@ -113,7 +113,7 @@ def test_tensors_without_state_dict_are_read_too(
 ) -> None:
     bare = tmp_path / "bare.ckpt"
     torch.save(torch.load(checkpoint)["state_dict"], bare)
-    assert Loftr(LoftrConfig(weights=bare)).weights_sha256
+    assert Loftr(LoftrConfig(weights=bare)).identity["weights_sha256"]
 
 
 def test_missing_weights_are_named() -> None:

@@ -534,7 +534,7 @@ def test_files_of_the_authors_are_read(tensors, tmp_path: Path) -> None:
         torch.save(content, tmp_path / name)
         matcher = S2ld(S2ldConfig(weights=tmp_path / name))
         digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-        assert matcher.weights_sha256 == digest
+        assert matcher.identity["weights_sha256"] == digest
 
 
 @pytest.mark.shared

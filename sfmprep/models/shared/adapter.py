@@ -1,0 +1,174 @@
+"""How a network gets its weights and is run: decided here for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from sfmprep.config.base import ModelConfig
+from sfmprep.models.identity import identity_with
+from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.progress import batched
+from sfmprep.types import ImageBatch
+from sfmprep.weights import (
+    ResolvedWeights,
+    load_strict,
+    load_tensors,
+    resolve_weights,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound=nn.Module)
+
+_BATCH_PIXELS = 1 << 24  # of a batch on CUDA: 7 GB in ALIKED, in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Where and how the network of a configuration runs, and from which weights."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of those parts of the network that may be in half precision."""
+    weights: ResolvedWeights
+    identity: Mapping[str, object]
+    """What the results depend on, see `models.identity`."""
+    images: Memory = field(default_factory=Memory)
+    """What fitted of images."""
+    pairs: Memory = field(default_factory=Memory)
+    """What fitted of pairs."""
+
+    @staticmethod
+    def of(config: ModelConfig, *, device: str, precision: Precision) -> Adapter:
+        """Decides it, and finds the weights.
+
+        Raises:
+            ConfigError: half precision without a CUDA device.
+            WeightsError: the weights are missing, cannot be had, or are damaged.
+        """
+        half = use_half(precision, device) and config.has_half
+        [needed] = config.needed_weights()
+        weights = resolve_weights(*needed)
+        return Adapter(
+            device=torch.device(device),
+            dtype=torch.float16 if half else torch.float32,
+            weights=weights,
+            identity=identity_with(config, weights, half=half),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the weights, by the names that their file gives them.
+
+        Raises:
+            WeightsError: the file cannot be read.
+        """
+        return load_tensors(self.weights)
+
+    def load(self, network: N, tensors: Mapping[str, Tensor] | None = None) -> N:
+        """Loads exactly these tensors, or all, and sets the network to evaluation.
+
+        It stays on the CPU and in float32, so that what is folded then is the same on
+        every device.
+
+        Raises:
+            WeightsError: the file cannot be read, or does not fit the network.
+        """
+        tensors = self.tensors() if tensors is None else tensors
+        load_strict(network, tensors, self.weights)
+        return network.eval()
+
+    def batch_size(self, max_size: int, *, share: int = 1) -> int:
+        """How many square images of `max_size` pixels a side go through it at once.
+
+        On a CPU one, whose layers stay in the cache: three took 1.35 times as long as
+        one by one in XFeat, 1.17 times in ALIKED. On CUDA as many as a small one has
+        memory for; there it was not measured.
+
+        Args:
+            max_size: Of the images.
+            share: How many times as much memory as in ALIKED an image takes.
+        """
+        if self.device.type == "cpu":
+            return 1
+        return max(1, _BATCH_PIXELS // max_size**2 // share)
+
+    def pixels(self, batch: ImageBatch) -> Tensor:
+        """The images of a batch on the device, [B, 3, H, W] in 0..1."""
+        return torch.from_numpy(batch.pixels).to(self.device)
+
+    def in_parts(
+        self, run: Callable[[ImageBatch], list[R]], batch: ImageBatch, batch_size: int
+    ) -> list[R]:
+        """Runs parts of up to `batch_size` images, fewer where memory ends or did.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+
+        def run_items(items: Sequence[int]) -> list[R]:
+            part = slice(items[0], items[-1] + 1)
+            return run(
+                ImageBatch(
+                    pixels=batch.pixels[part],
+                    sizes=batch.sizes[part],
+                    orientations=batch.orientations[part],
+                )
+            )
+
+        width, height = batch.network_size
+        return [
+            found
+            for items in batched(range(len(batch)), batch_size)
+            for found in self.images.run(run_items, items, width * height)
+        ]
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, named by what follows it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def inference(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs a function without gradients, and float32 at its full precision."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), full_float32():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Bars TF32, whose products have 10 bits, from products and convolutions on CUDA.
+
+    torch allows it in convolutions unless told otherwise. What the process had set is
+    restored.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    owners = [convolutions, products]
+    name, barred = "allow_tf32", cast(object, False)
+    if hasattr(convolutions, "conv"):  # torch 2.9 and later
+        owners = [convolutions.conv, convolutions.rnn, products]
+        name, barred = "fp32_precision", "ieee"
+    before = [getattr(owner, name) for owner in owners]
+    try:
+        for owner in owners:
+            setattr(owner, name, barred)
+        yield
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            setattr(owner, name, value)

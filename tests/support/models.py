@@ -1,0 +1,22 @@
+"""Every model that a recipe can name."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
+from sfmprep.config.base import ModelConfig, types_of
+
+MODELS: list[type[ModelConfig]] = [
+    model
+    for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig)
+    for model in types_of(union).values()
+]
+
+
+def every_checkpoint(model: type[ModelConfig]) -> list[ModelConfig]:
+    """One configuration of each checkpoint."""
+    if "model" not in model.model_fields:
+        return [model()]
+    names = get_args(model.model_fields["model"].annotation)
+    return [model(model=name) for name in names]
