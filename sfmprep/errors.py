@@ -11,6 +11,11 @@
 Every message says what happened, where, what was expected and what to do.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class SfmprepError(Exception):
     """The root of all errors that sfmprep raises on purpose."""
@@ -42,3 +47,9 @@ class DeviceError(SfmprepError):
 
 class ReconstructionError(SfmprepError):
     """No camera poses could be found from the matches."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a wrong word: ` Did you mean 'this'?`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,6 @@ training on, or below what `--fail-below` asks; 130 when interrupted.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import shlex
@@ -47,6 +46,7 @@ from sfmprep.errors import (
     ReconstructionError,
     SfmprepError,
     WeightsError,
+    did_you_mean,
 )
 from sfmprep.interrupts import EXIT_CODE, STOPPED, watch_signals
 from sfmprep.terminal import say, show, show_progress, start_logging
@@ -106,10 +106,9 @@ def run(args: list[str]) -> int:
         return 0
     try:
         if args and not args[0].startswith("-") and args[0] not in commands:
-            near = difflib.get_close_matches(args[0], commands, 1)
-            hint = f" Did you mean `sfmprep {near[0]}`?" if near else ""
             raise ConfigError(
-                f"no command is called {args[0]!r}.{hint} See `sfmprep --help`."
+                f"no command is called {args[0]!r}.{did_you_mean(args[0], commands)}"
+                " See `sfmprep --help`."
             )
         if args[:1] == ["train"]:
             from sfmprep.cli.train import main as train_main
@@ -499,7 +498,8 @@ def weights(
 
     if unknown := [name for name in names if name not in WEIGHTS]:
         raise ConfigError(
-            f"no weights are called {unknown[0]!r}. There are: {', '.join(WEIGHTS)}."
+            f"no weights are called {unknown[0]!r}.{did_you_mean(unknown[0], WEIGHTS)}"
+            f" There are: {', '.join(WEIGHTS)}."
         )
     if action == "fetch" and bool(names) == every:
         raise ConfigError(

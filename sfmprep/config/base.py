@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, get_args
 
@@ -52,13 +51,12 @@ class ModelConfig(Config):
         return [] if name is None else [(name, getattr(self, "weights", None))]
 
 
-def types_of(union: object) -> Mapping[str, type[Config]]:
-    """The members of a union that is told apart by `type`, by their type.
+def configs_in(annotation: object) -> list[type[Config]]:
+    """The records that a field of this annotation can hold.
 
-    Args:
-        union: As `FeaturesConfig`: `Annotated[A | B, Field(discriminator="type")]`.
+    Several for a union that is told apart by `type`, such as `FeaturesConfig`; none for
+    a plain value.
     """
-    return {
-        member.model_fields["type"].default: member
-        for member in get_args(get_args(union)[0])
-    }
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [config for part in get_args(annotation) for config in configs_in(part)]

@@ -1,50 +1,35 @@
-"""Recipes from YAML: by name or file, with overrides; what is said of wrong ones."""
+"""Recipes from YAML: by name or file, with overrides; what is said of wrong ones.
+
+A recipe that says `like: NAME or FILE` takes over what it does not say itself. Sections
+are taken over key by key; a section that is a choice by `type` starts anew where its
+type is another one, a list always. Of `features` and `matcher` it is as with overrides:
+a setting applies to every choice of the other recipe that has it, but whoever names a
+`type` or a `model` names the choices, so `otherwise` is not taken over.
+"""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from sfmprep.config import (
-    AlikedConfig,
-    AutoPairsConfig,
-    CompactConfig,
-    Config,
-    DatabaseConfig,
-    DenseConfig,
-    DiskConfig,
-    EngineConfig,
-    ExhaustiveConfig,
-    ExportConfig,
-    Frontend,
-    LightGlueConfig,
-    LoftrConfig,
-    MappingConfig,
-    NearestConfig,
-    OutlierConfig,
-    PairsFileConfig,
-    Recipe,
-    RefinementConfig,
-    RetrievalConfig,
-    S2ldConfig,
-    SeedConfig,
-    SequentialConfig,
-    SiftConfig,
-    WorldConfig,
-    XFeatConfig,
-    XFeatStarConfig,
-)
-from sfmprep.errors import ConfigError
+from sfmprep.config.base import Config, configs_in
+from sfmprep.config.recipe import Frontend, Recipe
+from sfmprep.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound=Config)
 
 _OF_CHOICE = re.compile(r"otherwise\.\d+\.")
+_FRONTEND = tuple(Frontend.model_fields)
+_NAMES_A_CHOICE = {"type", "model"}
+_OWN = {"name", "description"}  # of a recipe itself, whatever it is like
 
 
 def recipe_names() -> list[str]:
@@ -66,21 +51,22 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             or `matcher` applies to every choice that has this setting; one of
             `features.type` or `features.model` leaves only the choices that have it.
 
+    Returns:
+        The whole recipe. Its paths are absolute: a relative one is below the current
+        folder.
+
     Raises:
-        ConfigError: no such recipe or file, not YAML, an unknown key or a bad value.
+        ConfigError: no such recipe or file, not YAML, an unknown key or a bad value,
+            or recipes that are like each other in a circle.
     """
-    data, source = _read_recipe(name_or_path)
-    data.setdefault("name", Path(name_or_path).stem)
+    data, source = _read_whole(name_or_path)
     data.setdefault("pairs", {"type": "auto"})
     recipe = _validate(data, source)
     if overrides:
         for override in overrides:
             data = _override(data, override)
         recipe = _validate(data, f"{source} with --set {' '.join(overrides)}")
-    if recipe.masks is None:
-        return recipe
-    # a later run of the same folder may start elsewhere
-    return recipe.model_copy(update={"masks": recipe.masks.resolve()})
+    return _with_absolute_paths(recipe)
 
 
 def read_resolved(path: Path) -> Recipe:
@@ -89,7 +75,7 @@ def read_resolved(path: Path) -> Recipe:
     Raises:
         ConfigError: the file cannot be read or is damaged.
     """
-    data, source = _read_recipe(path)
+    data, source = _read(path)
     if "seed" not in data:  # the last key that is written
         raise ConfigError(
             f"{source} ends too early: it is damaged. Delete it and run again with the"
@@ -98,7 +84,40 @@ def read_resolved(path: Path) -> Recipe:
     return _validate(data, source)
 
 
-def _read_recipe(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+# -------------------------------------------------------------------------- reading
+def _read_whole(
+    name_or_path: str | Path, chain: Mapping[Path, str] = MappingProxyType({})
+) -> tuple[dict[str, Any], str]:
+    """A recipe with all that it takes over, and what to call it in messages.
+
+    What it is like was checked by itself, it was not.
+    """
+    own, source = _read(name_or_path)
+    place = Path(name_or_path).resolve()  # of a recipe in the package only its name
+    if place in chain:
+        circle = " -> ".join([*chain.values()][[*chain].index(place) :])
+        raise ConfigError(
+            f"these recipes are like each other in a circle: {circle} -> {source}"
+        )
+    own.setdefault("name", Path(name_or_path).stem)
+    if "like" not in own:
+        return own, source
+    like = own.pop("like")
+    if not isinstance(like, str):
+        raise ConfigError(
+            f"{source}: like = {like!r} is not the name of a recipe or the path of a"
+            " .yaml file."
+        )
+    if _is_file(like):
+        like = Path(name_or_path).parent / like
+    elif like not in recipe_names():
+        raise ConfigError(f"{source}: like = {like!r}: {_no_recipe(like)}")
+    base, base_source = _read_whole(like, {**chain, place: source})
+    _validate(base, base_source)
+    return _over_recipe(base, own, source), source
+
+
+def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     """The content of a recipe, not checked yet, and what to call it in messages."""
     text, source = _recipe_text(name_or_path)
     try:
@@ -115,7 +134,7 @@ def _read_recipe(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
 
 def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
+    if _is_file(path):
         try:
             return path.read_text("utf-8"), f"recipe file {path}"
         except OSError as error:
@@ -124,96 +143,142 @@ def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
             ) from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"recipe file {path} is not UTF-8 text") from error
-    names = recipe_names()
-    if str(name_or_path) not in names:
-        raise ConfigError(
-            f"no recipe is called {str(name_or_path)!r}."
-            f"{_did_you_mean(str(name_or_path), names)} Recipes: {', '.join(names)};"
-            " or give the path of a .yaml file."
-        )
+    if str(name_or_path) not in recipe_names():
+        raise ConfigError(_no_recipe(str(name_or_path)))
     folder = importlib.resources.files("sfmprep.recipes")
     text = folder.joinpath(f"{name_or_path}.yaml").read_text("utf-8")
     return text, f"recipe {name_or_path}"
 
 
+def _is_file(name_or_path: str | Path) -> bool:
+    return Path(name_or_path).suffix in (".yaml", ".yml")
+
+
+def _no_recipe(name: str) -> str:
+    names = recipe_names()
+    return (
+        f"no recipe is called {name!r}.{did_you_mean(name, names)} Recipes:"
+        f" {', '.join(names)}; or give the path of a .yaml file."
+    )
+
+
+# -------------------------------------------------------------------- taking over
+def _over_recipe(
+    base: Mapping[str, Any], own: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """What a recipe says itself over the one that it is like."""
+    data = {key: value for key, value in base.items() if key not in _OWN}
+    said = {k: own[k] for k in _FRONTEND if isinstance(own.get(k), Mapping)}
+    if any(_NAMES_A_CHOICE & section.keys() for section in said.values()):
+        data.pop("otherwise", None)
+    elif data.get("otherwise") and "otherwise" not in own:
+        for part, section in said.items():
+            for key, value in section.items():
+                data = _in_frontends(data, [part, key], value, source)
+        own = {key: value for key, value in own.items() if key not in said}
+    return dict(_over(data, own, [Recipe]))
+
+
+def _over(base: Any, own: Any, configs: Sequence[type[Config]]) -> Any:
+    """`own` over `base`, which is one of `configs` where it is a section."""
+    if not isinstance(base, Mapping) or not isinstance(own, Mapping):
+        return own
+    if len(configs) > 1:
+        if own.get("type", base["type"]) != base["type"]:
+            return own
+        configs = [_by_type(configs)[base["type"]]]
+    below = {key: _configs_below(configs, key) for key in own}
+    return {**base, **{k: _over(base.get(k), own[k], below[k]) for k in own}}
+
+
 def _override(data: Mapping[str, Any], override: str) -> dict[str, Any]:
     """Returns `data` with one `dotted.key=value` set."""
     key, equals, text = override.partition("=")
-    path = key.strip().split(".")
+    path, where = key.strip().split("."), f"--set {override!r}"
     if not equals or not all(path):
         raise ConfigError(
-            f"--set {override!r} is not KEY=VALUE; an example:"
-            " --set features.max_keypoints=2048"
+            f"{where} is not KEY=VALUE; an example: --set features.max_keypoints=2048"
         )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"--set {override!r}: {text!r} is not a YAML value"
-        ) from error
+        raise ConfigError(f"{where}: {text!r} is not a YAML value") from error
     if path[0] == "otherwise" and value != []:
-        raise ConfigError(f"--set {override!r}: `otherwise` can only be set to [].")
+        raise ConfigError(f"{where}: `otherwise` can only be set to [].")
+    if path[0] == "like":
+        raise ConfigError(f"{where}: `like` can only be set in a recipe file.")
+    if path[0] in _FRONTEND and data.get("otherwise"):
+        return _in_frontends(data, path, value, where)
     result = copy.deepcopy(dict(data))
-    if path[0] not in ("features", "matcher") or not result.get("otherwise"):
-        _set(result, path, value, override)
-        return result
-    return _override_frontends(result, path, value, override)
+    _set(result, path, value, where)
+    return result
 
 
-def _override_frontends(
-    data: dict[str, Any], path: list[str], value: object, override: str
+def _in_frontends(
+    data: Mapping[str, Any], path: list[str], value: object, where: str
 ) -> dict[str, Any]:
     """Sets a key in every choice of features and matcher that has it."""
-    frontends = [
-        {"features": data["features"], "matcher": data["matcher"]},
-        *data["otherwise"],
-    ]
+    first, others = {part: data[part] for part in _FRONTEND}, data["otherwise"]
+    frontends: list[dict[str, Any]] = copy.deepcopy([first, *others])
     part, *rest = path
     if not rest:
         raise ConfigError(
-            f"--set {override!r}: {part!r} is a section; set one of its keys, or write"
-            " a recipe file."
+            f"{where}: {part!r} is a section; set one of its keys, or write a recipe"
+            " file."
         )
-    if rest in (["type"], ["model"]):
+    if len(rest) == 1 and rest[0] in _NAMES_A_CHOICE:
         kept = [f for f in frontends if f[part].get(rest[0]) == value]
         if not kept:
             have = sorted({str(f[part].get(rest[0])) for f in frontends} - {"None"})
             raise ConfigError(
-                f"--set {override!r}: the recipe's choices are {', '.join(have)}."
-                f"{_did_you_mean(str(value), have)} For another, write a recipe file."
+                f"{where}: the recipe's choices are {', '.join(have)}."
+                f"{did_you_mean(str(value), have)} For another, write a recipe file."
             )
         frontends = kept
     else:
-        owners = [f for f in frontends if rest[0] in _fields(part, f[part])]
+        types = _by_type(_configs_below([Frontend], part))
+        fields = [types[f[part]["type"]].model_fields for f in frontends]
+        owners = [
+            f for f, have in zip(frontends, fields, strict=True) if rest[0] in have
+        ]
         if not owners:
-            have = sorted({n for f in frontends for n in _fields(part, f[part])})
+            known = sorted({name for have in fields for name in have})
             raise ConfigError(
-                f"--set {override!r}: no {part} of this recipe has the setting"
-                f" {'.'.join(rest)!r}.{_did_you_mean('.'.join(rest), have)}"
+                f"{where}: no {part} of this recipe has the setting"
+                f" {'.'.join(rest)!r}.{did_you_mean('.'.join(rest), known)}"
             )
         for frontend in owners:
-            _set(frontend, path, value, override)
+            _set(frontend, path, value, where)
     first, *others = frontends
     return {**data, **first, "otherwise": others}
 
 
-def _fields(part: str, section: Mapping[str, Any]) -> Sequence[str]:
-    """The settings that a features or matcher section of this type has."""
-    return list(_TYPES[part][section["type"]].model_fields)
-
-
-def _set(data: dict[str, Any], path: Sequence[str], value: object, text: str) -> None:
+def _set(data: dict[str, Any], path: Sequence[str], value: object, where: str) -> None:
+    configs: Sequence[type[Config]] = [Recipe]
     for key in path[:-1]:
         below = data.setdefault(key, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {text!r}: {key!r} is a value, not a section")
-        data = below
-    is_choice = len(path) == 2 and path[0] in _TYPES and path[1] == "type"
-    if is_choice and data.get("type") != value:
+            raise ConfigError(f"{where}: {key!r} is a value, not a section")
+        data, configs = below, _configs_below(configs, key)
+    if path[-1] == "type" and len(configs) > 1 and data.get("type") != value:
         data.clear()  # the settings of another type mean nothing to this one
     data[path[-1]] = value
 
 
+def _with_absolute_paths(config: C) -> C:
+    """A later run of the same folder may start elsewhere."""
+
+    def absolute(value: object) -> object:
+        if isinstance(value, Path):
+            return value.resolve()
+        if isinstance(value, tuple):
+            return tuple(map(absolute, value))
+        return _with_absolute_paths(value) if isinstance(value, Config) else value
+
+    return config.model_copy(update={name: absolute(value) for name, value in config})
+
+
+# ------------------------------------------------------------------------- checking
 def _validate(data: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
@@ -230,22 +295,22 @@ def _validate(data: Mapping[str, Any], source: str) -> Recipe:
 
 def _describe(item: Mapping[str, Any]) -> str:
     """One validation error in words."""
-    where = [str(part) for part in item["loc"]]
-    # pydantic puts the tag of a discriminated union into the location
-    key = ".".join(part for k, part in enumerate(where) if not _is_tag(where, k))
-    if item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        types = list(_DENSE_TYPES if where[0] == "dense" else _TYPES[where[-1]])
-        if item["type"] == "union_tag_not_found":
-            return f"key '{key}.type' is missing. Types: {', '.join(types)}."
-        tag = item["ctx"]["tag"]
+    parts, around, here = _located(item["loc"])
+    key = ".".join(parts)
+    if item["type"] == "union_tag_not_found":
+        return f"key '{key}.type' is missing. Types: {', '.join(_by_type(here))}."
+    if item["type"] == "union_tag_invalid":
+        tag, types = item["ctx"]["tag"], _by_type(here)
         return (
-            f"{key}.type = {tag!r} is unknown.{_did_you_mean(tag, types)}"
+            f"{key}.type = {tag!r} is unknown.{did_you_mean(tag, types)}"
             f" Types: {', '.join(types)}."
         )
     if item["type"] == "extra_forbidden":
-        known = list(_keys_beside(where))
+        known = [name for config in around for name in config.model_fields]
+        if around == [Recipe]:
+            known.append("like")
         return (
-            f"unknown key {key!r}.{_did_you_mean(where[-1], known)}"
+            f"unknown key {key!r}.{did_you_mean(parts[-1], known)}"
             f" Keys here: {', '.join(known)}."
         )
     if item["type"] == "missing":
@@ -253,61 +318,37 @@ def _describe(item: Mapping[str, Any]) -> str:
     return f"{key} = {item['input']!r}: {item['msg']}."
 
 
-# the sections that are a choice by `type`
-_TYPES: Mapping[str, Mapping[str, type[Config]]] = {
-    section: {model.model_fields["type"].default: model for model in models}
-    for section, models in (
-        (
-            "features",
-            (SiftConfig, AlikedConfig, XFeatConfig, DiskConfig, CompactConfig),
-        ),
-        ("matcher", (NearestConfig, LightGlueConfig)),
-        (
-            "pairs",
-            (
-                AutoPairsConfig,
-                ExhaustiveConfig,
-                SequentialConfig,
-                RetrievalConfig,
-                PairsFileConfig,
-            ),
-        ),
-    )
-}
+def _located(
+    loc: Sequence[str | int],
+) -> tuple[list[str], Sequence[type[Config]], Sequence[type[Config]]]:
+    """Where an error is.
+
+    Returns:
+        The keys on the way, without the tags of choices, which pydantic puts between
+        them; the records that the last key is of; and those that it can hold.
+    """
+    keys: list[str] = []
+    around: Sequence[type[Config]] = []
+    here: Sequence[type[Config]] = [Recipe]
+    for part in loc:
+        if len(here) > 1 and part in _by_type(here):
+            here = [_by_type(here)[str(part)]]
+            continue
+        keys.append(str(part))
+        if not isinstance(part, int):  # an item of a list is as the list
+            around, here = here, _configs_below(here, part)
+    return keys, around, here
 
 
-_DENSE_TYPES: Mapping[str, type[Config]] = {
-    model.model_fields["type"].default: model
-    for model in (S2ldConfig, LoftrConfig, XFeatStarConfig)
-}
+def _by_type(configs: Sequence[type[Config]]) -> Mapping[str, type[Config]]:
+    return {config.model_fields["type"].default: config for config in configs}
 
 
-def _is_tag(where: Sequence[str], k: int) -> bool:
-    return k > 0 and where[k - 1] in _TYPES and k < len(where) - 1
-
-
-def _keys_beside(where: Sequence[str]) -> Iterator[str]:
-    """The keys that are allowed where an unknown one was found."""
-    models: Mapping[str, type[Config]] = {
-        **_TYPES["features"],
-        **_TYPES["matcher"],
-        **_TYPES["pairs"],
-        **_DENSE_TYPES,
-        "dense": DenseConfig,
-        "refinement": RefinementConfig,
-        "database": DatabaseConfig,
-        "mapping": MappingConfig,
-        "export": ExportConfig,
-        "world": WorldConfig,
-        "seed": SeedConfig,
-        "outliers": OutlierConfig,
-        "engine": EngineConfig,
-        "otherwise": Frontend,
-    }
-    parents = [part for part in where[:-1] if not part.isdigit()]
-    yield from (models[parents[-1]] if parents else Recipe).model_fields
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def _configs_below(configs: Sequence[type[Config]], key: str) -> list[type[Config]]:
+    """The records that a key of these can hold; none for a value or an unknown key."""
+    return [
+        below
+        for config in configs
+        if key in config.model_fields
+        for below in configs_in(config.model_fields[key].annotation)
+    ]

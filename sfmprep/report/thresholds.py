@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, did_you_mean
 from sfmprep.report.schema import ImageReport, Report
 
 
@@ -120,8 +119,7 @@ def parse_threshold(text: str) -> tuple[str, float]:
     """
     key, equals, number = (part.strip() for part in text.partition("="))
     if key not in _MEASURES:
-        near = difflib.get_close_matches(key, _MEASURES, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(key, _MEASURES)
         raise ConfigError(
             f"threshold {text!r}: {key!r} is none of {', '.join(_MEASURES)}.{hint}"
         )

@@ -9,12 +9,21 @@ from pydantic import ValidationError
 
 from sfmprep.config import (
     AlikedConfig,
+    DenseConfig,
+    ExhaustiveConfig,
+    Frontend,
     LightGlueConfig,
+    LoftrConfig,
     MappingConfig,
     NearestConfig,
     PairsFileConfig,
+    Recipe,
+    RefinementConfig,
+    S2ldConfig,
     SequentialConfig,
     SiftConfig,
+    WorldConfig,
+    XFeatStarConfig,
 )
 from sfmprep.config.load import load_recipe, read_resolved, recipe_names
 from sfmprep.errors import ConfigError
@@ -22,7 +31,7 @@ from sfmprep.errors import ConfigError
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, otherwise, masks, pairs,"
-    " dense, database, mapping, refinement, export, engine, seed."
+    " dense, database, mapping, refinement, export, engine, seed, like."
 )
 
 
@@ -69,9 +78,26 @@ def test_paths_and_umlauts_read_back_equal(tmp_path: Path) -> None:
         "fast",
         ["description=Größe", "pairs.type=file", "pairs.path=ä b/p.txt", "seed=7"],
     )
-    assert recipe.pairs == PairsFileConfig(path=Path("ä b/p.txt"))
+    assert recipe.pairs == PairsFileConfig(path=Path("ä b/p.txt").resolve())
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), "utf-8")
     assert read_resolved(tmp_path / "recipe.yaml") == recipe
+
+
+def test_paths_are_absolute_below_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(
+        "splat",
+        [
+            *("masks=m", "pairs={type: file, path: p.txt}", "features.weights=f.pt"),
+            "dense={matcher: {type: loftr, weights: /l.ckpt}}",
+        ],
+    )
+    assert recipe.masks == tmp_path / "m"
+    assert recipe.pairs == PairsFileConfig(path=tmp_path / "p.txt")
+    assert [f.features.weights for f in recipe.frontends] == [tmp_path / "f.pt"] * 3
+    assert recipe.dense.matcher.weights == Path("/l.ckpt")
 
 
 def test_recipes_are_frozen() -> None:
@@ -357,6 +383,7 @@ def test_values_are_yaml_and_nested_keys_have_dots() -> None:
             " features.max_keypoints=2048",
         ),
         ("seed=[", "--set 'seed=[': '[' is not a YAML value"),
+        ("like=sift", "--set 'like=sift': `like` can only be set in a recipe file."),
     ],
 )
 def test_a_wrong_override_is_explained(override: str, message: str) -> None:
@@ -368,3 +395,190 @@ def test_a_wrong_recipe_with_overrides_is_explained_too(tmp_path: Path) -> None:
     assert error_of(tmp_path, text, "features.max_size=9") == (
         "otherwise.0 = 3: Input should be a valid dictionary or instance of Frontend."
     )
+
+
+def test_another_type_of_dense_matcher_forgets_the_settings_of_the_one_before() -> None:
+    recipe = load_recipe(
+        "textureless",
+        ["dense.matcher.min_similarity=0.5", "dense.matcher.type=loftr"],
+    )
+    assert recipe.dense == DenseConfig(matcher=LoftrConfig())
+
+
+# ---------------------------------------------------------------------- taking over
+def load(folder: Path, **texts: str) -> Recipe:
+    """The first of these recipe files, which lie in one folder."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return load_recipe(folder / f"{next(iter(texts))}.yaml")
+
+
+def load_error(folder: Path, **texts: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, **texts)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_a_recipe_like_another_differs_in_what_it_says(tmp_path: Path) -> None:
+    splat = load_recipe("splat")
+    mine = load(tmp_path, mine="like: splat\nexport: {jpeg_quality: 90}\nseed: 3")
+    export = splat.export.model_copy(update={"jpeg_quality": 90})
+    changed = {"name": "mine", "description": "", "export": export, "seed": 3}
+    assert mine == splat.model_copy(update=changed)
+    assert "like:" not in mine.to_yaml()
+    (tmp_path / "whole.yaml").write_text(mine.to_yaml())
+    assert load_recipe(tmp_path / "whole.yaml") == mine
+    assert read_resolved(tmp_path / "whole.yaml") == mine
+
+
+def test_the_recipe_textureless_is_splat_and_more() -> None:
+    splat, textureless = load_recipe("splat"), load_recipe("textureless")
+    assert textureless.frontends == splat.frontends
+    assert textureless.dense == DenseConfig(matcher=XFeatStarConfig())
+
+
+def test_recipes_can_be_like_recipes_that_are_like_others(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/b.yaml").write_text(
+        "like: ../c.yml\nmapping: {min_model_size: 7}\nseed: 2"
+    )
+    (tmp_path / "c.yml").write_text("like: sift\nmapping: {type: global}")
+    (tmp_path / "mine.yaml").write_text("like: deep/b.yaml\nseed: 1")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.features == SiftConfig()
+    assert recipe.mapping == MappingConfig(type="global", min_model_size=7)
+    assert (recipe.name, recipe.seed) == ("mine", 1)
+
+
+def test_sections_are_taken_over_by_key_and_anew_with_another_type(
+    tmp_path: Path,
+) -> None:
+    base = (
+        f"{SIFT}pairs: {{type: sequential, window: 3}}\n"
+        "mapping: {min_num_matches: 9}\nexport: {world: {up: keep}, downscales: [2]}"
+    )
+    same = load(tmp_path, mine="like: b.yaml\npairs: {quadratic: false}", b=base)
+    assert same.pairs == SequentialConfig(window=3, quadratic=False)
+    other = load(
+        tmp_path,
+        mine="like: b.yaml\npairs: {type: exhaustive}\nmapping: {type: none}\n"
+        "export: {world: {centre: false}, downscales: []}",
+        b=base,
+    )
+    assert other.pairs == ExhaustiveConfig()
+    assert other.mapping == MappingConfig(type="none", min_num_matches=9)
+    assert other.export.world == WorldConfig(up="keep", centre=False)
+    assert other.export.downscales == ()
+
+
+def test_a_section_can_be_added_and_taken_away(tmp_path: Path) -> None:
+    texts = {"b": "like: splat\nrefinement: {max_move_px: 2}\ndense: null"}
+    more = load(tmp_path, mine="like: b.yaml\ndense: {matcher: {type: s2ld}}", **texts)
+    assert more.dense == DenseConfig(matcher=S2ldConfig())
+    assert more.refinement == RefinementConfig(max_move_px=2)
+    assert load(tmp_path, mine="like: b.yaml\nrefinement:", **texts).refinement is None
+
+
+def test_a_setting_of_features_is_that_of_every_choice_that_has_it(
+    tmp_path: Path,
+) -> None:
+    recipe = load(
+        tmp_path,
+        mine="like: base.yaml\nfeatures: {max_keypoints: 7, nms_radius: 3}\n"
+        "matcher: {ratio: 0.7}",
+        base=CHOICES,
+    )
+    overrides = ["features.max_keypoints=7", "features.nms_radius=3"]
+    expected = load_recipe(tmp_path / "base.yaml", [*overrides, "matcher.ratio=0.7"])
+    assert recipe.frontends == expected.frontends
+    assert [f.features.max_keypoints for f in recipe.frontends] == [7] * 4
+
+
+def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
+    other = load(tmp_path, mine="like: splat\nfeatures: {model: aliked-n32}")
+    assert other.frontends == (
+        Frontend(
+            features=AlikedConfig(model="aliked-n32"),
+            matcher=LightGlueConfig(model="aliked-lightglue"),
+        ),
+    )
+    two = load(
+        tmp_path,
+        mine="like: splat\nfeatures: {type: sift}\nmatcher: {type: nearest}\n"
+        "otherwise: [{features: {type: xfeat}, matcher: {type: nearest}}]",
+    )
+    assert [f.label() for f in two.frontends] == ["sift + nearest", "xfeat + nearest"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "like: splatt",
+            "recipe file mine.yaml: like = 'splatt': no recipe is called 'splatt'. Did"
+            " you mean 'splat'? Recipes: accurate, colmap, compact, fast, sift, splat,"
+            " textureless; or give the path of a .yaml file.",
+        ),
+        (
+            "like: [splat]",
+            "recipe file mine.yaml: like = ['splat'] is not the name of a recipe or the"
+            " path of a .yaml file.",
+        ),
+        (
+            "like: none.yaml",
+            "recipe file none.yaml cannot be read: No such file or directory",
+        ),
+        (
+            "like: mine.yaml",
+            "these recipes are like each other in a circle: recipe file mine.yaml ->"
+            " recipe file mine.yaml",
+        ),
+        (
+            "like: one.yaml",
+            "these recipes are like each other in a circle: recipe file one.yaml ->"
+            " recipe file two.yaml -> recipe file one.yaml",
+        ),
+        (
+            "like: deep/a.yaml",
+            "these recipes are like each other in a circle: recipe file deep/a.yaml ->"
+            " recipe file deep/../b.yaml -> recipe file deep/../deep/a.yaml",
+        ),
+        (
+            "like: bad.yaml\nseed: 1",
+            "recipe file bad.yaml: seed = -1: Input should be greater than or equal to"
+            " 0.",
+        ),
+        (
+            "like: splat\nfeatures: {max_keypoint: 1}",
+            "recipe file mine.yaml: no features of this recipe has the setting"
+            " 'max_keypoint'. Did you mean 'max_keypoints'?",
+        ),
+        (
+            "like: sift\nfeatures: {max_keypoint: 1}",
+            "recipe file mine.yaml: unknown key 'features.max_keypoint'. Did you mean"
+            " 'max_keypoints'? Keys here: type, max_keypoints, max_size.",
+        ),
+        (
+            "like: sift\nfeatures: sift",
+            "recipe file mine.yaml: features = 'sift': Input should be a valid"
+            " dictionary or object to extract fields from.",
+        ),
+        (
+            f"{SIFT}lik: splat",
+            "recipe file mine.yaml: unknown key 'lik'. Did you mean 'like'?"
+            f" {RECIPE_KEYS}",
+        ),
+    ],
+)
+def test_a_wrong_taking_over_is_explained(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    texts = {
+        "one": "like: two.yaml",
+        "two": "like: one.yaml",
+        "bad": f"{SIFT}seed: -1",
+        "deep/a": "like: ../b.yaml",
+        "b": "like: deep/a.yaml",
+    }
+    (tmp_path / "deep").mkdir()
+    assert load_error(tmp_path, mine=text, **texts) == message

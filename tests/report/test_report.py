@@ -283,7 +283,7 @@ def test_measure_below_its_threshold_is_told(run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("registerd=0.9", "Did you mean registered?"),
+        ("registerd=0.9", "Did you mean 'registered'?"),
         ("registered=90", "expected registered= and a number, 0 to 1"),
         ("registered", "such as registered=0.9"),
         ("points=-1", "0 or more"),

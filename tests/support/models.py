@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import get_args
 
 from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
-from sfmprep.config.base import ModelConfig, types_of
+from sfmprep.config.base import ModelConfig, configs_in
 
 MODELS: list[type[ModelConfig]] = [
     model
     for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig)
-    for model in types_of(union).values()
+    for model in configs_in(union)
+    if issubclass(model, ModelConfig)
 ]
 
 
