@@ -160,10 +160,16 @@ def test_blank_images_have_no_matches_and_are_no_error(matcher, prepared) -> Non
         assert np.isfinite(matches.xy1).all()
 
 
-def test_tiny_images_are_no_error(matcher, prepared) -> None:
-    [tiny] = matcher.prepare(batch_of(np.random.rand(9, 20, 3).astype(np.float32)))
-    for matches in matcher.match([(tiny, prepared[0]), (prepared[0], tiny)]):
-        assert len(matches) <= 4
+@pytest.mark.parametrize(
+    "size", [(20, 9), (1, 1), (8, 8), (16, 16), (500, 1), (1, 500)]
+)
+def test_tiny_images_are_no_error(matcher, prepared, size) -> None:
+    noise = np.random.default_rng(6).random((*size[::-1], 3), np.float32)
+    [tiny] = matcher.prepare(batch_of(noise))
+    pairs = [(tiny, prepared[0]), (prepared[0], tiny), (tiny, tiny)]
+    for (first, _), matches in zip(pairs, matcher.match(pairs), strict=True):
+        assert len(matches) <= len(first.keypoints)
+        assert np.isfinite(matches.xy0).all() and np.isfinite(matches.xy1).all()
 
 
 def test_no_pairs_give_no_matches(matcher) -> None:

@@ -241,6 +241,19 @@ def test_blank_image_is_no_error(subject: Subject) -> None:
 
 
 @every
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (16, 16), (500, 1), (1, 500)])
+def test_tiny_pictures_are_no_error(subject: Subject, size: tuple[int, int]) -> None:
+    noise = make_texture(9, (512, 512))[: size[1], : size[0]]
+    found = subject.extractor.extract(batch_of(noise, np.full_like(noise, 127)))
+    assert len(found) == 2
+    for features in found:
+        assert features.image_size == size
+        assert ((features.xy > 0) & (features.xy < size)).all()
+        assert np.isfinite(features.scores).all()
+        assert np.isfinite(features.descriptors.astype(float)).all()
+
+
+@every
 def test_batch_equals_its_items_one_by_one(subject: Subject) -> None:
     images = [make_texture(4, subject.size), make_texture(5, subject.size)]
     images.insert(1, np.full_like(images[0], 127))  # most find nothing in it

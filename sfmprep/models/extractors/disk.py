@@ -66,9 +66,11 @@ class Disk:
     def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = batch.network_size
         pixels = self._adapter.pixels(batch)
-        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        right, below = -width % _MULTIPLE, -height % _MULTIPLE
+        if width + right == height + below == _MULTIPLE:
+            right += _MULTIPLE  # the coarsest map is normalised, so it is not one cell
         maps, dense = self._network.heatmap_and_dense_descriptors(
-            F.pad(pixels, padding)
+            F.pad(pixels, (0, right, 0, below))
         )
         heatmaps = maps[:, 0, :height, :width]
         image, y, x = strict_maxima(

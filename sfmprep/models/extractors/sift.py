@@ -11,16 +11,15 @@ import os
 import tempfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.config import SiftConfig
+from sfmprep.errors import StoreError
 from sfmprep.models.identity import identity
 from sfmprep.models.shared.precision import Precision
-from sfmprep.types import Features, Float32, ImageBatch
+from sfmprep.types import Bytes, Features, Float32, ImageBatch
 
 _ANY_SIZE = 1 << 20  # the batch loader has reduced the images already
 _MAX_BATCH = 16
@@ -75,12 +74,15 @@ class Sift:
             Per image what `Extractor.extract` promises, with `scale` in pixels and
             `angle` in radians of the file on disk; scores are the scale in pixels of
             the network's input.
+
+        Raises:
+            StoreError: the temporary folder cannot be written to.
         """
         with tempfile.TemporaryDirectory(prefix="sfmprep-sift-") as folder:
             images = Path(folder) / "images"
             images.mkdir()
             for item, pixels in enumerate(batch.pixels):
-                cv2.imwrite(str(images / f"{item:04d}.pgm"), _grey(pixels))
+                _write_pgm(images / f"{item:04d}.pgm", _grey(pixels))
             path = Path(folder) / "database.db"
             pycolmap.extract_features(path, images, extraction_options=self._options)
             with pycolmap.Database.open(path) as database:
@@ -92,13 +94,13 @@ class Sift:
                         batch,
                         item,
                     )
-                    for item, image in enumerate(found)
+                    for item, image in zip(range(len(batch)), found, strict=True)
                 ]
 
     def _features(
         self,
         keypoints: Float32,
-        descriptors: NDArray[np.uint8],
+        descriptors: Bytes,
         batch: ImageBatch,
         item: int,
     ) -> Features:
@@ -122,10 +124,21 @@ class Sift:
         )
 
 
-def _grey(pixels: Float32) -> NDArray[np.uint8]:
+def _grey(pixels: Float32) -> Bytes:
     """Turns [3, H, W] in 0..1 into the grey bytes that COLMAP reads from the file."""
     red, green, blue = np.rint(pixels * 255)
     luma: Float32 = red * _RED + green * _GREEN + blue * _BLUE
     # Halves go up as in COLMAP; `rint` would take their even neighbour.
-    grey: NDArray[np.uint8] = np.floor(luma + np.float32(0.5)).astype(np.uint8)
+    grey: Bytes = np.floor(luma + np.float32(0.5)).astype(np.uint8)
     return grey
+
+
+def _write_pgm(path: Path, grey: Bytes) -> None:
+    height, width = grey.shape
+    try:
+        path.write_bytes(b"P5 %d %d 255\n" % (width, height) + grey.tobytes())
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}), but COLMAP extracts SIFT"
+            " from files. Make room there, or set TMPDIR to another folder."
+        ) from error

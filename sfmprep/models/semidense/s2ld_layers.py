@@ -228,7 +228,7 @@ class _Attention(nn.Module):
             keys = keys * source_mask[:, :, None]
         count, width = source.shape[1:]
         head = torch.arange(_HEADS, device=x.device).repeat_interleave(width // _HEADS)
-        own = F.one_hot(head).to(keys.dtype)  # [D, heads]
+        own = F.one_hot(head, _HEADS).to(keys.dtype)  # [D, heads]
         total = (queries @ (keys.mean(1)[:, :, None] * own)).float() + _EPSILON / count
         queries = torch.unflatten(queries, 2, (_HEADS, -1)).float() / total[..., None]
         queries = queries.to(keys.dtype)  # [N, L, heads, D / heads]

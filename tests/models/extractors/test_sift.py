@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -9,6 +12,7 @@ import pytest
 
 from sfmprep.config import SiftConfig
 from sfmprep.coords import upright_pixels
+from sfmprep.errors import StoreError
 from sfmprep.models.extractors.sift import Sift, _grey
 from sfmprep.types import ImageBatch
 
@@ -114,3 +118,22 @@ def test_largest_keypoints_are_kept(picture: np.ndarray) -> None:
     largest = Sift(SiftConfig(max_keypoints=30)).extract(batch_of(picture))[0]
     assert len(largest) == 30
     np.testing.assert_array_equal(largest.xy, every_one.xy[:30])
+
+
+def test_a_full_disk_is_an_error_that_names_it(
+    picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError) as caught:
+        Sift(SiftConfig()).extract(batch_of(picture))
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "sfmprep-sift-"))
+    assert message.endswith(
+        "/images/0000.pgm cannot be written (No space left on device), but COLMAP"
+        " extracts SIFT from files. Make room there, or set TMPDIR to another folder."
+    )
+    assert not list(tmp_path.iterdir())
