@@ -17,6 +17,7 @@ class S2ldConfig(ModelConfig):
     """
 
     implementation = "sfmprep.models.semidense.s2ld:S2ld"
+    version = 2
     type: Literal["s2ld"] = "s2ld"
     max_size: Annotated[int, Field(ge=64, le=2048)] = 1024
     """Longer side in pixels that larger images are reduced to."""

@@ -16,7 +16,7 @@ from sfmprep.models.build import build_dense_matcher
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.semidense.loftr import loftr_network
-from sfmprep.models.semidense.s2ld_network import S2ldNetwork
+from sfmprep.models.semidense.s2ld_network import S2ldMaps, S2ldNetwork
 from sfmprep.types import DenseMatches, ImageBatch
 
 WIDTH, HEIGHT = 160, 128
@@ -170,6 +170,28 @@ def test_tiny_images_are_no_error(matcher, prepared, size) -> None:
     for (first, _), matches in zip(pairs, matcher.match(pairs), strict=True):
         assert len(matches) <= len(first.keypoints)
         assert np.isfinite(matches.xy0).all() and np.isfinite(matches.xy1).all()
+
+
+def test_cells_of_loftr_and_s2ld_lie_at_the_same_places(
+    random_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were trained with COLMAP's intrinsics: cell (x, y) is at (8 x, 8 y)."""
+    whole = S2ldNetwork.extract
+
+    def without_offsets(network: S2ldNetwork, grey: torch.Tensor) -> S2ldMaps:
+        maps = whole(network, grey)
+        return maps._replace(offsets=torch.zeros_like(maps.offsets))
+
+    monkeypatch.setattr(S2ldNetwork, "extract", without_offsets)
+    batch = batch_of(np.full((HEIGHT, WIDTH, 3), 0.5, np.float32), scale=3)
+    loftr, s2ld = (
+        build_dense_matcher(config(weights=random_weights / file)).prepare(batch)[0]
+        for config, file in ((LoftrConfig, "loftr.ckpt"), (S2ldConfig, "s2ld.ckpt"))
+    )
+    x, y = np.meshgrid(np.arange(2, WIDTH // 8 - 2), np.arange(2, HEIGHT // 8 - 2))
+    expected = 3 * 8 * np.column_stack([x.flat, y.flat])
+    np.testing.assert_allclose(loftr.keypoints, expected, atol=1e-4)
+    np.testing.assert_allclose(s2ld.keypoints, expected, atol=1e-4)
 
 
 def test_no_pairs_give_no_matches(matcher) -> None:

@@ -12,6 +12,7 @@ from sfmprep.config import S2ldConfig
 from sfmprep.errors import ConfigError, WeightsError
 from sfmprep.models.semidense.s2ld import S2ld
 from sfmprep.models.semidense.s2ld_network import S2ldNetwork
+from sfmprep.train.s2ld import data
 from sfmprep.train.s2ld.data import PairBatch, draw_batch
 from sfmprep.train.s2ld.init import random_network, warm_start
 from sfmprep.train.s2ld.losses import (
@@ -37,6 +38,7 @@ from sfmprep.train.s2ld.train import (
     log_confidences,
     train_s2ld,
 )
+from tests.support.confidences import confidence_matrix
 
 SIDE = 96
 GRID = (SIDE // 8, SIDE // 8)
@@ -391,13 +393,51 @@ def test_depth_loss_reaches_detector_and_both_transformers(sharp_network):
         assert gradient is not None and gradient.abs().sum() > 0, name
 
 
-def test_log_confidences_are_the_networks(sharp_network):
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_truth_of_an_image_twice_as_large_is_in_colmap_pixels(scale):
+    """Whichever size the network saw: what lies at a lies at 2 a, with no half."""
+    K0 = torch.tensor([[[40.0, 0, 32], [0, 40, 24], [0, 0, 1]]])
+    K1 = torch.tensor([[[80.0, 0, 64], [0, 80, 48], [0, 0, 1]]])
+    truth = PairTruth(
+        torch.ones(1, 48, 64),
+        torch.ones(1, 96, 128),
+        *(K0, K1, torch.eye(4)[None]),
+        *(torch.full((1, 2), scale), torch.full((1, 2), scale)),
+    )
+    at = torch.tensor([[[4.0, 3.0], [7.5, 12.5]]])
+    warped, valid = truth.warp0(truth.in_depth0(at))
+    torch.testing.assert_close(warped, 2 * scale * at)
+    assert valid.all()
+
+
+def test_training_data_has_colmap_intrinsics(monkeypatch):
+    views = []
+    whole = data.sample_parallax
+
+    def seen(*args, **kwargs):
+        views.append(whole(*args, **kwargs))
+        return views[-1]
+
+    monkeypatch.setattr(data, "sample_parallax", seen)
+    batch = draw_batch(
+        np.random.default_rng(1),
+        [texture(480, 640)],
+        num_pairs=1,
+        size=SIDE,
+        difficulty=0.0,
+    )
+    half = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    for K, centred in ((batch.truth.K0, views[0].K0), (batch.truth.K1, views[0].K1)):
+        torch.testing.assert_close(K[0], torch.from_numpy(centred).float() + half)
+
+
+def test_log_confidences_are_those_of_matching():
     tokens0, tokens1 = torch.randn(2, 2, CELLS, 256, generator=seeded()).unbind()
     mask = torch.ones(2, *GRID, dtype=torch.bool)
     mask[1, 8:] = False
     ours = log_confidences(tokens0, tokens1, mask, None).exp()
-    theirs = sharp_network.confidences(tokens0, tokens1, mask, None)
     inside = mask.flatten(1)
+    theirs = confidence_matrix(tokens0, tokens1, mask0=inside)
     torch.testing.assert_close(ours[inside], theirs[inside])
 
 
@@ -424,7 +464,8 @@ def test_pairs_show_the_same_where_depth_says(difficulty):
         size=SIDE,
         difficulty=difficulty,
     )
-    warped, visible = batch.truth.warp0(anchors(2))
+    warped, visible = batch.truth.warp0(anchors(2) + 0.5)  # the pixels' centres
+    warped = warped - 0.5
     seen = torch.nn.functional.grid_sample(
         batch.grey1, (warped / ((SIDE - 1) / 2) - 1)[:, None], align_corners=True
     )[:, 0, 0]

@@ -27,27 +27,6 @@ class MutualMatches(NamedTuple):
     confidence: torch.Tensor  # [M] float32 in 0..1
 
 
-def confidence_matrix(
-    tokens0: torch.Tensor,  # [N, L, D]
-    tokens1: torch.Tensor,  # [N, S, D]
-    *,
-    mask0: torch.Tensor | None = None,  # [N, L] bool, True where there is an image
-    mask1: torch.Tensor | None = None,  # [N, S]
-    temperature: float = 0.1,
-) -> torch.Tensor:
-    """Computes all confidences, [N, L, S] float32 in 0..1; differentiable.
-
-    What the streamed matching is tested against. Those of masked tokens are
-    meaningless, but do not change the others.
-    """
-    similarity = _similarity(tokens0, tokens1, temperature)
-    if mask0 is not None:
-        similarity = similarity.masked_fill(~mask0[:, :, None], -1e9)
-    if mask1 is not None:
-        similarity = similarity.masked_fill(~mask1[:, None, :], -1e9)
-    return similarity.softmax(1) * similarity.softmax(2)
-
-
 @torch.no_grad()
 def mutual_matches(
     tokens0: torch.Tensor,  # [N, L, D]

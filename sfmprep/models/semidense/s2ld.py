@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sfmprep import coords
 from sfmprep.config import S2ldConfig
 from sfmprep.models.protocols import DenseImage
 from sfmprep.models.semidense.s2ld_network import (
@@ -106,7 +105,7 @@ class S2ld:
                 maps=S2ldMaps(*(only_row(part, row) for part in maps)),
                 tokens=only_row(tokens, row),
                 placed=placed,
-                table=placed.stored(coords.colmap_from_centre(table[row])),
+                table=placed.stored(table[row]),
             )
             for row, placed in enumerate(images)
         ]
@@ -129,7 +128,7 @@ class S2ld:
         xy1 = maps1.keypoints[0, second] + places[:, :2] * WINDOW_REACH
         return DenseMatches(
             xy0=image0.table[first.cpu().numpy()],
-            xy1=image1.placed.stored(coords.colmap_from_centre(xy1.cpu().numpy())),
+            xy1=image1.placed.stored(xy1.cpu().numpy()),
             scores=confidence[order].clamp(max=1).cpu().numpy(),
         )
 

@@ -9,9 +9,12 @@ before the projections to values and to the message, which saves two products ov
 tokens; masks are optional; windows are gathered around matches alone.
 
 Image sides are multiples of 8. A cell is 8 by 8 pixels; cells are counted row by row.
-Network pixels: whole numbers are pixel centres, (0, 0) that of the first pixel. Cell
-(row, column) is anchored at pixel (8 column, 8 row). The functions are differentiable
-in training mode, except for `coarse_matches`.
+Network pixels are COLMAP pixels: (0.5, 0.5) is the centre of the first. Cell (row,
+column) is anchored at (8 column, 8 row), as in LoFTR. It is the supervision that says
+so: intrinsics of COLMAP, and one bare product from the network's pixels to the file's,
+which is exact for these pixels alone. The maps do not decide it, for a shift of both
+images by half a pixel is no movement between them; only scale tells it. The functions
+are differentiable in training mode, except for `coarse_matches`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from torch import nn
 
 from sfmprep.models.semidense.dual_softmax import (
     MutualMatches,
-    confidence_matrix,
     mutual_matches,
 )
 from sfmprep.models.semidense.s2ld_layers import (
@@ -176,21 +178,6 @@ class S2ldNetwork(nn.Module):
                 None if mask1 is None else mask1.flatten(1),
                 first_layer=1,
             ),
-        )
-
-    def confidences(
-        self,
-        tokens0: torch.Tensor,  # [N, L, 256]
-        tokens1: torch.Tensor,  # [N, S, 256]
-        mask0: torch.Tensor | None = None,  # [N, h0, w0] bool
-        mask1: torch.Tensor | None = None,  # [N, h1, w1]
-    ) -> torch.Tensor:
-        """Computes the confidence of every pair of cells, [N, L, S], for tests."""
-        return confidence_matrix(
-            tokens0,
-            tokens1,
-            mask0=None if mask0 is None else mask0.flatten(1),
-            mask1=None if mask1 is None else mask1.flatten(1),
         )
 
     def coarse_matches(

@@ -16,6 +16,8 @@ from sfmprep.train.pairs.views import as_tensor_image, photometric
 from sfmprep.train.s2ld.supervision import PairTruth
 from sfmprep.types import Float32
 
+# from pixel centres at integers to COLMAP's pixels
+_HALF_PIXEL = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 _MAX_ANGLE_DEG = (4.0, 45.0)  # of the easiest and of the hardest pairs
 _MAX_ROLL_DEG = (4.0, 30.0)
 _MAX_SCALE = (1.05, 1.5)
@@ -85,8 +87,8 @@ def draw_batch(
     truth = PairTruth(
         depth0=_stacked([view.depth0 for view in views]),
         depth1=_stacked([view.depth1 for view in views]),
-        K0=_stacked([view.K0 for view in views]),
-        K1=_stacked([view.K1 for view in views]),
+        K0=_stacked([view.K0 + _HALF_PIXEL for view in views]),
+        K1=_stacked([view.K1 + _HALF_PIXEL for view in views]),
         cam1_from_cam0=_stacked(motion),
         scale0=scale,
         scale1=scale,

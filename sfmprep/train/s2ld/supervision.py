@@ -5,9 +5,9 @@ training. Nothing here carries a gradient. Written from the description of the r
 training of S2LD (Li, Zhao, Xia, IEEE TIP 32, 2023, doi 10.1109/TIP.2023.3287500); no
 code of it was used.
 
-Pixel centres are at integers. Two frames of pixels occur: those of the network's input,
-and those of the depth maps and intrinsics, called depth px here; `scale` leads from the
-first to the second by a bare product as in the release, which is exact where it is 1.
+Pixels are COLMAP's: (0.5, 0.5) is the centre of the first. Two frames of them occur:
+those of the network's input, and those of the depth maps and intrinsics, called depth
+px here; `scale` leads from the first to the second by a bare product.
 """
 
 from __future__ import annotations
@@ -94,17 +94,19 @@ class PairTruth:
         """Takes points of image 0 to image 1 by their depth.
 
         Args:
-            xy0: [N, P, 2] in depth px of image 0; the depth is that of the nearest
-                pixel, also for points outside.
-            reference: Adds 0.0001 to the depth in camera 1 as the release does, which
-                moves points of a scene of unit depth by a twentieth of a pixel.
+            xy0: [N, P, 2] in depth px of image 0; the depth is that of the pixel they
+                lie in, or the nearest for points outside.
+            reference: As the release, which takes the depth of the pixel that begins
+                next, and adds 0.0001 to the depth in camera 1, which moves points of a
+                scene of unit depth by a twentieth of a pixel.
 
         Returns:
             xy1: [N, P, 2] in depth px of image 1; meaningless where the depth is 0.
             valid: [N, P] bool, True where the depth is known, the point falls into
                 image 1, and the depth there differs by less than 20 %.
         """
-        z0 = _look_up(self.depth0, xy0.round().clamp(min=0))
+        pixels = xy0.round() if reference else xy0.floor()
+        z0 = _look_up(self.depth0, pixels.clamp(min=0))
         rays = _homogeneous(xy0) @ torch.linalg.inv(self.K0).mT
         rotation, translation = self.cam1_from_cam0[:, :3, :3], self.cam1_from_cam0
         in_cam1 = rays * z0[..., None] @ rotation.mT + translation[:, None, :3, 3]

@@ -287,7 +287,7 @@ def log_confidences(
     mask0: Tensor | None = None,  # [N, h, w] bool
     mask1: Tensor | None = None,  # [N, h', w']
 ) -> Tensor:
-    """Returns the logarithm of `S2ldNetwork.confidences`, [N, L, S].
+    """Returns the logarithm of all confidences of `mutual_matches`, [N, L, S].
 
     Unlike the confidences, it has a gradient where they are as small as at the start.
     """

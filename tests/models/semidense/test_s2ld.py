@@ -23,13 +23,13 @@ from sfmprep.errors import WeightsError
 from sfmprep.models.semidense import dual_softmax
 from sfmprep.models.semidense.dual_softmax import (
     MutualMatches,
-    confidence_matrix,
     mutual_matches,
 )
 from sfmprep.models.semidense.s2ld import S2ld, network_tensors
 from sfmprep.models.semidense.s2ld_layers import Transformer
 from sfmprep.models.semidense.s2ld_network import WINDOW_REACH, S2ldMaps, S2ldNetwork
 from sfmprep.types import DenseMatches, ImageBatch
+from tests.support.confidences import confidence_matrix
 
 ATOL = 1e-4
 ATOL_PX = 1e-3
@@ -149,7 +149,7 @@ def test_network_computes_what_the_released_one_does(
     tokens = network.coarse(*maps, *mask)
     for side, each in enumerate(tokens):
         near(each[..., ::4], fixture[f"{case}/coarse_out{side}_ch4"])
-    confidences = network.confidences(*tokens, *mask)
+    confidences = confidence_matrix(*tokens, mask0=mask[0], mask1=mask[1])
     for axis, name in ((2, "row"), (1, "col")):
         largest, place = confidences.max(axis)
         near(largest, fixture[f"{case}/conf_{name}max"])
@@ -249,7 +249,7 @@ def test_gradient_reaches_every_weight() -> None:
     tokens = network.coarse(*maps)
     corner = torch.tensor([0, 1]), torch.tensor([0, 47]), torch.tensor([5, 0])
     places = network.fine(*maps, *tokens, *corner)
-    confidences = network.confidences(*tokens).clamp(1e-6, 1 - 1e-6)
+    confidences = confidence_matrix(*tokens).clamp(1e-6, 1 - 1e-6)
     loss = places.square().sum() - confidences.log().mean()
     (loss + sum(each.scores.sum() + each.keypoints.sum() for each in maps)).backward()
     for name, each in network.named_parameters():
@@ -382,7 +382,7 @@ def test_matches_are_in_colmap_pixels_of_the_file(
     (found,) = matcher.match([pair])
     order = np.argsort(-fixture[f"{case}/mconf"], kind="stable")
     for side, xy in enumerate((found.xy0, found.xy1)):
-        expected = (fixture[f"{case}/mkpts{side}_f"][order] + 0.5) * scale
+        expected = fixture[f"{case}/mkpts{side}_f"][order] * scale
         np.testing.assert_allclose(xy, expected, atol=ATOL_PX * scale)
     np.testing.assert_allclose(found.scores, fixture[f"{case}/mconf"][order], atol=ATOL)
 
@@ -470,7 +470,7 @@ def test_sides_that_are_no_multiple_of_8_are_padded(
     padded[:, :, :90, :125] = pixels
     with torch.inference_mode():
         expected = network.extract(padded).keypoints.numpy().reshape(12, 16, 2)
-    inner = expected[2:-2, 2:-2].reshape(-1, 2) + 0.5
+    inner = expected[2:-2, 2:-2].reshape(-1, 2)
     np.testing.assert_allclose(image.keypoints, inner, atol=ATOL_PX)
     assert (image.keypoints > 0).all() and (image.keypoints < (125, 90)).all()
 
@@ -499,9 +499,7 @@ def test_one_match(weights: Path, fixture: Arrays) -> None:
     (found,) = matcher.match([pair])
     assert found.scores == pytest.approx([best], abs=ATOL)
     row = fixture["A/mconf"].argmax()
-    np.testing.assert_allclose(
-        found.xy1[0], fixture["A/mkpts1_f"][row] + 0.5, atol=ATOL_PX
-    )
+    np.testing.assert_allclose(found.xy1[0], fixture["A/mkpts1_f"][row], atol=ATOL_PX)
 
 
 def test_settings_that_the_network_cannot_serve() -> None:
