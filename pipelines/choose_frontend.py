@@ -43,7 +43,7 @@ def check_dense_weights(recipe: Recipe) -> None:
 
 def has_weights(frontend: Frontend) -> bool:
     """Whether all weights of a choice are on this machine."""
-    return all(weights_here(name, path) for name, path in weights_of(frontend))
+    return all(weights_here(name, path) for name, path in frontend.needed_weights())
 
 
 def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) -> bool:

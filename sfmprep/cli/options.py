@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep.config import PairsConfig, Recipe, Target
 from sfmprep.config.load import load_recipe
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, did_you_mean
 from sfmprep.progress import Progress
 from sfmprep.terminal import StageProgress, start_logging
 
@@ -198,11 +197,9 @@ def _pairs_setting(how: str) -> str:
         return f"pairs={{type: {how}}}"
     if Path(how).is_file():
         return f"pairs={{type: file, path: {json.dumps(str(Path(how).resolve()))}}}"
-    near = difflib.get_close_matches(how, kinds, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
     raise ConfigError(
         f"--pairs {how}: it is none of {', '.join(kinds)}, and no such file is there."
-        f"{hint}"
+        f"{did_you_mean(how, kinds)}"
     )
 
 

@@ -117,7 +117,7 @@ def test_pairs_that_are_neither_a_way_nor_a_file() -> None:
         Options(pairs="sequental").load("splat")
     assert str(caught.value) == (
         "--pairs sequental: it is none of auto, exhaustive, sequential, retrieval, and"
-        " no such file is there. Did you mean sequential?"
+        " no such file is there. Did you mean 'sequential'?"
     )
 
 

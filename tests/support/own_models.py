@@ -15,7 +15,6 @@ class OwnExtractor:
 
     def __init__(self, dims: int = 5, batch_size: int = 2, name: str = "own") -> None:
         self.identity = {"name": name, "weights_sha256": None}
-        self.weights_sha256 = None
         self.batch_size = batch_size
         self.dims = dims
         self.num_images = 0
@@ -63,7 +62,6 @@ class OwnDenseMatcher:
 
     batch_size = 2
     identity = {"name": "own dense", "weights_sha256": "ab"}
-    weights_sha256 = "ab"
 
     def __init__(self) -> None:
         self.num_pairs = 0

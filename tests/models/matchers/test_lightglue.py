@@ -16,11 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfmprep import coords
 from sfmprep.config import LightGlueConfig, XFeatConfig
 from sfmprep.errors import ConfigError, WeightsError
-<<<<<<< HEAD
 from sfmprep.models.extractors.xfeat import XFeat
-from sfmprep.models.matchers import lightglue
-=======
->>>>>>> 1cfc3ad (One adapter for networks: weights, device, precision, batch size, memory, TF32; build and needed weights follow from the configurations)
 from sfmprep.models.matchers.lightglue import (
     SHAPES,
     LightGlue,
@@ -35,14 +31,10 @@ from sfmprep.models.matchers.lightglue_network import (
     TransformerLayer,
     flops,
 )
-<<<<<<< HEAD
+from sfmprep.models.shared import adapter
 from sfmprep.types import Features
 from tests.support.batches import photograph
 from tests.support.lightglue import as_dict, assert_close_in_half, kornia_match
-=======
-from sfmprep.models.shared import adapter
-from sfmprep.types import Features, ImageBatch, Matches
->>>>>>> 1cfc3ad (One adapter for networks: weights, device, precision, batch size, memory, TF32; build and needed weights follow from the configurations)
 
 SIZE = (1024, 700)
 SMALL = {"input_dim": 64, "descriptor_dim": 96, "num_heads": 1, "n_layers": 6}
