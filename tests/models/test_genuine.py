@@ -16,8 +16,8 @@ from kornia.feature import LightGlue as KorniaLightGlue
 from sfmprep.config import AlikedConfig, DiskConfig, LightGlueConfig
 from sfmprep.models.extractors.aliked import Aliked
 from sfmprep.models.extractors.disk import Disk
-from sfmprep.models.matchers import lightglue
 from sfmprep.models.matchers.lightglue import LightGlue
+from sfmprep.models.shared import adapter
 from sfmprep.types import Features
 from sfmprep.weights import load_tensors, resolve_weights
 from tests.support.batches import photograph
@@ -142,7 +142,7 @@ def test_half_precision_keeps_the_matches_of_photographs(
     # On a CPU, which does half precision slowly, but by the same code.
     neighbours = real_pairs[:1]
     [expected] = matcher(features).match(neighbours)
-    monkeypatch.setattr(lightglue, "use_half", lambda precision, device: True)
+    monkeypatch.setattr(adapter, "use_half", lambda precision, device: True)
     half = matcher(features)
     assert half._network.transformers[0].self_attn.Wqkv.weight.dtype == torch.half
     found, exact = (
