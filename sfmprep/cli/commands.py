@@ -394,7 +394,7 @@ def view(
     host: Annotated[str, arg(help="0.0.0.0 lets other machines look.")] = "127.0.0.1",
     port: Annotated[int, arg(help="Of the address to open.")] = 8080,
 ) -> None:
-    """Show cameras and points in the browser; needs sfmprep[view]."""
+    """Show cameras and points in the browser; needs viser (the extra `view`)."""
     start_logging(verbose=False)
     from sfmprep.viewer.view import view_result
 
