@@ -446,7 +446,7 @@ def recipes(
 
     if name is None:
         for each in recipe_names():
-            print(f"{each:10} {load_recipe(each).description}")
+            print(f"{each:11} {load_recipe(each).description}")
         return
     recipe = load_recipe(name, flat(settings))
     print(recipe.to_yaml())
