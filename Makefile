@@ -27,7 +27,7 @@ bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared
 bench-scenes: $(READY) ## the README's table of poses, on the scenes of ../shared
 	$(BIN)/python -m tests.bench.scenes
 
-pictures: demo ## the README's picture of the report; needs Chromium
+pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures
 
 test-nerfstudio: $(READY) $(NERFSTUDIO)/.ready ## the exports and the plugin, in nerfstudio

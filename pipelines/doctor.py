@@ -37,8 +37,8 @@ def report() -> Iterator[tuple[str, str]]:
         yield "gpu", "none that torch can use"
     yield "pycolmap CUDA", "yes" if pycolmap.has_cuda else "no (not needed)"
     for package, install in (
-        ("nerfstudio", "pip install sfmprep[nerfstudio]"),
-        ("pillow_heif", "pip install sfmprep[heic]"),
+        ("nerfstudio", "pip install nerfstudio"),
+        ("pillow_heif", "pip install pillow-heif"),
     ):
         here = importlib.util.find_spec(package) is not None
         yield package, "here" if here else f"not here ({install})"

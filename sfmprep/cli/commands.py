@@ -393,7 +393,7 @@ def view(
     host: Annotated[str, arg(help="0.0.0.0 lets other machines look.")] = "127.0.0.1",
     port: Annotated[int, arg(help="Of the address to open.")] = 8080,
 ) -> None:
-    """Show cameras and points in the browser; needs sfmprep[view]."""
+    """Show cameras and points in the browser; needs viser (the extra `view`)."""
     start_logging(verbose=False)
     from sfmprep.viewer.view import view_result
 
@@ -443,7 +443,7 @@ def recipes(
     """List the recipes, or show one with the licence of every weight it needs."""
     if name is None:
         for each in recipe_names():
-            print(f"{each:10} {load_recipe(each).description}")
+            print(f"{each:11} {load_recipe(each).description}")
         return
     recipe = load_recipe(name, flat(settings))
     print(recipe.to_yaml())

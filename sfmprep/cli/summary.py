@@ -63,7 +63,8 @@ def print_report(report: Report, out: Path) -> None:
     _print_left_out(report)
     if result and len(result.model_sizes) > 1:
         show(f"smaller models kept in {out}/work/models: {len(result.model_sizes) - 1}")
-    show(" · ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items()))
+    if report.seconds:
+        show(" · ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items()))
     whole = out.resolve()
     show(f"report: {shlex.quote(str(whole / 'report.html'))}")
     _print_next(report, whole)
@@ -79,6 +80,9 @@ def _print_left_out(report: Report) -> None:
 
 def _print_next(report: Report, out: Path) -> None:
     is_mapped = report.settings["mapping"]["type"] != "none"
+    if is_mapped and not report.result:
+        show("next: the report says what to mend; then run the same command again.")
+        return
     show(f"result: {shlex.quote(str(out if is_mapped else out / 'database.db'))}")
     if not report.next_steps:
         for finding in _blocking(report):

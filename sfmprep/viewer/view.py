@@ -75,7 +75,7 @@ def view_result(
     except ImportError as error:
         raise ConfigError(
             "viser, which shows the result, is not installed. Run"
-            ' `pip install "sfmprep[view]"`.'
+            ' `pip install "viser>=0.2.7"`.'
         ) from error
     scene = load_scene(out, images=images)
     server = viser.ViserServer(

@@ -216,6 +216,19 @@ def test_summary_of_what_is_not_worth_training_on_says_how_to_mend_it(
     ]
 
 
+def test_summary_of_a_run_without_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sfmprep.cli.summary import finish
+
+    report = synthesize(tmp_path).report(models=[], seconds={})
+    assert finish(report, tmp_path) == 3
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"report: {tmp_path}/report.html",
+        "next: the report says what to mend; then run the same command again.",
+    ]
+
+
 def test_json_is_the_report_and_nothing_else(
     demo_scene: Path, demo_result: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

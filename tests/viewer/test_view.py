@@ -301,7 +301,7 @@ def test_missing_viser_is_named_with_the_remedy(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(ConfigError, match=r'pip install "sfmprep\[view\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "viser>=0\.2\.7"'):
         view_result(out)
 
 
