@@ -30,8 +30,7 @@ Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 50
 _MIN_IMAGES = 2
 _MAX_DATUM_RATIO = 3.0
 _MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
-_MAX_STDDEVS = 4.0
-_MAX_TRIMS = 20
+_LOSS_SCALE = 2.385  # standard deviations, see `mapper.py`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +117,22 @@ def point_uncertainties(arrays: ModelArrays) -> dict[int, float]:
 def noise_px(arrays: ModelArrays) -> float:
     """The standard deviation of a keypoint's coordinate, as the residuals tell.
 
-    The squared residuals over what is left of their number after the parameters of
-    points, poses and cameras: 0 for a model without points. Residuals that are longer
-    than four standard deviations of the others, of which noise makes one in 3,000, are
-    wrong matches and do not count: a robust adjustment leaves them as they are.
+    The variance of a Cauchy M-estimate from these residuals, E[psi^2] / E[psi']^2
+    (Huber, Annals of Mathematical Statistics 35, 1964), with the loss of
+    `mapper.refine_model`: wrong matches, which a robust adjustment leaves as they are,
+    count by what they still pull. Times their number over what the parameters of
+    points, poses and cameras leave of it. 0 for a model without points.
     """
     errors = reprojection_errors(arrays.views, arrays.observations, arrays.xyz)
     errors = errors[np.isfinite(errors)]
-    if not len(errors):
+    scale = (
+        _LOSS_SCALE * float(np.median(errors)) / _MEDIAN_LENGTH if len(errors) else 0
+    )
+    if scale == 0:
         return 0.0
-    stddev = float(np.median(errors)) / _MEDIAN_LENGTH
-    for _ in range(_MAX_TRIMS):
-        kept = errors[errors <= _MAX_STDDEVS * stddev]
-        last, stddev = stddev, float(np.sqrt((kept**2).mean() / 2))
-        if stddev == last:
-            break
+    weights = 1 / (1 + (errors / scale) ** 2)
+    pulls = (weights * errors) ** 2
+    stddev = math.sqrt(pulls.mean() / 2) / float((weights - pulls / scale**2).mean())
     parameters = 3 * len(arrays.xyz) + 6 * len(arrays.views) - 7
     redundancy = max(2 * len(errors) - parameters, 1)
     return stddev * math.sqrt(2 * len(errors) / redundancy)
