@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sfmprep.config import Recipe
 from sfmprep.demo.courtyard import render_demo_scene
-from sfmprep.evaluation.poses import Evaluation, evaluate_model, read_reference
+from sfmprep.evaluation.poses import Evaluation, evaluate_model
+from sfmprep.evaluation.reference import read_reference
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.progress import Progress, silent

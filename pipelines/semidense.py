@@ -13,7 +13,8 @@ from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stages import open_store
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.join import aggregate
-from sfmprep.semidense.match import match_dense, weak_pairs
+from sfmprep.semidense.match import match_dense
+from sfmprep.semidense.weak_pairs import weak_pairs
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)

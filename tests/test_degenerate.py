@@ -27,7 +27,8 @@ from sfmprep.dataset.gravity import find_up
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ReconstructionError
-from sfmprep.evaluation.poses import CameraPose, evaluate_model
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import CameraPose
 from sfmprep.export.dataset import export_dataset
 from sfmprep.export.listing import listing
 from sfmprep.geometry.normals import surface_shapes

@@ -21,12 +21,8 @@ from sfmprep.config import (
     RefinementConfig,
 )
 from sfmprep.errors import ConfigError, ReconstructionError
-from sfmprep.evaluation.poses import (
-    CameraPose,
-    Evaluation,
-    evaluate_model,
-    read_reference,
-)
+from sfmprep.evaluation.poses import Evaluation, evaluate_model
+from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.mapper import explain_failure, map_images, refine_model

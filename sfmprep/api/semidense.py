@@ -29,6 +29,7 @@ from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense import match as semidense
 from sfmprep.semidense.join import aggregate
+from sfmprep.semidense.weak_pairs import weak_pairs as choose_weak_pairs
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 
@@ -106,7 +107,7 @@ def weak_pairs(
     Raises:
         StoreError: `database` is not one of COLMAP, or is locked.
     """
-    return semidense.weak_pairs(
+    return choose_weak_pairs(
         pairs_of(pairs),
         count_inliers(path_of(database)),
         min_num_inliers=min_num_inliers,

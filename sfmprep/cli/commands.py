@@ -413,7 +413,8 @@ def evaluate(
     ],
 ) -> None:
     """Compare the poses of a result with known ones."""
-    from sfmprep.evaluation.poses import evaluate_model, read_reference
+    from sfmprep.evaluation.poses import evaluate_model
+    from sfmprep.evaluation.reference import read_reference
     from sfmprep.pipelines.artefacts import read_result
 
     poses = read_reference(_model_of(reference))

@@ -29,6 +29,8 @@ Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 50
 """
 _MIN_IMAGES = 2
 _MAX_DATUM_RATIO = 3.0
+_MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
+_LOSS_SCALE = 2.385  # standard deviations, see `mapper.py`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +117,25 @@ def point_uncertainties(arrays: ModelArrays) -> dict[int, float]:
 def noise_px(arrays: ModelArrays) -> float:
     """The standard deviation of a keypoint's coordinate, as the residuals tell.
 
-    The squared residuals over what is left of their number after the parameters of
-    points, poses and cameras: 0 for a model without points.
+    The variance of a Cauchy M-estimate from these residuals, E[psi^2] / E[psi']^2
+    (Huber, Annals of Mathematical Statistics 35, 1964), with the loss of
+    `mapper.refine_model`: wrong matches, which a robust adjustment leaves as they are,
+    count by what they still pull. Times their number over what the parameters of
+    points, poses and cameras leave of it. 0 for a model without points.
     """
     errors = reprojection_errors(arrays.views, arrays.observations, arrays.xyz)
     errors = errors[np.isfinite(errors)]
+    scale = (
+        _LOSS_SCALE * float(np.median(errors)) / _MEDIAN_LENGTH if len(errors) else 0
+    )
+    if scale == 0:
+        return 0.0
+    weights = 1 / (1 + (errors / scale) ** 2)
+    pulls = (weights * errors) ** 2
+    stddev = math.sqrt(pulls.mean() / 2) / float((weights - pulls / scale**2).mean())
     parameters = 3 * len(arrays.xyz) + 6 * len(arrays.views) - 7
     redundancy = max(2 * len(errors) - parameters, 1)
-    return float(np.sqrt((errors**2).sum() / redundancy))
+    return stddev * math.sqrt(2 * len(errors) / redundancy)
 
 
 # --------------------------------------------------------------------------- poses

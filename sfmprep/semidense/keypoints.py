@@ -1,6 +1,6 @@
 """The keypoints of one image that semi-dense matches have ends at.
 
-The rules are those of `dense_tracks.py`: a detector's keypoints, then the places where
+The rules are those of `join.py`: a detector's keypoints, then the places where
 matches start, then the places where those ends gather that are near neither.
 """
 

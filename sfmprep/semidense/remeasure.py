@@ -1,6 +1,6 @@
 """After mapping: every track measured from one image, as exactly as the matcher can.
 
-A point that became a keypoint of another image (see `dense_tracks.py`) may be off by
+A point that became a keypoint of another image (see `join.py`) may be off by
 the radius, and two matches of one track may have started at different points of the
 surface. So for each track one observation is chosen, that from which most others were
 matched directly. It moves to where these matches start and the others to where they
@@ -34,7 +34,7 @@ def remeasure(
     """Moves the keypoints of tracks, in the model, to where they were measured.
 
     Each keypoint is part of one track at most, so it may be moved. Poses and points
-    stay: run a bundle adjustment afterwards, as `mapping.refine_model` does.
+    stay: run a bundle adjustment afterwards, as `mapper.refine_model` does.
 
     Args:
         model: Changed in place. One without points is left as it is.
@@ -42,7 +42,7 @@ def remeasure(
         dense: The matches that its keypoints were made from.
         radii: By image name, pixels of the file: how far from a keypoint a match may
             start that is said to start there. It is `DenseConfig.radius` times the
-            image's `dense_tracks.network_scales`. Others are passed over.
+            image's `join.network_scales`. Others are passed over.
         max_move: A measurement further from the keypoint is not believed, in radii.
 
     Returns:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfmprep.coords import beyond_rounding
 from sfmprep.errors import ReconstructionError
+from sfmprep.mapping.models import read_model
 from sfmprep.types import Float32
 
 DISTANCE = 6.0  # the lines that viser draws are 0.01 to 0.02 thick
@@ -116,12 +117,7 @@ def _read_model(out: Path) -> tuple[pycolmap.Reconstruction, bool]:
     places = (out / "sparse" / "0", out / "work" / "models" / "0", out)
     for place in places:
         if any((place / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
-            try:
-                return pycolmap.Reconstruction(place), place == places[0]
-            except (ValueError, IndexError, RuntimeError, MemoryError) as error:
-                raise ReconstructionError(
-                    f"{place} holds a damaged COLMAP model ({error}). Make it again."
-                ) from error
+            return read_model(place), place == places[0]
     raise ReconstructionError(
         f"{out} is neither an output of sfmprep with poses nor a COLMAP model (no"
         " cameras.bin)."

@@ -12,7 +12,7 @@ import pycolmap
 import pytest
 
 import sfmprep as sp
-from sfmprep.evaluation.poses import read_reference
+from sfmprep.evaluation.reference import read_reference
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
 

@@ -19,7 +19,8 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
-from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import read_reference
 from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.pipelines import semidense, stages
 from sfmprep.pipelines.run import Run, open_run

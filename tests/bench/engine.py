@@ -37,7 +37,8 @@ from sfmprep.config import (
 )
 from sfmprep.config.load import load_recipe
 from sfmprep.coords import centre_from_colmap
-from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import read_reference
 from sfmprep.mapping.database import update_database
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.models.build import build_extractor, build_matcher

@@ -24,12 +24,8 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig, Recipe, RefinementConfig
-from sfmprep.evaluation.poses import (
-    CameraPose,
-    Evaluation,
-    evaluate_model,
-    read_reference,
-)
+from sfmprep.evaluation.poses import Evaluation, evaluate_model
+from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.mapper import refine_model
 from sfmprep.pipelines import stages

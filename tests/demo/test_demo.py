@@ -16,7 +16,8 @@ from sfmprep.demo import courtyard as demo
 from sfmprep.demo.courtyard import build_courtyard, camera_walk, render_demo_scene
 from sfmprep.demo.raycast import Camera, Rectangle, Surface, Texture, render_image
 from sfmprep.errors import ConfigError
-from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import read_reference
 
 SMALL = {"num_images": 3, "size": (160, 120)}
 GREY = np.full((2, 1, 3), 40, np.uint8)

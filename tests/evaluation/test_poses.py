@@ -14,7 +14,8 @@ import pycolmap
 import pytest
 
 from sfmprep.errors import ConfigError
-from sfmprep.evaluation.poses import CameraPose, evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import CameraPose, read_reference
 
 
 def turn(rng: np.random.Generator, degrees: float) -> np.ndarray:

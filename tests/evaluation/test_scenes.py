@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sfmprep import load_recipe
-from sfmprep.evaluation.poses import evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import read_reference
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.stages import read_result
 

@@ -8,6 +8,7 @@ import numpy as np
 import pycolmap
 import pytest
 
+from sfmprep.config import MappingConfig
 from sfmprep.geometry import uncertainty
 from sfmprep.geometry.uncertainty import (
     noise_px,
@@ -15,6 +16,7 @@ from sfmprep.geometry.uncertainty import (
     pose_uncertainties,
 )
 from sfmprep.geometry.views import ModelArrays, Views
+from sfmprep.mapping.mapper import refine_model
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +123,23 @@ def test_weak_camera_is_uncertain_and_does_not_spoil_the_others() -> None:
 def test_noise_is_that_of_the_keypoints() -> None:
     model = noisy(synthesize(num_points=300), 8, stddev=0.7)
     assert noise_px(ModelArrays.of(model)) == pytest.approx(0.7, rel=0.1)
+
+
+def test_noise_after_a_robust_adjustment_is_not_that_of_wrong_matches() -> None:
+    model = noisy(synthesize(num_points=300), 8, stddev=0.7)
+    rng = np.random.default_rng(0)
+    for image in model.images.values():
+        for row in rng.choice(image.num_points2D(), image.num_points2D() // 20, False):
+            point = image.points2D[int(row)]
+            point.xy = point.xy + 30 * rng.normal(size=2)
+    config = MappingConfig(refine_principal_point="never")
+    adjusted = refine_model(model, config, robust=True)
+    assert noise_px(ModelArrays.of(adjusted)) == pytest.approx(0.7, rel=0.1)
+
+
+def test_noise_of_nothing_and_of_exact_keypoints_is_zero() -> None:
+    assert noise_px(ModelArrays.of(pycolmap.Reconstruction())) == 0
+    assert noise_px(ModelArrays.of(synthesize())) < 1e-9
 
 
 def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:

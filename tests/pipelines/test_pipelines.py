@@ -93,7 +93,8 @@ def no_sift(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_images_are_registered_at_their_true_poses(
     demo_result: Path, demo_scene: Path
 ) -> None:
-    from sfmprep.evaluation.poses import evaluate_model, read_reference
+    from sfmprep.evaluation.poses import evaluate_model
+    from sfmprep.evaluation.reference import read_reference
 
     model = pycolmap.Reconstruction(demo_result / "work" / "models" / "0")
     evaluation = evaluate_model(model, read_reference(demo_scene))

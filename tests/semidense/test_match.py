@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.errors import StoreError
+from sfmprep.errors import ImageError, StoreError
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
-from sfmprep.semidense.match import match_dense, weak_pairs
+from sfmprep.semidense import match
+from sfmprep.semidense.match import match_dense
+from sfmprep.semidense.weak_pairs import weak_pairs
 from sfmprep.stores.tables import DenseStore
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 
@@ -197,6 +199,27 @@ def test_unreadable_images_are_returned_and_left_out(
         assert unreadable.keys() == {"0.png", "5.png", "7.png"}
         assert len(store) == 5 * 4
     assert sorted(matcher.matched) == sorted(itertools.permutations((1, 2, 3, 4, 6), 2))
+
+
+def test_image_that_does_not_come_ends_the_run_instead_of_waiting(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = match.load_batches
+
+    def lossy(*args, **options):
+        for names, batch in load(*args, **options):
+            if names != ("7.png",):
+                yield names, batch
+
+    monkeypatch.setattr(match, "load_batches", lossy)
+    message = (
+        "^7.png was neither decoded nor found to be unreadable. Run again; what is"
+        " matched is kept.$"
+    )
+    with DenseStore(tmp_path / "dense.h5", {}) as store:
+        with pytest.raises(ImageError, match=message):
+            run(images, store)
+        assert len(store) > 0
 
 
 # ------------------------------------------------------------------------------ store

@@ -12,7 +12,7 @@ import pytest
 
 from sfmprep.capture.image_set import ImageInfo, ImageSet
 from sfmprep.errors import ConfigError
-from sfmprep.evaluation.poses import CameraPose
+from sfmprep.evaluation.reference import CameraPose
 from sfmprep.train.compare import evaluate as evaluation
 from sfmprep.train.compare import homographies as homographies
 from sfmprep.train.compare import pairs as two_views

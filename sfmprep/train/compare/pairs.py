@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from sfmprep.evaluation.poses import CameraPose, pose_auc, relative_pose_errors
+from sfmprep.evaluation.poses import pose_auc, relative_pose_errors
+from sfmprep.evaluation.reference import CameraPose
 from sfmprep.files import write_text
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, silent

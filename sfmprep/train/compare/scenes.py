@@ -22,7 +22,8 @@ import pycolmap
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ConfigError
-from sfmprep.evaluation.poses import CameraPose, evaluate_model, read_reference
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
