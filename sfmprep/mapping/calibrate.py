@@ -128,6 +128,57 @@ def assume_fisheye_focal_lengths(
     return cameras
 
 
+def calibrate_pairs(
+    path: Path,
+    *,
+    max_error_px: float,
+    scales: Scales | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> None:
+    """Gives verified pairs the relative pose that their cameras' focal lengths tell.
+
+    COLMAP's global mapper takes no others. Only inliers are asked, and pairs where
+    they do not agree on a pose, or whose focal lengths are not known, stay as they are.
+
+    Args:
+        path: A COLMAP database whose pairs are verified; it is changed.
+        max_error_px: As for `calibrate_database`.
+        scales: See `Scales`; None for 1.
+        seed: Of RANSAC.
+        progress: Wraps the loop over pairs.
+    """
+    options = pycolmap.TwoViewGeometryOptions()
+    options.compute_relative_pose = True
+    options.ransac.random_seed = seed
+    with pycolmap.Database.open(path) as database:
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        reader = _Reader(database, max_error_px, scales)
+        ids, counts = database.read_two_view_geometry_num_inliers()
+        verified = [
+            pycolmap.pair_id_to_image_pair(pair_id)
+            for pair_id, count in zip(ids, counts, strict=True)
+            if count
+        ]
+        for pair in progress(verified, desc="calibrate pairs", total=len(verified)):
+            views = reader.read(pair, inliers=True)
+            first, second = (cameras[key] for key in views.camera_ids)
+            if not (first.has_prior_focal_length and second.has_prior_focal_length):
+                continue
+            options.ransac.max_error = views.max_error_px
+            rows = np.arange(len(views.xy[0]), dtype=np.uint32)
+            found = pycolmap.estimate_calibrated_two_view_geometry(
+                *(first, views.xy[0], second, views.xy[1]),
+                np.stack([rows, rows], axis=1),
+                options,
+            )
+            if found.config == pycolmap.TwoViewGeometryConfiguration.CALIBRATED:
+                old = database.read_two_view_geometry(*pair)
+                chosen = np.asarray(found.inlier_matches)[:, 0]
+                found.inlier_matches = np.asarray(old.inlier_matches)[chosen]
+                database.update_two_view_geometry(*pair, found)
+
+
 class _Reader:
     """Reads the matches of pairs, with what is known of their images."""
 
@@ -162,14 +213,15 @@ class _Reader:
             if set(cameras) & set(asked) and len(chosen) < _POOL:
                 chosen.append(pair)
         views = [
-            self._read(pair, inliers=inliers)
+            self.read(pair, inliers=inliers)
             for pairs in pool.values()
             for pair in pairs
             if counts[pair]
         ]
         return sorted(views, key=_telling, reverse=True)
 
-    def _read(self, pair: tuple[int, int], *, inliers: bool) -> MatchedViews:
+    def read(self, pair: tuple[int, int], *, inliers: bool) -> MatchedViews:
+        """The inliers of a pair, or all its matches."""
         if inliers:
             index = self._database.read_two_view_geometry(*pair).inlier_matches
         else:
@@ -197,7 +249,7 @@ def _telling(views: MatchedViews) -> float:
     if not len(views.xy[0]):
         return 0.0
     moved = np.linalg.norm(views.xy[0] - views.xy[1], axis=1)
-    return len(moved) * float(np.median(moved)) ** 0.5
+    return float(len(moved) * np.sqrt(np.median(moved)))
 
 
 def _log(name: str, camera: pycolmap.Camera, found: FocalLength) -> None:

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-import numpy as np
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError
-from sfmprep.mapping.focal_length import is_fisheye
+from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
 from sfmprep.mapping.focal_priors import exif_focal_length
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def infer_camera(
     params = known_params(config, name)
     if params is not None:
         _check_params(camera, params)
-        camera.params = np.array(params, float)
+        camera.params = list(params)
         camera.has_prior_focal_length = True
         return camera
     focal = config.focal_length
@@ -46,12 +45,7 @@ def infer_camera(
         focal = prior.pixels
         if prior.doubt:
             logger.warning("%s: %s. It is not used.", images.path(name), prior.doubt)
-    if focal is not None:
-        params = np.array(camera.params)
-        params[list(camera.focal_length_idxs())] = focal
-        camera.params = params
-    camera.has_prior_focal_length = focal is not None
-    return camera
+    return camera if focal is None else with_focal_length(camera, focal)
 
 
 def is_known(config: DatabaseConfig, name: str) -> bool:

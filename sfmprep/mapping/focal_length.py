@@ -124,7 +124,7 @@ def with_focal_length(camera: pycolmap.Camera, pixels: float) -> pycolmap.Camera
     changed = pycolmap.Camera(camera.todict())
     params = np.array(camera.params)
     params[list(camera.focal_length_idxs())] = pixels
-    changed.params = params
+    changed.params = params.tolist()
     changed.has_prior_focal_length = True
     return changed
 

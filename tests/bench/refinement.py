@@ -31,7 +31,7 @@ from sfmprep.evaluation.poses import (
     read_reference,
 )
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.mapper import refine_model
+from sfmprep.mapping.adjust import refine_model
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.run import open_run
 from sfmprep.refinement.refine import refine_keypoints
