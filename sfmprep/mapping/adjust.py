@@ -10,9 +10,14 @@ import numpy as np
 import pycolmap
 
 from sfmprep.config import MappingConfig
-from sfmprep.coords import Float64, Mask
+from sfmprep.coords import Float64
 from sfmprep.errors import ReconstructionError
-from sfmprep.geometry.triangulate import Views, observations_of, reprojection_errors
+from sfmprep.geometry.triangulate import (
+    Mask,
+    Views,
+    observations_of,
+    reprojection_errors,
+)
 from sfmprep.mapping.lenses import is_plausible
 
 logger = logging.getLogger(__name__)
