@@ -59,6 +59,9 @@ def fill_existing_database(
             progress=progress,
         )
     verify_matches(
-        database, pairs, recipe.database, seed=recipe.seed, progress=progress
+        *(database, pairs, recipe.database),
+        scales=reduction_scales(images, recipe.features.max_size),
+        seed=recipe.seed,
+        progress=progress,
     )
     return filled, read_verified(database)

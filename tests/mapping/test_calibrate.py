@@ -10,9 +10,8 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping.calibrate import calibrate_database
 from sfmprep.mapping.mapper import map_images
-from sfmprep.mapping.verify import count_inliers, verify_matches
+from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
 
 WIDTH, HEIGHT = 1024, 768
