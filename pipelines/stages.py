@@ -14,8 +14,8 @@ from typing import Any, assert_never
 
 import pycolmap
 
-from sfmprep.capture.masks import has_masks
 from sfmprep.capture.image_set import reduction_scales
+from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,

@@ -10,15 +10,11 @@ import numpy as np
 import pycolmap
 
 from sfmprep.config import MappingConfig
-from sfmprep.coords import Float64
 from sfmprep.errors import ReconstructionError
-from sfmprep.geometry.triangulate import (
-    Mask,
-    Views,
-    observations_of,
-    reprojection_errors,
-)
+from sfmprep.geometry.triangulate import reprojection_errors
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.lenses import is_plausible
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -181,9 +177,9 @@ def _losses(
     model: pycolmap.Reconstruction, loss_scale: float | None
 ) -> dict[int, tuple[float, int]]:
     """The loss of each camera's residuals and their number, two an observation."""
-    views = Views.of(model)
-    _, xyz, observations = observations_of(model, views)
-    squared = reprojection_errors(views, observations, xyz) ** 2
+    arrays = ModelArrays.of(model)
+    views, observations = arrays.views, arrays.observations
+    squared = reprojection_errors(views, observations, arrays.xyz) ** 2
     if loss_scale is not None:
         squared = loss_scale**2 * np.log1p(squared / loss_scale**2)
     owner = np.array([camera.camera_id for camera in views.cameras])[observations.view]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
 from sfmprep.progress import Progress, silent
+from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
+from sfmprep.types import Float64
 
 _Model = pycolmap.CameraModelId
 # Their first coefficient means the same, their others are held at zero.

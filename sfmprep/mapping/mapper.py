@@ -13,7 +13,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
 
-import numpy as np
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet

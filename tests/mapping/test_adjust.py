@@ -10,10 +10,10 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.coords import Float64
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
+from sfmprep.types import Float64
 from tests.support.orbit import lens, orbit
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfmprep.coords import Float64
+from sfmprep.types import Float64
 
 WIDTH, HEIGHT = 1024, 768
 
