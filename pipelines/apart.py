@@ -13,12 +13,13 @@ from typing import Any
 
 import pycolmap
 
-from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.image_set import ImageSet, reduction_scales
 from sfmprep.config import Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.mapper import map_images, refine_model
+from sfmprep.mapping.adjust import refine_model
+from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
@@ -62,6 +63,8 @@ def map_into(
     try:
         models = map_images(
             *(database, images, folder, recipe.mapping),
+            cameras=recipe.database,
+            scales=reduction_scales(images, recipe.features.max_size),
             seed=recipe.seed,
             progress=progress,
         )
@@ -109,7 +112,7 @@ def _refined(
                 store,
                 radii={name: recipe.dense.radius * s for name, s in scales.items()},
             )
-        model = refine_model(model, recipe.mapping)
+        model = refine_model(model, recipe.mapping, refine=recipe.database.refine)
     if recipe.refinement is not None:
         refine_keypoints(
             model,
@@ -120,5 +123,7 @@ def _refined(
             num_workers=recipe.engine.num_workers,
             progress=progress,
         )
-        model = refine_model(model, recipe.mapping, robust=True)
+        model = refine_model(
+            model, recipe.mapping, refine=recipe.database.refine, robust=True
+        )
     return model

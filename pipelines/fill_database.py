@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from sfmprep.capture.image_set import reduction_scales
 from sfmprep.mapping.project import Filled, check_images, fill_project
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.pipelines import stages
@@ -59,6 +60,9 @@ def fill_existing_database(
             progress=progress,
         )
     verify_matches(
-        database, pairs, recipe.database, seed=recipe.seed, progress=progress
+        *(database, pairs, recipe.database),
+        scales=reduction_scales(images, recipe.features.max_size),
+        seed=recipe.seed,
+        progress=progress,
     )
     return filled, read_verified(database)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from sfmprep.capture.image_set import reduction_scales
 from sfmprep.config import DenseConfig
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import count_inliers, verify_matches
@@ -91,7 +92,10 @@ def _pairs_to_try(
                 progress=progress,
             )
             verify_matches(
-                scratch, pairs, recipe.database, seed=recipe.seed, progress=progress
+                *(scratch, pairs, recipe.database),
+                scales=reduction_scales(run.images, recipe.features.max_size),
+                seed=recipe.seed,
+                progress=progress,
             )
             tried = weak_pairs(
                 pairs, count_inliers(scratch), min_num_inliers=config.min_num_inliers

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 import pycolmap
 
+from sfmprep.capture.image_set import reduction_scales
 from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
@@ -251,7 +252,10 @@ def fill_database(
             progress=progress,
         )
         verify_matches(
-            database, pairs, recipe.database, seed=recipe.seed, progress=progress
+            *(database, pairs, recipe.database),
+            scales=reduction_scales(run.images, recipe.features.max_size),
+            seed=recipe.seed,
+            progress=progress,
         )
         run.finish("database")
     return read_verified(database)

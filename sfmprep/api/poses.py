@@ -25,7 +25,8 @@ from sfmprep.evaluation.poses import Evaluation, evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.mapper import explain_failure, map_images, refine_model
+from sfmprep.mapping.adjust import refine_model
+from sfmprep.mapping.mapper import explain_failure, map_images
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
 from sfmprep.mapping.verify import (

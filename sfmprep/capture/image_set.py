@@ -40,6 +40,7 @@ __all__ = [
     "fit_size",
     "load_batches",
     "read_pixels",
+    "reduction_scales",
 ]
 
 logger = logging.getLogger(__name__)
@@ -255,6 +256,19 @@ def fit_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
         return size
     width, height = (max(1, round(side * max_size / longer)) for side in size)
     return width, height
+
+
+def reduction_scales(images: ImageSet, max_size: int | None) -> dict[str, float]:
+    """How many pixels of its file a pixel of the reduced image is, by name; 1 or more.
+
+    Args:
+        images: The capture.
+        max_size: As for `fit_size`.
+    """
+    sizes = {name: images.infos[name].size for name in images.names}
+    return {
+        name: max(size) / max(fit_size(size, max_size)) for name, size in sizes.items()
+    }
 
 
 def load_batches(

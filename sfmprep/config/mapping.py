@@ -28,8 +28,20 @@ class DatabaseConfig(Config):
     """Which images share a camera; auto: same make, model, lens, size and folder."""
     focal_length: PositiveFloat | None = None
     """Focal length in pixels of every image where it is known; null: EXIF or guess."""
+    camera_params: list[float] | dict[str, list[float]] | None = None
+    """Numbers of `camera_model` where they are known, as COLMAP orders them; by folder.
+
+    Pixels of the files. `{left: [...], right: [...]}` is for images in folders `left`
+    and `right`; `.` is for all that are in none of those named. A folder counts for
+    those inside it.
+    """
+    refine: Literal["none", "focal", "all"] = "all"
+    """What of cameras bundle adjustment changes: nothing, focal lengths, or all."""
     max_error_px: PositiveFloat = 4.0
-    """Largest distance of an inlier from its epipolar line, pixels."""
+    """Largest distance of an inlier from its epipolar line.
+
+    In pixels of what the features saw: of the file reduced to `features.max_size`.
+    """
     min_num_inliers: PositiveInt = 15
     """A pair with fewer inliers is dropped."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-import numpy as np
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
+from sfmprep.errors import ConfigError
+from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
+from sfmprep.mapping.focal_priors import exif_focal_length
 
 logger = logging.getLogger(__name__)
 
@@ -18,31 +22,61 @@ def infer_camera(
 ) -> pycolmap.Camera:
     """The camera of an image before bundle adjustment.
 
-    Its focal length is the configured one, else that of EXIF, else COLMAP's guess of
-    1.2 times the longer side.
+    Its numbers are the configured ones; else its focal length is the configured one,
+    that of EXIF where it can be true, or COLMAP's guess of 1.2 times the longer side.
+
+    Raises:
+        ConfigError: `camera_params` has another count of numbers than the model, or
+            they are none that a camera can have.
     """
-    info = images.infos[name]
-    focal = config.focal_length or _exif_focal_length(info.size, images, name)
+    size = images.infos[name].size
     camera = pycolmap.Camera.create_from_model_name(
-        0, config.camera_model, focal or 1.2 * max(info.size), *info.size
+        0, config.camera_model, 1.2 * max(size), *size
     )
-    camera.has_prior_focal_length = focal is not None
-    return camera
+    params = known_params(config, name)
+    if params is not None:
+        _check_params(camera, params)
+        camera.params = list(params)
+        camera.has_prior_focal_length = True
+        return camera
+    focal = config.focal_length
+    if focal is None:
+        prior = exif_focal_length(images, name, is_fisheye=is_fisheye(camera))
+        focal = prior.pixels
+        if prior.doubt:
+            logger.warning("%s: %s. It is not used.", images.path(name), prior.doubt)
+    return camera if focal is None else with_focal_length(camera, focal)
 
 
-def _exif_focal_length(
-    size: tuple[int, int], images: ImageSet, name: str
-) -> float | None:
-    """Focal length in pixels where EXIF tells it: directly, or by COLMAP's tables."""
-    info = images.infos[name]
-    if info.focal_length_35mm:
-        # a frame of 36 x 24 mm; the EXIF standard compares diagonals
-        return info.focal_length_35mm * float(np.hypot(*size) / np.hypot(36, 24))
-    if not (info.focal_length_mm and info.model):
-        return None
-    try:
-        camera = pycolmap.infer_camera_from_image(images.path(name))
-    except ValueError as error:
-        logger.info("%s: COLMAP cannot read it for its focal length: %s", name, error)
-        return None
-    return float(camera.mean_focal_length()) if camera.has_prior_focal_length else None
+def is_known(config: DatabaseConfig, name: str) -> bool:
+    """Whether the configuration tells the focal length of an image."""
+    return config.focal_length is not None or known_params(config, name) is not None
+
+
+def known_params(config: DatabaseConfig, name: str) -> Sequence[float] | None:
+    """The configured numbers of an image's camera, those of the innermost folder."""
+    params = config.camera_params
+    if not isinstance(params, dict):
+        return params
+    folders = PurePosixPath(name).parents  # innermost first; "." is the last
+    return next((params[str(f)] for f in folders if str(f) in params), None)
+
+
+def _check_params(camera: pycolmap.Camera, params: Sequence[float]) -> None:
+    model, names = camera.model_name, camera.params_info
+    if len(params) != len(camera.params):
+        raise ConfigError(
+            f"database.camera_params: {model} has {len(camera.params)} numbers"
+            f" ({names}) but {len(params)} were given."
+        )
+    focal = [params[k] for k in camera.focal_length_idxs()]
+    centre = [params[k] for k in camera.principal_point_idxs()]
+    size = (camera.width, camera.height)
+    if min(focal) <= 0 or not all(
+        0 < c < side for c, side in zip(centre, size, strict=True)
+    ):
+        raise ConfigError(
+            f"database.camera_params: {', '.join(f'{p:g}' for p in params)} ({names})"
+            f" is no camera of {size[0]} x {size[1]} pixels: expected a focal length"
+            " above 0 and a principal point inside the image. Give pixels of the file."
+        )

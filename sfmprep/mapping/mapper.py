@@ -8,33 +8,29 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import cast
+from statistics import median
 
-import numpy as np
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import MappingConfig
+from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
+from sfmprep.mapping.adjust import refine_model
+from sfmprep.mapping.calibrate import Scales, calibrate_database, calibrate_pairs
+from sfmprep.mapping.cameras import is_known
+from sfmprep.mapping.initial_pairs import initial_pairs
+from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
-_MIN_IMAGES_FOR_PRINCIPAL_POINT = 8
-# Residuals are not independent, so far more than the 14 that would be significant (two
-# parameters, 0.1 %). Measured: scenes with a known offset 205 to 1700, rendered ones
-# without 1 to 6.
-_MIN_CHI2_OF_PRINCIPAL_POINT = 100
-_FINAL_BA_ITERATIONS = 100
-# Standard deviations: as good as squares to 95 % where errors are normal (Holland and
-# Welsch, Communications in Statistics 6, 1977).
-_LOSS_SCALE = 2.385
-_MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
 _MAX_STARTS = 3
 _MAX_IMAGES_FOR_RESTART = 300
+_FEW_IMAGES = 4  # up to which points that two of them see are used
 
 
 def map_images(
@@ -43,15 +39,20 @@ def map_images(
     folder: Path,
     config: MappingConfig,
     *,
+    cameras: DatabaseConfig | None = None,
+    scales: Scales | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
     """Recovers poses and points from a verified database.
 
-    Focal lengths that are unknown are calibrated from the view graph before either
-    mapper starts, on a copy of the database. Of `tum-fr2-desk20` with ALIKED the
-    incremental mapper found a wrong model (focal length 375 for 521) from each of three
-    seeds without that, and a right one from each with it.
+    Focal lengths are calibrated by the verified pairs before either mapper starts, on a
+    copy of the database. Of `tum-fr2-desk20` with ALIKED the incremental mapper found a
+    wrong model (focal length 375 for 521) from each of three seeds without that, and a
+    right one from each with it. Lenses of many coefficients are mapped with the first.
+
+    COLMAP's thresholds, such as the 4 pixels of its filter of points, are multiplied by
+    the median of `scales`: it has one of each for all images.
 
     Args:
         database: A COLMAP database whose pairs are verified; it is not changed.
@@ -59,25 +60,59 @@ def map_images(
         folder: Where the models go: `0` is the largest, then `1`, ... It must not
             hold models yet.
         config: Which mapper, and its thresholds.
+        cameras: What is known of cameras and may be refined; None for the defaults.
+        scales: See `Scales`; None for 1.
         seed: Of everything random in COLMAP.
-        progress: Wraps the loop over images as the incremental mapper registers them.
+        progress: Wraps the loops over pairs and over images as they are registered.
 
     Returns:
         The models, most registered images first, after a last bundle adjustment;
         none if COLMAP found none (see `explain_failure`).
+
+    Raises:
+        ReconstructionError: there are models, but all smaller than `min_model_size`; or
+            COLMAP found no solution of the last adjustment.
     """
+    cameras = cameras or DatabaseConfig()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
         calibrated = Path(raw) / "database.db"
         shutil.copyfile(database, calibrated)
-        _calibrate_focal_lengths(calibrated, seed)
+        told = _told_cameras(calibrated, cameras)
+        calibrate_database(
+            calibrated,
+            known=told,
+            max_error_px=cameras.max_error_px,
+            scales=scales,
+            seed=seed,
+            progress=progress,
+        )
+        with pycolmap.Database.open(calibrated) as opened:
+            lenses = simplify_lenses(opened, told)
         if config.type == "global":
-            found = _map_globally(calibrated, images, Path(raw), config, seed)
-        else:
-            found = _map_from_several_starts(
-                calibrated, images, Path(raw), config, seed, progress
+            calibrate_pairs(
+                calibrated,
+                max_error_px=cameras.max_error_px,
+                scales=scales,
+                seed=seed,
+                progress=progress,
             )
-    models = [refine_model(model, config) for model in found]
+        run = _Run(
+            database=calibrated,
+            images=images,
+            folder=Path(raw),
+            config=config,
+            cameras=cameras,
+            scale=median(scales.values()) if scales else 1.0,
+            seed=seed,
+            progress=progress,
+        )
+        found = _map_globally(run) if config.type == "global" else _start_often(run)
+    _expect_size(found, images, config)
+    models = []
+    for model in found:
+        restore_lenses(model, lenses)
+        models.append(refine_model(model, config, refine=cameras.refine))
     for number, model in enumerate(models):
         target = folder / str(number)
         target.mkdir()
@@ -85,122 +120,84 @@ def map_images(
     return models
 
 
-def refine_model(
-    model: pycolmap.Reconstruction, config: MappingConfig, *, robust: bool = False
-) -> pycolmap.Reconstruction:
-    """Returns a copy of a model after a last bundle adjustment.
-
-    With `robust`, errors count as in Cauchy's loss, whose scale is taken from those of
-    the copy adjusted without it. That suits refined keypoints: most are far more exact
-    than the few that had to stay.
-
-    Principal points move only after everything else has settled. With
-    `refine_principal_point: auto` that is kept where at least eight images share a
-    camera on average and the squared reprojection error falls by far more than chance
-    allows (by 100 times its mean; with `robust`, the loss). On fountain-P11, whose true
-    principal point is 9 and 11 px from the centre, that raises AUC@1 from 68 to 81.
-
-    Raises:
-        ReconstructionError: COLMAP found no solution.
-    """
-    model = pycolmap.Reconstruction(model)
-    summary, loss_scale = _adjust(model), None
-    if robust:
-        loss_scale = _LOSS_SCALE * _noise_px(model)
-        summary = _adjust(model, loss_scale=loss_scale)
-    when = config.refine_principal_point
-    if when == "never" or (when == "auto" and not _can_place_centres(model)):
-        return model
-    moved = pycolmap.Reconstruction(model)
-    after = _adjust(moved, loss_scale=loss_scale, refine_principal_point=True)
-    before, cost = (each.ceres_summary.final_cost for each in (summary, after))
-    chi2 = (before - cost) * after.num_residuals / max(cost, 1e-12)
-    logger.debug("moving the principal point lowers the loss by %.0f means", chi2)
-    return moved if when == "always" or chi2 >= _MIN_CHI2_OF_PRINCIPAL_POINT else model
-
-
-def _can_place_centres(model: pycolmap.Reconstruction) -> bool:
-    cameras = {image.camera_id for image in model.images.values() if image.has_pose}
-    images_per_camera = model.num_reg_images() / max(len(cameras), 1)
-    return images_per_camera >= _MIN_IMAGES_FOR_PRINCIPAL_POINT
-
-
-def _noise_px(model: pycolmap.Reconstruction) -> float:
-    """About the standard deviation of keypoints in x and in y.
-
-    It is from the errors of points, which are smaller: a point follows its keypoints,
-    by a fifth of the deviation where there are four.
-    """
-    errors = [point.error for point in model.points3D.values()]
-    return max(float(np.median(errors)) / _MEAN_LENGTH, 1e-6) if errors else 1.0
-
-
-def _adjust(
-    model: pycolmap.Reconstruction,
-    *,
-    loss_scale: float | None = None,
-    refine_principal_point: bool = False,
-) -> pycolmap.CeresBundleAdjustmentSummary:
-    """Adjusts in place; with a scale in pixels, by Cauchy's loss."""
-    options = pycolmap.BundleAdjustmentOptions()
-    if loss_scale is not None:
-        options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-        options.ceres.loss_function_scale = loss_scale
-    options.print_summary = False
-    options.refine_principal_point = refine_principal_point
-    options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in model.reg_image_ids():
-        config.add_image(image_id)
-    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
-    # The stubs know the base class alone.
-    summary = cast(pycolmap.CeresBundleAdjustmentSummary, adjuster.solve())
-    if not summary.is_solution_usable():
-        raise ReconstructionError(
-            f"the last bundle adjustment of {model.num_reg_images()} images failed"
-            f" ({summary.termination_type.name}); please report it with the database."
-        )
-    model.update_point_3d_errors()
-    return summary
-
-
-def _calibrate_focal_lengths(database: Path, seed: int) -> None:
-    """Replaces guessed focal lengths by those that the verified pairs agree on."""
+def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:
+    """Ids of cameras whose focal length the configuration tells."""
     with pycolmap.Database.open(database) as opened:
-        if all(camera.has_prior_focal_length for camera in opened.read_all_cameras()):
-            return
-    options = pycolmap.ViewGraphCalibrationOptions()
-    options.random_seed = seed
-    if not pycolmap.calibrate_view_graph(database, options):
-        logger.warning(
-            "the verified pairs do not tell the focal length, so it stays a guess;"
-            " poses may be wrong. If it is known: --set database.focal_length=PIXELS"
-        )
+        return {
+            image.camera_id
+            for image in opened.read_all_images()
+            if is_known(config, image.name)
+        }
 
 
-def _map_from_several_starts(
-    database: Path,
-    images: ImageSet,
-    folder: Path,
-    config: MappingConfig,
-    seed: int,
-    progress: Progress,
-) -> list[pycolmap.Reconstruction]:
-    """Starts again, from another pair, where the first start fell into pieces.
+def _expect_size(
+    models: list[pycolmap.Reconstruction], images: ImageSet, config: MappingConfig
+) -> None:
+    """Drops models that are too small, from the end; raises if no other is left."""
+    limit = min(config.min_model_size, len(images))
+    if not models or models[0].num_reg_images() >= limit:
+        while models and models[-1].num_reg_images() < limit:
+            models.pop()
+        return
+    largest = models[0].num_reg_images()
+    raise ReconstructionError(
+        f"the largest model holds {largest} of the {len(images)} images in"
+        f" {images.root}, fewer than mapping.min_model_size: {limit}. Take more"
+        f" photographs between the others, or --set mapping.min_model_size={largest}."
+    )
 
-    The start with the most images in one model is kept, and of equals the one with the
-    smaller reprojection error: a model that grew from a wrong pair fits worse.
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What every start of a mapper needs."""
+
+    database: Path
+    images: ImageSet
+    folder: Path
+    config: MappingConfig
+    cameras: DatabaseConfig
+    scale: float
+    seed: int
+    progress: Progress
+
+
+def _start_often(run: _Run) -> list[pycolmap.Reconstruction]:
+    """Starts again, from other pairs, where the first start fell into pieces.
+
+    A start is better that has more images in one model, and of equals the one with the
+    smaller reprojection error: a model that grew from a wrong pair fits worse. What
+    only the others have stays as further models.
     """
-    best: list[pycolmap.Reconstruction] = []
-    for start in range(_MAX_STARTS):
-        found = _map_incrementally(
-            database, images, folder, config, seed + start, progress
-        )
-        best = max(best, _sorted_models(found), key=_quality)
-        if len(found) <= 1 or len(images) > _MAX_IMAGES_FOR_RESTART:
+    best = _sorted_models(_map_incrementally(run))
+    if _is_whole(best, run) or len(run.images) > _MAX_IMAGES_FOR_RESTART:
+        return best
+    pairs = initial_pairs(
+        run.database,
+        [_first_images(model) for model in best],
+        max_error_px=run.cameras.max_error_px * run.scale,
+        limit=_MAX_STARTS - 1,
+        seed=run.seed,
+    )
+    for pair in pairs:
+        logger.info("starting again, from images %d and %d", *pair)
+        found = _sorted_models(_map_incrementally(run, pair))
+        if _quality(found) > _quality(best):
+            best = [found[0], *_sorted_models([found[0], *best])[1:]]
+        if _is_whole(best, run):
             break
     return best
+
+
+def _first_images(model: pycolmap.Reconstruction) -> tuple[int, ...]:
+    """Ids of the two images that a model started from."""
+    frames = [model.frames[key] for key in model.reg_frame_ids()[:2]]
+    return tuple(data.id for frame in frames for data in frame.image_ids)
+
+
+def _is_whole(models: list[pycolmap.Reconstruction], run: _Run) -> bool:
+    """Whether there is one model, of half of the images or more."""
+    most = len(run.images) / 2
+    return len(models) == 1 and models[0].num_reg_images() >= most
 
 
 def _quality(models: list[pycolmap.Reconstruction]) -> tuple[int, float]:
@@ -229,36 +226,34 @@ def _sorted_models(
 
 def _set_options(
     options: pycolmap.IncrementalPipelineOptions | pycolmap.GlobalPipelineOptions,
-    images: ImageSet,
-    config: MappingConfig,
-    seed: int,
+    run: _Run,
 ) -> None:
     """Sets what both mappers have in common."""
-    options.min_num_matches = config.min_num_matches
-    options.min_model_size = min(config.min_model_size, len(images))
-    options.random_seed = seed
+    options.min_num_matches = run.config.min_num_matches
+    options.min_model_size = min(run.config.min_model_size, len(run.images))
+    options.random_seed = run.seed
 
 
 def _map_incrementally(
-    database: Path,
-    images: ImageSet,
-    folder: Path,
-    config: MappingConfig,
-    seed: int,
-    progress: Progress,
+    run: _Run, start: tuple[int, int] | None = None
 ) -> list[pycolmap.Reconstruction]:
-    """Runs the mapper in a thread, so that it can be watched and stopped."""
-    options = pycolmap.IncrementalPipelineOptions()
-    _set_options(options, images, config, seed)
+    """Runs the mapper in a thread, so that it can be watched and stopped.
+
+    With the ids of two images it makes one model, which starts from these.
+    """
+    options = _incremental_options(run)
+    if start is not None:
+        options.init_image_id1, options.init_image_id2 = start
+        options.init_num_trials, options.multiple_models = 1, False
     registered: SimpleQueue[int] = SimpleQueue()
     token = pycolmap.CancellationToken()
 
-    def run() -> list[pycolmap.Reconstruction]:
+    def map_in_thread() -> list[pycolmap.Reconstruction]:
         try:
             models = pycolmap.incremental_mapping(
-                database,
-                images.root,
-                folder,
+                run.database,
+                run.images.root,
+                run.folder,
                 options,
                 initial_image_pair_callback=lambda: registered.put(2),
                 next_image_callback=lambda: registered.put(1),
@@ -273,9 +268,9 @@ def _map_incrementally(
             yield from itertools.repeat(None, count)
 
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(run)
+        job = pool.submit(map_in_thread)
         try:
-            for _ in progress(steps(), desc="map", total=len(images)):
+            for _ in run.progress(steps(), desc="map", total=len(run.images)):
                 pass
         except BaseException:
             token.cancel()
@@ -283,16 +278,40 @@ def _map_incrementally(
         return job.result()
 
 
-def _map_globally(
-    database: Path,
-    images: ImageSet,
-    folder: Path,
-    config: MappingConfig,
-    seed: int,
-) -> list[pycolmap.Reconstruction]:
+def _incremental_options(run: _Run) -> pycolmap.IncrementalPipelineOptions:
+    options = pycolmap.IncrementalPipelineOptions()
+    _set_options(options, run)
+    mapper, triangulation = options.mapper, options.triangulation
+    for part, names in (
+        (mapper, ("init_max_error", "abs_pose_max_error", "filter_max_reproj_error")),
+        (triangulation, ("merge_max_reproj_error", "complete_max_reproj_error")),
+    ):
+        for name in names:
+            setattr(part, name, getattr(part, name) * run.scale)
+    triangulation.ignore_two_view_tracks = len(run.images) > _FEW_IMAGES
+    refine = run.cameras.refine
+    options.ba_refine_focal_length = refine != "none"
+    options.ba_refine_extra_params = refine == "all"
+    mapper.abs_pose_refine_focal_length = refine != "none"
+    mapper.abs_pose_refine_extra_params = refine == "all"
+    return options
+
+
+def _map_globally(run: _Run) -> list[pycolmap.Reconstruction]:
     options = pycolmap.GlobalPipelineOptions()
-    _set_options(options, images, config, seed)
-    found = pycolmap.global_mapping(database, images.root, folder, options)
+    _set_options(options, run)
+    mapper, triangulation = options.mapper, options.mapper.retriangulation
+    triangulation.merge_max_reproj_error *= run.scale
+    triangulation.complete_max_reproj_error *= run.scale
+    mapper.bundle_adjustment.ceres.loss_function_scale *= run.scale
+    mapper.bundle_adjustment.refine_focal_length = run.cameras.refine != "none"
+    mapper.bundle_adjustment.refine_extra_params = run.cameras.refine == "all"
+    if len(run.images) <= _FEW_IMAGES:
+        triangulation.ignore_two_view_tracks = False
+        mapper.track_min_num_views_per_track = 2
+        mapper.global_positioning.min_num_view_per_track = 2
+        mapper.bundle_adjustment.min_track_length = 2
+    found = pycolmap.global_mapping(run.database, run.images.root, run.folder, options)
     return _sorted_models(found.values())
 
 

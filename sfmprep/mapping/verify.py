@@ -13,6 +13,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
+from sfmprep.mapping.calibrate import Scales, assume_fisheye_focal_lengths
 from sfmprep.mapping.database import looked_into, open_database, write_errors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
@@ -39,6 +40,7 @@ def verify_matches(
     pairs: Pairs,
     config: DatabaseConfig,
     *,
+    scales: Scales | None = None,
     seed: int = 0,
     num_threads: int | None = None,
     progress: Progress = silent,
@@ -46,12 +48,15 @@ def verify_matches(
     """Estimates the two-view geometry of every matched pair, on all cores.
 
     Pairs that have one already are left as they are, so a run that was stopped goes
-    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry.
+    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry. Pairs of
+    fisheye lenses whose focal length is not known are verified with one that is
+    searched in the matches; the cameras in the database stay as they are.
 
     Args:
         path: A database that `update_database` filled.
         pairs: The pairs to verify; those without matches are passed over.
         config: Thresholds.
+        scales: See `Scales`; None for 1. Of two images the larger counts.
         seed: Of RANSAC.
         num_threads: None for all cores.
         progress: Wraps the loop over pairs.
@@ -59,35 +64,48 @@ def verify_matches(
     Raises:
         StoreError: `path` is not a COLMAP database, is locked or cannot be written.
     """
-    options = pycolmap.TwoViewGeometryOptions()
-    options.min_num_inliers = config.min_num_inliers
-    options.ransac.max_error = config.max_error_px
-    options.ransac.random_seed = seed
+    scales = scales or {}
+
+    def options(*names: str) -> pycolmap.TwoViewGeometryOptions:
+        options = pycolmap.TwoViewGeometryOptions()
+        options.min_num_inliers = config.min_num_inliers
+        scale = max(scales.get(name, 1.0) for name in names)
+        options.ransac.max_error = config.max_error_px * scale
+        options.ransac.random_seed = seed
+        return options
 
     with (
         write_errors(path),
         open_database(path) as database,
         ThreadPoolExecutor(num_threads) as pool,
     ):
-        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         images = {image.name: image for image in database.read_all_images()}
-        camera_ids = {image.image_id: image.camera_id for image in images.values()}
+        by_id = {image.image_id: image for image in images.values()}
 
         @lru_cache(maxsize=_CACHED_IMAGES)
         def points(image_id: int) -> NDArray[np.float64]:
             return database.read_keypoints(image_id)[:, :2].astype(np.float64)
 
-        missing = [
+        asked = [
             (images[name0].image_id, images[name1].image_id)
             for name0, name1 in pairs
             if name0 in images and name1 in images
         ]
         missing = [
             ids
-            for ids in missing
+            for ids in asked
             if database.exists_matches(*ids)
             and not database.exists_two_view_geometry(*ids)
         ]
+
+        cameras = assume_fisheye_focal_lengths(
+            database,
+            asked if missing else (),
+            max_error_px=config.max_error_px,
+            scales=scales,
+            seed=seed,
+            progress=progress,
+        )
 
         def verified() -> Iterator[pycolmap.TwoViewGeometry]:
             # in batches, to bound what waits in memory
@@ -95,12 +113,12 @@ def verify_matches(
                 jobs = [
                     pool.submit(
                         pycolmap.estimate_two_view_geometry,
-                        cameras[camera_ids[id0]],
+                        cameras[by_id[id0].camera_id],
                         points(id0),
-                        cameras[camera_ids[id1]],
+                        cameras[by_id[id1].camera_id],
                         points(id1),
                         database.read_matches(id0, id1),
-                        options,
+                        options(by_id[id0].name, by_id[id1].name),
                     )
                     for id0, id1 in batch
                 ]

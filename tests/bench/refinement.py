@@ -27,7 +27,7 @@ from sfmprep.config import MappingConfig, Recipe, RefinementConfig
 from sfmprep.evaluation.poses import Evaluation, evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.mapper import refine_model
+from sfmprep.mapping.adjust import refine_model
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.run import open_run
 from sfmprep.refinement.refine import refine_keypoints

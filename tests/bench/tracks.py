@@ -25,8 +25,8 @@ from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, DenseConfig, MappingConfig, XFeatStarConfig
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.database import update_database
-from sfmprep.mapping.mapper import refine_model
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import Pairs, sequential_pairs
 from sfmprep.semidense import join as dense_tracks

@@ -159,7 +159,8 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             f"{SIFT}database: {{camera: single}}",
             "unknown key 'database.camera'. Did you mean 'cameras'? Keys here:"
-            " camera_model, cameras, focal_length, max_error_px, min_num_inliers.",
+            " camera_model, cameras, focal_length, camera_params, refine, max_error_px,"
+            " min_num_inliers.",
         ),
         (
             f"{SIFT}mapping: {{typ: none}}",

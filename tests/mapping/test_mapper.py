@@ -11,10 +11,10 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig
+from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.mapper import (
     explain_failure,
     map_images,
-    refine_model,
 )
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 

@@ -1,0 +1,269 @@
+"""Focal lengths from matched pairs, where nobody told them or told them wrongly.
+
+For each of some focal lengths the relative pose of a pair is estimated anew, and what
+its matches miss their epipolar lines by is summed; the focal length that the pairs of
+a camera like best is taken. That asks the matches themselves, holds for fisheye lenses
+as for pinholes, and costs as much for a hundred pairs as for a hundred thousand. The
+closed form from fundamental matrices, which COLMAP's calibration of the view graph
+uses, knows no fisheye lens and is unstable where optical axes meet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+
+from sfmprep.progress import Progress, silent
+from sfmprep.types import Float64
+
+logger = logging.getLogger(__name__)
+
+# Focal lengths in longer sides: pinholes that see from 110 degrees to 8, and fisheye
+# lenses from 290 to 39.
+_STEP = 1.25
+_PINHOLE_RATIOS = 0.35 * _STEP ** np.arange(14)
+_FISHEYE_RATIOS = 0.2 * _STEP ** np.arange(9)
+_FINE_STEP = _STEP**0.25  # around the best of them
+
+_MAX_PAIRS = 30  # of one camera
+_MIN_PAIRS = 8  # of one of many
+_MAX_TOTAL = 90
+_MIN_OWN_PAIRS = 3  # with fewer, pairs with other cameras are asked as well
+_MIN_MATCHES = 30
+_MAX_MATCHES = 300  # of one pair, which so never outvotes the others
+_TRIALS = (50, 1000)  # of RANSAC
+
+# A focal length is known where one that is `_APART` times as long or as short costs
+# `_WORSE` times as much. One that was told is refused where it is so far off and costs
+# so much, and the best is at least better than its neighbours: where two views do not
+# tell the focal length, small errors of the lens drive the best to an end of the grid.
+# Twice as long costs 1.4 times as much for the pairs of six photographs of
+# fountain-P11, half as long 5 times.
+_APART = 1.3
+_WORSE = 1.15
+_DISTINCT = 1.05
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchedViews:
+    """Matches of two views in pixels of their files."""
+
+    camera_ids: tuple[int, int]
+    xy: tuple[Float64, Float64]  # both [M, 2]
+    max_error_px: float  # from the epipolar line; larger errors count as much
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalLength:
+    """What the pairs of one camera say."""
+
+    pixels: float
+    is_known: bool  # others fit clearly worse, or nothing speaks against what was told
+    refused: bool = False  # another one was told, and the pairs contradict it
+
+
+def find_focal_lengths(
+    cameras: Mapping[int, pycolmap.Camera],
+    pairs: Sequence[MatchedViews],
+    *,
+    known: Collection[int] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[int, FocalLength]:
+    """Searches the focal lengths with which matches fit their epipolar lines.
+
+    Cameras with many pairs of their own come first. Where there are fewer than three,
+    those with other cameras are asked as well: the other's focal length is the one
+    that is known or was found, else as many longer sides as that which is tried.
+
+    Args:
+        cameras: By id. A focal length marked as a prior stays, unless the pairs
+            contradict it; any other stays where the pairs do not tell a better one.
+        pairs: The most telling ones first; wrong matches may be among theirs.
+        known: Ids of cameras that are not asked.
+        seed: Of RANSAC.
+        progress: Wraps the loop over pairs.
+
+    Returns:
+        By camera id; none for cameras whose pairs all have fewer than 30 matches.
+    """
+    settled = {key: cameras[key] for key in known}
+    plan = _plan(pairs, [key for key in cameras if key not in settled])
+    found: dict[int, FocalLength] = {}
+
+    def search() -> Iterator[None]:
+        for key, chosen in plan.items():
+            camera = cameras[key]
+            pixels, costs = np.empty(0), np.empty(0)
+            for candidates in (_coarse, _fine):
+                tried = candidates(camera, pixels, costs)
+                jobs = [
+                    pool.submit(_costs, pair, key, cameras, dict(settled), tried, seed)
+                    for pair in chosen
+                ]
+                total = np.zeros(len(tried))
+                for job in jobs:
+                    total += job.result()
+                    yield
+                pixels, costs = np.append(pixels, tried), np.append(costs, total)
+            if chosen:
+                found[key] = _judge(camera, pixels, costs)
+                settled[key] = with_focal_length(camera, found[key].pixels)
+
+    num_steps = 2 * sum(map(len, plan.values()))
+    with ThreadPoolExecutor() as pool:
+        for _ in progress(search(), desc="calibrate", total=num_steps):
+            pass
+    return found
+
+
+def with_focal_length(camera: pycolmap.Camera, pixels: float) -> pycolmap.Camera:
+    """A copy of a camera that has this focal length, in x and y, as a prior."""
+    changed = pycolmap.Camera(camera.todict())
+    params = np.array(camera.params)
+    params[list(camera.focal_length_idxs())] = pixels
+    changed.params = params.tolist()
+    changed.has_prior_focal_length = True
+    return changed
+
+
+def _plan(
+    pairs: Sequence[MatchedViews], asked: Sequence[int]
+) -> dict[int, list[MatchedViews]]:
+    """The pairs that each camera is judged by, cameras with most of their own first."""
+    own: dict[int, list[MatchedViews]] = {key: [] for key in asked}
+    shared: dict[int, list[MatchedViews]] = {key: [] for key in asked}
+    for pair in pairs:
+        if len(pair.xy[0]) >= _MIN_MATCHES:
+            first, second = pair.camera_ids
+            for key in {first, second} & own.keys():
+                (own if first == second else shared)[key].append(pair)
+    limit = min(_MAX_PAIRS, max(_MIN_PAIRS, _MAX_TOTAL // max(len(own), 1)))
+    order = sorted(asked, key=lambda key: (-len(own[key]), -len(shared[key])))
+    return {
+        key: (own[key] + (shared[key] if len(own[key]) < _MIN_OWN_PAIRS else []))[
+            :limit
+        ]
+        for key in order
+    }
+
+
+def _coarse(camera: pycolmap.Camera, *_: Float64) -> Float64:
+    """Focal lengths in pixels; the first is the one that the camera has."""
+    ratios = _FISHEYE_RATIOS if is_fisheye(camera) else _PINHOLE_RATIOS
+    grid = ratios * max(camera.width, camera.height)
+    return np.append(camera.mean_focal_length(), grid)
+
+
+def _fine(_: pycolmap.Camera, pixels: Float64, costs: Float64) -> Float64:
+    """Focal lengths on both sides of the best so far."""
+    best = pixels[1:][costs[1:].argmin()]
+    return np.array([best * _FINE_STEP**k for k in (-3, -2, -1, 1, 2, 3)])
+
+
+def is_fisheye(camera: pycolmap.Camera) -> bool:
+    """Whether no fundamental matrix relates two of its images, whatever its lens."""
+    return bool(camera.is_perspective_fisheye())
+
+
+def _judge(camera: pycolmap.Camera, pixels: Float64, costs: Float64) -> FocalLength:
+    """Decides by the costs of candidates, the first of which is the camera's own."""
+    told, told_cost = np.log(pixels[0]), costs[0]
+    order = np.argsort(pixels[1:])
+    grid, cost = np.log(pixels[1:][order]), costs[1:][order]
+    best, lowest = _vertex(grid, cost), min(cost.min(), told_cost)
+    apart = np.log(_APART)
+    sides = np.interp([best - apart, best + apart], grid, cost).min() / lowest
+    is_worse = told_cost > _WORSE * lowest and abs(told - best) > apart
+    is_better = bool(is_worse and sides > _DISTINCT)
+    if camera.has_prior_focal_length and not is_better:
+        return FocalLength(pixels=float(pixels[0]), is_known=True)
+    is_known = bool(sides > _WORSE)
+    return FocalLength(
+        pixels=float(np.exp(best) if is_known or is_better else pixels[0]),
+        is_known=is_known,
+        refused=camera.has_prior_focal_length,
+    )
+
+
+def _vertex(x: Float64, y: Float64) -> float:
+    """Where the parabola through the lowest point and its neighbours is lowest."""
+    k = int(y.argmin())
+    if k in (0, len(y) - 1):
+        return float(x[k])
+    a, b, _ = np.polyfit(x[k - 1 : k + 2] - x[k], y[k - 1 : k + 2], 2)
+    return float(x[k] - b / (2 * a)) if a > 0 else float(x[k])
+
+
+def _costs(
+    pair: MatchedViews,
+    key: int,
+    cameras: Mapping[int, pycolmap.Camera],
+    settled: Mapping[int, pycolmap.Camera],
+    pixels: Float64,
+    seed: int,
+) -> Float64:
+    """What the matches of a pair miss by, for each focal length of camera `key`."""
+    rows = np.unique(np.linspace(0, len(pair.xy[0]) - 1, _MAX_MATCHES).astype(np.int64))
+    xy = pair.xy[0][rows], pair.xy[1][rows]
+    side = max(cameras[key].width, cameras[key].height)
+    costs = np.empty(len(pixels))
+    for k, focal in enumerate(pixels):
+        views = [
+            settled[other]
+            if other != key and other in settled
+            else with_focal_length(
+                camera, focal / side * max(camera.width, camera.height)
+            )
+            for other, camera in ((c, cameras[c]) for c in pair.camera_ids)
+        ]
+        costs[k] = _epipolar_cost(views[0], views[1], xy, pair.max_error_px, seed)
+    return costs
+
+
+def _epipolar_cost(
+    camera0: pycolmap.Camera,
+    camera1: pycolmap.Camera,
+    xy: tuple[Float64, Float64],
+    max_error_px: float,
+    seed: int,
+) -> float:
+    """The squared errors of the best relative pose, each at most 1, in `max_error_px`.
+
+    Errors are Sampson's distance on rays, from the epipolar planes in pixels.
+    """
+    options = pycolmap.RANSACOptions()
+    options.max_error = max_error_px
+    options.min_num_trials, options.max_num_trials = _TRIALS
+    options.random_seed = seed
+    found = pycolmap.estimate_relative_pose(camera0, xy[0], camera1, xy[1], options)
+    if found is None:
+        return float(len(xy[0]))
+    pose = found["cam2_from_cam1"]
+    essential = np.cross(np.eye(3), pose.translation) @ pose.rotation.matrix()
+    (ray0, slope0), (ray1, slope1) = _rays(camera0, xy[0]), _rays(camera1, xy[1])
+    plane1, plane0 = ray0 @ essential.T, ray1 @ essential
+    gradients = (
+        np.einsum("mij,mi->mj", slope0, plane0),
+        np.einsum("mij,mi->mj", slope1, plane1),
+    )
+    across = (ray1 * plane1).sum(1) ** 2
+    along = (np.hstack(gradients) ** 2).sum(1)
+    squared = across / np.maximum(along, 1e-30) / max_error_px**2
+    return float(np.minimum(squared, 1).sum())
+
+
+def _rays(camera: pycolmap.Camera, xy: Float64) -> tuple[Float64, Float64]:
+    """Rays [M, 3] and their derivatives by the pixel [M, 3, 2]."""
+    half = np.array([[0.5, 0.0], [0.0, 0.5]])
+    derivatives = [
+        np.asarray(camera.cam_ray_from_img(xy + step))
+        - np.asarray(camera.cam_ray_from_img(xy - step))
+        for step in half
+    ]
+    return np.asarray(camera.cam_ray_from_img(xy)), np.stack(derivatives, axis=2)

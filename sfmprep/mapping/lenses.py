@@ -1,0 +1,106 @@
+"""Lens models with many parameters: held back until there is enough to find them by.
+
+Two views do not tell four coefficients of distortion apart: in the first adjustments
+they run away, and the images that follow find no place. So models are mapped with the
+first of their coefficients alone, and get the others when all poses are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pycolmap
+
+from sfmprep.types import Float64
+
+_Model = pycolmap.CameraModelId
+# Their first coefficient means the same, their others are held at zero.
+_SIMPLER = {
+    _Model.RADIAL: _Model.SIMPLE_RADIAL,
+    _Model.OPENCV: _Model.SIMPLE_RADIAL,
+    _Model.FULL_OPENCV: _Model.SIMPLE_RADIAL,
+    _Model.RADIAL_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
+    _Model.OPENCV_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
+}
+_NUM_SAMPLES = 50
+_MAX_CHANGE = 1.5  # of the focal length, when the others are set free
+
+
+def simplify_lenses(
+    database: pycolmap.Database, known: Collection[int]
+) -> dict[int, pycolmap.CameraModelId]:
+    """Gives cameras of many coefficients a model of one, unless some are known.
+
+    Args:
+        database: It is changed.
+        known: Ids of cameras that stay as they are.
+
+    Returns:
+        The models that they had, by id, for `restore_lenses`.
+    """
+    had = {}
+    for camera in database.read_all_cameras():
+        extra = np.array(camera.params)[list(camera.extra_params_idxs())]
+        if camera.camera_id in known or extra.any():
+            continue
+        if camera.model in _SIMPLER:
+            had[camera.camera_id] = camera.model
+            change_model(camera, _SIMPLER[camera.model])
+            database.update_camera(camera)
+    return had
+
+
+def restore_lenses(
+    model: pycolmap.Reconstruction, had: Mapping[int, pycolmap.CameraModelId]
+) -> None:
+    """Gives the cameras of a model back the models that `simplify_lenses` took."""
+    for key, kind in had.items():
+        if key in model.cameras:
+            change_model(model.cameras[key], kind)
+
+
+def change_model(camera: pycolmap.Camera, model: pycolmap.CameraModelId) -> None:
+    """Gives a camera another model of the same kind, its new coefficients zero."""
+    old = np.array(camera.params)
+    extra = old[list(camera.extra_params_idxs())]
+    like = pycolmap.Camera.create_from_model_id(
+        0, model, camera.mean_focal_length(), camera.width, camera.height
+    )
+    params = np.array(like.params)
+    params[list(like.principal_point_idxs())] = old[list(camera.principal_point_idxs())]
+    both = list(like.extra_params_idxs())[: len(extra)]
+    params[both] = extra[: len(both)]
+    camera.model = model
+    camera.params = params.tolist()
+
+
+def is_plausible(camera: pycolmap.Camera, before: pycolmap.Camera) -> bool:
+    """Whether a lens that was set free is still one.
+
+    Images must grow with the angle from the axis as far as their corners, and the focal
+    length must be within half as much again as before.
+    """
+    ratio = camera.mean_focal_length() / before.mean_focal_length()
+    if not 1 / _MAX_CHANGE <= ratio <= _MAX_CHANGE:
+        return False
+    centre = np.array([before.principal_point_x, before.principal_point_y])
+    size = np.array([before.width, before.height])
+    corner = np.where(centre > size / 2, 0.0, size)  # the farthest
+    towards = centre + np.linspace(0, 1, _NUM_SAMPLES)[1:, None] * (corner - centre)
+    rays = np.asarray(before.cam_ray_from_img(towards))
+    angle = np.arctan2(np.linalg.norm(rays[:, :2], axis=1), rays[:, 2])
+    radius = _radii(camera, angle)
+    return bool(np.isfinite(radius).all() and (np.diff(radius) > 0).all())
+
+
+def _radii(camera: pycolmap.Camera, angle: Float64) -> Float64:
+    """How far from the principal point rays with these angles meet the image, pixels.
+
+    Along x; NaN for rays that do not meet it.
+    """
+    rays = np.stack([np.sin(angle), np.zeros_like(angle), np.cos(angle)], axis=1)
+    xy = np.asarray(camera.img_from_cam(rays), np.float64)
+    centre = np.array([camera.principal_point_x, camera.principal_point_y])
+    radii: Float64 = np.linalg.norm(xy - centre, axis=1)
+    return radii

@@ -1,0 +1,66 @@
+"""The last bundle adjustment: principal points, one coordinate at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.mapper import map_images
+from sfmprep.mapping.verify import verify_matches
+from sfmprep.pairing.pairs import exhaustive_pairs
+from sfmprep.types import Float64
+from tests.support.orbit import lens, orbit
+
+
+def map_orbit(
+    folder: Path, offset: tuple[float, float], sway: float = 0.0
+) -> tuple[pycolmap.Reconstruction, dict[str, Float64]]:
+    """An orbit, level without `sway`; its principal point is `offset` off."""
+    camera = lens("SIMPLE_RADIAL", 800)
+    camera.params = [800.0, 512 + offset[0], 384 + offset[1], 0.0]
+    path = folder / "database.db"
+    truth = orbit(
+        *(path, camera), guess_px=800, is_prior=True, sway=sway, num_images=24, turn=5.5
+    )
+    verify_matches(path, exhaustive_pairs(sorted(truth)), DatabaseConfig())
+    images = ImageSet(folder, tuple(sorted(truth)), {}, {})
+    (model,) = map_images(path, images, folder / "models", MappingConfig())
+    return model, truth
+
+
+def rotation_error_deg(
+    model: pycolmap.Reconstruction, truth: dict[str, Float64]
+) -> float:
+    """The mean angle to the true rotations, after the best rotation of the world."""
+    images = [model.images[k] for k in model.reg_image_ids()]
+    own = np.array([i.cam_from_world().rotation.matrix() for i in images])
+    true = np.array([truth[i.name] for i in images])
+    u, _, vt = np.linalg.svd(np.einsum("vji,vjk->ik", own, true))
+    between = own @ (u @ vt) @ true.transpose(0, 2, 1)
+    cosine = (np.trace(between, axis1=1, axis2=2) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+
+
+def test_only_the_coordinate_moves_that_is_off(tmp_path: Path) -> None:
+    """In a level orbit y is hardly told: moved with x, it would spoil the poses."""
+    model, truth = map_orbit(tmp_path, (15, 0))
+    assert model.cameras[1].params[1] == pytest.approx(527, abs=1.5)
+    assert model.cameras[1].params[2] == 384
+    assert rotation_error_deg(model, truth) < 0.06
+
+
+def test_both_coordinates_move_where_both_are_told(tmp_path: Path) -> None:
+    model, truth = map_orbit(tmp_path, (15, -25), sway=0.3)
+    assert model.cameras[1].params[1:3] == pytest.approx([527, 359], abs=3)
+    assert rotation_error_deg(model, truth) < 0.06
+
+
+def test_principal_point_is_bounded(tmp_path: Path) -> None:
+    """A picture that was cut off at one side is no lens that is off by so much."""
+    model, _ = map_orbit(tmp_path, (140, 0))
+    assert model.cameras[1].params[1:3].tolist() == [512, 384]

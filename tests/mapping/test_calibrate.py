@@ -1,0 +1,196 @@
+"""Focal lengths and lenses on synthetic captures whose cameras are known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.calibrate import calibrate_database
+from sfmprep.mapping.lenses import is_plausible
+from sfmprep.mapping.mapper import map_images
+from sfmprep.mapping.verify import verify_matches
+from sfmprep.pairing.pairs import exhaustive_pairs
+from tests.support.orbit import WIDTH, lens, orbit
+
+
+@pytest.fixture(autouse=True)
+def _quiet_colmap() -> None:
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+
+
+def run(path: Path, **settings: object) -> list[pycolmap.Reconstruction]:
+    """Verifies and maps."""
+    config = DatabaseConfig.model_validate(settings)
+    with pycolmap.Database.open(path) as database:
+        names = tuple(sorted(image.name for image in database.read_all_images()))
+    verify_matches(path, exhaustive_pairs(names), config)
+    images = ImageSet(path.parent, names, {}, {})
+    return map_images(
+        path, images, path.parent / "models", MappingConfig(), cameras=config
+    )
+
+
+# ---------------------------------------------------------------------------- fisheye
+@pytest.mark.parametrize("model", ["SIMPLE_RADIAL_FISHEYE", "OPENCV_FISHEYE"])
+def test_fisheye_lens_of_unknown_focal_length_is_mapped(
+    model: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "database.db"
+    orbit(
+        path, lens(model, 450, 0.02), guess_px=1.2 * WIDTH, num_wrong=40, num_points=250
+    )
+    (found,) = run(path)
+    assert found.num_reg_images() == 14
+    camera = found.cameras[1]
+    assert camera.model_name == model
+    assert camera.mean_focal_length() == pytest.approx(450, rel=0.01)
+    assert camera.params[-4:] == pytest.approx([0.02, 0, 0, 0], abs=0.05) or (
+        camera.params[-1] == pytest.approx(0.02, abs=0.01)
+    )
+
+
+def test_held_coefficients_are_found_once_all_poses_are(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("OPENCV", 800, -0.2, 0.08, 0.002), guess_px=800, is_prior=True)
+    (found,) = run(path)
+    assert found.num_reg_images() == 14
+    assert found.cameras[1].params[4:] == pytest.approx(
+        [-0.2, 0.08, 0.002, 0], abs=0.01
+    )
+
+
+def test_lens_that_runs_away_is_none() -> None:
+    before = lens("OPENCV_FISHEYE", 450)
+    assert is_plausible(lens("OPENCV_FISHEYE", 450, 0.02), before)
+    assert not is_plausible(lens("OPENCV_FISHEYE", 450, 0.02, -0.5), before)  # folds
+    assert not is_plausible(lens("OPENCV_FISHEYE", 900), before)
+
+
+# --------------------------------------------------------------------------- pinholes
+@pytest.mark.parametrize("guess_px", [325, 1300, 6000])
+def test_wrong_prior_is_refused(
+    guess_px: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=guess_px, is_prior=True)
+    camera = calibrated(path)
+    assert camera.mean_focal_length() == pytest.approx(650, rel=0.03)
+    assert camera.has_prior_focal_length
+    (message,) = caplog.messages
+    assert message.startswith(
+        "00.jpg and the other images of its camera: the focal length of"
+        f" {guess_px} px that EXIF tells is contradicted by the matches, which fit 6"
+    )
+
+
+def test_right_prior_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650, 0.05), guess_px=680, is_prior=True)
+    assert calibrated(path).mean_focal_length() == 680
+    assert not caplog.messages
+
+
+def test_known_camera_is_not_asked(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=1300, is_prior=True)
+    assert calibrated(path, known=[1]).mean_focal_length() == 1300
+
+
+def test_guess_stays_a_guess_where_pairs_do_not_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=900, sway=0, num_images=6)
+    camera = calibrated(path)
+    assert camera.mean_focal_length() == 900
+    assert not camera.has_prior_focal_length
+    assert caplog.messages == [
+        "00.jpg and the other images of its camera: the verified pairs do not tell the"
+        " focal length, so it stays a guess (900 px); poses may be wrong. If it is"
+        " known: --set database.focal_length=PIXELS"
+    ]
+
+
+def test_camera_without_a_pair_stays_a_guess(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=900, num_images=4)
+    with pycolmap.Database.open(path) as database:
+        other = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 500, 640, 480)
+        other.camera_id = database.write_camera(other)
+        database.write_image(pycolmap.Image(name="x.jpg", camera_id=other.camera_id))
+    assert calibrated(path).has_prior_focal_length
+    with pycolmap.Database.open(path) as database:
+        left = database.read_camera(other.camera_id)
+    assert not left.has_prior_focal_length
+    assert left.mean_focal_length() == 500
+
+
+def test_matches_that_verification_dropped_do_not_come_back(tmp_path: Path) -> None:
+    """A strip pasted into every picture matches itself, without any motion."""
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=900, num_images=6)
+    add_strip(path, num_keypoints=80)
+    assert calibrated(path).mean_focal_length() == pytest.approx(650, rel=0.03)
+
+
+def add_strip(path: Path, num_keypoints: int) -> None:
+    """Keypoints at the same place in every image, all of them matched."""
+    strip = np.random.default_rng(1).uniform((0, 740), (1024, 768), (num_keypoints, 2))
+    with pycolmap.Database.open(path) as database:
+        images = [image.image_id for image in database.read_all_images()]
+        keypoints = {k: database.read_keypoints(k)[:, :2] for k in images}
+        pairs = {
+            (a, b): database.read_matches(a, b) for a in images for b in images if a < b
+        }
+        database.clear_keypoints()
+        database.clear_matches()
+        for k, xy in keypoints.items():
+            both = np.concatenate([xy, strip]).astype(np.float32)
+            database.write_keypoints(k, both)
+        for (a, b), index in pairs.items():
+            rows = np.arange(num_keypoints, dtype=np.uint32) + len(keypoints[a])
+            database.write_matches(a, b, np.concatenate([index, np.c_[rows, rows]]))
+
+
+# -------------------------------------------------------------------- known intrinsics
+def test_known_lens_is_held_where_asked(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    params = [450.0, 512.0, 384.0, 0.02]
+    orbit(path, lens("SIMPLE_RADIAL_FISHEYE", 450, 0.02), guess_px=450, num_images=6)
+    set_camera(path, params)
+    (model,) = run(path, camera_params=params, refine="none")
+    assert model.num_reg_images() == 6
+    assert model.cameras[1].params.tolist() == params
+
+
+def test_only_the_focal_length_moves_where_asked(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650, 0.02), guess_px=650, num_images=8)
+    set_camera(path, [620, 512.0, 384.0, 0.02])
+    (model,) = run(path, camera_params=[620, 512.0, 384.0, 0.02], refine="focal")
+    focal, *rest = model.cameras[1].params
+    assert focal == pytest.approx(650, rel=0.01)
+    assert rest == [512, 384, 0.02]
+
+
+def set_camera(path: Path, params: list[float]) -> None:
+    with pycolmap.Database.open(path) as database:
+        camera = database.read_all_cameras()[0]
+        camera.params, camera.has_prior_focal_length = params, True
+        database.update_camera(camera)
+
+
+def calibrated(path: Path, known: Collection[int] = ()) -> pycolmap.Camera:
+    """The first camera after verification and calibration."""
+    with pycolmap.Database.open(path) as database:
+        names = [image.name for image in database.read_all_images()]
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig())
+    calibrate_database(path, known=known, max_error_px=4.0)
+    with pycolmap.Database.open(path) as database:
+        return database.read_camera(1)

@@ -1,0 +1,95 @@
+"""Databases of synthetic captures: a camera on a circle around points.
+
+Other than COLMAP's own, the points fill the image, so that the lens can be told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from sfmprep.types import Float64
+
+WIDTH, HEIGHT = 1024, 768
+
+
+def lens(model: str, focal: float, *extra: float) -> pycolmap.Camera:
+    """A camera of 1024 x 768 pixels with some coefficients."""
+    camera = pycolmap.Camera.create_from_model_name(1, model, focal, WIDTH, HEIGHT)
+    params = np.array(camera.params)
+    params[list(camera.extra_params_idxs())[: len(extra)]] = extra
+    camera.params = params.tolist()
+    return camera
+
+
+def orbit(
+    path: Path,
+    camera: pycolmap.Camera,
+    *,
+    guess_px: float,
+    is_prior: bool = False,
+    num_images: int = 14,
+    num_points: int = 400,
+    turn: float = np.pi,
+    sway: float = 0.3,
+    noise_px: float = 0.3,
+    num_wrong: int = 0,
+) -> dict[str, Float64]:
+    """Writes a database with the matches of all pairs, not verified.
+
+    The camera goes around the middle of a cube of side 2 at a distance of 1.6. It and
+    the point that it looks at are `sway` off, at random: without that, two views at the
+    same distance from where their axes meet do not tell the focal length. In the
+    database the focal length is `guess_px`, the principal point the middle, and the
+    lens has no distortion.
+
+    Returns:
+        By name, the rotations [3, 3] of the cameras from the world.
+    """
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (num_points, 3))
+    rotations, inside = {}, {}
+    with pycolmap.Database.open(path) as database:
+        stored = pycolmap.Camera.create_from_model_id(
+            0, camera.model, guess_px, camera.width, camera.height
+        )
+        stored.has_prior_focal_length = is_prior
+        stored.camera_id = database.write_camera(stored)
+        rig = pycolmap.Rig()
+        rig.add_ref_sensor(stored.sensor_id)
+        rig_id = database.write_rig(rig)
+        for k, angle in enumerate(np.linspace(0, turn, num_images)):
+            image = pycolmap.Image(name=f"{k:02}.jpg", camera_id=stored.camera_id)
+            image.image_id = database.write_image(image)
+            frame = pycolmap.Frame()
+            frame.rig_id = rig_id
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame)
+            centre = 1.6 * np.array([np.cos(angle), 0, np.sin(angle)])
+            centre += rng.uniform(-sway, sway, 3)
+            target = rng.uniform(-sway, sway, 3)
+            rotation = rotations[image.name] = _looking(target - centre)
+            xy = np.asarray(camera.img_from_cam((points - centre) @ rotation.T))
+            xy = xy + rng.normal(0, noise_px, xy.shape)
+            seen = ((xy > 0) & (xy < [camera.width, camera.height])).all(axis=1)
+            wrong = rng.permutation(num_points)[:num_wrong]
+            xy[wrong] = rng.uniform(0, HEIGHT, (num_wrong, 2))
+            seen[wrong] = True
+            inside[image.image_id] = seen
+            database.write_keypoints(image.image_id, xy.astype(np.float32))
+        for id0, seen0 in inside.items():
+            for id1, seen1 in inside.items():
+                if id0 < id1:
+                    both = np.flatnonzero(seen0 & seen1).astype(np.uint32)
+                    database.write_matches(id0, id1, np.stack([both, both], axis=1))
+    return rotations
+
+
+def _looking(forward: Float64) -> Float64:
+    """The rotation into a camera that looks there, x level, y down."""
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross([0, 1, 0], forward)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward])
