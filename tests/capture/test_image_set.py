@@ -21,15 +21,11 @@ from PIL import Image, ImageOps
 from PIL.ExifTags import GPS
 from PIL.PngImagePlugin import PngInfo
 
+from sfmprep.capture import batches as batching
 from sfmprep.capture import image_file
-from sfmprep.capture import image_set as images
-from sfmprep.capture.image_set import (
-    ImageInfo,
-    ImageSet,
-    fit_size,
-    load_batches,
-    read_pixels,
-)
+from sfmprep.capture.batches import fit_size, load_batches
+from sfmprep.capture.image_file import ImageInfo, read_pixels
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import upright_matrix, upright_pixels, upright_size
 from sfmprep.errors import ConfigError, ImageError
 
@@ -963,7 +959,7 @@ def test_error_in_a_worker_reaches_the_caller(
     def fail(path: Path) -> Pixels:
         raise MemoryError(path.name)
 
-    monkeypatch.setattr(images, "decode", fail)
+    monkeypatch.setattr(batching, "decode", fail)
     with pytest.raises(MemoryError, match=r"0\.jpg"):
         next(iter(load_batches(scanned, scanned.names, max_size=None)))
     assert not loader_threads()
@@ -982,7 +978,7 @@ def test_reading_ahead_is_bounded_and_stops_with_the_consumer(
         decoded.append(path.name)
         return image_file.decode(path)
 
-    monkeypatch.setattr(images, "decode", count)
+    monkeypatch.setattr(batching, "decode", count)
     batches = load_batches(
         scanned, scanned.names, max_size=None, batch_size=2, num_workers=3
     )
