@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,12 @@ from sfmprep.types import Float32, ImageBatch
 logger = logging.getLogger(__name__)
 
 MAX_LOAD_THREADS = 8  # a process
+_BATCH_BYTES = 3 << 28  # one batch, and all that wait for others of their size
+_AHEAD_BYTES = 1 << 29
+_BYTES_A_PIXEL = 3 * 4  # float32
+
+# [3, H, W] in 0..1, and the levels as in `Decoded`
+_Loaded = tuple[Float32, tuple[float, float] | None]
 
 
 def fit_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
@@ -45,18 +51,18 @@ def load_batches(
     """Decodes, reduces and turns images upright in threads, a few images ahead.
 
     Images whose upright, reduced sizes agree share a batch. One that waits for others
-    of its size, portrait among landscape, does so until `2 batch_size` images wait;
-    then the batch of the one that waits longest goes as it is. The batches are always
-    the same for the same names. Beside those that wait, `batch_size + num_workers`
-    images are read ahead; no more than `num_workers` are in full size in memory.
-    Closing the generator stops the threads.
+    of its size, portrait among landscape, does so until `2 batch_size` images or 768
+    MiB wait; then the batch of the one that waits longest goes as it is. The batches
+    are always the same for the same names. Beside those that wait, up to `batch_size +
+    num_workers` images and 512 MiB are read ahead, but always one. Closing the
+    generator stops the threads. At its end the log names pictures of few levels.
 
     Args:
         images: The capture.
         names: Which of them; they come out in this order where their sizes agree or
             `batch_size` is 1. May be empty.
         max_size: Longer side in pixels that larger images are reduced to, or None.
-        batch_size: The most images of one batch.
+        batch_size: The most images of one batch; fewer if they exceed 768 MiB.
         num_workers: Threads, or None for one a core, at most 8.
         on_unreadable: Called with the name and the reason of each image that cannot be
             decoded, which is then left out. By default this is a warning in the log.
@@ -105,33 +111,62 @@ def _batches(
     batch_size: int,
 ) -> Generator[tuple[tuple[str, ...], ImageBatch]]:
     with closing(loaded):
-        for items in _group_by_size(loaded, batch_size):
-            names, pixels = zip(*items, strict=True)
-            infos = [images.infos[name] for name in names]
+        for group in _group_by_size(loaded, batch_size):
+            infos = [images.infos[name] for name in group.names]
             yield (
-                names,
+                tuple(group.names),
                 ImageBatch(
-                    pixels=np.stack(pixels),
+                    pixels=group.pixels[: len(infos)],
                     sizes=np.array([i.size for i in infos], np.int32),
                     orientations=np.array([i.orientation for i in infos], np.int32),
                 ),
             )
 
 
+class _Group:
+    """Images of one size, in an array that is made for all that it may hold.
+
+    What is not filled costs no memory, and nothing is copied when it is full.
+    """
+
+    def __init__(self, first: Float32, batch_size: int) -> None:
+        num_images = max(1, min(batch_size, _BATCH_BYTES // first.nbytes))
+        self.names: list[str] = []
+        self.pixels = np.empty((num_images, *first.shape), np.float32)
+
+    def add(self, name: str, pixels: Float32) -> None:
+        self.pixels[len(self.names)] = pixels
+        self.names.append(name)
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.names) * int(self.pixels[0].nbytes)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.names) == len(self.pixels)
+
+
 def _group_by_size(
     loaded: Iterable[tuple[str, Float32]], batch_size: int
-) -> Iterator[list[tuple[str, Float32]]]:
-    """Yields lists of up to `batch_size` images of one size."""
+) -> Iterator[_Group]:
+    """Yields groups of up to `batch_size` images of one size."""
     # In the order of their oldest images, as dictionaries keep that of insertion.
-    waiting: dict[tuple[int, ...], list[tuple[str, Float32]]] = {}
+    waiting: dict[tuple[int, ...], _Group] = {}
     for name, pixels in loaded:
-        group = waiting.setdefault(pixels.shape, [])
-        group.append((name, pixels))
-        if len(group) == batch_size:
+        if pixels.shape not in waiting:
+            waiting[pixels.shape] = _Group(pixels, batch_size)
+        group = waiting[pixels.shape]
+        group.add(name, pixels)
+        if group.is_full:
             yield waiting.pop(pixels.shape)
-        elif sum(map(len, waiting.values())) == 2 * batch_size:
+        elif (
+            sum(len(group.names) for group in waiting.values()) == 2 * batch_size
+            or sum(group.num_bytes for group in waiting.values()) >= _BATCH_BYTES
+        ):
             yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
+    while waiting:
+        yield waiting.pop(next(iter(waiting)))
 
 
 def _load_ahead(
@@ -145,30 +180,59 @@ def _load_ahead(
 ) -> Generator[tuple[str, Float32]]:
     """Yields the images in order while threads work on those that follow."""
     pool = ThreadPoolExecutor(num_workers, "sfmprep-load")
-    tasks = (
-        (name, pool.submit(_load, images.path(name), images.infos[name], max_size))
-        for name in names
-    )
+    left = deque(names)
+    ahead: deque[tuple[str, Future[_Loaded]]] = deque()
+    stretched: dict[str, tuple[float, float]] = {}
+
+    def num_bytes(name: str, is_loaded: bool) -> int:
+        info = images.infos[name]
+        loaded = _BYTES_A_PIXEL * math.prod(fit_size(info.size, max_size))
+        return loaded if is_loaded else loaded + 3 * math.prod(info.size)
+
+    def has_room() -> bool:
+        held = sum(num_bytes(name, task.done()) for name, task in ahead)
+        return not ahead or (
+            len(ahead) < batch_size + num_workers
+            and held + num_bytes(left[0], False) <= _AHEAD_BYTES
+        )
+
     try:
-        ahead = deque(islice(tasks, batch_size + num_workers))
-        while ahead:
+        while left or ahead:
+            while left and has_room():
+                name = left.popleft()
+                path, info = images.path(name), images.infos[name]
+                ahead.append((name, pool.submit(_load, path, info, max_size)))
             name, task = ahead.popleft()
             try:
-                pixels = task.result()
+                pixels, levels = task.result()
             except ImageError as error:
                 on_unreadable(name, str(error))
             else:
+                del task  # it holds the pixels too
+                if levels is not None:
+                    stretched[name] = levels
                 yield name, pixels
-            ahead.extend(islice(tasks, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+    if stretched:
+        name, (low, high) = next(iter(stretched.items()))
+        logger.warning(
+            "%d of %d images in %s use few of the levels that they could, such as %s"
+            " from %g to %g; each is stretched to the range that it uses",
+            len(stretched),
+            len(names),
+            images.root,
+            name,
+            low,
+            high,
+        )
 
 
-def _load(path: Path, info: ImageInfo, max_size: int | None) -> Float32:
-    """One image as a network sees it, [3, H, W] in 0..1."""
+def _load(path: Path, info: ImageInfo, max_size: int | None) -> _Loaded:
+    """One image as a network sees it, and its levels if they were stretched."""
     import cv2  # here, so that a folder can be scanned without it
 
-    pixels = decode(path)
+    pixels, levels = decode(path)
     if pixels.shape[1::-1] != info.size:
         raise ImageError(
             f"it is {pixels.shape[1]} x {pixels.shape[0]} pixels now but was"
@@ -180,4 +244,5 @@ def _load(path: Path, info: ImageInfo, max_size: int | None) -> Float32:
         pixels = np.asarray(reduced, np.uint8)
     upright = coords.upright_pixels(pixels, info.orientation)
     planes = np.empty((3, *upright.shape[:2]), np.float32)
-    return np.divide(upright.transpose(2, 0, 1), 255, out=planes, dtype=np.float32)
+    np.divide(upright.transpose(2, 0, 1), 255, out=planes, dtype=np.float32)
+    return planes, levels

@@ -15,6 +15,7 @@ from PIL.ExifTags import GPS, IFD, Base
 logger = logging.getLogger(__name__)
 
 _REST_G = (0.8, 1.2)  # an accelerometer outside of this, in g, was shaken
+_PANORAMA = re.compile(rb"\bGPano:ProjectionType\s*(?:=\s*[\"']|>)equirectangular")
 
 Vector3 = tuple[float, float, float]
 
@@ -42,10 +43,12 @@ def valid_orientation(value: object) -> int:
 
 
 def text(value: object) -> str | None:
+    """A text without the blanks and zeros around it; None if it is empty or none."""
     return value.strip(" \0") or None if isinstance(value, str) else None
 
 
 def positive(value: Any) -> float | None:
+    """A finite number above zero; None if it is not."""
     number = _finite(value)
     return number if number is not None and number > 0 else None
 
@@ -106,6 +109,12 @@ def gravity_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> Vector3 |
     if isinstance(maker_note, bytes) and not facing_front:
         return _gravity_from_apple(maker_note)
     return None
+
+
+def is_panorama(image: ImageFile.ImageFile) -> bool:
+    """Whether the image says that it is equirectangular, by Photo Sphere XMP."""
+    xmp = image.info.get("xmp")
+    return isinstance(xmp, bytes) and _PANORAMA.search(xmp) is not None
 
 
 def _xmp_number(xmp: bytes, name: str) -> float | None:

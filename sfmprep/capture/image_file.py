@@ -7,19 +7,23 @@ Files are recognised by their content, whatever their name, and are only read. S
 from __future__ import annotations
 
 import io
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Pillow comes in here, before anything imports pycolmap: the other order has aborted.
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -32,6 +36,7 @@ from sfmprep.capture.exif import (
     Vector3,
     exif_tags,
     gravity_of,
+    is_panorama,
     position,
     positive,
     text,
@@ -40,8 +45,21 @@ from sfmprep.capture.exif import (
 from sfmprep.errors import ImageError
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEAD_BYTES = 64  # of which the brands of a HEIC or AVIF file are part
 _TAIL_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
+# Compressed so well that no picture ends in so many zeros, and without a checksum.
+_DENSE_FORMATS = ("WEBP", "HEIF", "AVIF", "JPEG2000")
+_ZERO_BYTES = 1024
+# What libjpeg remarks where pixels are lost, and how much may lie before the end marker
+# without: webcams leave a few bytes there, others fill up a block.
+_JPEG_DAMAGE = re.compile(
+    "remature end|bad Huffman code|bad arithmetic code|extraneous bytes|found marker"
+)
+_MAX_STRAY_BYTES = 8
+_MAX_PADDING_BYTES = 4096
+_FEW_LEVELS = 1 << 14  # a quarter of those of 16 bits
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class ImageInfo:
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
+    is_panorama: bool = False  # it says that it is equirectangular
 
 
 def open_header(file: BinaryIO) -> ImageFile.ImageFile:
@@ -71,11 +90,16 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
         ImageError: empty, not an image, truncated, damaged, or HEIC without
             pillow-heif. The message is the bare reason: it does not name the file.
     """
-    plugin = _plugin(file.read(16))
+    plugin = _plugin(file.read(_HEAD_BYTES))
     file.seek(0)
     try:
         image = plugin(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if bits := re.search(r"(\d+)-bit layers", str(error)):  # Pillow's words
+            raise ImageError(
+                f"a JPEG of {bits[1]} bits a channel, which cannot be read; save it"
+                " anew with 8 bits, or as a PNG or TIFF with 16"
+            ) from error
         raise ImageError(
             f"damaged or truncated {plugin.format} header; copy the file again"
         ) from error
@@ -84,6 +108,10 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
         raise ImageError("truncated JPEG, it has no end marker; copy the file again")
     if plugin.format == "PNG" and not _has_after(file, b"IEND\xaeB`\x82"):
         raise ImageError("truncated PNG, it has no IEND chunk; copy the file again")
+    if plugin.format in _DENSE_FORMATS and _ends_in_zeros(file):
+        raise ImageError(
+            f"unfinished {plugin.format}, its end is all zeros; copy the file again"
+        )
     return image
 
 
@@ -101,14 +129,23 @@ def _plugin(head: bytes) -> type[ImageFile.ImageFile]:
         return BmpImagePlugin.BmpImageFile
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+    if head.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return Jpeg2KImagePlugin.Jpeg2KImageFile
+    brand, others = head[8:12], head[16 : int.from_bytes(head[:4])]
+    if head[4:8] == b"ftyp" and (
+        brand in _AVIF_BRANDS or (brand in (b"mif1", b"msf1") and b"avif" in others)
+    ):
+        return AvifImagePlugin.AvifImageFile
+    if head[4:8] == b"ftyp" and brand in _HEIC_BRANDS:
         try:
             from pillow_heif import HeifImageFile  # the extra `heic`
         except ImportError as error:
             raise ImageError("HEIC cannot be read; install sfmprep[heic]") from error
         heif: type[ImageFile.ImageFile] = HeifImageFile
         return heif
-    raise ImageError("its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC")
+    raise ImageError(
+        "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000"
+    )
 
 
 def _has_after(file: BinaryIO, marker: bytes) -> bool:
@@ -125,6 +162,13 @@ def _has_after(file: BinaryIO, marker: bytes) -> bool:
         if marker in window:
             return True
     return False
+
+
+def _ends_in_zeros(file: BinaryIO) -> bool:
+    """Whether the end was never written, as in a copy that broke off."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _ZERO_BYTES, 0))
+    return file.read() == bytes(_ZERO_BYTES)
 
 
 def read_info(path: Path) -> ImageInfo:
@@ -169,39 +213,124 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         gps=position(gps),
         gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),
         gravity=gravity,
+        is_panorama=is_panorama(image),
     )
 
 
 # ---------------------------------------------------------------------------- pixels
+class Decoded(NamedTuple):
+    """The pixels of an image file."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
+    levels: tuple[float, float] | None  # lowest, highest, where they were stretched
+
+
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """Decodes an image as stored: the EXIF orientation is not applied.
 
+    Pixel data that is truncated is an error in every format, and so is broken data where
+    the format tells: JPEG, PNG, deflated or LZW TIFF; not uncompressed TIFF and BMP,
+    WebP, HEIC, AVIF and JPEG 2000.
+
     Returns:
-        [H, W, 3] uint8 RGB. 16 bits are scaled to 8, alpha is dropped, grey is spread.
+        [H, W, 3] uint8 RGB. Of 16 bits the upper 8 are taken, but of a picture that
+        uses a quarter of its levels or fewer the range that it uses; so of other
+        numbers. Alpha is dropped, grey is spread.
 
     Raises:
         ImageError: the file cannot be read or decoded.
     """
     try:
-        return decode(path)
+        return decode(path).pixels
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: Path) -> Decoded:
     """As `read_pixels`, but the error is the bare reason, without the path."""
-    import cv2  # here, so that the headers can be read without it
-
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
     with open_header(io.BytesIO(data)) as header:
         info = _info(header, len(data))
-        kind = header.format
-        if kind == "HEIF":
-            return _decode_heif(header)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        values: NDArray[Any]
+        match kind := header.format or "":
+            case "JPEG":
+                values = _decode_jpeg(data)
+            case "TIFF":  # its readers turn the pixels upright whatever they are told
+                values = coords.stored_pixels(
+                    _decode_tiff(header, data), info.orientation
+                )
+            case "HEIF" | "AVIF":
+                values = _decode_by_pillow(header, "HEIC" if kind == "HEIF" else kind)
+            case _:
+                values = _decode_by_opencv(data, kind)
+    pixels, levels = _to_8_bits(values)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.shape[1::-1] != info.size:
+        raise ImageError(
+            f"it decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels but its header"
+            f" says {info.size[0]} x {info.size[1]}; save it anew"
+        )
+    return Decoded(np.ascontiguousarray(pixels), levels)
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """Unlike OpenCV and Pillow, which fill with grey, this tells of lost data."""
+    import simplejpeg
+
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+    except ValueError as error:
+        warning = str(error)
+    if _JPEG_DAMAGE.search(warning) and not _is_padding(data, warning):
+        raise ImageError(f"damaged JPEG ({warning}); copy the file again")
+    try:  # what else libjpeg remarks is harmless, such as an unknown revision
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=False))
+    except ValueError as error:
+        raise ImageError(
+            f"damaged JPEG, or of a kind that cannot be decoded ({error}); save it anew"
+            " as an ordinary JPEG or PNG"
+        ) from error
+
+
+def _is_padding(data: bytes, warning: str) -> bool:
+    """Whether libjpeg only remarks bytes that fill up the data before its end."""
+    found = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
+    if found is None:
+        return False
+    num_bytes, end = int(found[1]), data.rfind(b"\xff\xd9")
+    fill = set(data[max(end - num_bytes, 0) : end])
+    return num_bytes <= _MAX_STRAY_BYTES or (
+        num_bytes <= _MAX_PADDING_BYTES and len(fill) == 1
+    )
+
+
+def _decode_tiff(header: ImageFile.ImageFile, data: bytes) -> NDArray[Any]:
+    """By Pillow: OpenCV passes over errors, and darkens colours by their alpha."""
+    depths = getattr(header, "tag_v2", {}).get(Base.BitsPerSample, (1,))
+    values = _decode_by_pillow(header, "TIFF")
+    # of 16-bit colours Pillow keeps the upper 8
+    return _decode_by_opencv(data, "TIFF") if depths[:3] == (16,) * 3 else values
+
+
+def _decode_by_pillow(header: ImageFile.ImageFile, kind: str) -> NDArray[Any]:
+    try:
+        numeric = header.mode.startswith(("I", "F"))
+        return np.asarray(header if numeric else header.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise ImageError(
+            f"damaged or truncated {kind} ({' '.join(str(error).split())});"
+            " copy the file again"
+        ) from error
+
+
+def _decode_by_opencv(data: bytes, kind: str) -> NDArray[Any]:
+    import cv2  # here, so that the headers can be read without it
+
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -211,19 +340,30 @@ def decode(path: Path) -> NDArray[np.uint8]:
             f"damaged {kind}, or a variant that OpenCV cannot decode; save it anew as"
             " an ordinary JPEG or PNG"
         )
-    pixels = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
-    if kind == "TIFF":  # OpenCV turns these upright whatever the flag says
-        pixels = coords.stored_pixels(pixels, info.orientation)
-    if pixels.shape[1::-1] != info.size:
-        raise ImageError(
-            f"it decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels but its header"
-            f" says {info.size[0]} x {info.size[1]}; save it anew"
-        )
-    return pixels
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def _decode_heif(header: ImageFile.ImageFile) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(header.convert("RGB"))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(f"damaged or truncated HEIC: {error}") from error
+def _to_8_bits(
+    values: NDArray[Any],
+) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    """Values in 0..255, and the lowest and highest one where these were stretched.
+
+    The stretch goes in steps, a power of two wide and from a multiple of a quarter of
+    that, so that photographs of one capture mostly have the same.
+    """
+    if values.dtype == np.uint8:
+        return values, None
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0, 0)
+    if values.dtype.kind == "u" and (high - low >= _FEW_LEVELS or high == low):
+        return (values >> 8).astype(np.uint8), None
+    is_share = values.dtype.kind == "f" and low >= 0 and high <= 1
+    if is_share:
+        start, width = 0.0, 1.0
+    else:
+        width = 2.0 ** math.ceil(math.log2(max(high - low, 1.0)))
+        while (start := low // (width / 4) * (width / 4)) + width <= high:
+            width *= 2
+    scaled = (values.astype(np.float32) - start) * (256 / width)
+    scaled = np.nan_to_num(scaled, nan=0.0)
+    return np.clip(scaled, 0, 255).astype(np.uint8), None if is_share else (low, high)

@@ -172,7 +172,7 @@ def mask_path(images: ImageSet, name: str) -> Path | None:
 def _read_mask_file(path: Path) -> tuple[Mask, int]:
     """The mask as stored, and its own EXIF orientation."""
     info = read_info(path)
-    brightest = decode(path).max(axis=2)
+    brightest = decode(path).pixels.max(axis=2)
     if brightest.max() == 1:
         raise ImageError("its values are 0 and 1 but expected 0 and 255; write it anew")
     mask = brightest >= _THRESHOLD
