@@ -228,9 +228,9 @@ class Decoded(NamedTuple):
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """Decodes an image as stored: the EXIF orientation is not applied.
 
-    Pixel data that is truncated is an error in every format, and so is broken data where
-    the format tells: JPEG, PNG, deflated or LZW TIFF; not uncompressed TIFF and BMP,
-    WebP, HEIC, AVIF and JPEG 2000.
+    Pixel data that is truncated is an error in every format, and so is broken data
+    where the format tells: JPEG, PNG, LZW TIFF. In other TIFF, BMP, WebP, HEIC, AVIF
+    and JPEG 2000 it may pass.
 
     Returns:
         [H, W, 3] uint8 RGB. Of 16 bits the upper 8 are taken, but of a picture that
@@ -277,7 +277,7 @@ def decode(path: Path) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels), levels)
 
 
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+def _decode_jpeg(data: bytes) -> NDArray[Any]:
     """Unlike OpenCV and Pillow, which fill with grey, this tells of lost data."""
     import simplejpeg
 
@@ -287,13 +287,8 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
         warning = str(error)
     if _JPEG_DAMAGE.search(warning) and not _is_padding(data, warning):
         raise ImageError(f"damaged JPEG ({warning}); copy the file again")
-    try:  # what else libjpeg remarks is harmless, such as an unknown revision
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=False))
-    except ValueError as error:
-        raise ImageError(
-            f"damaged JPEG, or of a kind that cannot be decoded ({error}); save it anew"
-            " as an ordinary JPEG or PNG"
-        ) from error
+    # What else it remarks is harmless, such as an unknown revision, or not for it.
+    return _decode_by_opencv(data, "JPEG")
 
 
 def _is_padding(data: bytes, warning: str) -> bool:
@@ -303,9 +298,8 @@ def _is_padding(data: bytes, warning: str) -> bool:
         return False
     num_bytes, end = int(found[1]), data.rfind(b"\xff\xd9")
     fill = set(data[max(end - num_bytes, 0) : end])
-    return num_bytes <= _MAX_STRAY_BYTES or (
-        num_bytes <= _MAX_PADDING_BYTES and len(fill) == 1
-    )
+    most = min(_MAX_PADDING_BYTES, len(data) // 64)
+    return num_bytes <= _MAX_STRAY_BYTES or (num_bytes <= most and len(fill) == 1)
 
 
 def _decode_tiff(header: ImageFile.ImageFile, data: bytes) -> NDArray[Any]:

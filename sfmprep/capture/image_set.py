@@ -19,8 +19,8 @@ from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
 
 EXTENSIONS = (
-    *(".jpg", ".jpeg", ".png", ".tif", ".tiff"),
-    *(".bmp", ".webp", ".heic", ".heif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff"),
+    *(".bmp", ".webp", ".heic", ".heif", ".avif", ".jp2"),
 )
 _FILM_EXTENSIONS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SCAN_THREADS = 8

@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ExifTags import GPS
 from PIL.PngImagePlugin import PngInfo
@@ -28,21 +27,9 @@ from sfmprep.capture.image_file import ImageInfo, read_pixels
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import upright_matrix, upright_pixels, upright_size
 from sfmprep.errors import ConfigError, ImageError
+from tests.support.pictures import Pixels, picture, write
 
-Pixels = NDArray[np.uint8]
-ENDINGS = ".jpg .jpeg .png .tif .tiff .bmp .webp .heic .heif"
-
-
-def picture(width: int = 60, height: int = 40, seed: int = 0) -> Pixels:
-    """A smooth picture without any symmetry, so that lossy files stay close to it."""
-    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def write(path: Path, pixels: Pixels | None = None, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture() if pixels is None else pixels).save(path, **options)
-    return path
+ENDINGS = ".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .heic .heif .avif .jp2"
 
 
 def exif(
@@ -512,7 +499,8 @@ def test_unreadable_files_are_named_with_their_reason(tmp_path: Path) -> None:
         "head.jpg": "damaged or truncated JPEG header; copy the file again",
         "head.png": "damaged or truncated PNG header; copy the file again",
         "head.webp": "damaged or truncated WEBP header; copy the file again",
-        "text.jpg": "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000",
+        "text.jpg": "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF,"
+        " JPEG 2000",
         "zeros.jpg": TRUNCATED_JPEG,
     }
     for name, reason in scanned.unreadable.items():
