@@ -5,24 +5,24 @@ Names are POSIX paths relative to the root folder. `image_file` reads the single
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from sfmprep.capture.folder import (
+    EXTENSIONS,
+    describe_passed_over,
+    expect_folder,
+    find_files,
+    is_image,
+)
 from sfmprep.capture.image_file import ImageInfo, read_info
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
 
-EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff"),
-    *(".bmp", ".webp", ".heic", ".heif", ".avif", ".jp2"),
-)
-_FILM_EXTENSIONS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 _SCAN_THREADS = 8
 _MAX_LISTED = 5
 
@@ -38,6 +38,7 @@ class ImageSet:
     infos: Mapping[str, ImageInfo]  # one for each of `names`
     unreadable: Mapping[str, str]  # name -> reason; these are not among `names`
     mask_root: Path | None = None
+    passed_over: tuple[str, ...] = ()  # films, RAW and other files that are not read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,7 +55,9 @@ class ImageSet:
 
         Files with one of `EXTENSIONS` count, in any case. Hidden files and folders,
         `__MACOSX` and `mask_root` are passed over. Links are followed, but no folder is
-        entered twice. Truncated JPEG and PNG files are found by their missing end.
+        entered twice. Truncated JPEG and PNG files are found by their missing end. A
+        name with a line break or another control character, which would break COLMAP's
+        text files, makes its image unreadable.
 
         Args:
             root: The folder of photographs.
@@ -65,16 +68,18 @@ class ImageSet:
             ImageError: a folder is missing or is a file, `mask_root` is `root`, or no
                 image can be read.
         """
-        _expect_folder(root, "image")
+        expect_folder(root, "image")
         if mask_root is not None:
-            _expect_folder(mask_root, "mask")
+            expect_folder(mask_root, "mask")
             if mask_root.samefile(root):
                 raise ImageError(
                     f"{root} is given as the folder of images and of masks, but they"
                     " are told apart by folder. Move the masks to their own one."
                 )
         unreadable: dict[str, str] = {}
-        found = sorted(_find_images(root, mask_root, unreadable))
+        files = sorted(find_files(root, mask_root, unreadable))
+        found = [name for name in files if is_image(name)]
+        passed_over = tuple(name for name in files if not is_image(name))
         infos: dict[str, ImageInfo] = {}
         pool = ThreadPoolExecutor(_SCAN_THREADS, "sfmprep-scan")
         try:
@@ -89,8 +94,8 @@ class ImageSet:
         finally:
             pool.shutdown(cancel_futures=True)
         if not infos:
-            raise ImageError(_explain_nothing(root, unreadable))
-        return cls(root, tuple(infos), infos, unreadable, mask_root)
+            raise ImageError(_explain_nothing(root, unreadable, passed_over))
+        return cls(root, tuple(infos), infos, unreadable, mask_root, passed_over)
 
     def camera_groups(self, how: Grouping) -> list[tuple[str, ...]]:
         """Groups the names by the camera that took them.
@@ -127,67 +132,6 @@ class ImageSet:
                 )
 
 
-# -------------------------------------------------------------------------- scanning
-def _expect_folder(path: Path, what: str) -> None:
-    if path.is_dir():
-        return
-    if path.suffix.lower() in _FILM_EXTENSIONS and path.exists():
-        raise ImageError(
-            f"{path} is a film but expected a folder of photographs."
-            f" {_frames_hint(path)}"
-        )
-    if path.exists():
-        raise ImageError(
-            f"{path} is a file but expected the {what} folder. Give the folder it lies"
-            f" in: {path.parent}"
-        )
-    raise ImageError(
-        f"the {what} folder {path} does not exist. Check the path for typing errors."
-    )
-
-
-def _frames_hint(film: Path) -> str:
-    return (
-        "Take frames from it first, for example:"
-        f" ffmpeg -i {shlex.quote(str(film))} -vf fps=2 -q:v 2 FRAMES/%05d.jpg"
-    )
-
-
-def _find_images(
-    root: Path, mask_root: Path | None, unreadable: dict[str, str]
-) -> Iterator[str]:
-    """Yields the names of what could be an image, in no order."""
-    entered = set() if mask_root is None else {_identity(mask_root)}
-    folders, links = deque([root]), deque[Path]()
-    while folders or links:
-        # real folders come first, so that a link never takes a folder's name from it
-        folder = folders.popleft() if folders else links.popleft()
-        if _identity(folder) in entered:
-            continue
-        entered.add(_identity(folder))
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            name = folder.relative_to(root).as_posix()
-            unreadable[name] = f"the folder cannot be listed: {error.strerror}"
-            continue
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            path = Path(entry.path)
-            if path.is_dir():  # unlike the entry's, it bears links that point in a ring
-                (links if entry.is_symlink() else folders).append(path)
-            elif path.suffix.lower() in EXTENSIONS and (
-                entry.is_symlink() or entry.is_file()
-            ):
-                name = path.relative_to(root).as_posix()
-                printable = os.fsencode(name).decode("utf-8", "backslashreplace")
-                if printable == name:
-                    yield name
-                else:
-                    unreadable[printable] = "its name is not UTF-8; rename it"
-
-
 def _info_or_reason(path: Path) -> ImageInfo | str:
     try:
         return read_info(path)
@@ -195,12 +139,9 @@ def _info_or_reason(path: Path) -> ImageInfo | str:
         return str(error)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
-
-
-def _explain_nothing(root: Path, unreadable: Mapping[str, str]) -> str:
+def _explain_nothing(
+    root: Path, unreadable: Mapping[str, str], passed_over: Sequence[str]
+) -> str:
     """Why a folder holds no image that can be used, and what to do."""
     if unreadable:
         listed = [f"\n  {n!r}: {reason}" for n, reason in sorted(unreadable.items())]
@@ -211,10 +152,12 @@ def _explain_nothing(root: Path, unreadable: Mapping[str, str]) -> str:
             + (f"\n  and {more} more" if more > 0 else "")
             + "\nCopy them from the camera again, or give another folder."
         )
-    films = (p for p in root.iterdir() if p.suffix.lower() in _FILM_EXTENSIONS)
-    film = min(films, default=None)
     return (
         f"no image in {root} or its sub-folders. Expected files that end in"
         f" {' '.join(EXTENSIONS)}; hidden ones do not count."
-        + (f" It holds a film. {_frames_hint(film)}" if film else "")
+        + (
+            f" Not read: {describe_passed_over(root, passed_over)}"
+            if passed_over
+            else ""
+        )
     )

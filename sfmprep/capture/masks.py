@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep import coords
+from sfmprep.capture.folder import EXTENSIONS
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
-from sfmprep.capture.image_set import EXTENSIONS, ImageSet
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.types import Features
 

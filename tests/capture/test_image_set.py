@@ -369,7 +369,7 @@ def test_importing_images_needs_neither_opencv_nor_pycolmap() -> None:
 
 # --------------------------------------------------------------------------- scanning
 def test_names_are_sorted_posix_paths(tmp_path: Path) -> None:
-    names = ["B/1.JPG", "a/1.jpg", "a/b/2.jpeg", "z.PnG", "ä ö.tiff", "ß\n1.webp"]
+    names = ["B/1.JPG", "a/1.jpg", "a/b/2.jpeg", "z.PnG", "ä ö.tiff", "ß 1.webp"]
     for name in names:
         image_format = {"G": "JPEG", "g": "JPEG"}.get(name[-1])
         write(tmp_path / name, format="PNG" if name == "z.PnG" else image_format)
@@ -637,9 +637,9 @@ def test_folder_with_a_film_only(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     assert error_of(lambda: ImageSet.scan(tmp_path)) == (
         f"no image in {tmp_path} or its sub-folders. Expected files that end in"
-        f" {ENDINGS}; hidden ones do not count. It holds a film. Take frames from it"
-        f" first, for example: ffmpeg -i '{tmp_path}/a b.mp4' -vf fps=2 -q:v 2"
-        " FRAMES/%05d.jpg"
+        f" {ENDINGS}; hidden ones do not count. Not read: 2 film files, such as a b.mp4"
+        f" (take frames from it first, for example: ffmpeg -i '{tmp_path}/a b.mp4' -vf"
+        " fps=2 -q:v 2 FRAMES/%05d.jpg)"
     )
 
 
