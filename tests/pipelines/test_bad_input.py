@@ -71,7 +71,8 @@ def test_folder_without_images(fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert fail(1, *reconstruct(tmp_path / "empty", tmp_path / "out")) == (
         "no image in TMP/empty or its sub-folders. Expected files that end in .jpg"
-        " .jpeg .png .tif .tiff .bmp .webp .heic .heif; hidden ones do not count.\n"
+        " .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .heic .heif .avif .jp2;"
+        " hidden ones do not count.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -172,8 +173,10 @@ def test_all_files_undecodable(fail: Fail, tmp_path: Path) -> None:
         (tmp_path / "texts" / name).write_text("no image")
     assert fail(1, *reconstruct(tmp_path / "texts", tmp_path / "out")) == (
         "none of the 2 image files in TMP/texts can be read:\n"
-        "  'a.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC\n"
-        "  'b.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC\n"
+        "  'a.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC,"
+        " AVIF, JPEG 2000\n"
+        "  'b.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC,"
+        " AVIF, JPEG 2000\n"
         "Copy them from the camera again, or give another folder.\n"
     )
 

@@ -70,7 +70,9 @@ class Disk:
     def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = batch.network_size
         pixels = torch.from_numpy(batch.pixels).to(self._device)
-        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        # Its coarsest map is normalised over its area, so one cell alone is none.
+        to_right = max(-width % _MULTIPLE, 2 * _MULTIPLE - width)
+        padding = (0, to_right, 0, -height % _MULTIPLE)
         maps, dense = self._network.heatmap_and_dense_descriptors(
             F.pad(pixels, padding)
         )
