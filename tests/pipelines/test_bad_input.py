@@ -88,15 +88,26 @@ def test_one_image(fail: Fail, photos: Path, tmp_path: Path) -> None:
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()
     assert fail(1, *reconstruct(photos, tmp_path / "out")) == (
-        "TMP/photos holds one image that can be read, 0000.jpg; poses need at least"
+        "TMP/photos holds one image that can be used, 0000.jpg; poses need at least"
         " two. Take twenty or more, a step apart.\n"
+    )
+
+
+def test_two_identical_files(fail: Fail, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "twins").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photos / "0000.jpg", tmp_path / "twins" / name)
+    assert fail(1, *reconstruct(tmp_path / "twins", tmp_path / "out")) == (
+        "TMP/twins holds one image that can be used, a.jpg; poses need at least two."
+        " Take twenty or more, a step apart.\n"
     )
 
 
 def test_two_identical_images(fail: Fail, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "twins").mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        shutil.copy(photos / "0000.jpg", tmp_path / "twins" / name)
+    pixels = cv2.imread(str(photos / "0000.jpg"))
+    for name in ("a.jpg", "b.png"):
+        cv2.imwrite(str(tmp_path / "twins" / name), pixels)
     assert fail(1, *reconstruct(tmp_path / "twins", tmp_path / "out")) == (
         "1 of 1 verified pairs in TMP/twins are explained without any depth: the camera"
         " only turned, or it saw one plane, or the images are copies of each other."
@@ -159,7 +170,7 @@ def test_unreadable_files_are_reported_by_name(
         "  left out: 0003.jpg: It cannot be read: truncated JPEG, it has no end marker;"
         " copy the file again.",
         "  left out: notes.jpg: It cannot be read: its content is none of JPEG, PNG,"
-        " TIFF, BMP, WebP, HEIC.",
+        " TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000.",
         "  left out: spoilt.png: It cannot be read: damaged PNG, or a variant that"
         " OpenCV cannot decode; save it anew as an ordinary JPEG or PNG.",
     ]
