@@ -167,11 +167,11 @@ def test_unreadable_files_are_reported_by_name(
     out = run_well(capsys, photos, tmp_path / "out")
     assert "7 of 10 images registered (70%)\n" in out
     assert [line for line in out.splitlines() if "left out" in line] == [
-        "  left out: 0003.jpg: It cannot be read: truncated JPEG, it has no end marker;"
+        "  left out: 0003.jpg: It cannot be used: truncated JPEG, it has no end marker;"
         " copy the file again.",
-        "  left out: notes.jpg: It cannot be read: its content is none of JPEG, PNG,"
+        "  left out: notes.jpg: It cannot be used: its content is none of JPEG, PNG,"
         " TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000.",
-        "  left out: spoilt.png: It cannot be read: damaged PNG, or a variant that"
+        "  left out: spoilt.png: It cannot be used: damaged PNG, or a variant that"
         " OpenCV cannot decode; save it anew as an ordinary JPEG or PNG.",
     ]
     again = run_well(capsys, photos, tmp_path / "out")
