@@ -26,6 +26,7 @@ from sfmprep.cli.options import (
     Common,
     DatasetOptions,
     Device,
+    Flag,
     Images,
     MaskOptions,
     OfRun,
