@@ -13,7 +13,8 @@ from typing import Any
 
 import pycolmap
 
-from sfmprep.capture.image_set import ImageSet, reduction_scales
+from sfmprep.capture.batches import reduction_scales
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from sfmprep.capture.image_set import reduction_scales
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.mapping.project import Filled, check_images, fill_project
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.pipelines import stages

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pycolmap
 
-from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.pipelines import reporting, semidense, stages
@@ -46,7 +46,7 @@ def reconstruct(
     Raises:
         SfmprepError: see `errors.py`; what is done until then is kept.
     """
-    images = ImageSet.scan(image_folder, mask_root=recipe.masks)
+    images = find_photographs(image_folder, mask_root=recipe.masks)
     seconds: dict[str, float] = {}
     with (
         open_run(images, out, recipe, progress=progress) as run,

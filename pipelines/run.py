@@ -83,7 +83,7 @@ def open_run(
         progress: Wraps the loop over files whose content is not known yet.
 
     Raises:
-        ImageError: fewer than two images can be read, or a file cannot.
+        ImageError: fewer than two images can be used, or a file cannot.
         ConfigError: the dataset that is asked for cannot be made of these images, or
             results may not go to `out`.
         StoreError: another run works in `out`, it cannot be written, or it holds no
@@ -112,7 +112,7 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
         logger.warning("%s is left out: %s", images.path(name), reason)
     if len(images) < 2:
         raise ImageError(
-            f"{images.root} holds one image that can be read, {images.names[0]};"
+            f"{images.root} holds one image that can be used, {images.names[0]};"
             " poses need at least two. Take twenty or more, a step apart."
         )
     check_masks(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from sfmprep.capture.image_set import reduction_scales
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import DenseConfig
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import count_inliers, verify_matches

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import pycolmap
 
-from sfmprep.capture.image_set import reduction_scales
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,

@@ -17,9 +17,11 @@ from sfmprep.api.given import (
     size_of,
     warn_left_out,
 )
+from sfmprep.capture.batches import load_batches
 from sfmprep.capture.identity import masks_signature
 from sfmprep.capture.image_file import read_info
-from sfmprep.capture.image_set import ImageSet, load_batches
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import (
     CompactConfig,
     EngineConfig,
@@ -95,7 +97,8 @@ def scan(
 ) -> ImageSet:
     """Finds the photographs below a folder and reads their headers, not their pixels.
 
-    Files that cannot be read are in `ImageSet.unreadable`, with the reason.
+    Files that cannot be read are in `ImageSet.unreadable`, with the reason, and so are
+    those with the content of another. Of a scene folder `images` is read.
 
     Args:
         folder: Photographs, also in sub-folders; they are never changed.
@@ -105,7 +108,7 @@ def scan(
     Raises:
         ImageError: a folder is missing or a file, or no image can be read.
     """
-    return ImageSet.scan(
+    return find_photographs(
         Path(folder),
         mask_root=None if masks is None else Path(masks),
         progress=progress,

@@ -7,42 +7,59 @@ Files are recognised by their content, whatever their name, and are only read. S
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 import re
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Pillow comes in here, before anything imports pycolmap: the other order has aborted.
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from PIL.ExifTags import GPS, IFD, Base
+from PIL.ExifTags import GPS, Base
 
 from sfmprep import coords
+from sfmprep.capture.exif import (
+    Vector3,
+    exif_tags,
+    gravity_of,
+    is_panorama,
+    position,
+    positive,
+    text,
+    valid_orientation,
+)
 from sfmprep.errors import ImageError
 
-logger = logging.getLogger(__name__)
-
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEAD_BYTES = 64  # of which the brands of a HEIC or AVIF file are part
 _TAIL_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
-_REST_G = (0.8, 1.2)  # an accelerometer outside of this, in g, was shaken
-
-Vector3 = tuple[float, float, float]
+# Compressed so well that no picture ends in so many zeros, and without a checksum.
+_DENSE_FORMATS = ("WEBP", "HEIF", "AVIF", "JPEG2000")
+_ZERO_BYTES = 1024
+# What libjpeg remarks where pixels are lost, and how much may lie before the end marker
+# without: webcams leave a few bytes there, others fill up a block.
+_JPEG_DAMAGE = re.compile(
+    "remature end|bad Huffman code|bad arithmetic code|extraneous bytes|found marker"
+)
+_MAX_STRAY_BYTES = 8
+_MAX_PADDING_BYTES = 4096
+_FEW_LEVELS = 1 << 14  # a quarter of those of 16 bits
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class ImageInfo:
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
+    is_panorama: bool = False  # it says that it is equirectangular
 
 
 def open_header(file: BinaryIO) -> ImageFile.ImageFile:
@@ -72,11 +90,16 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
         ImageError: empty, not an image, truncated, damaged, or HEIC without
             pillow-heif. The message is the bare reason: it does not name the file.
     """
-    plugin = _plugin(file.read(16))
+    plugin = _plugin(file.read(_HEAD_BYTES))
     file.seek(0)
     try:
         image = plugin(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if bits := re.search(r"(\d+)-bit layers", str(error)):  # Pillow's words
+            raise ImageError(
+                f"a JPEG of {bits[1]} bits a channel, which cannot be read; save it"
+                " anew with 8 bits, or as a PNG or TIFF with 16"
+            ) from error
         raise ImageError(
             f"damaged or truncated {plugin.format} header; copy the file again"
         ) from error
@@ -85,6 +108,10 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
         raise ImageError("truncated JPEG, it has no end marker; copy the file again")
     if plugin.format == "PNG" and not _has_after(file, b"IEND\xaeB`\x82"):
         raise ImageError("truncated PNG, it has no IEND chunk; copy the file again")
+    if plugin.format in _DENSE_FORMATS and _ends_in_zeros(file):
+        raise ImageError(
+            f"unfinished {plugin.format}, its end is all zeros; copy the file again"
+        )
     return image
 
 
@@ -102,14 +129,23 @@ def _plugin(head: bytes) -> type[ImageFile.ImageFile]:
         return BmpImagePlugin.BmpImageFile
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+    if head.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return Jpeg2KImagePlugin.Jpeg2KImageFile
+    brand, others = head[8:12], head[16 : int.from_bytes(head[:4])]
+    if head[4:8] == b"ftyp" and (
+        brand in _AVIF_BRANDS or (brand in (b"mif1", b"msf1") and b"avif" in others)
+    ):
+        return AvifImagePlugin.AvifImageFile
+    if head[4:8] == b"ftyp" and brand in _HEIC_BRANDS:
         try:
             from pillow_heif import HeifImageFile  # the extra `heic`
         except ImportError as error:
             raise ImageError("HEIC cannot be read; install sfmprep[heic]") from error
         heif: type[ImageFile.ImageFile] = HeifImageFile
         return heif
-    raise ImageError("its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC")
+    raise ImageError(
+        "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000"
+    )
 
 
 def _has_after(file: BinaryIO, marker: bytes) -> bool:
@@ -128,6 +164,13 @@ def _has_after(file: BinaryIO, marker: bytes) -> bool:
     return False
 
 
+def _ends_in_zeros(file: BinaryIO) -> bool:
+    """Whether the end was never written, as in a copy that broke off."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _ZERO_BYTES, 0))
+    return file.read() == bytes(_ZERO_BYTES)
+
+
 def read_info(path: Path) -> ImageInfo:
     """Reads the header of one image, and finds JPEG and PNG files without an end.
 
@@ -142,14 +185,14 @@ def read_info(path: Path) -> ImageInfo:
 
 
 def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
-    tags, gps = _exif_tags(image)
-    orientation = _orientation(tags.get(Base.Orientation))
-    gravity = _gravity(image, tags)
+    tags, gps = exif_tags(image)
+    orientation = valid_orientation(tags.get(Base.Orientation))
+    gravity = gravity_of(image, tags)
     if image.format == "HEIF":
         # Its readers turn the pixels, and set the tag to 1, since its standard
         # overrules EXIF; what the sensors say is of the pixels before.
         if gravity is not None:
-            before = _orientation(image.info.get("original_orientation"))
+            before = valid_orientation(image.info.get("original_orientation"))
             x, y = coords.upright_matrix(before) @ gravity[:2]
             gravity = float(x), float(y), gravity[2]
         orientation = 1
@@ -161,189 +204,127 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         size=size,
         orientation=orientation,
         num_bytes=num_bytes,
-        make=_text(tags.get(Base.Make)),
-        model=_text(tags.get(Base.Model)),
-        lens_model=_text(tags.get(Base.LensModel)),
-        focal_length_mm=_positive(tags.get(Base.FocalLength)),
-        focal_length_35mm=_positive(tags.get(Base.FocalLengthIn35mmFilm)),
+        make=text(tags.get(Base.Make)),
+        model=text(tags.get(Base.Model)),
+        lens_model=text(tags.get(Base.LensModel)),
+        focal_length_mm=positive(tags.get(Base.FocalLength)),
+        focal_length_35mm=positive(tags.get(Base.FocalLengthIn35mmFilm)),
         has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
-        gps=_position(gps),
-        gps_accuracy_m=_positive(gps.get(GPS.GPSHPositioningError)),
+        gps=position(gps),
+        gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),
         gravity=gravity,
+        is_panorama=is_panorama(image),
     )
-
-
-def _exif_tags(
-    image: ImageFile.ImageFile,
-) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
-    """The EXIF tags by number, and those of the GPS; none where they are damaged."""
-    tags: dict[int, Any] = {}
-    gps: dict[int, Any] = {}
-    try:
-        # Not `image.getexif()`: it decodes all pixels of a PNG that has no EXIF before
-        # them, to see whether it has some behind them.
-        exif = Image.Image.getexif(image)
-        tags = {**exif, **exif.get_ifd(IFD.Exif)}
-        gps = exif.get_ifd(IFD.GPSInfo)
-    except Exception as error:  # damaged EXIF makes Pillow raise almost anything
-        logger.debug("damaged EXIF ignored: %s", error)
-    return tags, gps
-
-
-def _orientation(value: object) -> int:
-    """An EXIF orientation; 1 where it is absent or invalid."""
-    return value if isinstance(value, int) and value in range(1, 9) else 1
-
-
-def _text(value: object) -> str | None:
-    return value.strip(" \0") or None if isinstance(value, str) else None
-
-
-def _positive(value: Any) -> float | None:
-    number = _finite(value)
-    return number if number is not None and number > 0 else None
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-# --------------------------------------------------------------------------- sensors
-def _position(gps: Mapping[int, Any]) -> tuple[float, float, float | None] | None:
-    """Latitude and longitude in degrees, altitude in metres; None where not valid."""
-    latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), "NS")
-    longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), "EW")
-    if latitude is None or longitude is None:
-        return None
-    if abs(latitude) > 90 or abs(longitude) > 180:
-        return None
-    if latitude == 0 and longitude == 0:  # receivers without a fix write zeros
-        return None
-    altitude = _finite(gps.get(GPS.GPSAltitude))
-    if altitude is not None and gps.get(GPS.GPSAltitudeRef) in (1, b"\1", 3, b"\3"):
-        altitude = -altitude  # below the sea, or, since EXIF 3.0, the ellipsoid
-    return latitude, longitude, altitude
-
-
-def _degrees(value: Any, hemisphere: Any, letters: str) -> float | None:
-    """Degrees from degrees, minutes and seconds; those of `letters[1]` are negative."""
-    hemisphere = _text(hemisphere)
-    if hemisphere is None or hemisphere[0].upper() not in letters:
-        return None
-    try:
-        parts = [number for part in value if (number := _finite(part)) is not None]
-    except TypeError:
-        return None
-    if len(parts) != 3:
-        return None
-    degrees = parts[0] + parts[1] / 60 + parts[2] / 3600
-    return -degrees if hemisphere[0].upper() == letters[1] else degrees
-
-
-def _gravity(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> Vector3 | None:
-    """Which way is down in the camera, by the gimbal or the accelerometer, as unit."""
-    xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)
-    if isinstance(xmp, bytes):
-        for names in (
-            ("drone-dji:GimbalPitchDegree", "drone-dji:GimbalRollDegree"),
-            ("GPano:PosePitchDegrees", "GPano:PoseRollDegrees"),
-        ):
-            pitch, roll = (_xmp_number(xmp, name) for name in names)
-            if pitch is not None:
-                return _gravity_from_angles(pitch, roll or 0.0)
-    maker_note = tags.get(Base.MakerNote)
-    facing_front = "front" in (_text(tags.get(Base.LensModel)) or "").lower()
-    if isinstance(maker_note, bytes) and not facing_front:
-        return _gravity_from_apple(maker_note)
-    return None
-
-
-def _xmp_number(xmp: bytes, name: str) -> float | None:
-    """The number of a property, which XMP writes as an attribute or as an element."""
-    found = re.search(rb"\b%b\s*(?:=\s*[\"']|>)([^\"'<]*)" % name.encode(), xmp)
-    return None if found is None else _finite(found[1])
-
-
-def _gravity_from_angles(pitch_deg: float, roll_deg: float) -> Vector3:
-    """Gravity of a camera that looks up by the pitch, its right side down by the roll.
-
-    DJI's axes are north, east, down, rotated in the order z, y, x; a pitch of -90 looks
-    straight down. Photo Sphere XMP agrees: with more roll the horizon turns
-    counter-clockwise in the image.
-    """
-    pitch, roll = math.radians(pitch_deg), math.radians(roll_deg)
-    return (
-        math.sin(roll) * math.cos(pitch),
-        math.cos(roll) * math.cos(pitch),
-        -math.sin(pitch),
-    )
-
-
-def _gravity_from_apple(maker_note: bytes) -> Vector3 | None:
-    """Gravity from the acceleration in the maker note of an iPhone's rear camera.
-
-    The note is a big-endian TIFF directory behind 14 bytes, with offsets from its
-    beginning. Tag 8 holds three signed fractions, in g: gravity in the axes of the
-    phone, x to the right and y to the top of the screen, z out of it. (ExifTool, "Apple
-    Tags", documents the same numbers as acceleration in the opposite axes.) A row of
-    the stored pixels runs from the phone's top to its bottom.
-    """
-    if not maker_note.startswith(b"Apple iOS\0") or maker_note[12:14] != b"MM":
-        return None
-    try:
-        (num_entries,) = struct.unpack_from(">H", maker_note, 14)
-        for entry in range(num_entries):
-            tag, kind, count, at = struct.unpack_from(
-                ">HHLL", maker_note, 16 + 12 * entry
-            )
-            if (tag, kind, count) == (8, 10, 3):
-                parts = struct.unpack_from(">6l", maker_note, at)
-                x, y, z = (parts[k] / parts[k + 1] for k in (0, 2, 4))
-                break
-        else:
-            return None
-    except (struct.error, ZeroDivisionError):
-        return None
-    norm = math.hypot(x, y, z)
-    if not _REST_G[0] < norm < _REST_G[1]:
-        return None
-    return -y / norm, -x / norm, -z / norm
 
 
 # ---------------------------------------------------------------------------- pixels
+class Decoded(NamedTuple):
+    """The pixels of an image file."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
+    levels: tuple[float, float] | None  # lowest, highest, where they were stretched
+
+
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """Decodes an image as stored: the EXIF orientation is not applied.
 
+    Pixel data that is truncated is an error in every format, and so is broken data
+    where the format tells: JPEG, PNG, LZW TIFF. In other TIFF, BMP, WebP, HEIC, AVIF
+    and JPEG 2000 it may pass.
+
     Returns:
-        [H, W, 3] uint8 RGB. 16 bits are scaled to 8, alpha is dropped, grey is spread.
+        [H, W, 3] uint8 RGB. Of 16 bits the upper 8 are taken, but of a picture that
+        uses a quarter of its levels or fewer the range that it uses; so of other
+        numbers. Alpha is dropped, grey is spread.
 
     Raises:
         ImageError: the file cannot be read or decoded.
     """
     try:
-        return decode(path)
+        return decode(path).pixels
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: Path) -> Decoded:
     """As `read_pixels`, but the error is the bare reason, without the path."""
-    import cv2  # here, so that the headers can be read without it
-
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
     with open_header(io.BytesIO(data)) as header:
         info = _info(header, len(data))
-        kind = header.format
-        if kind == "HEIF":
-            return _decode_heif(header)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        values: NDArray[Any]
+        match kind := header.format or "":
+            case "JPEG":
+                values = _decode_jpeg(data)
+            case "TIFF":  # its readers turn the pixels upright whatever they are told
+                values = coords.stored_pixels(
+                    _decode_tiff(header, data), info.orientation
+                )
+            case "HEIF" | "AVIF":
+                values = _decode_by_pillow(header, "HEIC" if kind == "HEIF" else kind)
+            case _:
+                values = _decode_by_opencv(data, kind)
+    pixels, levels = _to_8_bits(values)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.shape[1::-1] != info.size:
+        raise ImageError(
+            f"it decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels but its header"
+            f" says {info.size[0]} x {info.size[1]}; save it anew"
+        )
+    return Decoded(np.ascontiguousarray(pixels), levels)
+
+
+def _decode_jpeg(data: bytes) -> NDArray[Any]:
+    """Unlike OpenCV and Pillow, which fill with grey, this tells of lost data."""
+    import simplejpeg
+
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+    except ValueError as error:
+        warning = str(error)
+    if _JPEG_DAMAGE.search(warning) and not _is_padding(data, warning):
+        raise ImageError(f"damaged JPEG ({warning}); copy the file again")
+    # What else it remarks is harmless, such as an unknown revision, or not for it.
+    return _decode_by_opencv(data, "JPEG")
+
+
+def _is_padding(data: bytes, warning: str) -> bool:
+    """Whether libjpeg only remarks bytes that fill up the data before its end."""
+    found = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
+    if found is None:
+        return False
+    num_bytes, end = int(found[1]), data.rfind(b"\xff\xd9")
+    fill = set(data[max(end - num_bytes, 0) : end])
+    most = min(_MAX_PADDING_BYTES, len(data) // 64)
+    return num_bytes <= _MAX_STRAY_BYTES or (num_bytes <= most and len(fill) == 1)
+
+
+def _decode_tiff(header: ImageFile.ImageFile, data: bytes) -> NDArray[Any]:
+    """By Pillow: OpenCV passes over errors, and darkens colours by their alpha."""
+    depths = getattr(header, "tag_v2", {}).get(Base.BitsPerSample, (1,))
+    values = _decode_by_pillow(header, "TIFF")
+    # of 16-bit colours Pillow keeps the upper 8
+    return _decode_by_opencv(data, "TIFF") if depths[:3] == (16,) * 3 else values
+
+
+def _decode_by_pillow(header: ImageFile.ImageFile, kind: str) -> NDArray[Any]:
+    try:
+        numeric = header.mode.startswith(("I", "F"))
+        return np.asarray(header if numeric else header.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:
+        raise ImageError(
+            f"damaged or truncated {kind} ({' '.join(str(error).split())});"
+            " copy the file again"
+        ) from error
+
+
+def _decode_by_opencv(data: bytes, kind: str) -> NDArray[Any]:
+    import cv2  # here, so that the headers can be read without it
+
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -353,19 +334,30 @@ def decode(path: Path) -> NDArray[np.uint8]:
             f"damaged {kind}, or a variant that OpenCV cannot decode; save it anew as"
             " an ordinary JPEG or PNG"
         )
-    pixels = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
-    if kind == "TIFF":  # OpenCV turns these upright whatever the flag says
-        pixels = coords.stored_pixels(pixels, info.orientation)
-    if pixels.shape[1::-1] != info.size:
-        raise ImageError(
-            f"it decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels but its header"
-            f" says {info.size[0]} x {info.size[1]}; save it anew"
-        )
-    return pixels
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def _decode_heif(header: ImageFile.ImageFile) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(header.convert("RGB"))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImageError(f"damaged or truncated HEIC: {error}") from error
+def _to_8_bits(
+    values: NDArray[Any],
+) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    """Values in 0..255, and the lowest and highest one where these were stretched.
+
+    The stretch goes in steps, a power of two wide and from a multiple of a quarter of
+    that, so that photographs of one capture mostly have the same.
+    """
+    if values.dtype == np.uint8:
+        return values, None
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0, 0)
+    if values.dtype.kind == "u" and (high - low >= _FEW_LEVELS or high == low):
+        return (values >> 8).astype(np.uint8), None
+    is_share = values.dtype.kind == "f" and low >= 0 and high <= 1
+    if is_share:
+        start, width = 0.0, 1.0
+    else:
+        width = 2.0 ** math.ceil(math.log2(max(high - low, 1.0)))
+        while (start := low // (width / 4) * (width / 4)) + width <= high:
+            width *= 2
+    scaled = (values.astype(np.float32) - start) * (256 / width)
+    scaled = np.nan_to_num(scaled, nan=0.0)
+    return np.clip(scaled, 0, 255).astype(np.uint8), None if is_share else (low, high)

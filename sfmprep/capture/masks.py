@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep import coords
+from sfmprep.capture.folder import EXTENSIONS
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
-from sfmprep.capture.image_set import EXTENSIONS, ImageSet
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.types import Features
 
@@ -172,7 +173,7 @@ def mask_path(images: ImageSet, name: str) -> Path | None:
 def _read_mask_file(path: Path) -> tuple[Mask, int]:
     """The mask as stored, and its own EXIF orientation."""
     info = read_info(path)
-    brightest = decode(path).max(axis=2)
+    brightest = decode(path).pixels.max(axis=2)
     if brightest.max() == 1:
         raise ImageError("its values are 0 and 1 but expected 0 and 255; write it anew")
     mask = brightest >= _THRESHOLD

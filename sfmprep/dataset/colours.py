@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sfmprep.capture.image_set import ImageSet, read_pixels
+from sfmprep.capture.image_file import read_pixels
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.types import Bytes, Float64

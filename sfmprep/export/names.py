@@ -19,16 +19,21 @@ _SPELLED = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss"}
 )
 _MAX_STEM = 200  # file systems stop at 255 bytes
+# Folders and a second suffix, and what Windows refuses (Microsoft, "Naming Files,
+# Paths, and Namespaces").
+_UNSAFE = set('./\\<>:"|?*')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *", re.IGNORECASE)
 
 
 def flat_names(names: Sequence[str]) -> dict[str, str]:
     """Maps each name to the one it is exported under, in the same order.
 
-    A name stays if it is printable ASCII without folder, has no dot in its stem and
-    ends in .jpg, .jpeg or .png. Otherwise its path is spelled in ASCII letters, with
-    `-` between folders because that, unlike `_`, keeps `cam1/a` before `cam10/a`.
-    If two names would then differ only in case or suffix, or the order would change,
-    every name gets its number in front.
+    A name stays if it is printable ASCII without folder, has no dot in its stem, ends
+    in .jpg, .jpeg or .png, is no longer than 200 characters and can be a file's name on
+    Windows. Otherwise its path is spelled in ASCII letters, with `-` between folders
+    because that, unlike `_`, keeps `cam1/a` before `cam10/a`; a device of Windows, such
+    as `aux`, gets `_` behind it. If two names would then differ only in case or suffix,
+    or the order would change, every name gets its number in front.
 
     Args:
         names: Sorted unique POSIX paths; may be empty.
@@ -43,16 +48,15 @@ def flat_names(names: Sequence[str]) -> dict[str, str]:
 
 def _flat(name: str) -> str:
     path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    stem = name.removesuffix(path.suffix)
-    plain = _PLAIN.fullmatch(stem) and not set(stem) & set("./\\")
-    if plain and suffix in _KEPT_SUFFIXES:
-        return name
-    if suffix not in _KEPT_SUFFIXES:
-        suffix = ".png" if suffix in _LOSSLESS else ".jpg"
+    stem, suffix = name.removesuffix(path.suffix), path.suffix
+    plain = _PLAIN.fullmatch(stem) and not set(stem) & _UNSAFE
     if not plain:
         stem = "-".join(_ascii(part) for part in PurePosixPath(stem).parts)
-    return stem[:_MAX_STEM] + suffix
+    if _DEVICE.fullmatch(stem):
+        stem += "_"
+    if suffix.lower() not in _KEPT_SUFFIXES:
+        suffix = ".png" if suffix.lower() in _LOSSLESS else ".jpg"
+    return stem[:_MAX_STEM] + (suffix if plain else suffix.lower())
 
 
 def _ascii(text: str) -> str:

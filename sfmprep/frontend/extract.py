@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 
-from sfmprep.capture.image_set import ImageSet, load_batches
+from sfmprep.capture.batches import load_batches
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import Mask, drop_masked, read_mask
 from sfmprep.errors import ImageError
 from sfmprep.models.protocols import Extractor

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sfmprep.capture.image_set import MAX_LOAD_THREADS, ImageSet
+from sfmprep.capture.batches import MAX_LOAD_THREADS
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import EngineConfig, FeaturesConfig, MatcherConfig
 from sfmprep.errors import ConfigError, DeviceError
 from sfmprep.executors.local import Job, Link, num_cores, run_on_devices

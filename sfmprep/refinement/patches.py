@@ -15,8 +15,8 @@ import numpy as np
 from scipy.ndimage import map_coordinates, spline_filter
 
 from sfmprep import coords
+from sfmprep.capture.batches import fit_size
 from sfmprep.capture.image_file import ImageInfo
-from sfmprep.capture.image_set import fit_size
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.types import Bytes, Float32, Float64, Index, Mask
 

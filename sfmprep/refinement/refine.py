@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from sfmprep.capture.image_set import ImageSet, load_batches
+from sfmprep.capture.batches import load_batches
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import RefinementConfig
 from sfmprep.geometry.normals import surface_shapes
 from sfmprep.geometry.views import ModelArrays, Observations, Views

@@ -16,7 +16,9 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep import coords
-from sfmprep.capture.image_set import ImageSet, fit_size, read_pixels
+from sfmprep.capture.batches import fit_size
+from sfmprep.capture.image_file import read_pixels
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.report.schema import ViewPair
 from sfmprep.types import Float32

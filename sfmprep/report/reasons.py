@@ -14,7 +14,7 @@ from sfmprep.mapping.view_graph import PairTable, parts
 from sfmprep.report.schema import ImageReport
 
 FEW_KEYPOINTS = 50
-UNREADABLE = "It cannot be read: "
+UNREADABLE = "It cannot be used: "
 # COLMAP's abs_pose_min_num_inliers, and min_num_matches of a pair to be imported
 _NEEDED_FOR_POSE = 30
 _NEEDED_FOR_MATCH = 8

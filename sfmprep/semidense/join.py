@@ -32,7 +32,8 @@ import numpy as np
 import pycolmap
 from scipy.spatial import KDTree
 
-from sfmprep.capture.image_set import ImageSet, fit_size
+from sfmprep.capture.batches import fit_size
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import drop_masked, read_mask
 from sfmprep.config import DenseConfig
 from sfmprep.frontend.match_order import order_for_cache

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from sfmprep.capture.image_set import ImageSet, fit_size, load_batches
+from sfmprep.capture.batches import fit_size, load_batches
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import DenseImage, DenseMatcher

@@ -324,8 +324,8 @@ def test_no_pairs_and_one_image_give_no_matches(
 
 
 def test_images_without_any_feature_have_empty_matches(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        cv2.imwrite(str(tmp_path / name), np.zeros((30, 40, 3), np.uint8))
+    for level, name in enumerate(("a.png", "b.png")):
+        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), level, np.uint8))
     images = sp.scan(tmp_path)
     with sp.extract(images, OwnExtractor()) as features:
         assert [len(features.get(name)) for name in images.names] == [0, 0]

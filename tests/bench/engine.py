@@ -27,7 +27,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfmprep.capture.image_set import ImageSet, load_batches
+from sfmprep.capture.batches import load_batches
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
     AlikedConfig,
     DatabaseConfig,

@@ -334,6 +334,33 @@ def test_folders_umlauts_and_formats_are_spelled_out() -> None:
     assert flat_names(["日本.webp"]) == {"日本.webp": "_.jpg"}
 
 
+def test_names_that_windows_refuses_are_spelled_out() -> None:
+    names = ['a<b>:"|?*.jpg', "aux.JPG", "com1/b.jpg", "nul .png", "nulls.png"]
+    assert list(flat_names(names).values()) == [
+        "a_b_.jpg",
+        "aux_.JPG",
+        "com1-b.jpg",
+        "nul _.png",
+        "nulls.png",
+    ]
+
+
+def test_names_that_windows_alone_takes_for_equal_stay_apart() -> None:
+    names = ["a:b.jpg", "a?b.jpg", "a_b.jpg"]
+    assert list(flat_names(names).values()) == [
+        "0001_a_b.jpg",
+        "0002_a_b.jpg",
+        "0003_a_b.jpg",
+    ]
+
+
+def test_long_names_leave_room_for_those_of_masks() -> None:
+    names = ["n" * 250 + ".jpg", "n" * 249 + "o.jpg"]
+    flat = list(flat_names(sorted(names)).values())
+    assert flat == [f"{k:04d}_" + "n" * 200 + ".jpg" for k in (1, 2)]
+    assert all(len(f"{name}.png") < 255 for name in flat)
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -355,8 +382,11 @@ def test_numbered_folders_keep_their_order_without_numbers() -> None:
     assert flat_names(names)["cam10/0.jpg"] == "cam10-0.jpg"
 
 
-_parts = st.text("aA0-_ .äß日\u0308", min_size=1, max_size=4).filter(
-    lambda part: part.strip(". ") != ""
+_parts = st.one_of(
+    st.text("aA0-_ .:?äß日\u0308", min_size=1, max_size=4).filter(
+        lambda part: part.strip(". ") != ""
+    ),
+    st.sampled_from(["con", "Aux", "lpt9", "\u010bon", "n" * 251]),
 )
 _names = st.builds(
     lambda parts, suffix: "/".join(parts) + suffix,
@@ -372,6 +402,9 @@ def test_flat_names_are_ordered_unique_ascii_and_without_dots(names: list[str]) 
     assert len({name.split(".")[0].lower() for name in flat}) == len(names)
     assert all(name.isascii() and "/" not in name for name in flat)
     assert all(name.count(".") == 1 for name in flat)
+    assert not any(set(name) & set('<>:"|?*\\') or len(name) > 220 for name in flat)
+    devices = {"con", "aux", "lpt9"}
+    assert not any(name.split(".")[0].strip().lower() in devices for name in flat)
 
 
 def test_renamed_images_are_listed_with_their_originals(tmp_path: Path) -> None:

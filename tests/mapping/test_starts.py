@@ -7,7 +7,9 @@ from pathlib import Path
 import pycolmap
 import pytest
 
-from sfmprep.capture.image_set import ImageInfo, ImageSet, reduction_scales
+from sfmprep.capture.batches import reduction_scales
+from sfmprep.capture.image_file import ImageInfo
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping import mapper

@@ -71,7 +71,8 @@ def test_folder_without_images(fail: Fail, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert fail(1, *reconstruct(tmp_path / "empty", tmp_path / "out")) == (
         "no image in TMP/empty or its sub-folders. Expected files that end in .jpg"
-        " .jpeg .png .tif .tiff .bmp .webp .heic .heif; hidden ones do not count.\n"
+        " .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .heic .heif .avif .jp2;"
+        " hidden ones do not count.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -87,15 +88,26 @@ def test_one_image(fail: Fail, photos: Path, tmp_path: Path) -> None:
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()
     assert fail(1, *reconstruct(photos, tmp_path / "out")) == (
-        "TMP/photos holds one image that can be read, 0000.jpg; poses need at least"
+        "TMP/photos holds one image that can be used, 0000.jpg; poses need at least"
         " two. Take twenty or more, a step apart.\n"
+    )
+
+
+def test_two_identical_files(fail: Fail, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "twins").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photos / "0000.jpg", tmp_path / "twins" / name)
+    assert fail(1, *reconstruct(tmp_path / "twins", tmp_path / "out")) == (
+        "TMP/twins holds one image that can be used, a.jpg; poses need at least two."
+        " Take twenty or more, a step apart.\n"
     )
 
 
 def test_two_identical_images(fail: Fail, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "twins").mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        shutil.copy(photos / "0000.jpg", tmp_path / "twins" / name)
+    pixels = cv2.imread(str(photos / "0000.jpg"))
+    for name in ("a.jpg", "b.png"):
+        cv2.imwrite(str(tmp_path / "twins" / name), pixels)
     assert fail(1, *reconstruct(tmp_path / "twins", tmp_path / "out")) == (
         "1 of 1 verified pairs in TMP/twins are explained without any depth: the camera"
         " only turned, or it saw one plane, or the images are copies of each other."
@@ -155,11 +167,11 @@ def test_unreadable_files_are_reported_by_name(
     out = run_well(capsys, photos, tmp_path / "out")
     assert "7 of 10 images registered (70%)\n" in out
     assert [line for line in out.splitlines() if "left out" in line] == [
-        "  left out: 0003.jpg: It cannot be read: truncated JPEG, it has no end marker;"
+        "  left out: 0003.jpg: It cannot be used: truncated JPEG, it has no end marker;"
         " copy the file again.",
-        "  left out: notes.jpg: It cannot be read: its content is none of JPEG, PNG,"
-        " TIFF, BMP, WebP, HEIC.",
-        "  left out: spoilt.png: It cannot be read: damaged PNG, or a variant that"
+        "  left out: notes.jpg: It cannot be used: its content is none of JPEG, PNG,"
+        " TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000.",
+        "  left out: spoilt.png: It cannot be used: damaged PNG, or a variant that"
         " OpenCV cannot decode; save it anew as an ordinary JPEG or PNG.",
     ]
     again = run_well(capsys, photos, tmp_path / "out")
@@ -172,8 +184,10 @@ def test_all_files_undecodable(fail: Fail, tmp_path: Path) -> None:
         (tmp_path / "texts" / name).write_text("no image")
     assert fail(1, *reconstruct(tmp_path / "texts", tmp_path / "out")) == (
         "none of the 2 image files in TMP/texts can be read:\n"
-        "  'a.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC\n"
-        "  'b.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC\n"
+        "  'a.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC,"
+        " AVIF, JPEG 2000\n"
+        "  'b.jpg': its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC,"
+        " AVIF, JPEG 2000\n"
         "Copy them from the camera again, or give another folder.\n"
     )
 

@@ -231,7 +231,7 @@ def test_each_image_that_is_left_out_has_its_reason(run: Run) -> None:
     )
     assert explained[blank].status == "too_few_features"
     assert explained[blank].reason.startswith("It has 7 keypoints; 50 are needed.")
-    assert explained["broken.jpg"].reason == "It cannot be read: truncated."
+    assert explained["broken.jpg"].reason == "It cannot be used: truncated."
 
 
 def test_infinite_uncertainty_is_null_because_json_has_none(run: Run) -> None:

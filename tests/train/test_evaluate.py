@@ -10,7 +10,8 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfmprep.capture.image_set import ImageInfo, ImageSet
+from sfmprep.capture.image_file import ImageInfo
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ConfigError
 from sfmprep.evaluation.reference import CameraPose
 from sfmprep.train.compare import evaluate as evaluation

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sfmprep.capture.image_set import load_batches
+from sfmprep.capture.batches import load_batches
 from sfmprep.frontend.match import pairs_per_batch
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import MAX_SIZE, Column

@@ -61,6 +61,13 @@ def test_features_are_those_of_kornia(network: DISK, weights: Path, size) -> Non
     assert set(zip(x.tolist(), y.tolist(), strict=True)) == inside
 
 
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (9, 40)])
+def test_tiny_image_has_features_or_none(weights: Path, size) -> None:
+    (features,) = Disk(DiskConfig(weights=weights)).extract(random_batch(size))
+    assert features.image_size == size
+    assert np.isfinite(features.descriptors).all()
+
+
 def test_authors_checkpoint_gives_the_same_features(
     network: DISK, weights: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,169 @@
+"""What EXIF and XMP say: the camera, its place, and which way was down."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, ImageFile
+from PIL.ExifTags import GPS, IFD, Base
+
+logger = logging.getLogger(__name__)
+
+_REST_G = (0.8, 1.2)  # an accelerometer outside of this, in g, was shaken
+_PANORAMA = re.compile(rb"\bGPano:ProjectionType\s*(?:=\s*[\"']|>)equirectangular")
+
+Vector3 = tuple[float, float, float]
+
+
+def exif_tags(
+    image: ImageFile.ImageFile,
+) -> tuple[Mapping[int, Any], Mapping[int, Any]]:
+    """The EXIF tags by number, and those of the GPS; none where they are damaged."""
+    tags: dict[int, Any] = {}
+    gps: dict[int, Any] = {}
+    try:
+        # Not `image.getexif()`: it decodes all pixels of a PNG that has no EXIF before
+        # them, to see whether it has some behind them.
+        exif = Image.Image.getexif(image)
+        tags = {**exif, **exif.get_ifd(IFD.Exif)}
+        gps = exif.get_ifd(IFD.GPSInfo)
+    except Exception as error:  # damaged EXIF makes Pillow raise almost anything
+        logger.debug("damaged EXIF ignored: %s", error)
+    return tags, gps
+
+
+def valid_orientation(value: object) -> int:
+    """An EXIF orientation; 1 where it is absent or invalid."""
+    return value if isinstance(value, int) and value in range(1, 9) else 1
+
+
+def text(value: object) -> str | None:
+    """A text without the blanks and zeros around it; None if it is empty or none."""
+    return value.strip(" \0") or None if isinstance(value, str) else None
+
+
+def positive(value: Any) -> float | None:
+    """A finite number above zero; None if it is not."""
+    number = _finite(value)
+    return number if number is not None and number > 0 else None
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+# --------------------------------------------------------------------------- sensors
+def position(gps: Mapping[int, Any]) -> tuple[float, float, float | None] | None:
+    """Latitude and longitude in degrees, altitude in metres; None where not valid."""
+    latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), "NS")
+    longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), "EW")
+    if latitude is None or longitude is None:
+        return None
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        return None
+    if latitude == 0 and longitude == 0:  # receivers without a fix write zeros
+        return None
+    altitude = _finite(gps.get(GPS.GPSAltitude))
+    if altitude is not None and gps.get(GPS.GPSAltitudeRef) in (1, b"\1", 3, b"\3"):
+        altitude = -altitude  # below the sea, or, since EXIF 3.0, the ellipsoid
+    return latitude, longitude, altitude
+
+
+def _degrees(value: Any, hemisphere: Any, letters: str) -> float | None:
+    """Degrees from degrees, minutes and seconds; those of `letters[1]` are negative."""
+    hemisphere = text(hemisphere)
+    if hemisphere is None or hemisphere[0].upper() not in letters:
+        return None
+    try:
+        parts = [number for part in value if (number := _finite(part)) is not None]
+    except TypeError:
+        return None
+    if len(parts) != 3:
+        return None
+    degrees = parts[0] + parts[1] / 60 + parts[2] / 3600
+    return -degrees if hemisphere[0].upper() == letters[1] else degrees
+
+
+def gravity_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> Vector3 | None:
+    """Which way is down in the camera, by the gimbal or the accelerometer, as unit."""
+    xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)
+    if isinstance(xmp, bytes):
+        for names in (
+            ("drone-dji:GimbalPitchDegree", "drone-dji:GimbalRollDegree"),
+            ("GPano:PosePitchDegrees", "GPano:PoseRollDegrees"),
+        ):
+            pitch, roll = (_xmp_number(xmp, name) for name in names)
+            if pitch is not None:
+                return _gravity_from_angles(pitch, roll or 0.0)
+    maker_note = tags.get(Base.MakerNote)
+    facing_front = "front" in (text(tags.get(Base.LensModel)) or "").lower()
+    if isinstance(maker_note, bytes) and not facing_front:
+        return _gravity_from_apple(maker_note)
+    return None
+
+
+def is_panorama(image: ImageFile.ImageFile) -> bool:
+    """Whether the image says that it is equirectangular, by Photo Sphere XMP."""
+    xmp = image.info.get("xmp")
+    return isinstance(xmp, bytes) and _PANORAMA.search(xmp) is not None
+
+
+def _xmp_number(xmp: bytes, name: str) -> float | None:
+    """The number of a property, which XMP writes as an attribute or as an element."""
+    found = re.search(rb"\b%b\s*(?:=\s*[\"']|>)([^\"'<]*)" % name.encode(), xmp)
+    return None if found is None else _finite(found[1])
+
+
+def _gravity_from_angles(pitch_deg: float, roll_deg: float) -> Vector3:
+    """Gravity of a camera that looks up by the pitch, its right side down by the roll.
+
+    DJI's axes are north, east, down, rotated in the order z, y, x; a pitch of -90 looks
+    straight down. Photo Sphere XMP agrees: with more roll the horizon turns
+    counter-clockwise in the image.
+    """
+    pitch, roll = math.radians(pitch_deg), math.radians(roll_deg)
+    return (
+        math.sin(roll) * math.cos(pitch),
+        math.cos(roll) * math.cos(pitch),
+        -math.sin(pitch),
+    )
+
+
+def _gravity_from_apple(maker_note: bytes) -> Vector3 | None:
+    """Gravity from the acceleration in the maker note of an iPhone's rear camera.
+
+    The note is a big-endian TIFF directory behind 14 bytes, with offsets from its
+    beginning. Tag 8 holds three signed fractions, in g: gravity in the axes of the
+    phone, x to the right and y to the top of the screen, z out of it. (ExifTool, "Apple
+    Tags", documents the same numbers as acceleration in the opposite axes.) A row of
+    the stored pixels runs from the phone's top to its bottom.
+    """
+    if not maker_note.startswith(b"Apple iOS\0") or maker_note[12:14] != b"MM":
+        return None
+    try:
+        (num_entries,) = struct.unpack_from(">H", maker_note, 14)
+        for entry in range(num_entries):
+            tag, kind, count, at = struct.unpack_from(
+                ">HHLL", maker_note, 16 + 12 * entry
+            )
+            if (tag, kind, count) == (8, 10, 3):
+                parts = struct.unpack_from(">6l", maker_note, at)
+                x, y, z = (parts[k] / parts[k + 1] for k in (0, 2, 4))
+                break
+        else:
+            return None
+    except (struct.error, ZeroDivisionError):
+        return None
+    norm = math.hypot(x, y, z)
+    if not _REST_G[0] < norm < _REST_G[1]:
+        return None
+    return -y / norm, -x / norm, -z / norm
