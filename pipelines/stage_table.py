@@ -120,7 +120,7 @@ STAGES = {
             over=("weak pairs", IMAGES),
             grows=True,
             writes="work/dense.h5",
-            model=lambda r: r.dense and r.dense.matcher,
+            model=lambda r: r.dense.matcher if r.dense else None,
             applies=_is_dense,
         ),
         Stage(

@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, TypeVar
 
@@ -87,7 +87,8 @@ def run_isolated(
             process.stdin.flush()
             with _accepted(listener, process, said) as connection:
                 connection.send_bytes(call)
-                return _serve(connection, said, progress)
+                answer: R = _serve(connection, said, progress)
+                return answer
         finally:
             process.kill()
             process.wait()
@@ -212,8 +213,9 @@ class _Link:
         """Tells the parent of each item."""
         self._number += 1
         number = self._number
-        length = len(items) if total is None and hasattr(items, "__len__") else total
-        self.send("loop", (number, desc, length))
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        self.send("loop", (number, desc, total))
         for item in items:
             yield item
             self.send("step", number)
