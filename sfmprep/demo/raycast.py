@@ -85,8 +85,8 @@ class Surface(ABC):
     def hit(self, origin: Float32, rays: Float32) -> Hit:
         """Intersects rays [3, ...] from `origin` [3, ...] (broadcast) with the surface.
 
-        The nearest intersection in front counts; u and v mean nothing where the ray
-        misses.
+        Those in front count, and of round surfaces only the outside; u and v mean
+        nothing where the ray misses.
         """
 
     @abstractmethod
@@ -135,7 +135,7 @@ class Rectangle(Surface):
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
         """See `Surface.hit`."""
-        start = origin - _column(self.corner, origin)
+        start = _from(self.corner, origin)
         along_u = self.right / (self.right @ self.right)
         along_v = self.down / (self.down @ self.down)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -178,22 +178,19 @@ class Cylinder(Surface):
     height: float
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """See `Surface.hit`; only from outside."""
-        x, y, z = origin - _column(self.foot, origin)
+        """See `Surface.hit`."""
+        start = _from(self.foot, origin)
         with np.errstate(divide="ignore", invalid="ignore"):
-            square = rays[0] ** 2 + rays[1] ** 2
-            half = x * rays[0] + y * rays[1]
-            root = np.sqrt(half**2 - square * (x**2 + y**2 - self.radius**2))
-            depth = (-half - root) / square
-            v = 1 - (z + depth * rays[2]) / self.height
+            depth = _entry(start[:2], rays[:2], self.radius)
+            x, y, z = start + depth * rays
+            v = 1 - z / self.height
             inside = (depth > 0) & (v >= 0) & (v <= 1)
-            angle = np.arctan2(y + depth * rays[1], x + depth * rays[0])
-        return np.where(inside, depth, np.float32(np.inf)), _turns(angle), v
+        return np.where(inside, depth, np.float32(np.inf)), _turns(x, y), v
 
     def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
         """See `Surface.sample`."""
-        normal = np.stack([np.cos(_angles(u)), np.sin(_angles(u)), np.zeros_like(u)])
-        up = np.stack([np.zeros_like(v), np.zeros_like(v), (1 - v) * self.height])
+        normal = _circle(u)
+        up = np.outer([0.0, 0.0, self.height], 1 - v)
         return self.foot[:, None] + self.radius * normal + up, normal
 
     @property
@@ -216,24 +213,18 @@ class Sphere(Surface):
     radius: float
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """See `Surface.hit`; only from outside."""
-        x, y, z = origin - _column(self.centre, origin)
+        """See `Surface.hit`."""
+        start = _from(self.centre, origin)
         with np.errstate(invalid="ignore"):
-            square = rays[0] ** 2 + rays[1] ** 2 + rays[2] ** 2
-            half = x * rays[0] + y * rays[1] + z * rays[2]
-            root = np.sqrt(half**2 - square * (x**2 + y**2 + z**2 - self.radius**2))
-            depth = (-half - root) / square
-            angle = np.arctan2(y + depth * rays[1], x + depth * rays[0])
-            height = np.clip((z + depth * rays[2]) / self.radius, -1, 1)
-            v = np.arccos(height) / np.float32(np.pi)
-        return np.where(depth > 0, depth, np.float32(np.inf)), _turns(angle), v
+            depth = _entry(start, rays, self.radius)
+            x, y, z = start + depth * rays
+            v = np.arccos(np.clip(z / self.radius, -1, 1)) / np.float32(np.pi)
+        return np.where(depth > 0, depth, np.float32(np.inf)), _turns(x, y), v
 
     def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
         """See `Surface.sample`."""
-        ring = np.sin(np.pi * v)
-        normal = np.stack(
-            [ring * np.cos(_angles(u)), ring * np.sin(_angles(u)), np.cos(np.pi * v)]
-        )
+        normal = np.sin(np.pi * v) * _circle(u)
+        normal[2] = np.cos(np.pi * v)
         return self.centre[:, None] + self.radius * normal, normal
 
     @property
@@ -248,25 +239,36 @@ class Sphere(Surface):
         return 2 * np.pi * self.radius, np.pi * self.radius
 
 
-def _turns(angle: Float32) -> Float32:
-    """From an angle about z, in radians, to u in 0..1."""
-    return np.asarray((angle / np.float32(2 * np.pi) - np.float32(0.375)) % 1)
+def _from(place: Float64, origin: Float32) -> Float32:
+    """Where rays [3, ...] start, seen from a place [3]."""
+    return np.asarray((origin.T - place.astype(np.float32)).T)
 
 
-def _angles(u: Float64) -> Float64:
-    """The inverse of `_turns`."""
-    return 2 * np.pi * (u + 0.375)
+def _entry(start: Float32, rays: Float32, radius: float) -> Float32:
+    """Ray lengths to where rays [2 or 3, ...] enter a circle or sphere around 0."""
+    half = sum(x * ray for x, ray in zip(start, rays, strict=True))
+    square = sum(ray**2 for ray in rays)
+    outside = sum(x**2 for x in start) - radius**2
+    return np.asarray((-half - np.sqrt(half**2 - square * outside)) / square)
+
+
+def _turns(x: Float32, y: Float32) -> Float32:
+    """From places around the z axis to u in 0..1."""
+    return np.asarray(
+        (np.arctan2(y, x) / np.float32(2 * np.pi) - np.float32(0.375)) % 1
+    )
+
+
+def _circle(u: Float64) -> Float64:
+    """The inverse of `_turns`: places [3, N] on the unit circle around the z axis."""
+    angle = 2 * np.pi * (u + 0.375)
+    return np.stack([np.cos(angle), np.sin(angle), np.zeros_like(u)])
 
 
 def _dot(vector: Float64, rays: Float32) -> Float32:
     """The dot product of one vector [3] with an array of vectors [3, ...]."""
     x, y, z = vector.astype(np.float32)
     return np.asarray(x * rays[0] + y * rays[1] + z * rays[2])
-
-
-def _column(vector: Float64, like: Float32) -> Float32:
-    """A vector [3] in the shape [3, 1, ...] with as many axes as `like`."""
-    return vector.astype(np.float32).reshape(3, *(1,) * (like.ndim - 1))
 
 
 def _corners(low: Sequence[float], high: Sequence[float]) -> Float64:
@@ -293,7 +295,10 @@ def with_light(
     1, which leaves a texture as it is.
     """
     surfaces = [surface for solid in solids for surface in solid]
-    grids = [_light_grid(surface, cell) for surface in surfaces]
+    grids = [
+        (max(2, round(height / cell)), max(2, round(width / cell)))
+        for width, height in (surface.area for surface in surfaces)
+    ]
     samples = [
         surface.sample(((column + 0.5) / columns).ravel(), ((row + 0.5) / rows).ravel())
         for surface, (rows, columns) in zip(surfaces, grids, strict=True)
@@ -305,20 +310,12 @@ def with_light(
     )
     shade = _received(points, normals, solids, light).clip(0, 1) ** (1 / GAMMA)
     lit = []
-    start = 0
-    for surface, (rows, columns) in zip(surfaces, grids, strict=True):
-        part = shade[start : start + rows * columns].reshape(rows, columns, 3)
-        start += rows * columns
+    parts = np.split(shade, np.cumsum([rows * columns for rows, columns in grids]))
+    for surface, grid, part in zip(surfaces, grids, parts[:-1], strict=True):
         size = surface.texture.shape[1::-1]
-        texture = surface.texture * cv2.resize(part, size)
+        texture = surface.texture * cv2.resize(part.reshape(*grid, 3), size)
         lit.append(replace(surface, texture=np.rint(texture).astype(np.uint8)))
     return lit
-
-
-def _light_grid(surface: Surface, cell: float) -> tuple[int, int]:
-    """Rows and columns of the points where the light is computed."""
-    width, height = surface.area
-    return max(2, round(height / cell)), max(2, round(width / cell))
 
 
 def _received(
@@ -382,30 +379,29 @@ def render_image(
     nearest = np.full((height, width), np.inf, np.float32)
     owner = np.full((height, width), -1, np.int16)
     u, v = np.empty_like(nearest), np.empty_like(nearest)
-    windows = [_window(surface, camera) for surface in surfaces]
-    for number, (surface, window) in enumerate(zip(surfaces, windows, strict=True)):
-        if window is None:
-            continue
+    windows = [
+        (number, surface, window)
+        for number, surface in enumerate(surfaces)
+        if (window := _window(surface, camera)) is not None
+    ]
+    for number, surface, window in windows:
         depth, u_hit, v_hit = surface.hit(origin, rays[:, *window])
         closer = depth < nearest[window]
-        np.copyto(nearest[window], depth, where=closer)
-        np.copyto(u[window], u_hit, where=closer)
-        np.copyto(v[window], v_hit, where=closer)
+        for all_hits, hits in ((nearest, depth), (u, u_hit), (v, v_hit)):
+            np.copyto(all_hits[window], hits, where=closer)
         owner[window][closer] = number
-    samples_per_length = SAMPLES * camera.intrinsics[0, 0]
-    for number, (surface, window) in enumerate(zip(surfaces, windows, strict=True)):
-        if window is None:
-            continue
+    for number, surface, window in windows:
         mine = owner[window] == number
-        if mine.any():
-            footprint = nearest[window][mine] / samples_per_length
-            if isinstance(surface, Rectangle):
-                slant = np.abs(_dot(surface.normal, rays[:, *window]))[mine]
-                # seen at a slant a sample covers more of one axis: the mean of both
-                footprint = footprint * np.sqrt(length[window][mine] / slant)
-            image[window][mine] = _look_up(
-                surface, u[window][mine], v[window][mine], footprint
-            )
+        if not mine.any():
+            continue
+        footprint = nearest[window][mine] / (SAMPLES * camera.intrinsics[0, 0])
+        if isinstance(surface, Rectangle):
+            slant = np.abs(_dot(surface.normal, rays[:, *window]))[mine]
+            # seen at a slant a sample covers more of one axis: the mean of both
+            footprint = footprint * np.sqrt(length[window][mine] / slant)
+        image[window][mine] = _look_up(
+            surface, u[window][mine], v[window][mine], footprint
+        )
     return np.asarray(
         cv2.resize(image.astype(np.float32), camera.size, interpolation=cv2.INTER_AREA)
     )
@@ -450,10 +446,8 @@ def _look_up(
     level = np.log2(np.maximum(footprint * np.float32(texels), 1)).clip(0, top)
     colours = np.empty((len(u), 3), np.uint8)
     whole = np.minimum(level.astype(np.int8), max(top - 1, 0))
-    for k in range(int(whole.min()), int(whole.max()) + 1):
+    for k in np.unique(whole):
         chosen = np.flatnonzero(whole == k)
-        if not len(chosen):
-            continue
         fine = _bilinear(surface.pyramid[k], u[chosen], v[chosen])
         coarse = _bilinear(surface.pyramid[min(k + 1, top)], u[chosen], v[chosen])
         weight = np.rint(256 * (level[chosen] - np.float32(k))).astype(np.int16)
