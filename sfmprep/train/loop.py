@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -16,19 +17,17 @@ from sfmprep.train.ahead import make_ahead
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SAVE_EVERY_S = 120.0
 
 
 class Batch(Protocol):
-    """What one step learns from."""
+    """What one step learns from, a dataclass that `on_device` moves."""
 
     @property
     def num_pairs(self) -> int:
         """How many pairs of images it holds."""
-        ...
-
-    def to(self, device: str) -> Any:
-        """The same on a device."""
         ...
 
 
@@ -95,7 +94,7 @@ def run_training(
     saved = measured = time.monotonic()
     batches = make_ahead(make_batch, training.step, max_steps, threads=num_threads)
     for batch in progress(batches, desc=desc, total=max_steps):
-        meter.add(training.advance(batch.to(device)), pairs=batch.num_pairs)
+        meter.add(training.advance(on_device(batch, device)), pairs=batch.num_pairs)
         now = time.monotonic()
         is_last = now >= end or training.step == max_steps
         if is_last or training.step % log_every == 0:
@@ -111,6 +110,27 @@ def run_training(
         if is_last:
             break
     return training.step
+
+
+def on_device(value: T, device: str) -> T:
+    """The same on a device: a tensor, or dataclasses and tuples with tensors in them.
+
+    What else is in them, such as None, is left as it is.
+    """
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(device, non_blocking=True)
+    elif isinstance(value, tuple):
+        moved = tuple(on_device(each, device) for each in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        moved = dataclasses.replace(
+            value,
+            **{
+                field.name: on_device(getattr(value, field.name), device)
+                for field in dataclasses.fields(value)
+            },
+        )
+    return cast(T, moved)
 
 
 class _Meter:

@@ -49,16 +49,6 @@ class Keypoints:
         """Which keys may be attended to, [B, 1, 1, N], or None for all."""
         return None if self.is_real is None else self.is_real[:, None, None]
 
-    def to(self, device: str) -> Keypoints:
-        """The same on a device."""
-        is_real = self.is_real
-        return Keypoints(
-            descriptors=self.descriptors.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            is_real=None if is_real is None else is_real.to(device, non_blocking=True),
-            is_unmatchable=self.is_unmatchable.to(device, non_blocking=True),
-        )
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairBatch:
@@ -74,11 +64,6 @@ class PairBatch:
     def num_pairs(self) -> int:
         """How many pairs it has."""
         return len(self.sides[0].descriptors)
-
-    def to(self, device: str) -> PairBatch:
-        """The same on a device."""
-        first, second = (side.to(device) for side in self.sides)
-        return PairBatch(sides=(first, second), matches=self.matches.to(device))
 
 
 def build_network(shape: LightGlueShape, *, seed: int) -> LightGlueNetwork:

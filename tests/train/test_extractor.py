@@ -18,6 +18,7 @@ from sfmprep.train.extractor import adaptation
 from sfmprep.train.extractor import train as extractor
 from sfmprep.train.extractor.data import Adapted, Batch, make_batch
 from sfmprep.train.extractor.train import export_extractor, losses, train_extractor
+from sfmprep.train.pairs.views import draw_gaussians
 from sfmprep.types import ImageBatch
 from tests.support.textures import texture
 
@@ -196,7 +197,8 @@ def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
 def test_adaptation_puts_repeated_places_where_they_are() -> None:
     size = (64, 48)
     xy = np.array([[20.3, 30.8], [50.0, 10.0]], np.float32)
-    heat = adaptation._spread(xy, np.array([1.0, 0.5], np.float32), size)
+    heights = np.array([1.0, 0.5], np.float32)
+    heat = draw_gaussians(xy, heights, size, sigma=1.0, radius=3)
     found, heights = adaptation._peaks(torch.from_numpy(heat))
     np.testing.assert_allclose(found, xy, atol=0.02)
     np.testing.assert_allclose(heights, [0.93, 0.5], atol=0.05)

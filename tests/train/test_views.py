@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from sfmprep.errors import ImageError, StoreError
 from sfmprep.train import checkpoints
+from sfmprep.train.loop import on_device
 from sfmprep.train.pairs.held_out import is_held_out
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.train.pairs.views import (
@@ -93,6 +96,29 @@ def test_a_damaged_checkpoint_is_explained(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"run\.pt is no checkpoint"):
         checkpoints.load(path)
     assert [each.name for each in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_all_tensors_of_a_batch_go_to_the_device() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        mask: torch.Tensor | None
+        count: int
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        inner: Inner
+        pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+        none: torch.Tensor | None = None
+
+    made = Outer(Inner(torch.ones(2), 5), ((torch.ones(3), torch.ones(4)),))
+    moved = on_device(made, "meta")
+    assert type(moved) is Outer
+    assert moved.inner.mask is not None
+    assert [each.shape for each in moved.pairs[0]] == [(3,), (4,)]
+    tensors = (moved.inner.mask, *moved.pairs[0])
+    assert all(each.device.type == "meta" for each in tensors)
+    assert moved.inner.count == 5
+    assert moved.none is None
 
 
 def test_a_log_goes_on_after_a_cut_line(tmp_path: Path) -> None:

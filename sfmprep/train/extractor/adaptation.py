@@ -30,9 +30,11 @@ from sfmprep.stores.tables import FeatureStore
 from sfmprep.train.pairs.photographs import Photograph, Photographs
 from sfmprep.train.pairs.views import (
     as_tensor_image,
+    draw_gaussians,
     inside,
     photometric,
     random_homography,
+    shifted,
     transform,
 )
 from sfmprep.types import Features, Float32, Float64
@@ -136,7 +138,8 @@ def adapt_photograph(
             maps.scores, radius=2, min_score=0.1, max_keypoints=2 * MAX_KEYPOINTS
         )
         back = transform(np.linalg.inv(homography), xy.cpu().numpy()).astype(np.float32)
-        fired += _spread(back, (scores / _FULL_SCORE).clamp(max=1).cpu().numpy(), size)
+        heights = (scores / _FULL_SCORE).clamp(max=1).cpu().numpy()
+        fired += draw_gaussians(back, heights, size, sigma=_SIGMA, radius=_RADIUS)
         seen += cv2.warpPerspective(
             np.ones_like(fired), np.linalg.inv(homography), size, flags=cv2.INTER_LINEAR
         )
@@ -165,26 +168,8 @@ def _random_warp(rng: np.random.Generator, size: tuple[int, int]) -> Float64:
     warp = random_homography(
         rng, size, side, max_rotation_deg=25, max_scale=1.35, max_tilt=0.15
     )
-    shift = np.eye(3)  # from the middle of the square view to that of the canvas
-    middle = (np.array(size) - 1) / 2
-    shift[:2, 2] = middle - transform(warp, middle)
-    return np.asarray(shift @ warp)
-
-
-def _spread(xy: Float32, weights: Float32, size: tuple[int, int]) -> Float32:
-    """Draws one Gaussian of height `weights` for each point, the largest where two."""
-    width, height = size
-    drawn = np.zeros((height, width), np.float32)
-    whole = np.rint(xy).astype(np.int64)
-    for dy in range(-_RADIUS, _RADIUS + 1):
-        for dx in range(-_RADIUS, _RADIUS + 1):
-            at = whole + (dx, dy)
-            value = weights * np.exp(
-                -((at - xy) ** 2).sum(1, dtype=np.float32) / (2 * _SIGMA**2)
-            )
-            keep = inside(at, size)
-            np.maximum.at(drawn, (at[keep, 1], at[keep, 0]), value[keep])
-    return drawn
+    middle = (np.array(size) - 1) / 2  # of the canvas; the view is square
+    return shifted(warp, middle - transform(warp, middle))
 
 
 def _peaks(heat: Tensor) -> tuple[Float32, Float32]:

@@ -15,7 +15,9 @@ from sfmprep.models.extractors.compact_network import DESCRIPTOR_DIM
 from sfmprep.train.pairs.photographs import Photograph
 from sfmprep.train.pairs.views import (
     as_tensor_image,
+    draw_gaussians,
     inside,
+    overlapping,
     photometric,
     random_homography,
     transform,
@@ -56,19 +58,6 @@ class Batch:
     def num_pairs(self) -> int:
         """How many photographs it shows, twice each."""
         return len(self.pairs)
-
-    def to(self, device: str) -> Batch:
-        """The same on another device."""
-        return Batch(
-            images=self.images.to(device),
-            target=self.target.to(device),
-            view=self.view.to(device),
-            xy=self.xy.to(device),
-            repeatability=self.repeatability.to(device),
-            descriptors=self.descriptors.to(device),
-            pairs=tuple((a.to(device), b.to(device)) for a, b in self.pairs),
-            jitter=self.jitter.to(device),
-        )
 
 
 def find_basis(features: Sequence[Features]) -> Float32:
@@ -116,7 +105,10 @@ def make_batch(
             images.append(
                 as_tensor_image(photometric(rng, warp(photograph, homography, size)))
             )
-            targets.append(_target(xy[seen], places.repeatability[seen], size))
+            heights = places.repeatability[seen]
+            targets.append(
+                draw_gaussians(xy[seen], heights, (size, size), sigma=_SIGMA, radius=2)
+            )
             columns.append((2 * b + side, seen, xy[seen], places))
             rows = np.full(len(xy), -1)
             rows[seen] = num_rows + np.arange(len(seen))
@@ -155,21 +147,4 @@ def _two_views(
     second = random_homography(
         rng, photograph_size, size, max_rotation_deg=50, max_scale=1.6, max_tilt=0.35
     )
-    shift = np.eye(3)
-    middle = transform(second @ np.linalg.inv(first), np.full(2, (size - 1) / 2))
-    shift[:2, 2] = (size - 1) / 2 + rng.uniform(-0.2, 0.2, 2) * size - middle
-    return first, shift @ second
-
-
-def _target(xy: Float32, heights: Float32, size: int) -> Float32:
-    """Draws a Gaussian for each place, [S, S]; the higher one where two meet."""
-    drawn = np.zeros((size, size), np.float32)
-    whole = np.rint(xy).astype(np.int64)
-    for dy in range(-2, 3):
-        for dx in range(-2, 3):
-            at = whole + (dx, dy)
-            squared = np.square(at - xy).sum(1, dtype=np.float32)
-            value = heights * np.exp(-squared / np.float32(2 * _SIGMA**2))
-            keep = inside(at, (size, size))
-            np.maximum.at(drawn, (at[keep, 1], at[keep, 0]), value[keep])
-    return drawn
+    return first, overlapping(rng, first, second, size, 0.2)

@@ -21,7 +21,7 @@ from sfmprep.models.matchers.lightglue_network import LightGlueNetwork
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
-from sfmprep.train.loop import run_training
+from sfmprep.train.loop import on_device, run_training
 from sfmprep.train.matcher.data import (
     WARM_UP_BATCHES,
     Kind,
@@ -277,4 +277,4 @@ def _validation(
     made = validation_batches(
         photographs, extractor, size=size, batch=_VALIDATION_PAIRS
     )
-    return {kind: batch.to(device) for kind, batch in made.items()}
+    return {kind: on_device(batch, device) for kind, batch in made.items()}

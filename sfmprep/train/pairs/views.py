@@ -84,6 +84,25 @@ def warp(photograph: Bytes, homography: Float64, size: int) -> Bytes:
     ).astype(np.uint8, copy=False)
 
 
+def shifted(homography: Float64, by: Float64) -> Float64:
+    """The homography followed by a shift [2]."""
+    shift = np.eye(3)
+    shift[:2, 2] = by
+    return np.asarray(shift @ homography)
+
+
+def overlapping(
+    rng: np.random.Generator, first: Float64, second: Float64, size: int, away: float
+) -> Float64:
+    """Shifts the second view's homography so that the middle of the first is near its.
+
+    By up to `away` of the `size` along either axis; most pairs would not overlap else.
+    """
+    middle = np.full(2, (size - 1) / 2)
+    target = middle + rng.uniform(-away, away, 2) * size
+    return shifted(second, target - transform(second @ np.linalg.inv(first), middle))
+
+
 def sample_homography(
     rng: np.random.Generator,
     photograph: Bytes,
@@ -104,12 +123,7 @@ def sample_homography(
         )
         for _ in range(2)
     )
-    # near each other, or most pairs would not overlap
-    shift = np.eye(3)
-    middle = transform(second @ np.linalg.inv(first), np.full(2, (size - 1) / 2))
-    wanted = (size - 1) / 2 + rng.uniform(-0.25, 0.25, 2) * size
-    shift[:2, 2] = wanted - middle
-    second = shift @ second
+    second = overlapping(rng, first, second, size, 0.25)
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
     image0, image1 = (
         as_tensor_image(photometric(rng, warp(photograph, view, size)))
@@ -140,6 +154,30 @@ def _visible(
 def inside(xy: Numbers, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Which points [..., 2] lie on an image of (W, H) pixels."""
     return np.asarray(((xy >= 0) & (xy <= np.array(size) - 1)).all(-1))
+
+
+def draw_gaussians(
+    xy: Float32, heights: Float32, size: tuple[int, int], *, sigma: float, radius: int
+) -> Float32:
+    """Draws a Gaussian for each place [N, 2], [H, W]; the higher one where two meet.
+
+    Args:
+        xy: Pixel centres at integers.
+        heights: [N], of the peaks.
+        size: (W, H) of the map in pixels.
+        sigma: Standard deviation, pixels.
+        radius: How far from the nearest pixel each is drawn, pixels.
+    """
+    drawn = np.zeros(size[::-1], np.float32)
+    whole = np.rint(xy).astype(np.int64)
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            at = whole + (dx, dy)
+            squared = np.square(at - xy).sum(1, dtype=np.float32)
+            value = heights * np.exp(-squared / np.float32(2 * sigma**2))
+            keep = inside(at, size)
+            np.maximum.at(drawn, (at[keep, 1], at[keep, 0]), value[keep])
+    return drawn
 
 
 def as_tensor_image(image: Bytes) -> Float32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -37,17 +37,6 @@ class PairBatch:
     def num_pairs(self) -> int:
         """How many pairs there are."""
         return len(self.grey0)
-
-    def to(self, device: str) -> PairBatch:
-        """Returns the same on another device."""
-        moved = {
-            field.name: value.to(device)
-            for field in fields(self.truth)
-            if (value := getattr(self.truth, field.name)) is not None
-        }
-        return PairBatch(
-            self.grey0.to(device), self.grey1.to(device), PairTruth(**moved)
-        )
 
 
 def draw_batch(
