@@ -7,7 +7,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sfmprep import coords
 from sfmprep.capture.image_file import ImageInfo, decode
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ConfigError, ImageError
+from sfmprep.threads import thread_pool
 from sfmprep.types import Float32, ImageBatch
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,6 @@ def _load_ahead(
     on_unreadable: Callable[[str, str], object],
 ) -> Generator[tuple[str, Float32]]:
     """Yields the images in order while threads work on those that follow."""
-    pool = ThreadPoolExecutor(num_workers, "sfmprep-load")
     left = deque(names)
     ahead: deque[tuple[str, Future[_Loaded]]] = deque()
     stretched: dict[str, tuple[float, float]] = {}
@@ -209,7 +209,7 @@ def _load_ahead(
             and held + num_bytes(left[0], False) <= _AHEAD_BYTES
         )
 
-    try:
+    with thread_pool(num_workers, "sfmprep-load") as pool:
         while left or ahead:
             while left and has_room():
                 name = left.popleft()
@@ -225,8 +225,6 @@ def _load_ahead(
                 if levels is not None:
                     stretched[name] = levels
                 yield name, pixels
-    finally:
-        pool.shutdown(cancel_futures=True)
     if stretched:
         name, (low, high) = next(iter(stretched.items()))
         logger.warning(

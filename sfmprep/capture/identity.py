@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import mask_path
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 
 _MAX_THREADS = 8
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
@@ -97,17 +97,13 @@ def masks_signature(images: ImageSet) -> str | None:
 def _digests(
     paths: Mapping[str, Path], known: Mapping[str, FileDigest], progress: Progress
 ) -> dict[str, FileDigest]:
-    pool = ThreadPoolExecutor(
-        min(os.cpu_count() or 1, _MAX_THREADS), "sfmprep-identity"
-    )
-    try:
+    num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with thread_pool(num_threads, "sfmprep-identity") as pool:
         digests: Iterable[FileDigest] = pool.map(
             lambda item: _digest(item[1], known.get(item[0])), paths.items()
         )
         found = progress(digests, desc="identify", total=len(paths))
         return dict(zip(paths, found, strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _digest(path: Path, known: FileDigest | None) -> FileDigest:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -22,6 +21,7 @@ from sfmprep.capture.folder import (
 from sfmprep.capture.image_file import ImageInfo, read_info
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 
 _SCAN_THREADS = 8
 _MAX_LISTED = 5
@@ -81,8 +81,7 @@ class ImageSet:
         found = [name for name in files if is_image(name)]
         passed_over = tuple(name for name in files if not is_image(name))
         infos: dict[str, ImageInfo] = {}
-        pool = ThreadPoolExecutor(_SCAN_THREADS, "sfmprep-scan")
-        try:
+        with thread_pool(_SCAN_THREADS, "sfmprep-scan") as pool:
             answers = pool.map(lambda name: _info_or_reason(root / name), found)
             for name, answer in progress(
                 zip(found, answers, strict=True), desc="scan", total=len(found)
@@ -91,8 +90,6 @@ class ImageSet:
                     infos[name] = answer
                 else:
                     unreadable[name] = answer
-        finally:
-            pool.shutdown(cancel_futures=True)
         if not infos:
             raise ImageError(_explain_nothing(root, unreadable, passed_over))
         return cls(root, tuple(infos), infos, unreadable, mask_root, passed_over)

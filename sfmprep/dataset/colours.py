@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from sfmprep.capture.image_file import read_pixels
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 from sfmprep.types import Bytes, Float64
 
 _MAX_THREADS = 8
@@ -38,7 +38,7 @@ def point_colours(
         return _bilinear(pixels, observations.xy[by_view[view]])
 
     sums = np.zeros((observations.num_points, 3))
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         samples = zip(seen, pool.map(sample, seen), strict=True)
         for view, colours in progress(samples, desc="colours", total=len(seen)):
             np.add.at(sums, observations.point[by_view[view]], colours)

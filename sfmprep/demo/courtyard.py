@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ from sfmprep.demo.textures import (
 )
 from sfmprep.errors import ConfigError
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 from sfmprep.types import Float32
 
 _QUALITY = "exact: rendered"
@@ -119,7 +119,7 @@ def render_demo_scene(
         (folder / "images" / names[k]).write_bytes(jpeg.tobytes())
 
     # at most four at once, since each takes some 200 MB
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(4, os.cpu_count() or 1)) as pool:
         written = pool.map(write_image, range(num_images))
         for _ in progress(written, desc="render", total=num_images):
             pass

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from sfmprep.config import ExportConfig
 from sfmprep.errors import ImageError
 from sfmprep.export.targets import Layout
 from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
+from sfmprep.threads import thread_pool
 
 _log = logging.getLogger(__name__)
 
@@ -105,14 +105,11 @@ class ImageWriter:
                     destination.mask_folder(factor).mkdir()
         maps = _SharedMaps(undistortions.values())
         cameras = {name: view.target.camera_id for name, view in undistortions.items()}
-        pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
-        try:
+        with thread_pool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             yield from pool.map(
                 lambda name: self._write_one(name, undistortions.get(name), maps),
                 sorted(names, key=lambda name: cameras.get(name, 0)),
             )
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _write_one(
         self, name: str, view: Undistortion | None, maps: _SharedMaps

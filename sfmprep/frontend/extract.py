@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import chain
 
@@ -15,6 +15,7 @@ from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.stores.write_behind import WriteBehind
+from sfmprep.threads import thread_pool
 from sfmprep.types import Features
 
 _MASK_THREADS = 2
@@ -65,7 +66,7 @@ def extract_features(
     with (
         closing(batches),
         WriteBehind(store.append) as writer,
-        ThreadPoolExecutor(_MASK_THREADS, "sfmprep-mask") as readers,
+        thread_pool(_MASK_THREADS, "sfmprep-mask") as readers,
     ):
 
         def extracted() -> Iterator[tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import closing
 
 from sfmprep.frontend.match_order import order_for_cache
@@ -14,6 +14,7 @@ from sfmprep.pairing.pairs import Pair
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.stores.write_behind import WriteBehind
+from sfmprep.threads import thread_pool
 from sfmprep.types import Features
 
 _MAX_WAITING = 8  # batches; a fast matcher has them joined into one append
@@ -115,7 +116,7 @@ def match_in_order(
         StoreError: see `FeatureStore.get` and `MatchStore.append`.
     """
     with (
-        ThreadPoolExecutor(1, "sfmprep-read") as reader,
+        thread_pool(1, "sfmprep-read") as reader,
         WriteBehind(store.append, max_waiting=_MAX_WAITING) as writer,
     ):
         cache = _PreparedCache(features, matcher, reader, cache_bytes)

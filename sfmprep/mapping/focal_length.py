@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
 
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def find_focal_lengths(
                 settled[key] = with_focal_length(camera, found[key].pixels)
 
     num_steps = 2 * sum(map(len, plan.values()))
-    with ThreadPoolExecutor() as pool:
+    with thread_pool() as pool:
         for _ in progress(search(), desc="calibrate", total=num_steps):
             pass
     return found

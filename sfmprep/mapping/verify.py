@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from sfmprep.mapping.database import looked_into, open_database, write_errors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import Pair
+from sfmprep.threads import thread_pool
 
 _CACHED_IMAGES = 1024
 
@@ -77,7 +77,7 @@ def verify_matches(
     with (
         write_errors(path),
         open_database(path) as database,
-        ThreadPoolExecutor(num_threads) as pool,
+        thread_pool(num_threads) as pool,
     ):
         images = {image.name: image for image in database.read_all_images()}
         by_id = {image.image_id: image for image in images.values()}
@@ -126,13 +126,10 @@ def verify_matches(
                     yield job.result()
 
         geometries = progress(verified(), desc="verify", total=len(missing))
-        try:
-            for ids, geometry in zip(missing, geometries, strict=True):
-                if len(geometry.inlier_matches) < config.min_num_inliers:
-                    geometry = pycolmap.TwoViewGeometry()
-                database.write_two_view_geometry(*ids, geometry)
-        finally:
-            pool.shutdown(cancel_futures=True)  # one that is stopped stops at once
+        for ids, geometry in zip(missing, geometries, strict=True):
+            if len(geometry.inlier_matches) < config.min_num_inliers:
+                geometry = pycolmap.TwoViewGeometry()
+            database.write_two_view_geometry(*ids, geometry)
 
 
 def read_verified(path: Path) -> VerifiedPairs:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from sfmprep.threads import thread_pool
 
 T = TypeVar("T")
 
@@ -22,15 +24,11 @@ def make_ahead(
     """
     step = start
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while True:
-                while len(waiting) < _DEPTH * threads and (stop is None or step < stop):
-                    waiting.append(pool.submit(make, step))
-                    step += 1
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            for each in waiting:
-                each.cancel()
+    with thread_pool(threads) as pool:
+        while True:
+            while len(waiting) < _DEPTH * threads and (stop is None or step < stop):
+                waiting.append(pool.submit(make, step))
+                step += 1
+            if not waiting:
+                return
+            yield waiting.popleft().result()

@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from scipy.spatial import cKDTree
 from sfmprep.errors import ConfigError
 from sfmprep.geometry.uncertainty import point_uncertainties
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.threads import thread_pool
 from sfmprep.types import Float32
 from sfmprep.viewer.scene import (
     DISTANCE,
@@ -211,7 +211,7 @@ class SceneView:
         """Draws the cameras with thumbnails, the thumbnails as they are read."""
         cameras = self._scene.cameras
         scale = _frustum_scale([camera.position for camera in cameras])
-        with ThreadPoolExecutor(8) as pool:
+        with thread_pool(8) as pool:
             thumbnails = pool.map(_thumbnail, _with_pictures(cameras))
             for camera, thumbnail in zip(cameras, thumbnails, strict=True):
                 handle = self._server.scene.add_camera_frustum(

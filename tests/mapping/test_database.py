@@ -284,7 +284,7 @@ def test_stopped_verification_does_not_finish_what_waits(
         yield next(items)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sfmprep.mapping.verify.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("sfmprep.threads.ThreadPoolExecutor", Pool)
     monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", estimated)
     pairs = exhaustive_pairs(names_in(synthetic))
     with pytest.raises(KeyboardInterrupt):

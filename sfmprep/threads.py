@@ -1,0 +1,30 @@
+"""Threads whose work may be cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+
+@contextmanager
+def thread_pool(
+    num_threads: int | None = None, name: str = ""
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what waits when it is left, and waits for what has begun.
+
+    So an error or Ctrl-C in the consumer ends at once, where the pool by itself would
+    first do all that is queued. Results that count are taken before it is left.
+
+    Args:
+        num_threads: At least 1; None for as many as `ThreadPoolExecutor` takes.
+        name: What the names of its threads begin with.
+
+    Raises:
+        ValueError: `num_threads` is below 1.
+    """
+    pool = ThreadPoolExecutor(num_threads, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
