@@ -72,8 +72,8 @@ def test_reconstruct_folder_writes_a_dataset(photographs: Path, tmp_path: Path) 
     output = run("reconstruct_folder.py", photographs, tmp_path / "out", "sift")
 
     assert output.splitlines()[-1] == (
-        "All 5 photographs are in the dataset, and nothing looks wrong. It is ready for"
-        " training."
+        "All 5 photographs are in the dataset. It can be trained; look at 2 things"
+        " first."
     )
     assert (tmp_path / "out" / "transforms.json").is_file()
 

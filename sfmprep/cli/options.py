@@ -110,7 +110,11 @@ class Options:
         return StageProgress(
             [
                 *(("identify", "extract"), ("retrieve",), ("match",), *dense),
-                *(("import", "verify"), ("map", "refine"), ("colours", "export")),
+                *(
+                    ("import", "verify"),
+                    ("calibrate", "map", "refine"),
+                    ("colours", "export"),
+                ),
             ]
         )
 

@@ -9,8 +9,8 @@ import pytest
 from sfmprep import load_recipe
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import read_reference
+from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.reconstruct import reconstruct
-from sfmprep.pipelines.stages import read_result
 
 ALIKED = ("splat", ["features.type=aliked"])
 XFEAT = ("fast", [])

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import sfmprep.export.install as install_module
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import (
@@ -26,6 +25,7 @@ from sfmprep.errors import (
     ReconstructionError,
     StoreError,
 )
+from sfmprep.export import install as install_module
 from sfmprep.export.names import flat_names
 from sfmprep.geometry.undistort import undistortion
 from tests.support.export_scene import (

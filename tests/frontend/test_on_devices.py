@@ -252,7 +252,8 @@ def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
         " the same command again: it goes on from there."
     )
     with MatchStore(tmp_path / "m.h5") as store:
-        assert len(pairs) - 2 * 256 <= len(store) < len(pairs)
+        # it may have written its last pairs, but not have said so
+        assert len(pairs) - 2 * 256 <= len(store) <= len(pairs)
     match_on_devices(*call, devices=TWO, engine=ENGINE)
     with MatchStore(tmp_path / "m.h5") as store:
         assert sorted(store.pairs()) == list(pairs)

@@ -12,6 +12,7 @@ import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,16 @@ def test_a_download_that_takes_too_long_is_stopped(
     assert cached() == {}
 
 
+@contextmanager
+def interrupts_raised() -> Iterator[None]:
+    """Ctrl-C is an exception, also in a background job of a shell, which ignores it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
 @pytest.mark.usefixtures("unreachable")
 def test_an_interrupted_download_leaves_nothing_and_no_lock(
     index: Path, monkeypatch: pytest.MonkeyPatch
@@ -376,7 +387,7 @@ def test_an_interrupted_download_leaves_nothing_and_no_lock(
         signal.raise_signal(signal.SIGINT)
 
     make_wheel(index, **wheel_files())
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, interrupts_raised():
         patch.setattr(subprocess, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             resolve_weights("tiny")

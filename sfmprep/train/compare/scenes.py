@@ -12,7 +12,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.files import write_text
@@ -273,14 +273,16 @@ def reconstruct_scene(
             database, images, matched.features, matched.matches, pairs, _DATABASE
         )
         verify_matches(database, pairs, _DATABASE, seed=_SEED, progress=progress)
-        models = map_images(
-            database,
-            images,
-            Path(work) / "models",
-            _MAPPING,
-            seed=_SEED,
-            progress=progress,
-        )
+        models: list[pycolmap.Reconstruction] = []
+        with suppress(ReconstructionError):  # too few images in one model: none counts
+            models = map_images(
+                database,
+                images,
+                Path(work) / "models",
+                _MAPPING,
+                seed=_SEED,
+                progress=progress,
+            )
         seconds = _total_seconds(
             time.monotonic() - start,
             (matched.seconds_per_image, len(names)),
