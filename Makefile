@@ -10,8 +10,8 @@ NERFSTUDIO := .venv-nerfstudio
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## the whole test suite, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
 	$(BIN)/ruff check .

@@ -13,13 +13,13 @@ from typing import Any
 
 import pycolmap
 
-from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import Recipe
+from sfmprep.config import DatabaseConfig, MappingConfig, Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
+from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.progress import Progress, silent
@@ -50,7 +50,10 @@ def map_into(
     packed: Path,
     database: Path,
     images: ImageSet,
-    recipe: Recipe,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+    scales: Scales,
+    seed: int,
     *,
     progress: Progress = silent,
 ) -> int:
@@ -63,10 +66,10 @@ def map_into(
     shutil.rmtree(folder, ignore_errors=True)  # of a process that died
     try:
         models = map_images(
-            *(database, images, folder, recipe.mapping),
-            cameras=recipe.database,
-            scales=reduction_scales(images, recipe.features.max_size),
-            seed=recipe.seed,
+            *(database, images, folder, config),
+            cameras=cameras,
+            scales=scales,
+            seed=seed,
             progress=progress,
         )
     finally:

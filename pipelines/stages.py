@@ -311,10 +311,15 @@ def map_verified(
     if run.ledger.is_done("map"):
         return read_packed(packed)
     run.begin("map")
-    database = run.ledger.file("database")
-    if not apart(
-        *(map_into, packed, database, run.images, run.recipe), progress=progress
-    ):
+    recipe = run.recipe
+    num_models = apart(
+        *(map_into, packed, run.ledger.file("database"), run.images),
+        *(recipe.mapping, recipe.database),
+        reduction_scales(run.images, recipe.features.max_size),
+        recipe.seed,
+        progress=progress,
+    )
+    if not num_models:
         raise ReconstructionError(explain_failure(run.images, verified))
     run.finish("map")
     return read_packed(packed)

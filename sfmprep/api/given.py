@@ -80,6 +80,18 @@ def size_of(
     return model.max_size
 
 
+def max_size_of(features: FeatureStore) -> int | None:
+    """The longer side that images were reduced to for these features, as it is noted.
+
+    Returns:
+        None where nothing is noted: features of the files as they are.
+    """
+    made = features.provenance
+    made = made.get("settings", made)  # as in an output folder
+    noted = made.get("max_size", made.get("config", {}).get("max_size"))
+    return None if noted is None else int(noted)
+
+
 def extractor_of(
     given: FeaturesConfig | Extractor, device: str, precision: Precision
 ) -> Extractor:

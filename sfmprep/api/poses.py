@@ -12,7 +12,9 @@ import pycolmap
 from sfmprep.api.given import (
     MAX_SIZE,
     in_folder,
+    max_size_of,
 )
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
     DatabaseConfig,
@@ -26,7 +28,8 @@ from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.mapper import explain_failure, map_images
+from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
 from sfmprep.mapping.verify import (
@@ -36,6 +39,7 @@ from sfmprep.mapping.verify import (
 )
 from sfmprep.mapping.view_graph import PairTable, read_pair_table
 from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines.apart import apart, map_into
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
@@ -48,6 +52,8 @@ class Database:
 
     path: Path
     verified: VerifiedPairs
+    config: DatabaseConfig  # what is known of cameras, and thresholds
+    scales: Mapping[str, float]  # pixels of a file for one of the features, by image
 
 
 def verify(
@@ -93,10 +99,16 @@ def verify(
         backup=False,
         progress=progress,
     )
+    scales = reduction_scales(images, max_size_of(features))
     verify_matches(
-        *(path, pairs, config), seed=seed, num_threads=num_threads, progress=progress
+        *(path, pairs, config),
+        scales=scales,
+        seed=seed,
+        num_threads=num_threads,
+        progress=progress,
     )
-    return Database(path=path, verified=read_verified(path))
+    found = read_verified(path)
+    return Database(path=path, verified=found, config=config, scales=scales)
 
 
 def view_graph(database: Database | str | Path, images: ImageSet) -> PairTable:
@@ -116,10 +128,11 @@ def map(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
-    """Recovers poses and points by COLMAP from verified pairs.
+    """Recovers poses and points by COLMAP from verified pairs, in another process.
 
     Args:
-        database: Verified; it is not changed.
+        database: Verified; it is not changed. As `verify` returned it, it tells the
+            scale of its features, which thresholds follow, and what cameras are.
         images: The capture, for the points' colours.
         config: Which mapper, and its thresholds.
         seed: Of everything random in COLMAP.
@@ -129,7 +142,7 @@ def map(
         One model or more, most registered images first. Poses are `cam_from_world`.
 
     Raises:
-        ReconstructionError: there is no model, and why.
+        ReconstructionError: there is no model, and why; or COLMAP's process died.
         ConfigError: `config` asks for no mapper.
     """
     config, path = config or MappingConfig(), path_of(database)
@@ -137,13 +150,17 @@ def map(
         raise ConfigError(
             "config.type is 'none' but expected 'incremental' or 'global'"
         )
+    cameras, scales = DatabaseConfig(), dict.fromkeys(images.names, 1.0)
+    if isinstance(database, Database):
+        cameras, scales = database.config, dict(database.scales)
     with tempfile.TemporaryDirectory(prefix="sfmprep-") as folder:
-        models = map_images(
-            *(path, images, Path(folder), config), seed=seed, progress=progress
-        )
-    if not models:
-        raise ReconstructionError(explain_failure(images, read_verified(path)))
-    return models
+        packed = Path(folder) / "models.zip"
+        if not apart(
+            *(map_into, packed, path, images, config, cameras, scales, seed),
+            progress=progress,
+        ):
+            raise ReconstructionError(explain_failure(images, read_verified(path)))
+        return read_packed(packed)
 
 
 def drop_outliers(
