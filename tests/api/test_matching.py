@@ -355,14 +355,17 @@ def test_retrieval_asks_for_the_most_similar_of_the_names(images: sp.ImageSet) -
 def test_two_processes_leave_what_one_leaves(
     images: sp.ImageSet, tmp_path: Path
 ) -> None:
-    pairs, sift = sp.exhaustive_pairs(images.names), sp.Sift(max_keypoints=40)
+    # COLMAP's SIFT gives the one keypoint of the smallest, 40 x 30 pixels, one
+    # orientation or two, from run to run
+    names = [name for name in images.names if min(images.infos[name].size) > 40]
+    pairs, sift = sp.exhaustive_pairs(names), sp.Sift(max_keypoints=40)
     found = []
     for device in ("cpu", "cpu,cpu"):
         paths = tmp_path / f"f{len(device)}.h5", tmp_path / f"m{len(device)}.h5"
         features = sp.extract(images, sift, paths[0], device=device)
         matches = sp.match(features, pairs, sp.Nearest(), paths[1], device=device)
         found.append((features, matches))
-    for name in images.names:
+    for name in names:
         expect_features(found[0][0].get(name), found[1][0].get(name))
     for pair in pairs:
         expect_matches(found[0][1].get(*pair), found[1][1].get(*pair))
