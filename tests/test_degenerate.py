@@ -27,7 +27,7 @@ from sfmprep.dataset.gravity import find_up
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ReconstructionError
-from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.poses import _centre_errors, evaluate_model
 from sfmprep.evaluation.reference import CameraPose
 from sfmprep.export.dataset import export_dataset
 from sfmprep.export.listing import listing
@@ -217,6 +217,11 @@ def test_every_capture_agrees_with_itself(made: Capture) -> None:
     if len(views) >= 3:
         assert found.max_centre_error is not None
         assert found.max_centre_error < 1e-6 * np.abs(views.centres).max()
+
+
+def test_centres_of_which_most_are_one_spot_agree_with_themselves() -> None:
+    centres = np.array([[0, 0.005, 1.8]] * 6 + [[0, -0.005, 1.8]] * 3)
+    assert _centre_errors(centres, centres).max() < 1e-9
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

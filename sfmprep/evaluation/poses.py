@@ -330,7 +330,13 @@ def _centre_errors(source: Float64, target: Float64) -> Float64:
     else:
         rng = np.random.default_rng(0)
         samples += [rng.choice(count, 3, False) for _ in range(_MAX_HYPOTHESES)]
-    trials = (_distances_after_fit(source, target, sample) for sample in samples)
+    # of cameras on one spot no similarity can be had, though they would fit themselves
+    least = 1e-9 * float(np.ptp(source, axis=0).max())
+    trials = (
+        _distances_after_fit(source, target, sample)
+        for number, sample in enumerate(samples)
+        if number == 0 or float(np.ptp(source[sample], axis=0).max()) > least
+    )
     best = min(trials, key=lambda distances: float(np.median(distances)))
     for _ in range(5):
         median = np.median(best)
