@@ -84,7 +84,10 @@ class Ledger:
             return [lost if record.get("state") else "not done yet"]
         if not record:
             return ["nothing is known of its file"]
-        return list(self._changes(name, record)) or ["it was stopped"]
+        stopped = record["state"] is None
+        return list(self._changes(name, record)) or [
+            "it was stopped" if stopped else "there is more to add"
+        ]
 
     # ------------------------------------------------------------------- internals
     def _changes(self, name: str, record: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,11 @@ def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
     if earlier is not None:
         logger.info("features: %s, as in the earlier run", earlier.label())
         _mention_better(recipe, recipe.frontends.index(earlier))
+        if not workspace.matches.is_file():
+            for name, path in earlier.matcher.needed_weights():
+                resolve_weights(name, path)
+        if not workspace.dense.is_file():
+            check_dense_weights(recipe)
         return recipe.with_frontend(earlier)
     recipe = choose_frontend(recipe)
     check_dense_weights(recipe)
@@ -228,4 +234,7 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     ):
         if path.is_file():
             kind.forget(path, names)
-    shutil.rmtree(workspace.earlier, ignore_errors=True)
+        shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
+    if workspace.earlier.is_dir():
+        for file in workspace.earlier.glob("*.h5"):
+            file.unlink()

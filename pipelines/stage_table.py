@@ -141,7 +141,11 @@ STAGES = {
             reads=("join",),
             grows=True,
             writes="work/database.db",
-            settings=lambda r: {"database": _dump(r.database), "seed": r.seed},
+            settings=lambda r: {
+                "database": _dump(r.database),
+                "is_result": not _maps(r),  # it lies in another place then
+                "seed": r.seed,
+            },
         ),
         Stage(
             name="map",
@@ -227,7 +231,8 @@ class Keys:
         made = _as_json(identity_with(model, weights, half=False))
         # as the recipe asks for it, not as this machine's devices can do it: what was
         # extracted on a GPU goes on on a laptop
-        made["precision"] = self.recipe.engine.precision
+        if model.has_half:
+            made["precision"] = self.recipe.engine.precision
         then = self._recorded.get(name) or {}
         unknown = {"weights_sha256": then.get("weights_sha256")}
         if here and weights is None and then == made | unknown:

@@ -147,8 +147,13 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
     key = ""
     if path.is_file():
         with _STORES[stage](path) as store:
-            key = store.provenance["key"]
+            its_own = store.provenance
+        key = its_own["key"]
     if key != made["key"]:
+        if key:  # what a stopped run on several devices left beside it is its own
+            with _STORES[stage](path, its_own) as store:
+                if isinstance(store, FeatureStore | MatchStore):
+                    merge_parts(store)
         run.workspace.put_aside(path, key, made["key"])
     run.begin(stage)
     return made

@@ -29,7 +29,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.files import not_written
 
@@ -136,11 +135,6 @@ class Workspace:
     def report_page(self) -> Path:
         """What a run found, for people."""
         return self.out / "report.html"
-
-    def database(self, recipe: Recipe) -> Path:
-        """The COLMAP database; in plain sight where it is the result."""
-        folder = self.out if recipe.mapping.type == "none" else self.work
-        return folder / "database.db"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

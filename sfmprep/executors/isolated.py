@@ -65,7 +65,8 @@ def run_isolated(
 
     Raises:
         DiedError: the process ended without an answer.
-        Exception: whatever the function raised, if it can be pickled.
+        SfmprepError, OSError: what the function raised.
+        RuntimeError: it raised something else, whose traceback is the message.
     """
     key = os.urandom(16)
     level = logging.getLogger("sfmprep").getEffectiveLevel()
@@ -239,7 +240,7 @@ def _main() -> None:
             pycolmap.logging.minloglevel = quiet
         try:
             result = function(*args, progress=link.progress, **options)
-        except SfmprepError as error:
+        except (SfmprepError, OSError) as error:
             link.send("raised", error)
         except Exception:
             link.send("raised", RuntimeError(traceback.format_exc()))

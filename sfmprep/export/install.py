@@ -17,7 +17,13 @@ from typing import get_args
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Target
 from sfmprep.errors import ConfigError, StoreError
-from sfmprep.export.listing import GENERATOR, LISTING, is_export, write_json
+from sfmprep.export.listing import (
+    GENERATOR,
+    LISTING,
+    is_begun,
+    is_export,
+    write_json,
+)
 from sfmprep.export.targets import FOLDERS_BELOW
 
 WORLD = "world_from_sfm.json"
@@ -120,7 +126,8 @@ def install(built: Path, out: Path, folders: Sequence[str], old: Path) -> None:
 def set_dataset_aside(out: Path, away: Path) -> None:
     """Moves the datasets that an export wrote in `out` to `away`, if there are any.
 
-    One that lies there already is replaced. Whatever no export wrote stays.
+    One that lies there already is replaced, but not by one that was never completed,
+    which is deleted. Whatever no export wrote stays.
 
     Raises:
         StoreError: they cannot be moved.
@@ -128,12 +135,18 @@ def set_dataset_aside(out: Path, away: Path) -> None:
     folders = [name for name in _FOLDERS if is_export(out / name)]
     if not folders:
         return
+    is_kept = away.exists() and all(is_begun(out / name) for name in folders)
     try:
-        shutil.rmtree(away, ignore_errors=True)
         for name in folders:
             (away / name).mkdir(parents=True, exist_ok=True)
-            for entry in (LISTING, *_ENTRIES, *_CACHES, *_FORMER):
-                if (out / name / entry).exists():
+            # the listing last: until then the rest is known to be of an export
+            for entry in (*_ENTRIES, *_CACHES, *_FORMER, LISTING):
+                if not (out / name / entry).exists():
+                    continue
+                if is_kept:
+                    _remove(out / name / entry)
+                else:
+                    _remove(away / name / entry)
                     (out / name / entry).rename(away / name / entry)
             if name:
                 _remove_if_empty(out / name)
@@ -143,6 +156,13 @@ def set_dataset_aside(out: Path, away: Path) -> None:
             f"{out}: the dataset of the earlier run cannot be moved to {away}"
             f" ({error.strerror}). Close what has it open and run again."
         ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -82,6 +82,15 @@ def is_export(folder: Path) -> bool:
     return any(_is_ours(folder / name) for name in (LISTING, "transforms.json"))
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the dataset in this folder was begun by sfmprep and never completed."""
+    try:
+        content = json.loads((folder / LISTING).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("images") == {}
+
+
 def write_json(path: Path, content: object) -> None:
     """Writes `content`, which holds no NaN, as readable JSON."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)

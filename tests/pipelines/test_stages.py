@@ -15,6 +15,7 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import run_isolated
+from sfmprep.export.install import set_dataset_aside
 from sfmprep.mapping import verify
 from sfmprep.pipelines import apart, reporting, stages
 from sfmprep.pipelines.reconstruct import reconstruct
@@ -248,3 +249,26 @@ def test_a_mapper_that_dies_is_an_error_with_a_report(
 
 def die(*_: object, **__: object) -> None:
     pycolmap.logging.fatal("Check failed: a planted one")
+
+
+def test_a_database_that_is_the_result_is_not_the_one_to_map(
+    result: Path, photos: Path, ran: list[str]
+) -> None:
+    reconstruct(photos, result, recipe("mapping.type=none", "database.max_error_px=2"))
+    assert (result / "database.db").is_file()
+    assert ran == ["update_database"]
+    reconstruct(photos, result, recipe("database.max_error_px=2"))
+    assert ran[1:3] == ["update_database", "map_images"]
+
+
+def test_a_dataset_set_aside_outlives_one_that_was_only_begun(
+    result: Path, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    whole = (result / "transforms.json").read_bytes()
+    set_dataset_aside(result, away)
+    (result / "sparse").mkdir()
+    (result / "dataset.json").write_text('{"generator": "sfmprep", "images": {}}')
+    set_dataset_aside(result, away)
+    assert not (result / "sparse").exists() and not (result / "dataset.json").exists()
+    assert (away / "transforms.json").read_bytes() == whole
