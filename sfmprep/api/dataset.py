@@ -81,7 +81,6 @@ def export(
         )
     arrays = ModelArrays.of(model)
     world = find_world(model, images, config.world)
-    arrays = ModelArrays.of(model)
     seeded = seed_points(
         model,
         arrays,

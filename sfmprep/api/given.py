@@ -88,6 +88,9 @@ def max_size_of(features: FeatureStore) -> int | None:
     """
     made = features.provenance
     made = made.get("settings", made)  # as in an output folder
+    if "features" in made:  # joined with semi-dense matches
+        made = made["features"]
+        made = made.get("settings", made)
     noted = made.get("max_size", made.get("config", {}).get("max_size"))
     return None if noted is None else int(noted)
 

@@ -66,15 +66,15 @@ def refine_model(
     Raises:
         ReconstructionError: COLMAP found no solution.
     """
-    model = _with_lenses(model, refine)
+    model, held = _with_lenses(model, refine)
     loss_scale = None
     if robust:
         loss_scale = _LOSS_SCALE * _noise_px(model)
-        _adjust(model, refine=refine, loss_scale=loss_scale)
+        _adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
     when = config.refine_principal_point
     if when == "never" or refine != "all":
         return model
-    few = _cameras_of_few(model) if when == "auto" else set()
+    few = held | (_cameras_of_few(model) if when == "auto" else set())
     if few >= _cameras_in(model).keys():
         return model
     moved = pycolmap.Reconstruction(model)
@@ -86,8 +86,8 @@ def refine_model(
 
 def _with_lenses(
     model: pycolmap.Reconstruction, refine: Refine
-) -> pycolmap.Reconstruction:
-    """An adjusted copy; lenses that would not be one any more are held."""
+) -> tuple[pycolmap.Reconstruction, set[int]]:
+    """An adjusted copy, and the cameras whose lens would not be one any more: held."""
     before = model
     held = _cameras_of_few(model) & {
         key for key in _cameras_in(model) if _is_held_back(model.cameras[key])
@@ -101,7 +101,7 @@ def _with_lenses(
             if not is_plausible(model.cameras[key], before.cameras[key])
         }
         if not lost:
-            return model
+            return model, held
         logger.info("the lenses of cameras %s stay as they were", sorted(lost))
         held |= lost
 

