@@ -22,6 +22,7 @@ from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
@@ -83,6 +84,7 @@ def refine_into(
     packed: Path,
     mapped: Path,
     dense: Path,
+    tried: Pairs | None,
     images: ImageSet,
     recipe: Recipe,
     *,
@@ -94,7 +96,7 @@ def refine_into(
         SfmprepError: see the functions that it calls.
     """
     models = [
-        _refined(model, dense, images, recipe, progress)
+        _refined(model, dense, tried, images, recipe, progress)
         for model in read_packed(mapped)
     ]
     write_packed(packed, models)
@@ -103,6 +105,7 @@ def refine_into(
 def _refined(
     model: pycolmap.Reconstruction,
     dense: Path,
+    tried: Pairs | None,
     images: ImageSet,
     recipe: Recipe,
     progress: Progress,
@@ -115,6 +118,7 @@ def _refined(
                 ModelArrays.of(model),
                 store,
                 radii={name: recipe.dense.radius * s for name, s in scales.items()},
+                tried=tried,
             )
         model = refine_model(model, recipe.mapping, refine=recipe.database.refine)
     if recipe.refinement is not None:

@@ -18,6 +18,7 @@ from sfmprep.mapping.models import read_model
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.run import Run
+from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
@@ -73,14 +74,18 @@ def open_matches(run: Run) -> MatchStore:
     return MatchStore(run.workspace.matches)
 
 
-def open_joined(run: Run) -> tuple[FeatureStore, MatchStore]:
-    """Opens what goes into the database: with semi-dense matches where there are any.
+def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
+    """Opens what goes into the database: the matches of all rungs.
 
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
     """
     if run.recipe.dense is None:
-        return open_features(run), open_matches(run)
+        if run.recipe.stronger is None:
+            return open_features(run), open_matches(run)
+        expect_done(run, "match weak pairs", "match")
+        upper = MatchStore(run.workspace.stronger_matches)
+        return open_features(run), MatchLayers(open_matches(run), upper)
     expect_done(run, "join", "match")
     workspace = run.workspace
     return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)

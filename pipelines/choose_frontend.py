@@ -25,9 +25,31 @@ def choose_frontend(recipe: Recipe) -> Recipe:
         if all(
             _can_be_had(name, path, lacking) for name, path in frontend.needed_weights()
         ):
+            frontend = with_stronger(frontend)
             _report(frontend, list(lacking))
             return recipe.with_frontend(frontend)
     raise next(iter(lacking.values()))
+
+
+def with_stronger(frontend: Frontend) -> Frontend:
+    """The choice, without its stronger matcher if the weights of that cannot be had.
+
+    Raises:
+        WeightsError: a file of weights is damaged.
+    """
+    if frontend.stronger is None:
+        return frontend
+    lacking: dict[str, WeightsError] = {}
+    matcher = frontend.stronger.matcher
+    needed = matcher.needed_weights()
+    if all(_can_be_had(name, path, lacking) for name, path in needed):
+        return frontend
+    logger.info(
+        "pairs that stay weak are not tried by %s: its weights are not here and %s",
+        matcher.name,
+        _barred(),
+    )
+    return frontend.model_copy(update={"stronger": None})
 
 
 def check_dense_weights(recipe: Recipe) -> None:
@@ -60,15 +82,22 @@ def _can_be_had(name: str, path: Path | None, lacking: dict[str, WeightsError]) 
     return True
 
 
+def _barred() -> str:
+    return "SFMPREP_OFFLINE is set" if is_offline() else "cannot be fetched"
+
+
 def _report(frontend: Frontend, lacking: list[str]) -> None:
-    licences = sorted({WEIGHTS[name].licence for name, _ in frontend.needed_weights()})
+    needed = frontend.needed_weights()
+    if frontend.stronger is not None:
+        needed = [*needed, *frontend.stronger.matcher.needed_weights()]
+    licences = sorted({WEIGHTS[name].licence for name, _ in needed})
     why = ""
     if lacking:
-        barred = "SFMPREP_OFFLINE is set" if is_offline() else "cannot be fetched"
-        why = f", because the weights of {', '.join(lacking)} are not here and {barred}"
+        names = ", ".join(lacking)
+        why = f", because the weights of {names} are not here and {_barred()}"
     logger.info(
         "features: %s (%s)%s",
-        frontend.label(),
+        frontend.ladder_label(),
         f"weights: {', '.join(licences)}" if licences else "no weights",
         why,
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.mapping.project import Filled, check_images, fill_project
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
-from sfmprep.pipelines import stages
+from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.run import Run
-from sfmprep.pipelines.semidense import join_semi_dense
 from sfmprep.progress import Progress, silent
 
 
@@ -35,28 +33,10 @@ def fill_existing_database(
     """
     images, recipe = run.images, run.recipe
     check_images(database, images)  # now, and not after hours of matching
-    features, _ = stages.extract(run, device=device, progress=progress)
-    with (
-        features,
-        stages.match(
-            run,
-            pairs := stages.make_pairs(run, features, progress=progress),
-            features,
-            device=device,
-            progress=progress,
-        ) as matches,
-        ExitStack() as stores,
-    ):
-        if recipe.dense is not None:
-            features, matches = join_semi_dense(
-                *(run, recipe.dense, features, pairs, matches),
-                device=device,
-                progress=progress,
-            )
-            stores.enter_context(features)
-            stores.enter_context(matches)
+    with match_photographs(run, {}, device=device, progress=progress) as found:
+        pairs = found.pairs
         filled = fill_project(
-            *(database, images, features, matches, pairs, recipe.database),
+            *(database, images, found.features, found.matches, pairs, recipe.database),
             progress=progress,
         )
     verify_matches(

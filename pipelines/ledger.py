@@ -13,7 +13,7 @@ from typing import Any
 
 from sfmprep.config import Recipe
 from sfmprep.files import read_table, write_text
-from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of
+from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of, passes_on
 
 
 class Ledger:
@@ -129,7 +129,7 @@ class Ledger:
 def _nearest(keys: Keys, name: str) -> str:
     """The stage whose artefact is read: one that is left out passes another on."""
     while not keys.applies(name):
-        name = STAGES[name].reads[0]
+        name = passes_on(STAGES[name])
     return name
 
 

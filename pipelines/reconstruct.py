@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +12,9 @@ import pycolmap
 from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
-from sfmprep.pipelines import reporting, semidense, stages
+from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.matching import match_photographs
+from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import open_run
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
@@ -50,45 +50,29 @@ def reconstruct(
     seconds: dict[str, float] = {}
     with (
         open_run(images, out, recipe, progress=progress) as run,
-        ExitStack() as stores,
+        match_photographs(run, seconds, device=device, progress=progress) as found,
     ):
-        with _timed(seconds, "extract"):
-            features, undecoded = stages.extract(run, device=device, progress=progress)
-            stores.enter_context(features)
-        with _timed(seconds, "pairs"):
-            pairs = stages.make_pairs(run, features, progress=progress)
-        with _timed(seconds, "match"):
-            matches = stores.enter_context(
-                stages.match(run, pairs, features, device=device, progress=progress)
-            )
-        if run.recipe.dense is not None:
-            with _timed(seconds, "semi-dense"):
-                features, matches = semidense.join_semi_dense(
-                    *(run, run.recipe.dense, features, pairs, matches),
-                    device=device,
-                    progress=progress,
-                )
-                stores.enter_context(features)
-                stores.enter_context(matches)
-        with _timed(seconds, "database"):
+        with timed(seconds, "database"):
             verified = stages.fill_database(
-                run, features, pairs, matches, progress=progress
+                run, found.features, found.pairs, found.matches, progress=progress
             )
         report = partial(
             reporting.write_report,
             run,
-            features=features,
-            unreadable=undecoded,
+            features=found.features,
+            unreadable=found.undecoded,
             seconds=seconds,
         )
         if run.recipe.mapping.type == "none":
             return report([])
         models: list[pycolmap.Reconstruction] = []
         try:
-            with _timed(seconds, "map"):
+            with timed(seconds, "map"):
                 models = stages.find_poses(run, verified, progress=progress)
-            with _timed(seconds, "export"):
-                stages.export(run, models[0], features, matches, progress=progress)
+            with timed(seconds, "export"):
+                stages.export(
+                    run, models[0], found.features, found.matches, progress=progress
+                )
         except SfmprepError as error:
             _report_failure(partial(report, models), error, run.workspace.report_page)
             raise
@@ -105,10 +89,3 @@ def _report_failure(
         logger.warning("the report could not be written: %s", second)
     else:
         logger.warning("what was found is in %s", page)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[stage] = round(time.monotonic() - start, 2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ from sfmprep.report.page import write_page
 from sfmprep.report.reasons import UNREADABLE
 from sfmprep.report.schema import Report
 from sfmprep.stores.tables import FeatureStore
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Notes the wall-clock time of a block."""
+    start = time.monotonic()
+    yield
+    seconds[step] = round(time.monotonic() - start, 2)
 
 
 def write_report(
@@ -47,7 +57,7 @@ def write_report(
     report = collect_report(
         images,
         recipe=recipe,
-        frontend=recipe.frontends[0].label(),
+        frontend=recipe.frontends[0].ladder_label(),
         database=database,
         features=features,
         models=models,

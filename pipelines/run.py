@@ -24,6 +24,7 @@ from sfmprep.pipelines.choose_frontend import (
     check_dense_weights,
     choose_frontend,
     has_weights,
+    with_stronger,
 )
 from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.stage_table import checksum
@@ -131,8 +132,13 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
     """The choice that the features here were made with, if the recipe has it."""
     if not (workspace.recipe.is_file() and workspace.features.is_file()):
         return None
-    earlier = read_resolved(workspace.recipe).frontends[0]
-    return earlier if earlier in recipe.frontends else None
+    made = read_resolved(workspace.recipe)
+    same = (
+        frontend
+        for frontend in recipe.frontends
+        if (frontend.features, frontend.matcher) == (made.features, made.matcher)
+    )
+    return next(same, None)
 
 
 def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
@@ -146,6 +152,8 @@ def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
                 resolve_weights(name, path)
         if not workspace.dense.is_file():
             check_dense_weights(recipe)
+        if not workspace.stronger_matches.is_file():
+            earlier = with_stronger(earlier)
         return recipe.with_frontend(earlier)
     recipe = choose_frontend(recipe)
     check_dense_weights(recipe)
@@ -230,6 +238,7 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     for kind, path in (
         (FeatureStore, workspace.features),
         (MatchStore, workspace.matches),
+        (MatchStore, workspace.stronger_matches),
         (DenseStore, workspace.dense),
     ):
         if path.is_file():

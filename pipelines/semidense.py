@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import DenseConfig
-from sfmprep.mapping.database import remove_database, update_database
-from sfmprep.mapping.verify import count_inliers, verify_matches
 from sfmprep.models.build import build_dense_matcher
-from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines.ladder import find_weak_pairs
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stages import open_store
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.join import aggregate
 from sfmprep.semidense.match import match_dense
-from sfmprep.semidense.weak_pairs import weak_pairs
+from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
@@ -26,7 +24,7 @@ def join_semi_dense(
     config: DenseConfig,
     features: FeatureStore,
     pairs: Pairs,
-    matches: MatchStore,
+    matches: MatchReader,
     *,
     device: str = "cpu",
     progress: Progress = silent,
@@ -73,41 +71,21 @@ def _pairs_to_try(
     config: DenseConfig,
     features: FeatureStore,
     pairs: Pairs,
-    matches: MatchStore,
+    matches: MatchReader,
     *,
     progress: Progress,
 ) -> Pairs:
-    """All pairs, or those that the features leave weak once they are verified."""
-    path, recipe = run.workspace.weak_pairs, run.recipe
-    if run.ledger.is_done("weak pairs"):
-        return pairs_from_file(path, run.images.names)
-    run.begin("weak pairs")
-    tried = pairs
+    """All pairs, or those that the rungs below leave weak."""
     if config.pairs == "weak":
-        scratch = run.workspace.scratch_database
-        try:
-            remove_database(scratch)
-            update_database(
-                *(scratch, run.images, features, matches, pairs, recipe.database),
-                progress=progress,
-            )
-            verify_matches(
-                *(scratch, pairs, recipe.database),
-                scales=reduction_scales(run.images, recipe.features.max_size),
-                seed=recipe.seed,
-                progress=progress,
-            )
-            tried = weak_pairs(
-                pairs, count_inliers(scratch), min_num_inliers=config.min_num_inliers
-            )
-        finally:
-            remove_database(scratch)
-        logger.info(
-            "%d of %d pairs are weak and matched semi-densely", len(tried), len(pairs)
+        has_two = run.recipe.stronger is not None
+        return find_weak_pairs(
+            *(run, "pairs left", "verify again" if has_two else "verify"),
+            *(config, features, pairs, matches),
+            progress=progress,
         )
-    tried.write(path)
-    run.finish("weak pairs")
-    return tried
+    pairs.write(run.ledger.file("pairs left"))
+    run.finish("pairs left")
+    return pairs
 
 
 def _match(

@@ -8,7 +8,8 @@ is missing, so its key does not tell which images or pairs there are: one photog
 more leaves the keys of `extract` and `match` as they are, and changes their states.
 Every other stage is made anew when what it reads changes, and its state is its key.
 
-A stage that the recipe leaves out passes on what it reads first. Settings hold
+A stage that the recipe leaves out passes on what it reads first, or what its row
+names. Settings hold
 identities, never paths or times: weights, photographs and masks by their content. So a
 folder that was copied or moved goes on.
 """
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sfmprep.config import PairsFileConfig, Recipe
+from sfmprep.config import DenseConfig, PairsFileConfig, Recipe, StrongerConfig
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.identity import identity_with
@@ -38,7 +39,8 @@ class Stage:
 
     name: str
     version: int  # raised by hand when the numbers change
-    reads: tuple[str, ...] = ()  # stages, first the one it passes on if left out
+    reads: tuple[str, ...] = ()  # stages
+    passes_on: str = ""  # which one, if it is left out; the first that it reads if none
     over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
     grows: bool = False
     writes: str  # below the output folder
@@ -58,6 +60,22 @@ def _maps(recipe: Recipe) -> bool:
 
 def _is_dense(recipe: Recipe) -> bool:
     return recipe.dense is not None
+
+
+def _looks_for_weak_pairs(recipe: Recipe) -> bool:
+    return recipe.stronger is not None or _tries_weak_pairs_densely(recipe)
+
+
+def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
+    return recipe.dense is not None and recipe.dense.pairs == "weak"
+
+
+def _verification(recipe: Recipe) -> dict[str, Any]:
+    return {"database": _dump(recipe.database), "seed": recipe.seed}
+
+
+def _weakness(config: StrongerConfig | DenseConfig) -> dict[str, int]:
+    return {"min_num_inliers": config.min_num_inliers, "per_image": config.per_image}
 
 
 def _pairs_settings(recipe: Recipe) -> object:
@@ -102,22 +120,57 @@ STAGES = {
             model=lambda r: r.matcher,
         ),
         Stage(
-            name="weak pairs",
+            name="verify",
             version=1,
             reads=("match",),
+            grows=True,
+            writes="work/verified.db",
+            settings=_verification,
+            applies=_looks_for_weak_pairs,
+        ),
+        Stage(
+            name="weak pairs",
+            version=1,
+            reads=("verify",),
             writes="work/weak_pairs.txt",
-            settings=lambda r: {
-                "database": _dump(r.database),
-                "pairs": r.dense and r.dense.pairs,
-                "min_num_inliers": r.dense and r.dense.min_num_inliers,
-                "seed": r.seed,
-            },
+            settings=lambda r: r.stronger and _weakness(r.stronger),
+            applies=lambda r: r.stronger is not None,
+        ),
+        Stage(
+            name="match weak pairs",
+            version=1,
+            reads=("extract",),
+            passes_on="match",
+            over=("weak pairs",),
+            grows=True,
+            writes="work/stronger_matches.h5",
+            model=lambda r: r.stronger and r.stronger.matcher,
+            applies=lambda r: r.stronger is not None,
+        ),
+        Stage(
+            name="verify again",
+            version=1,
+            reads=("match weak pairs",),
+            passes_on="verify",
+            grows=True,
+            writes="work/verified_again.db",
+            settings=_verification,
+            applies=lambda r: r.stronger is not None and _tries_weak_pairs_densely(r),
+        ),
+        Stage(
+            name="pairs left",
+            version=1,
+            reads=("verify again",),
+            writes="work/pairs_left.txt",
+            settings=lambda r: (
+                r.dense and {"pairs": r.dense.pairs, **_weakness(r.dense)}
+            ),
             applies=_is_dense,
         ),
         Stage(
             name="match semi-densely",
             version=1,
-            over=("weak pairs", IMAGES),
+            over=("pairs left", IMAGES),
             grows=True,
             writes="work/dense.h5",
             model=lambda r: r.dense.matcher if r.dense else None,
@@ -126,7 +179,7 @@ STAGES = {
         Stage(
             name="join",
             version=1,
-            reads=("match", "match semi-densely"),
+            reads=("match weak pairs", "match semi-densely"),
             writes="work/joined_matches.h5",
             settings=lambda r: {
                 "radius": r.dense and r.dense.radius,
@@ -142,9 +195,8 @@ STAGES = {
             grows=True,
             writes="work/database.db",
             settings=lambda r: {
-                "database": _dump(r.database),
+                **_verification(r),
                 "is_result": not _maps(r),  # it lies in another place then
-                "seed": r.seed,
             },
         ),
         Stage(
@@ -242,7 +294,7 @@ class Keys:
     def _key(self, name: str) -> str:
         stage = STAGES[name]
         if not self.applies(name):
-            return self.key(stage.reads[0])
+            return self.key(passes_on(stage))
         return checksum([name, stage.version, self.settings(name), self.reads(name)])
 
     def _state(self, name: str) -> str:
@@ -250,11 +302,16 @@ class Keys:
             return checksum(dict(self.images))
         stage = STAGES[name]
         if not self.applies(name):
-            return self.state(stage.reads[0])
+            return self.state(passes_on(stage))
         if not stage.grows:
             return self.key(name)
         covered = {other: self.state(other) for other in (*stage.reads, *stage.over)}
         return checksum([self.key(name), covered])
+
+
+def passes_on(stage: Stage) -> str:
+    """Whose artefact takes the place of one that the recipe leaves out."""
+    return stage.passes_on or stage.reads[0]
 
 
 def _as_json(settings: object) -> Any:

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, assert_never
 
 import pycolmap
@@ -19,6 +20,7 @@ from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
+    MatcherConfig,
     PairsFileConfig,
     RetrievalConfig,
     SequentialConfig,
@@ -69,6 +71,7 @@ from sfmprep.pipelines.artefacts import (
 )
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
+from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ logger = logging.getLogger(__name__)
 _STORES = {
     "extract": FeatureStore,
     "match": MatchStore,
+    "match weak pairs": MatchStore,
     "match semi-densely": DenseStore,
 }
 
@@ -204,56 +208,70 @@ def match(
     progress: Progress = silent,
 ) -> MatchStore:
     """Matches what is missing and returns the match store, open for reading."""
-    recipe, devices = run.recipe, device.split(",")
-    made = open_store(run, "match")
-    with MatchStore(run.workspace.matches, made) as store:
+    return match_with(
+        *(run, "match", run.recipe.matcher, pairs, features),
+        device=device,
+        progress=progress,
+    )
+
+
+def match_with(
+    run: Run,
+    stage: str,
+    config: MatcherConfig,
+    pairs: Pairs,
+    features: FeatureStore,
+    *,
+    device: str,
+    progress: Progress,
+) -> MatchStore:
+    """Matches what is missing in the store of a stage; returns it, open for reading."""
+    path, engine, devices = run.ledger.file(stage), run.recipe.engine, device.split(",")
+    made = open_store(run, stage)
+    with MatchStore(path, made) as store:
         merge_parts(store)
         missing = any(pair not in store for pair in pairs)
     if missing and len(devices) > 1:
         match_on_devices(
-            pairs,
-            run.workspace.features,
-            recipe.matcher,
-            run.workspace.matches,
-            made,
+            *(pairs, run.workspace.features, config, path, made),
             devices=devices,
-            engine=recipe.engine,
+            engine=engine,
             progress=progress,
         )
     elif missing:
-        matcher = build_matcher(
-            recipe.matcher, device=device, precision=recipe.engine.precision
-        )
-        with MatchStore(run.workspace.matches, made) as store:
+        matcher = build_matcher(config, device=device, precision=engine.precision)
+        with MatchStore(path, made) as store:
             match_features(
-                pairs,
-                features,
-                matcher,
-                store,
+                *(pairs, features, matcher, store),
                 batch_size=pairs_per_batch(device),
-                cache_bytes=int(recipe.engine.cache_gb * 1e9),
+                cache_bytes=int(engine.cache_gb * 1e9),
                 progress=progress,
             )
-    run.finish("match")
-    return MatchStore(run.workspace.matches)
+    run.finish(stage)
+    return MatchStore(path)
 
 
 def fill_database(
     run: Run,
     features: FeatureStore,
     pairs: Pairs,
-    matches: MatchStore,
+    matches: MatchReader,
     *,
+    stage: str = "database",
     progress: Progress = silent,
 ) -> VerifiedPairs:
-    """Imports and verifies what the database lacks."""
-    database, recipe = run.ledger.file("database"), run.recipe
-    if not run.ledger.is_done("database"):
-        if not run.ledger.can_grow("database"):
+    """Imports and verifies what the database of a stage lacks.
+
+    What was verified on an earlier rung of the ladder, and is the same, is taken over.
+    """
+    database, recipe = run.ledger.file(stage), run.recipe
+    if not run.ledger.is_done(stage):
+        if not run.ledger.can_grow(stage):
             remove_database(database)
-        run.begin("database")
+        run.begin(stage)
         update_database(
             *(database, run.images, features, matches, pairs, recipe.database),
+            lower=_lower_database(run, stage),
             progress=progress,
         )
         verify_matches(
@@ -262,8 +280,15 @@ def fill_database(
             seed=recipe.seed,
             progress=progress,
         )
-        run.finish("database")
+        run.finish(stage)
     return read_verified(database)
+
+
+def _lower_database(run: Run, stage: str) -> Path | None:
+    """The database of the rung below."""
+    rungs = ("verify", "verify again", "database")
+    below = [rung for rung in rungs[: rungs.index(stage)] if run.ledger.is_done(rung)]
+    return run.ledger.file(below[-1]) if below else None
 
 
 def fill_from_stores(run: Run, *, progress: Progress = silent) -> VerifiedPairs:
@@ -342,9 +367,12 @@ def refine(
     packed = run.workspace.refined
     if not run.ledger.is_done("refine"):
         run.begin("refine")
-        place = run.workspace
+        place, names = run.workspace, run.images.names
+        has_dense = run.recipe.dense is not None
+        tried = pairs_from_file(place.pairs_left, names) if has_dense else None
         apart(
-            *(refine_into, packed, place.mapped, place.dense, run.images, run.recipe),
+            *(refine_into, packed, place.mapped, place.dense, tried),
+            *(run.images, run.recipe),
             progress=progress,
         )
         run.finish("refine")
@@ -384,7 +412,7 @@ def export(
     run: Run,
     model: pycolmap.Reconstruction,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     *,
     progress: Progress = silent,
 ) -> ExportSummary | None:

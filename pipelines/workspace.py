@@ -8,7 +8,8 @@ out/
     work/                      what is needed to go on; may be deleted afterwards
         images.json    size, time and checksum of the photographs and masks
         features.h5 pairs.txt matches.h5 database.db
-        dense.h5 weak_pairs.txt      semi-dense matches, and for which pairs
+        verified.db weak_pairs.txt stronger_matches.h5      the second rung (`ladder`)
+        verified_again.db pairs_left.txt dense.h5           the third, semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
         mapped.zip     the mapper's models, and refined.zip, with refined keypoints
         models/0 ...   those without what is not supported
@@ -87,14 +88,14 @@ class Workspace:
         return self.work / "dense.h5"
 
     @property
-    def weak_pairs(self) -> Path:
-        """The pairs that the features left weak, and so were matched semi-densely."""
-        return self.work / "weak_pairs.txt"
+    def stronger_matches(self) -> Path:
+        """Matches of the pairs that were weak, by the stronger matcher."""
+        return self.work / "stronger_matches.h5"
 
     @property
-    def scratch_database(self) -> Path:
-        """The database that tells which pairs are weak; it is removed then."""
-        return self.work / "weak.db"
+    def pairs_left(self) -> Path:
+        """The pairs that were matched semi-densely."""
+        return self.work / "pairs_left.txt"
 
     @property
     def joined_features(self) -> Path:

@@ -44,6 +44,7 @@ __all__ = [
     "LightGlue",
     "Loftr",
     "MappingConfig",
+    "MatchLayers",
     "MatchStore",
     "Matcher",
     "Matches",
@@ -181,6 +182,7 @@ if TYPE_CHECKING:
         pairs_from_file,
         sequential_pairs,
     )
+    from sfmprep.stores.layers import MatchLayers
     from sfmprep.stores.tables import (
         DenseStore,
         FeatureStore,
@@ -221,6 +223,7 @@ else:
         "sfmprep.pairing.pairs": (
             "Pairs exhaustive_pairs natural_order pairs_from_file sequential_pairs"
         ),
+        "sfmprep.stores.layers": "MatchLayers",
         "sfmprep.stores.tables": "DenseStore FeatureStore MatchStore",
         "sfmprep.types": "DenseMatches Features ImageBatch Matches",
     }

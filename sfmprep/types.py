@@ -6,7 +6,8 @@ of the first pixel is (0.5, 0.5). `image_size` is (W, H) of the file on disk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,15 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.xy)
+
+    def take(self, rows: NDArray[Any] | slice) -> Features:
+        """Some rows, by a mask, numbers or a slice; they may be none."""
+        columns: dict[str, Any] = {
+            field.name: value[rows]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), np.ndarray)
+        }
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

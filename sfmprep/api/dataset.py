@@ -27,6 +27,7 @@ from sfmprep.pipelines import reconstruct as pipeline
 from sfmprep.pipelines.artefacts import in_world
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
+from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
 
@@ -38,7 +39,7 @@ def export(
     targets: Sequence[Target] | None = None,
     config: ExportConfig | None = None,
     features: FeatureStore | None = None,
-    matches: MatchStore | None = None,
+    matches: MatchReader | None = None,
     progress: Progress = silent,
 ) -> ExportSummary:
     """Writes the registered images, poses and points as datasets for trainers.

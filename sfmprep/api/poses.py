@@ -43,7 +43,8 @@ from sfmprep.pipelines.apart import apart, map_into
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
-from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Database:
 def verify(
     images: ImageSet,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     database: str | Path,
     *,
     pairs: Pairs | None = None,

@@ -26,10 +26,11 @@ from sfmprep.mapping.verify import (
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.weak_pairs import weak_pairs as choose_weak_pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense import match as semidense
 from sfmprep.semidense.join import aggregate
-from sfmprep.semidense.weak_pairs import weak_pairs as choose_weak_pairs
+from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 
@@ -93,16 +94,25 @@ def weak_pairs(
     pairs: Iterable[Pair],
     *,
     min_num_inliers: int = 60,
+    per_image: int = 10,
+    matches: MatchReader | None = None,
 ) -> Pairs:
-    """The pairs that matching without a detector should try after the features.
+    """The pairs that stayed weak and matter, for a dearer matcher to try.
+
+    A pair matters to an image that few or no strong pairs hold, if it joins two pieces
+    of the capture, or if it closes a loop. With what a matcher of the same features
+    finds, `MatchLayers` goes into `verify` in place of the first matches.
 
     Args:
         database: Verified, see `verify`.
         pairs: What the features were matched on.
         min_num_inliers: A pair with fewer verified matches is weak.
+        per_image: The most that an image, or two pieces, ask for, likeliest first.
+        matches: Of the pairs: of those that nothing else tells apart the ones with more
+            matches are likelier. None for not known.
 
     Returns:
-        Of the weak pairs those that may overlap; none for no pairs.
+        None of the strong pairs; none for no pairs.
 
     Raises:
         StoreError: `database` is not one of COLMAP, or is locked.
@@ -111,13 +121,15 @@ def weak_pairs(
         pairs_of(pairs),
         count_inliers(path_of(database)),
         min_num_inliers=min_num_inliers,
+        num_matches=matches.num_matches() if matches is not None else None,
+        per_image=per_image,
     )
 
 
 def join_dense(
     images: ImageSet,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     dense: DenseStore,
     config: DenseConfig,
     *,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -87,12 +86,7 @@ def drop_masked(features: Features, mask: Mask) -> Features:
     pixel = np.floor(features.xy).astype(np.int64)
     column, row = np.clip(pixel, 0, np.array(features.image_size) - 1).T
     keep = mask[row, column]
-    columns = {
-        field.name: value[keep]
-        for field in fields(features)
-        if isinstance(value := getattr(features, field.name), np.ndarray)
-    }
-    return replace(features, **columns)
+    return features.take(keep)
 
 
 def check_masks(images: ImageSet) -> None:

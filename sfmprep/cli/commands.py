@@ -223,30 +223,19 @@ def match(
     device: Device = "auto",
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
-    from sfmprep.pipelines import artefacts, stages
-    from sfmprep.pipelines.semidense import join_semi_dense
+    from sfmprep.pipelines import artefacts
+    from sfmprep.pipelines.matching import match_pairs
 
-    run_on: dict[str, Any] = {
-        "device": pick_device(device),
-        "progress": show_progress,
-    }
     with (
         _open(images, out, options, goes_on=True) as run,
         artefacts.open_features(run) as features,
-        stages.match(
-            run, found := artefacts.read_pairs(run), features, **run_on
-        ) as store,
+        match_pairs(
+            *(run, features, artefacts.read_pairs(run), {}),
+            device=pick_device(device),
+            progress=show_progress,
+        ) as (_, matches),
     ):
-        print(f"{len(store)} pairs are matched in {run.workspace.matches}")
-        if run.recipe.dense is not None:
-            joined = join_semi_dense(
-                *(run, run.recipe.dense, features, found, store), **run_on
-            )
-            with joined[0], joined[1]:
-                print(
-                    f"{len(joined[1])} pairs with semi-dense matches in"
-                    f" {run.workspace.joined_matches}"
-                )
+        print(f"{len(matches)} pairs are matched in {matches.place}")
 
 
 def database(
@@ -449,8 +438,11 @@ def recipes(
     recipe = load_recipe(name, flat(settings))
     print(recipe.to_yaml())
     for number, frontend in enumerate(recipe.frontends, 1):
-        print(f"# choice {number}: {frontend.label()}")
-        for weight, path in frontend.needed_weights():
+        print(f"# choice {number}: {frontend.ladder_label()}")
+        stronger = (
+            frontend.stronger.matcher.needed_weights() if frontend.stronger else []
+        )
+        for weight, path in [*frontend.needed_weights(), *stronger]:
             print(_described(weight, path))
     if recipe.dense is not None:
         print(f"# semi-dense: {recipe.dense.matcher.type}")

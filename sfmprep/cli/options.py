@@ -106,10 +106,13 @@ class Options:
 
     def progress(self, recipe: Recipe) -> Progress:
         """Shows the loops of a whole run with the number of their stage."""
-        dense = [("match semi-dense", "keypoints", "join")] if recipe.dense else []
+        stronger = ["match weak pairs"] if recipe.stronger else []
+        dense = ["match semi-dense", "keypoints", "join"] if recipe.dense else []
+        first = ["import, first", "verify, first"] if stronger or dense else []
         return StageProgress(
             [
-                *(("identify", "extract"), ("retrieve",), ("match",), *dense),
+                *(("identify", "extract"), ("retrieve",), ("match",)),
+                *(rung for rung in ([*first, *stronger], dense) if rung),
                 *(
                     ("import", "verify"),
                     ("calibrate", "map", "refine"),

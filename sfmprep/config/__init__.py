@@ -21,7 +21,12 @@ from sfmprep.config.mapping import (
     OutlierConfig,
     RefinementConfig,
 )
-from sfmprep.config.matchers import LightGlueConfig, MatcherConfig, NearestConfig
+from sfmprep.config.matchers import (
+    LightGlueConfig,
+    MatcherConfig,
+    NearestConfig,
+    StrongerConfig,
+)
 from sfmprep.config.pairs import (
     AutoPairsConfig,
     ExhaustiveConfig,
@@ -68,6 +73,7 @@ __all__ = [
     "SeedConfig",
     "SequentialConfig",
     "SiftConfig",
+    "StrongerConfig",
     "Target",
     "WorldConfig",
     "XFeatConfig",

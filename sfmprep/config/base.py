@@ -39,11 +39,16 @@ class ModelConfig(Config):
     type: str
 
     @property
+    def name(self) -> str:
+        """What messages call it: its `model`, else its `type`."""
+        return str(getattr(self, "model", self.type))
+
+    @property
     def weights_name(self) -> str | None:
         """The weights that it needs: its `model`, else its `type`; None for none."""
         if "weights" not in type(self).model_fields:
             return None
-        return str(getattr(self, "model", self.type))
+        return self.name
 
     def needed_weights(self) -> list[tuple[str, Path | None]]:
         """The name of each of its weights, and the file to use in their place."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ C = TypeVar("C", bound=Config)
 
 _OF_CHOICE = re.compile(r"otherwise\.\d+\.")
 _FRONTEND = tuple(Frontend.model_fields)
-_NAMES_A_CHOICE = {"type", "model"}
+_NAMES_A_CHOICE = {"type", "model", "matcher"}  # the last one in `stronger`
 _OWN = {"name", "description"}  # of a recipe itself, whatever it is like
 
 
@@ -171,7 +171,10 @@ def _over_recipe(
     said = {k: own[k] for k in _FRONTEND if isinstance(own.get(k), Mapping)}
     if any(_NAMES_A_CHOICE & section.keys() for section in said.values()):
         data.pop("otherwise", None)
+        data.pop("stronger", None)  # it may not fit other features
     elif data.get("otherwise") and "otherwise" not in own:
+        if "stronger" in own and own["stronger"] is None:
+            data = _in_frontends(data, ["stronger"], None, source)
         for part, section in said.items():
             for key, value in section.items():
                 data = _in_frontends(data, [part, key], value, source)
@@ -218,15 +221,18 @@ def _in_frontends(
     data: Mapping[str, Any], path: list[str], value: object, where: str
 ) -> dict[str, Any]:
     """Sets a key in every choice of features and matcher that has it."""
-    first, others = {part: data[part] for part in _FRONTEND}, data["otherwise"]
+    first, others = {part: data.get(part) for part in _FRONTEND}, data["otherwise"]
     frontends: list[dict[str, Any]] = copy.deepcopy([first, *others])
     part, *rest = path
+    if path == ["stronger"] and value is None:
+        first, *others = ({**frontend, part: None} for frontend in frontends)
+        return {**data, **first, "otherwise": others}
     if not rest:
         raise ConfigError(
             f"{where}: {part!r} is a section; set one of its keys, or write a recipe"
             " file."
         )
-    if len(rest) == 1 and rest[0] in _NAMES_A_CHOICE:
+    if part != "stronger" and len(rest) == 1 and rest[0] in _NAMES_A_CHOICE:
         kept = [f for f in frontends if f[part].get(rest[0]) == value]
         if not kept:
             have = sorted({str(f[part].get(rest[0])) for f in frontends} - {"None"})
@@ -236,8 +242,7 @@ def _in_frontends(
             )
         frontends = kept
     else:
-        types = _by_type(_configs_below([Frontend], part))
-        fields = [types[f[part]["type"]].model_fields for f in frontends]
+        fields = [_fields_of(part, f.get(part)) for f in frontends]
         owners = [
             f for f, have in zip(frontends, fields, strict=True) if rest[0] in have
         ]
@@ -251,6 +256,16 @@ def _in_frontends(
             _set(frontend, path, value, where)
     first, *others = frontends
     return {**data, **first, "otherwise": others}
+
+
+def _fields_of(part: str, section: Mapping[str, Any] | None) -> Iterable[str]:
+    """The settings that a part of a choice has; none where it is left out."""
+    if section is None:
+        return ()
+    configs = _configs_below([Frontend], part)
+    if len(configs) > 1:
+        configs = [_by_type(configs)[section["type"]]]
+    return configs[0].model_fields
 
 
 def _set(data: dict[str, Any], path: Sequence[str], value: object, where: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import ModelConfig, Unit
+from sfmprep.config.base import Config, ModelConfig, Unit
 
 
 class NearestConfig(ModelConfig):
@@ -37,6 +37,8 @@ class LightGlueConfig(ModelConfig):
         "compact-lightglue",
     ]
     """Which checkpoint; it must fit the features."""
+    max_keypoints: PositiveInt | None = None
+    """The most keypoints of an image that take part, best first; null for all."""
     min_score: Unit = 0.1
     """Matches with a lower score are dropped, in 0..1."""
     depth_confidence: Unit | None = 0.95
@@ -48,3 +50,14 @@ class LightGlueConfig(ModelConfig):
 
 
 MatcherConfig = Annotated[NearestConfig | LightGlueConfig, Field(discriminator="type")]
+
+
+class StrongerConfig(Config):
+    """A dearer matcher of the same features, for pairs that stay weak and matter."""
+
+    matcher: MatcherConfig
+    """What tries them; it is left out where its weights cannot be had."""
+    min_num_inliers: PositiveInt = 30
+    """A pair with fewer verified matches is weak."""
+    per_image: PositiveInt = 10
+    """The most weak pairs that one image that is badly held asks for."""

@@ -12,7 +12,7 @@ from sfmprep.config.base import Config
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.mapping import DatabaseConfig, MappingConfig, RefinementConfig
-from sfmprep.config.matchers import MatcherConfig
+from sfmprep.config.matchers import MatcherConfig, StrongerConfig
 from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
 from sfmprep.config.semidense import DenseConfig
 
@@ -22,16 +22,20 @@ class Frontend(Config):
 
     features: FeaturesConfig
     matcher: MatcherConfig
+    stronger: StrongerConfig | None = None
 
     def needed_weights(self) -> list[tuple[str, Path | None]]:
-        """The name of each of their weights, and the file to use in its place."""
+        """Weights that it cannot do without: the name, and the file to use instead."""
         return [*self.features.needed_weights(), *self.matcher.needed_weights()]
 
     def label(self) -> str:
         """A short name for messages, such as `xfeat + lighterglue`."""
-        return " + ".join(
-            getattr(part, "model", part.type) for part in (self.features, self.matcher)
-        )
+        return f"{self.features.name} + {self.matcher.name}"
+
+    def ladder_label(self) -> str:
+        """As `label`, with what tries weak pairs, such as `..., then lighterglue`."""
+        then = f", then {self.stronger.matcher.name}" if self.stronger else ""
+        return f"{self.label()}{then}"
 
 
 class EngineConfig(Config):
@@ -52,6 +56,9 @@ class Recipe(Config):
     description: str = ""
     features: FeaturesConfig
     matcher: MatcherConfig
+    """What matches all pairs."""
+    stronger: StrongerConfig | None = None
+    """What tries pairs that stay weak and matter, or null."""
     otherwise: tuple[Frontend, ...] = ()
     """What to use where the weights of the choice before cannot be had."""
     masks: Path | None = None
@@ -72,7 +79,9 @@ class Recipe(Config):
     def frontends(self) -> tuple[Frontend, ...]:
         """The choices of features and matcher, best first."""
         return (
-            Frontend(features=self.features, matcher=self.matcher),
+            Frontend(
+                features=self.features, matcher=self.matcher, stronger=self.stronger
+            ),
             *self.otherwise,
         )
 
@@ -82,6 +91,7 @@ class Recipe(Config):
             update={
                 "features": frontend.features,
                 "matcher": frontend.matcher,
+                "stronger": frontend.stronger,
                 "otherwise": (),
             }
         )

@@ -75,9 +75,11 @@ class DenseConfig(Config):
     matcher: DenseMatcherConfig
     """What finds the points."""
     pairs: Literal["weak", "all"] = "weak"
-    """weak: those that `dense.weak_pairs` chooses where features found few; or all."""
+    """weak: those where features found little and that matter; or all."""
     min_num_inliers: PositiveInt = 60
     """A pair with fewer verified matches is weak."""
+    per_image: PositiveInt = 20
+    """The most weak pairs that one image that is badly held asks for."""
     radius: PositiveFloat = 1.0
     """Points so near to a keypoint become it, pixels of the matcher's input."""
     max_keypoints: PositiveInt = 8192

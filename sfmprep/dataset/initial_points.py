@@ -26,7 +26,8 @@ from sfmprep.geometry.tracks import Keypoints, consistent_links
 from sfmprep.geometry.uncertainty import noise_px
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Bytes, Float64, Ids, Index, Mask
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def seed_points(
     arrays: ModelArrays,
     images: ImageSet,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     config: SeedConfig,
     *,
     progress: Progress = silent,

@@ -21,7 +21,8 @@ from sfmprep.errors import StoreError
 from sfmprep.geometry.epipolar import epipolar_errors_px
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore, Pair
 from sfmprep.types import Array, Float32, Float64, Index, Int32, Mask, Matches
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def _expect_same(
 def consistent_links(
     views: Views,
     keypoints: Keypoints,
-    matches: MatchStore,
+    matches: MatchReader,
     *,
     max_error_px: float,
     progress: Progress = silent,
@@ -181,7 +182,7 @@ def consistent_links(
 
 
 def _blocks(
-    matches: MatchStore, rows: dict[str, int], progress: Progress
+    matches: MatchReader, rows: dict[str, int], progress: Progress
 ) -> Iterator[tuple[Links, Index]]:
     """Matches of many pairs at once, and [P, 3] of each pair: views, and how many."""
     items: list[Matches] = []

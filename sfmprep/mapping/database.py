@@ -22,7 +22,8 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore, Pair
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore, Pair
 from sfmprep.types import Float32
 
 _MIN_MATCHES = 8  # fewer cannot be verified by any model
@@ -32,18 +33,19 @@ def update_database(
     path: Path,
     images: ImageSet,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     pairs: Pairs,
     config: DatabaseConfig,
     *,
+    lower: Path | None = None,
     progress: Progress = silent,
 ) -> int:
     """Makes a database, or brings one up to date and keeps its verified pairs.
 
     The result is the one that is made of nothing, with the same ids. A pair whose
-    matches, keypoints and cameras are as they were keeps its two-view geometry; for all
-    others `verify_matches` has to be called. Images and pairs that are no longer wanted
-    are not in it. It is written whole or not at all.
+    matches, their keypoints and cameras are as they were keeps its two-view geometry;
+    for all others `verify_matches` has to be called. Images and pairs that are no
+    longer wanted are not in it. It is written whole or not at all.
 
     Args:
         path: A database that this function made, or nothing. Its pairs were verified
@@ -54,6 +56,8 @@ def update_database(
         matches: Matches of the pairs; a pair that is not here is left out.
         pairs: The pairs of this capture.
         config: Cameras of the images.
+        lower: The database of an earlier rung, if there is one: pairs that are the same
+            in it were verified there, with the same thresholds and seed.
         progress: Wraps the loop over matches.
 
     Returns:
@@ -66,38 +70,29 @@ def update_database(
     kept = 0
     with rewritten(path, copy=False) as part, ExitStack() as opened:
         database = opened.enter_context(pycolmap.Database.open(part))
-        old = opened.enter_context(
-            open_database(path) if path.exists() else pycolmap.Database.open(":memory:")
-        )
-        there = {image.name: image for image in old.read_all_images()}
+        sources = [
+            _Source(opened.enter_context(open_database(source)))
+            for source in (path, lower)
+            if source is not None and source.exists()
+        ]
         ids: dict[str, int] = {}
         for group in images.camera_groups(config.cameras):
             if names := [name for name in group if name in features]:
                 camera = write_camera(database, images, names, config)
                 ids |= add_images(database, names, camera)
-        unchanged: dict[str, int] = {}  # ids in the old database
+        cameras = {c.camera_id: c for c in database.read_all_cameras()}
+        camera_of = {i.name: cameras[i.camera_id] for i in database.read_all_images()}
         for name, keypoints in keypoint_rows(features, ids):
             database.write_keypoints(ids[name], keypoints)
-            if name in there and _is_unchanged(
-                (old, there[name].image_id), (database, ids[name]), keypoints
-            ):
-                unchanged[name] = there[name].image_id
-        for (name0, name1), rows in match_rows(matches, pairs, ids, progress):
-            new_ids = ids[name0], ids[name1]
+            for source in sources:
+                source.compare(name, camera_of[name], keypoints)
+        for pair, rows in match_rows(matches, pairs, ids, progress):
+            new_ids = ids[pair[0]], ids[pair[1]]
             database.write_matches(*new_ids, rows)
-            if name0 not in unchanged or name1 not in unchanged:
-                continue
-            old_ids = unchanged[name0], unchanged[name1]
-            if old.exists_two_view_geometry(*old_ids) and np.array_equal(
-                old.read_matches(*old_ids), rows
-            ):
-                # COLMAP inverts pairs that are not in the order of ids; those that are
-                # reversed in both are not turned back and forth
-                if old_ids[0] > old_ids[1] and new_ids[0] > new_ids[1]:
-                    old_ids, new_ids = old_ids[::-1], new_ids[::-1]
-                geometry = old.read_two_view_geometry(*old_ids)
-                database.write_two_view_geometry(*new_ids, geometry)
-                kept += 1
+            for source in sources:
+                if source.copy_geometry(pair, rows, database, new_ids):
+                    kept += 1
+                    break
     return kept
 
 
@@ -270,7 +265,7 @@ def keypoint_rows(
 
 
 def match_rows(
-    matches: MatchStore, pairs: Pairs, names: Container[str], progress: Progress
+    matches: MatchReader, pairs: Pairs, names: Container[str], progress: Progress
 ) -> Iterator[tuple[Pair, NDArray[np.uint32]]]:
     """Yields the [M, 2] rows of wanted pairs that have enough of them."""
     wanted = set(pairs)
@@ -280,14 +275,51 @@ def match_rows(
             yield pair, np.ascontiguousarray(index).view(np.uint32)
 
 
-def _is_unchanged(
-    was: tuple[pycolmap.Database, int],
-    now: tuple[pycolmap.Database, int],
-    keypoints: Float32,
-) -> bool:
-    """Whether an image still has the camera and the keypoints of an older database."""
-    (old, old_id), (new, new_id) = was, now
-    camera = old.read_camera(old.read_image(old_id).camera_id)
-    expected = new.read_camera(new.read_image(new_id).camera_id)
-    camera.camera_id = expected.camera_id
-    return camera == expected and np.array_equal(old.read_keypoints(old_id), keypoints)
+class _Source:
+    """A database whose verified pairs are taken over where nothing changed."""
+
+    def __init__(self, database: pycolmap.Database) -> None:
+        self._database = database
+        self._images = {image.name: image for image in database.read_all_images()}
+        self._unchanged: set[str] = set()
+
+    def compare(
+        self, name: str, camera: pycolmap.Camera, keypoints: NDArray[np.float32]
+    ) -> None:
+        """Notes whether an image has the same camera and the same first keypoints.
+
+        Those that one of both has beyond are in no match that both have.
+        """
+        if (image := self._images.get(name)) is None:
+            return
+        old_camera = self._database.read_camera(image.camera_id)
+        old_camera.camera_id = camera.camera_id
+        old = self._database.read_keypoints(image.image_id)
+        count = min(len(old), len(keypoints))
+        if old_camera == camera and np.array_equal(
+            old[:count, :2], keypoints[:count, :2]
+        ):
+            self._unchanged.add(name)
+
+    def copy_geometry(
+        self,
+        pair: Pair,
+        rows: NDArray[np.uint32],
+        target: pycolmap.Database,
+        new_ids: tuple[int, int],
+    ) -> bool:
+        """Copies the two-view geometry of a pair whose matches are these, if it can."""
+        if not self._unchanged.issuperset(pair):
+            return False
+        old, old_ids = self._database, tuple(self._images[n].image_id for n in pair)
+        if not old.exists_two_view_geometry(*old_ids) or not np.array_equal(
+            old.read_matches(*old_ids), rows
+        ):
+            return False
+        # COLMAP inverts pairs that are not in the order of ids; those that are reversed
+        # in both are not turned back and forth
+        if old_ids[0] > old_ids[1] and new_ids[0] > new_ids[1]:
+            old_ids, new_ids = old_ids[::-1], new_ids[::-1]
+        geometry = old.read_two_view_geometry(*old_ids)
+        target.write_two_view_geometry(*new_ids, geometry)
+        return True

@@ -34,7 +34,8 @@ from sfmprep.mapping.database import (
 )
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def fill_project(
     path: Path,
     images: ImageSet,
     features: FeatureStore,
-    matches: MatchStore,
+    matches: MatchReader,
     pairs: Pairs,
     config: DatabaseConfig,
     *,

@@ -47,6 +47,7 @@ from sfmprep.semidense.keypoints import (
     nearest_in,
     read_endpoints,
 )
+from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 from sfmprep.types import Features, Float32, Float64, Index, Mask, Matches
 
@@ -61,7 +62,7 @@ _BLOCK_PAIRS = 256
 def aggregate(
     images: ImageSet,
     features: FeatureStore | None,
-    sparse: MatchStore | None,
+    sparse: MatchReader | None,
     dense: DenseStore,
     config: DenseConfig,
     *,
@@ -105,7 +106,7 @@ def aggregate(
     scales = network_scales(images, config)
     radii = {name: config.radius * scale for name, scale in scales.items()}
     partners: defaultdict[str, list[Pair]] = defaultdict(list)
-    directed = _chosen(dense.pairs(), tried)
+    directed = chosen(dense.pairs(), tried)
     for pair in sorted(directed):
         for name in pair:
             partners[name].append(pair)
@@ -121,7 +122,7 @@ def aggregate(
             [(name, _merged(images, name, found, old, radii[name], config))]
         )
     tables = {name: k.xy for name, k in new_features.keypoints() if name in radii}
-    matched = _chosen(sparse.pairs(), pairs) if sparse is not None else set()
+    matched = chosen(sparse.pairs(), pairs) if sparse is not None else set()
     joined = _join_pairs(
         *(tables, scales, config.radius, sparse, matched, dense, directed),
         seed=seed,
@@ -132,7 +133,7 @@ def aggregate(
         new_matches.append([(pair, links.matches(k)) for (pair, links), k in block])
 
 
-def _chosen(there: Iterable[Pair], wanted: Pairs | None) -> set[Pair]:
+def chosen(there: Iterable[Pair], wanted: Pairs | None) -> set[Pair]:
     """The pairs of a store that are wanted, in either order of their names."""
     if wanted is None:
         return set(there)
@@ -210,7 +211,7 @@ def _join_pairs(
     tables: Mapping[str, Float32],
     scales: Mapping[str, float],
     radius: float,
-    sparse: MatchStore | None,
+    sparse: MatchReader | None,
     matched: Set[Pair],
     dense: DenseStore,
     directed: Set[Pair],

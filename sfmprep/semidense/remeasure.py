@@ -19,6 +19,8 @@ import pycolmap
 from scipy.spatial import KDTree
 
 from sfmprep.geometry.views import ModelArrays, Observations, Views
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.semidense.join import chosen
 from sfmprep.stores.tables import DenseStore
 from sfmprep.types import Float64, Index
 
@@ -29,6 +31,7 @@ def remeasure(
     dense: DenseStore,
     *,
     radii: Mapping[str, float],
+    tried: Pairs | None = None,
     max_move: float = 2.0,
 ) -> int:
     """Moves the keypoints of tracks, in the model, to where they were measured.
@@ -43,6 +46,7 @@ def remeasure(
         radii: By image name, pixels of the file: how far from a keypoint a match may
             start that is said to start there. It is `DenseConfig.radius` times the
             image's `join.network_scales`. Others are passed over.
+        tried: The pairs whose matches count; None for all.
         max_move: A measurement further from the keypoint is not believed, in radii.
 
     Returns:
@@ -51,7 +55,7 @@ def remeasure(
     views, observations = arrays.views, arrays.observations
     found = [
         direct
-        for direct in _direct(views, observations, dense, radii, max_move)
+        for direct in _direct(views, observations, dense, radii, tried, max_move)
         if len(direct.start)
     ]
     if not found:
@@ -97,6 +101,7 @@ def _direct(
     observations: Observations,
     dense: DenseStore,
     radii: Mapping[str, float],
+    tried: Pairs | None,
     max_move: float,
 ) -> Iterator[_Direct]:
     rows = observations.by_view(len(views))
@@ -105,7 +110,10 @@ def _direct(
     # by point and view; one image may see a point twice, then the first counts
     keys = observations.point * len(views) + observations.view
     order = np.argsort(keys, kind="stable")
+    wanted_pairs = chosen(dense.pairs(), tried)
     for (name0, name1), matches in dense.items():
+        if (name0, name1) not in wanted_pairs:
+            continue
         if not {name0, name1} <= view_of.keys() & radii.keys() or not len(matches):
             continue
         view0, view1 = view_of[name0], view_of[name1]

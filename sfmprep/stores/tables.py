@@ -254,6 +254,14 @@ class MatchStore(_Store):
         """The pairs that are here, in the order of writing."""
         return [_names_of(key) for key in self._keys()]
 
+    def num_matches(self) -> dict[Pair, int]:
+        """How many matches each pair has."""
+        return {
+            _names_of(key): table.count(row)
+            for table in self._tables
+            for key, row in table.keys.items()
+        }
+
     def append(self, items: Sequence[tuple[Pair, Matches]]) -> None:
         """Adds the matches of pairs, also empty ones; on disk when this returns.
 

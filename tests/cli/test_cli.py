@@ -178,7 +178,7 @@ def test_recipe_is_shown_with_the_licence_of_every_weight(
     for name in ("aliked-n16", "aliked-lightglue"):
         entry = WEIGHTS[name]
         assert f"#   {name}: {entry.licence}, by {entry.origin}, not here;" in shown
-    assert "# choice 3: compact + compact-lightglue" in shown
+    assert "# choice 2: compact + nearest, then compact-lightglue" in shown
     assert "#   compact: Apache-2.0, by sfmprep, " in shown
     assert run(["recipes", "textureless", "--set", "dense.matcher.type=s2ld"]) == 0
     shown = capsys.readouterr().out

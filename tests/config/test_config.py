@@ -30,8 +30,8 @@ from sfmprep.errors import ConfigError
 
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
-    "Keys here: name, description, features, matcher, otherwise, masks, pairs,"
-    " dense, database, mapping, refinement, export, engine, seed, like."
+    "Keys here: name, description, features, matcher, stronger, otherwise, masks,"
+    " pairs, dense, database, mapping, refinement, export, engine, seed, like."
 )
 
 
@@ -96,7 +96,7 @@ def test_paths_are_absolute_below_the_current_folder(
     )
     assert recipe.masks == tmp_path / "m"
     assert recipe.pairs == PairsFileConfig(path=tmp_path / "p.txt")
-    assert [f.features.weights for f in recipe.frontends] == [tmp_path / "f.pt"] * 3
+    assert [f.features.weights for f in recipe.frontends] == [tmp_path / "f.pt"] * 2
     assert recipe.dense.matcher.weights == Path("/l.ckpt")
 
 
@@ -113,17 +113,13 @@ def test_recipes_are_frozen() -> None:
 
 def test_splat_ends_in_features_that_are_in_the_package() -> None:
     labels = [frontend.label() for frontend in load_recipe("splat").frontends]
-    assert labels == [
-        "aliked-n16 + aliked-lightglue",
-        "aliked-n16 + nearest",
-        "compact + compact-lightglue",
-    ]
+    assert labels == ["aliked-n16 + nearest", "compact + nearest"]
 
 
 def test_a_chosen_recipe_has_one_choice() -> None:
     recipe = load_recipe("splat")
-    chosen = recipe.with_frontend(recipe.frontends[2])
-    assert chosen.frontends == (recipe.frontends[2],)
+    chosen = recipe.with_frontend(recipe.frontends[1])
+    assert chosen.frontends == (recipe.frontends[1],)
 
 
 # -------------------------------------------------------------------------- messages
@@ -177,7 +173,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
             "key 'otherwise.0.features' is missing.\n"
             "key 'otherwise.0.matcher' is missing.\n"
             "unknown key 'otherwise.0.feature'. Did you mean 'features'? Keys here:"
-            " features, matcher.",
+            " features, matcher, stronger.",
         ),
         (
             f"{SIFT}otherwise: [{{features: {{type: sift, sizes: 1}}, matcher:"
@@ -497,7 +493,7 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
     assert other.frontends == (
         Frontend(
             features=AlikedConfig(model="aliked-n32"),
-            matcher=LightGlueConfig(model="aliked-lightglue"),
+            matcher=NearestConfig(ratio=0.9),
         ),
     )
     two = load(
@@ -580,3 +576,35 @@ def test_a_wrong_taking_over_is_explained(
     }
     (tmp_path / "deep").mkdir()
     assert load_error(tmp_path, mine=text, **texts) == message
+
+
+# ------------------------------------------------------------------ stronger matchers
+def test_the_stronger_matcher_is_set_in_every_choice_that_has_one(
+    tmp_path: Path,
+) -> None:
+    splat = load_recipe("splat", ["stronger.per_image=3"])
+    assert splat.stronger is not None
+    assert splat.stronger.per_image == 3
+    mine = load(tmp_path, mine="like: splat\nstronger: {min_num_inliers: 9}")
+    assert mine.stronger is not None
+    assert mine.stronger.min_num_inliers == 9
+    for none in (
+        load_recipe("splat", ["stronger=null"]),
+        load(tmp_path, mine="like: splat\nstronger: null"),
+    ):
+        assert [f.stronger for f in none.frontends] == [None, None]
+        assert none.otherwise[0].features.type == "compact"
+
+
+def test_whoever_names_features_names_the_stronger_matcher_too(
+    tmp_path: Path,
+) -> None:
+    other = load(tmp_path, mine="like: splat\nfeatures: {type: sift}")
+    assert other.stronger is None
+    named = load(
+        tmp_path,
+        mine="like: splat\nstronger: {matcher: {type: nearest, ratio: null}}",
+    )
+    assert named.stronger is not None
+    assert named.stronger.matcher == NearestConfig(ratio=None)
+    assert named.frontends == named.frontends[:1]

@@ -106,7 +106,7 @@ def test_flags_are_settings(tmp_path: Path) -> None:
     assert recipe.database.camera_model == "OPENCV"
     assert recipe.database.cameras == "single"
     assert recipe.mapping.type == "global"
-    assert [f.features.max_size for f in recipe.frontends] == [800, 800, 800]
+    assert [f.features.max_size for f in recipe.frontends] == [800, 800]
     file = tmp_path / "my pairs.txt"
     file.write_text("a.jpg b.jpg\n")
     assert Options(pairs=str(file)).load("splat").pairs.path == file

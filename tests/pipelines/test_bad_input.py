@@ -394,8 +394,8 @@ def test_splat_without_weights_uses_those_of_the_package_and_says_so(
     printed = capsys.readouterr()
     assert "8 of 8 images registered" in printed.out
     assert printed.err.splitlines()[1] == (
-        "features: compact + compact-lightglue (weights: Apache-2.0), because the"
-        " weights of aliked-n16 are not here and SFMPREP_OFFLINE is set"
+        "features: compact + nearest, then compact-lightglue (weights: Apache-2.0),"
+        " because the weights of aliked-n16 are not here and SFMPREP_OFFLINE is set"
     )
 
 

@@ -74,15 +74,13 @@ def test_a_choice_is_made_when_there_are_features(
     caplog.set_level("INFO")
     out, splat = tmp_path / "out", load_recipe("splat")
     run = open_once(photos, out, splat)
-    assert run.recipe.frontends == (splat.frontends[2],)  # no weights are here
+    assert run.recipe.frontends == (splat.frontends[1],)  # no weights are here
     assert read_resolved(out / "recipe.yaml") == splat
     extract(photos, out, splat)
     assert read_resolved(out / "recipe.yaml") == run.recipe
     caplog.clear()
     assert open_once(photos, out, splat).recipe == run.recipe
-    assert caplog.messages == [
-        "features: compact + compact-lightglue, as in the earlier run"
-    ]
+    assert caplog.messages == ["features: compact + nearest, as in the earlier run"]
     assert open_once(photos, out, load_recipe("sift")).recipe.features.type == "sift"
 
 
@@ -102,7 +100,7 @@ def test_better_weights_that_have_come_are_mentioned(
     caplog.clear()
     open_once(photos, out, splat)
     assert caplog.messages == [
-        "features: compact + compact-lightglue, as in the earlier run",
+        "features: compact + nearest, as in the earlier run",
         "the weights of aliked-n16 + nearest are here now, which the recipe prefers; a"
         " new output folder would use them",
     ]

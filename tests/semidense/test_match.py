@@ -1,4 +1,4 @@
-"""Which pairs get semi-dense matches, and the stage that makes them."""
+"""The stage that matches semi-densely."""
 
 from __future__ import annotations
 
@@ -13,65 +13,13 @@ from PIL import Image
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError, StoreError
-from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
+from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.semidense import match
 from sfmprep.semidense.match import match_dense
-from sfmprep.semidense.weak_pairs import weak_pairs
 from sfmprep.stores.tables import DenseStore
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 
 SIDE = 16
-
-
-# ------------------------------------------------------------------------ which pairs
-def ring(num_images: int, reach: int) -> tuple[list[str], dict[tuple[str, str], int]]:
-    """Images in a circle, strong with those up to `reach` away."""
-    names = [f"{k:03d}" for k in range(num_images)]
-    strong = {}
-    for k, step in itertools.product(range(num_images), range(1, reach + 1)):
-        pair = tuple(sorted((names[k], names[(k + step) % num_images])))
-        strong[pair] = 500
-    return names, strong
-
-
-def test_strong_pairs_are_not_tried_again() -> None:
-    names, inliers = ring(12, 3)
-    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
-    assert set(tried).isdisjoint(inliers)
-
-
-def test_pairs_without_inliers_or_common_neighbours_are_not_tried() -> None:
-    names, inliers = ring(40, 3)
-    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
-    gaps = {min(abs(int(a) - int(b)), 40 - abs(int(a) - int(b))) for a, b in tried}
-    assert gaps == {4, 5, 6}  # two strong steps
-
-
-def test_all_pairs_of_an_image_with_few_partners_are_tried() -> None:
-    names, inliers = ring(20, 3)
-    names.append("lost")
-    inliers["000", "lost"] = 70
-    inliers["001", "lost"] = 70
-    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
-    assert sum("lost" in pair for pair in tried) == len(names) - 1 - 2
-
-
-def test_weak_pairs_with_most_inliers_come_first() -> None:
-    names, inliers = ring(200, 15)  # so that each image has more than it may ask for
-    far = ("000", "100")
-    inliers[far] = 20
-    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
-    assert far in set(tried)
-
-
-def test_tries_of_well_connected_images_are_bounded() -> None:
-    names, inliers = ring(200, 15)
-    tried = weak_pairs(exhaustive_pairs(names), inliers, min_num_inliers=60)
-    assert 0 < len(tried) <= 10 * len(names)
-
-
-def test_no_pairs_give_no_weak_pairs() -> None:
-    assert len(weak_pairs(Pairs.of([]), {}, min_num_inliers=60)) == 0
 
 
 # ------------------------------------------------------------------------------ stage

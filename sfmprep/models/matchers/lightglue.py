@@ -169,6 +169,7 @@ class LightGlue:
 
     def _prepare(self, features: Features) -> PreparedImage:
         network = self._network
+        features = features.take(slice(self._config.max_keypoints))
         rows = unit_descriptors(features)
         if rows.shape[1] != network.shape.input_dim:
             raise ConfigError(

@@ -1,0 +1,56 @@
+"""Matches of two matchers, read as those of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sfmprep.errors import StoreError
+from sfmprep.stores.layers import MatchLayers, one_to_one
+from sfmprep.stores.tables import MatchStore, Pair
+from sfmprep.types import Matches
+
+
+def matches(*rows: tuple[int, int], score: float = 0.5) -> Matches:
+    index = np.array(rows, np.int32).reshape(-1, 2)
+    return Matches(index=index, scores=np.full(len(rows), score, np.float32))
+
+
+def layers(lower: dict[Pair, Matches], upper: dict[Pair, Matches]) -> MatchLayers:
+    stores = []
+    for content in (lower, upper):
+        store = MatchStore(None, {})
+        store.append(list(content.items()))
+        stores.append(store)
+    return MatchLayers(*stores)
+
+
+def test_the_upper_layer_goes_first_and_the_lower_fills_what_is_free() -> None:
+    joined = one_to_one(
+        matches((0, 5), (1, 6), score=0.75), matches((0, 0), (2, 6), (3, 7), score=0.25)
+    )
+    assert joined.index.tolist() == [[0, 5], [1, 6], [3, 7]]
+    assert joined.scores.tolist() == [0.75, 0.75, 0.25]
+    assert len(one_to_one(Matches.none(), Matches.none())) == 0
+
+
+def test_all_ways_of_reading_agree() -> None:
+    lower = {("a", "b"): matches((0, 0), (1, 1)), ("a", "c"): matches((4, 4))}
+    with layers(lower, {("a", "b"): matches((1, 0))}) as both:
+        assert both.pairs() == [("a", "b"), ("a", "c")]
+        assert len(both) == 2
+        assert ("b", "a") in both
+        assert ("b", "c") not in both
+        items = {pair: found.index.tolist() for pair, found in both.items()}
+        assert items == {("a", "b"): [[1, 0]], ("a", "c"): [[4, 4]]}
+        assert {p: i.tolist() for p, i in both.indices()} == items
+        assert both.get("b", "a").index.tolist() == [[0, 1]]
+        assert both.num_matches() == {("a", "b"): 2, ("a", "c"): 1}
+
+
+def test_a_pair_that_the_lower_layer_lacks_is_not_there() -> None:
+    with layers({}, {("a", "b"): matches((0, 0))}) as both:
+        assert len(both) == 0
+        assert ("a", "b") not in both
+        with pytest.raises(StoreError, match="has no matches of"):
+            both.get("a", "b")
