@@ -103,9 +103,9 @@ def find_weak_pairs(
     )
     strong = sum(num >= config.min_num_inliers for num in num_inliers.values())
     logger.info(
-        "%d of %d pairs have %d verified matches or more; %s of the others %s",
-        *(strong, len(pairs), config.min_num_inliers, len(tried) or "none"),
-        f"matter and are tried by {config.matcher.name}" if tried else "is needed",
+        "%d of %d pairs have %d verified matches or more%s",
+        *(strong, len(pairs), config.min_num_inliers),
+        f"; {config.matcher.name} tries {len(tried)} that matter" if tried else "",
     )
     tried.write(path)
     run.finish(stage)
