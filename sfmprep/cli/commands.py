@@ -603,7 +603,7 @@ def _begin(images: Path, out: Path, options: Options, default: str = "splat") ->
     """Loads the recipe, and says what is done before imports that take seconds."""
     loaded = options.load(_recipe_of(out, default))
     options.start_logging()
-    logger.info("reading the photographs in %s", images)
+    logger.info("reading the photographs of %s", images)
     return loaded
 
 
