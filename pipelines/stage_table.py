@@ -42,6 +42,8 @@ class Stage:
     over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
     grows: bool = False
     writes: str  # below the output folder
+    is_text: bool = False  # of a kind that people edit, so its checksum is recorded
+    command: str = ""  # of the command line, where it is not called as the stage
     # the part of the recipe that it depends on, and the network that it runs
     settings: Callable[[Recipe], object] = field(default=lambda _: None)
     model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
@@ -90,6 +92,7 @@ STAGES = {
             version=1,
             reads=("extract",),
             writes="work/pairs.txt",
+            is_text=True,
             settings=_pairs_settings,
         ),
         Stage(
@@ -106,6 +109,8 @@ STAGES = {
             version=1,
             reads=("match",),
             writes="work/weak_pairs.txt",
+            is_text=True,
+            command="match",
             settings=lambda r: {
                 "database": _dump(r.database),
                 "pairs": r.dense and r.dense.pairs,
@@ -120,6 +125,7 @@ STAGES = {
             over=("weak pairs", IMAGES),
             grows=True,
             writes="work/dense.h5",
+            command="match",
             model=lambda r: r.dense.matcher if r.dense else None,
             applies=_is_dense,
         ),
@@ -128,6 +134,7 @@ STAGES = {
             version=1,
             reads=("match", "match semi-densely"),
             writes="work/joined_matches.h5",
+            command="match",
             settings=lambda r: {
                 "radius": r.dense and r.dense.radius,
                 "max_keypoints": r.dense and r.dense.max_keypoints,
@@ -160,6 +167,7 @@ STAGES = {
             version=1,
             reads=("map",),
             writes="work/refined.zip",
+            command="map",
             settings=lambda r: {
                 "refinement": _dump(r.refinement),
                 "radius": r.dense and r.dense.radius,
@@ -173,6 +181,7 @@ STAGES = {
             version=1,
             reads=("refine",),
             writes="work/models",
+            command="map",
             settings=lambda r: _dump(r.export.outliers),
             applies=_maps,
         ),

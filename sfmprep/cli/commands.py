@@ -45,6 +45,7 @@ from sfmprep.errors import (
     ConfigError,
     ReconstructionError,
     SfmprepError,
+    StoreError,
     WeightsError,
     did_you_mean,
 )
@@ -355,13 +356,13 @@ def report(
     from sfmprep.pipelines import artefacts, reporting
 
     with _open(images, out, options, goes_on=True) as run:
+        models, missing = [], ""
         try:
             models = artefacts.read_models(run)
-        except ReconstructionError as error:
-            say(f"warning: {error}")
-            models = []
+        except (ReconstructionError, StoreError) as error:
+            missing = str(error)
         with artefacts.open_keypoints(run) as features:
-            found = reporting.write_report_again(run, models, features)
+            found = reporting.write_report_again(run, models, features, missing=missing)
     return finish(found, out, thresholds=wanted, as_json=as_json)
 
 

@@ -167,7 +167,9 @@ def test_one_photograph_that_is_missing_is_not_100_per_cent() -> None:
 
 
 def test_finding_that_the_verdict_has_no_words_for_blocks_all_the_same() -> None:
-    other = Finding(code="new", text="Poses are wrong.", advice="", blocks_training=True)
+    other = Finding(
+        code="new", text="Poses are wrong.", advice="", blocks_training=True
+    )
     found = judge(30, Result(**GOOD), [other], failure=None)
     assert (found.grade, found.trainable, found.sentence) == (
         "poor",
