@@ -18,6 +18,7 @@ from sfmprep.mapping.models import read_model
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.run import Run
+from sfmprep.pipelines.stage_table import STAGES
 from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
@@ -83,10 +84,10 @@ def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
     if run.recipe.dense is None:
         if run.recipe.stronger is None:
             return open_features(run), open_matches(run)
-        expect_done(run, "match weak pairs", "match")
+        expect_done(run, "match weak pairs")
         upper = MatchStore(run.workspace.stronger_matches)
         return open_features(run), MatchLayers(open_matches(run), upper)
-    expect_done(run, "join", "match")
+    expect_done(run, "join")
     workspace = run.workspace
     return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
 
@@ -108,7 +109,7 @@ def read_database(run: Run) -> VerifiedPairs:
     Raises:
         StoreError: the stage was not run, or not to its end.
     """
-    expect_done(run, "database", "database")
+    expect_done(run, "database")
     return read_verified(run.ledger.file("database"))
 
 
@@ -116,18 +117,10 @@ def read_models(run: Run) -> list[pycolmap.Reconstruction]:
     """The models, largest first before outliers were set aside.
 
     Raises:
-        ReconstructionError: there is none, or not of this recipe and these images.
+        StoreError: there is none, or not of this recipe and these images.
+        ReconstructionError: one is damaged.
     """
-    if not run.ledger.was_done("outliers"):
-        raise ReconstructionError(
-            f"{run.workspace.models} holds no model, or not all of them. Run"
-            " `sfmprep map`."
-        )
-    if not run.ledger.is_done("outliers"):
-        raise ReconstructionError(
-            f"{run.workspace.models} was made with other settings of mapping or"
-            " export.outliers, or from another database. Run `sfmprep map`."
-        )
+    expect_done(run, "outliers")
     return models_in(run.workspace.models)
 
 
@@ -172,26 +165,29 @@ def read_poses(run: Run) -> Poses:
 
 def expect(run: Run, stage: str) -> None:
     """Raises StoreError where there is nothing of a stage that could go on."""
-    if stage == "pairs":
-        is_there = run.workspace.pairs.is_file()
-    else:
-        is_there = run.ledger.can_grow(stage)
-    if not is_there:
-        refuse(run, stage, stage)
+    if not run.ledger.can_grow(stage):
+        refuse(run, stage)
 
 
-def expect_done(run: Run, stage: str, command: str) -> None:
-    """Raises StoreError where a stage is not complete, naming the command to run."""
+def expect_done(run: Run, stage: str) -> None:
+    """Raises StoreError where a stage is not complete."""
     if not run.ledger.is_done(stage):
-        refuse(run, stage, command)
+        refuse(run, stage)
 
 
-def refuse(run: Run, stage: str, command: str) -> NoReturn:
-    """Raises StoreError: a stage is not complete; names the command to run."""
-    file, why = run.ledger.file(stage), "; ".join(run.ledger.why(stage))
+def refuse(run: Run, stage: str) -> NoReturn:
+    """Raises StoreError: a stage, or one that it depends on, is not complete.
+
+    It names the first of them, and the command to run.
+    """
+    ledger = run.ledger
+    first = ledger.first_undone(stage) or stage
+    run.expect_unedited(first)
+    file, why = ledger.file(first), "; ".join(ledger.why(first))
+    command = STAGES[first].command or first
     raise StoreError(
         f"{file} is out of date ({why}). Run `sfmprep {command}` first."
-        if run.ledger.was_done(stage) and why
+        if ledger.was_done(first) and why
         else f"{file} is missing or incomplete. Run `sfmprep {command}` first."
     )
 

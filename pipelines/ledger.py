@@ -6,6 +6,7 @@ key, and its state: null while it is being written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,9 +41,8 @@ class Ledger:
 
     def is_done(self, name: str) -> bool:
         """Whether the artefact is there, complete and up to date."""
-        return self.file(name).exists() and (
-            self._record(name).get("state") == self.keys.state(name)
-        )
+        is_of_now = self._record(name).get("state") == self.keys.state(name)
+        return is_of_now and self.file(name).exists() and not self.is_edited(name)
 
     def was_done(self, name: str) -> bool:
         """Whether the artefact is there and complete, for whatever settings."""
@@ -51,9 +51,22 @@ class Ledger:
 
     def can_grow(self, name: str) -> bool:
         """Whether the artefact is there and what it holds may stay."""
-        return self.file(name).exists() and (
-            self._record(name).get("key") == self.keys.key(name)
-        )
+        is_of_now = self._record(name).get("key") == self.keys.key(name)
+        return is_of_now and self.file(name).exists() and not self.is_edited(name)
+
+    def is_edited(self, name: str) -> bool:
+        """Whether a text file is no longer what the stage wrote."""
+        written = self._record(name).get("sha256")
+        return written is not None and _sha256(self.file(name)) not in (None, written)
+
+    def first_undone(self, name: str) -> str | None:
+        """Of a stage and those that it depends on, the first that is not done."""
+        needed = {name}
+        for other in reversed(STAGES):  # a stage reads such as are above it
+            if other in needed:
+                needed |= {*STAGES[other].reads, *STAGES[other].over}
+        asked = (n for n in STAGES if n in needed and self.keys.applies(n))
+        return next((n for n in asked if not self.is_done(n)), None)
 
     def begin(self, name: str) -> None:
         """Notes that an artefact is being written."""
@@ -68,7 +81,8 @@ class Ledger:
         read = (*STAGES[name].reads, *STAGES[name].over)
         stages = (_nearest(keys, other) for other in read if other != IMAGES)
         is_whole = all(map(self.is_done, stages))
-        self._write(name, state=keys.state(name) if is_whole else None)
+        written = _sha256(self.file(name)) if STAGES[name].is_text else None
+        self._write(name, state=keys.state(name) if is_whole else None, sha256=written)
 
     def why(self, name: str) -> list[str]:
         """Why a stage would run again, in words; nothing for one that is done.
@@ -84,6 +98,8 @@ class Ledger:
             return [lost if record.get("state") else "not done yet"]
         if not record:
             return ["nothing is known of its file"]
+        if self.is_edited(name):
+            return ["it was edited by hand"]
         stopped = record["state"] is None
         return list(self._changes(name, record)) or [
             "it was stopped" if stopped else "there is more to add"
@@ -110,7 +126,9 @@ class Ledger:
         found: Mapping[str, Any] = read_table(self._path).get(name, {})
         return found
 
-    def _write(self, name: str, *, state: str | None) -> None:
+    def _write(
+        self, name: str, *, state: str | None, sha256: str | None = None
+    ) -> None:
         stage, keys = STAGES[name], self.keys
         record = {
             "version": stage.version,
@@ -120,10 +138,19 @@ class Ledger:
             "key": keys.key(name),
             "state": state,
         }
+        if sha256 is not None:
+            record["sha256"] = sha256
         table = read_table(self._path)
         if table.get(name) != record:
             table[name] = record
             write_text(self._path, json.dumps(table, indent=1, ensure_ascii=False))
+
+
+def _sha256(file: Path) -> str | None:
+    """The checksum of a file; None where there is none."""
+    if not file.is_file():
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _nearest(keys: Keys, name: str) -> str:

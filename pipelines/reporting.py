@@ -87,8 +87,17 @@ def write_report_again(
     run: Run,
     models: Sequence[pycolmap.Reconstruction],
     features: FeatureStore | None,
+    *,
+    missing: str = "",
 ) -> Report:
-    """Writes the report anew, with what only the run itself could know from the old."""
+    """Writes the report anew, with what only the run itself could know from the old.
+
+    Args:
+        run: What was run.
+        models: Its models, largest first; may be empty.
+        features: Its keypoints, or None.
+        missing: Why there are no models.
+    """
     old = read_table(run.workspace.report)  # also one of an earlier version
     unreadable = {
         image["name"]: image["reason"].removeprefix(UNREADABLE)
@@ -99,7 +108,22 @@ def write_report_again(
         *(run, models, features),
         unreadable=unreadable,
         seconds=old.get("seconds", {}),
+        failure=_failure_again(run, old, has_models=bool(models), missing=missing),
     )
+
+
+def _failure_again(
+    run: Run, old: Mapping[str, Any], *, has_models: bool, missing: str
+) -> str | None:
+    """Why there is no dataset: what the run said that failed, if it was this one."""
+    if not run.ledger.keys.applies("export") or run.ledger.is_done("export"):
+        return None
+    is_same = old.get("settings") == run.recipe.model_dump(mode="json")
+    if is_same and old["failure"] and bool(old["result"]) == has_models:
+        return str(old["failure"])
+    if has_models:
+        return "There is no dataset yet. Run `sfmprep export`."
+    return f"There are no poses yet: {missing}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -52,7 +52,11 @@ class Run:
 
         A dataset of an earlier run, which it will not belong to, is moved out of sight
         until the next one is complete.
+
+        Raises:
+            StoreError: it would replace what somebody edited.
         """
+        self.expect_unedited(stage)
         if not self.ledger.is_done("export"):
             set_dataset_aside(self.workspace.out, self.workspace.earlier_dataset)
         self.ledger.begin(stage)
@@ -60,6 +64,15 @@ class Run:
     def finish(self, stage: str) -> None:
         """Notes that an artefact is complete."""
         self.ledger.finish(stage)
+
+    def expect_unedited(self, stage: str) -> None:
+        """Raises StoreError if somebody edited the text file of a stage."""
+        if self.ledger.is_edited(stage):
+            raise StoreError(
+                f"{self.ledger.file(stage)} was edited by hand. Delete it, and it is"
+                " made anew; pairs of your own go into a file elsewhere, which --pairs"
+                " names."
+            )
 
 
 @contextmanager
@@ -177,8 +190,13 @@ class Contents:
 
     now: dict[str, str]  # checksum of each photograph with its mask, by name
     changed: list[str]
-    gone: list[str]
+    gone: list[str]  # since the last run
     manifest: dict[str, Digests]  # also of those that are gone: they may come back
+
+    def to_json(self) -> str:
+        """As the next run reads it."""
+        table = {**self.manifest, "present": [*self.now]}
+        return json.dumps(table, ensure_ascii=False)
 
 
 def read_contents(
@@ -197,7 +215,7 @@ def read_contents(
     return Contents(
         now=now,
         changed=[name for name in now if was.get(name, now[name]) != now[name]],
-        gone=sorted(was.keys() - now.keys()),
+        gone=sorted(set(table.get("present", was)) - now.keys()),
         manifest={
             "photographs": {**photographs, **now_photographs},
             "masks": {**kept, **now_masks},
@@ -223,7 +241,7 @@ def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:
             changed[0],
         )
         _forget(workspace, changed)
-    write_text(workspace.manifest, json.dumps(contents.manifest, ensure_ascii=False))
+    write_text(workspace.manifest, contents.to_json())
 
 
 def _checksums(photographs: Digests, masks: Digests) -> dict[str, str]:

@@ -44,6 +44,8 @@ class Stage:
     over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
     grows: bool = False
     writes: str  # below the output folder
+    is_text: bool = False  # of a kind that people edit, so its checksum is recorded
+    command: str = ""  # of the command line, where it is not called as the stage
     # the part of the recipe that it depends on, and the network that it runs
     settings: Callable[[Recipe], object] = field(default=lambda _: None)
     model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
@@ -108,6 +110,7 @@ STAGES = {
             version=1,
             reads=("extract",),
             writes="work/pairs.txt",
+            is_text=True,
             settings=_pairs_settings,
         ),
         Stage(
@@ -125,6 +128,7 @@ STAGES = {
             reads=("match",),
             grows=True,
             writes="work/verified.db",
+            command="match",
             settings=_verification,
             applies=_looks_for_weak_pairs,
         ),
@@ -133,6 +137,8 @@ STAGES = {
             version=1,
             reads=("verify",),
             writes="work/weak_pairs.txt",
+            is_text=True,
+            command="match",
             settings=lambda r: r.stronger and _weakness(r.stronger),
             applies=lambda r: r.stronger is not None,
         ),
@@ -144,6 +150,7 @@ STAGES = {
             over=("weak pairs",),
             grows=True,
             writes="work/stronger_matches.h5",
+            command="match",
             model=lambda r: r.stronger and r.stronger.matcher,
             applies=lambda r: r.stronger is not None,
         ),
@@ -154,6 +161,7 @@ STAGES = {
             passes_on="verify",
             grows=True,
             writes="work/verified_again.db",
+            command="match",
             settings=_verification,
             applies=lambda r: r.stronger is not None and _tries_weak_pairs_densely(r),
         ),
@@ -162,6 +170,8 @@ STAGES = {
             version=1,
             reads=("verify again",),
             writes="work/pairs_left.txt",
+            is_text=True,
+            command="match",
             settings=lambda r: (
                 r.dense and {"pairs": r.dense.pairs, **_weakness(r.dense)}
             ),
@@ -173,6 +183,7 @@ STAGES = {
             over=("pairs left", IMAGES),
             grows=True,
             writes="work/dense.h5",
+            command="match",
             model=lambda r: r.dense.matcher if r.dense else None,
             applies=_is_dense,
         ),
@@ -181,6 +192,7 @@ STAGES = {
             version=1,
             reads=("match weak pairs", "match semi-densely"),
             writes="work/joined_matches.h5",
+            command="match",
             settings=lambda r: {
                 "radius": r.dense and r.dense.radius,
                 "max_keypoints": r.dense and r.dense.max_keypoints,
@@ -212,6 +224,7 @@ STAGES = {
             version=1,
             reads=("map",),
             writes="work/refined.zip",
+            command="map",
             settings=lambda r: {
                 "refinement": _dump(r.refinement),
                 "radius": r.dense and r.dense.radius,
@@ -225,6 +238,7 @@ STAGES = {
             version=1,
             reads=("refine",),
             writes="work/models",
+            command="map",
             settings=lambda r: _dump(r.export.outliers),
             applies=_maps,
         ),

@@ -170,6 +170,7 @@ def make_pairs(
 
     Raises:
         ConfigError: see `pairs_from_file` and `Pairs.write`.
+        StoreError: see `Run.begin`.
     """
     path, config = run.workspace.pairs, run.recipe.pairs
     names = [name for name in run.images.names if name in features]
@@ -305,7 +306,7 @@ def fill_from_stores(run: Run, *, progress: Progress = silent) -> VerifiedPairs:
             for pair in pairs
             if pair[0] in features and pair[1] in features
         ):
-            refuse(run, "match", "match")
+            refuse(run, "match")
     features, matches = open_joined(run)
     with features, matches:
         return fill_database(run, features, pairs, matches, progress=progress)

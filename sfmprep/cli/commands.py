@@ -45,6 +45,7 @@ from sfmprep.errors import (
     ConfigError,
     ReconstructionError,
     SfmprepError,
+    StoreError,
     WeightsError,
     did_you_mean,
 )
@@ -344,13 +345,13 @@ def report(
     from sfmprep.pipelines import artefacts, reporting
 
     with _open(images, out, options, goes_on=True) as run:
+        models, missing = [], ""
         try:
             models = artefacts.read_models(run)
-        except ReconstructionError as error:
-            say(f"warning: {error}")
-            models = []
+        except (ReconstructionError, StoreError) as error:
+            missing = str(error)
         with artefacts.open_keypoints(run) as features:
-            found = reporting.write_report_again(run, models, features)
+            found = reporting.write_report_again(run, models, features, missing=missing)
     return finish(found, out, thresholds=wanted, as_json=as_json)
 
 
@@ -595,7 +596,7 @@ def _begin(images: Path, out: Path, options: Options, default: str = "splat") ->
     """Loads the recipe, and says what is done before imports that take seconds."""
     loaded = options.load(_recipe_of(out, default))
     options.start_logging()
-    logger.info("reading the photographs in %s", images)
+    logger.info("reading the photographs of %s", images)
     return loaded
 
 

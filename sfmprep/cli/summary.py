@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfmprep.report.schema import Finding, Report
 from sfmprep.report.thresholds import check_thresholds
-from sfmprep.report.verdict import EXIT_BELOW, exit_code
+from sfmprep.report.verdict import EXIT_BELOW, exit_code, per_cent
 from sfmprep.terminal import say, show
 
 _WANTED = ("registered", "not_mapped")
@@ -44,7 +44,8 @@ def print_report(report: Report, out: Path) -> None:
     result, total = report.result, len(report.images)
     if result:
         registered = result.num_registered
-        show(f"{registered} of {total} images registered ({registered / total:.0%})")
+        share = per_cent(registered, total)
+        show(f"{registered} of {total} images registered ({share})")
     show(report.verdict)
     if result and (residuals := report.residuals):
         seeds = result.num_dataset_points

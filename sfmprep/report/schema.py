@@ -319,7 +319,7 @@ class Report(Record):
     world: dict[str, Any] | None
     """The content of world_from_sfm.json: how the world frame was chosen."""
     seconds: dict[str, float]
-    """Wall-clock time of each stage in this run."""
+    """Wall-clock time of each stage in the last whole run; empty before one."""
 
     def to_json(self) -> str:
         """This report as text; `Report.model_validate_json` reads it back."""

@@ -82,7 +82,8 @@ def head(report: Report) -> Iterator[str]:
         tiles.append((f"{report.residuals.mean_px:.2f} px", "mean reprojection error"))
     if report.view_graph:
         tiles.append((f"{report.view_graph.num_pairs:,}", "pairs verified"))
-    tiles.append((_duration(sum(report.seconds.values())), "this run"))
+    if report.seconds:
+        tiles.append((_duration(sum(report.seconds.values())), "the last run took"))
     yield '<ul class="tiles">'
     for number, text in tiles:
         yield f"<li><b>{escape(number)}</b><span>{escape(text)}</span></li>"
@@ -336,7 +337,7 @@ def how_it_was_made(report: Report) -> Iterator[str]:
     yield (f"<section><h2>How it was made</h2><pre>{escape(report.command)}</pre>")
     if report.seconds:
         longest = max(*report.seconds.values(), 1e-9)
-        yield '<h3>Time</h3><table class="bars">'
+        yield '<h3>Time of the last run</h3><table class="bars">'
         for stage, seconds in report.seconds.items():
             yield (
                 f'<tr><th scope="row">{escape(stage)}</th><td>{_duration(seconds)}</td>'

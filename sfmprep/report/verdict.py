@@ -50,14 +50,16 @@ def judge(
     placed = (
         f"All {num_images:,} photographs are in the dataset"
         if everything
-        else f"{result.num_dataset:,} of {num_images:,} photographs ({share:.0%}) are"
-        " in the dataset"
+        else f"{result.num_dataset:,} of {num_images:,} photographs"
+        f" ({per_cent(result.num_dataset, num_images)}) are in the dataset"
     )
-    if causes := [_WHY_NOT[f.code] for f in findings if f.blocks_training]:
+    if blocking := [f.code for f in findings if f.blocks_training]:
+        causes = [_WHY_NOT[code] for code in blocking if code in _WHY_NOT]
+        why = f": {' and '.join(causes[:2])}" if causes else ""
         return Verdict(
             grade="poor",
-            sentence=f"{placed}, but it is not worth training on:"
-            f" {' and '.join(causes[:2])}. See below what to do.",
+            sentence=f"{placed}, but it is not worth training on{why}. See below what"
+            " to do.",
             trainable=False,
         )
     if share < _USABLE_SHARE:
@@ -79,6 +81,17 @@ def judge(
             trainable=True,
         )
     return Verdict(grade="usable", sentence=f"{placed}. {rest}", trainable=True)
+
+
+def per_cent(part: int, whole: int) -> str:
+    """A share for people: 0% and 100% only where it is none or all.
+
+    Args:
+        part: 0 to `whole`.
+        whole: 1 or more.
+    """
+    rounded = round(100 * part / whole)
+    return f"{rounded if part in (0, whole) else min(max(rounded, 1), 99)}%"
 
 
 def exit_code(report: Report) -> int:

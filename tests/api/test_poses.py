@@ -160,7 +160,7 @@ def test_mapping_without_a_mapper_or_without_pairs_is_refused(
     )
     assert empty.verified.num_verified == 0
     assert refusal(sp.ReconstructionError, sp.map, empty, job.images).startswith(
-        f"none of the 8 images in {job.images.root} matches another:"
+        f"none of the 8 images of {job.images.root} matches another:"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,15 @@ import pytest
 
 from sfmprep.cli.commands import run
 from sfmprep.config.load import recipe_names
+from sfmprep.errors import StoreError
+from sfmprep.pipelines import stages
 from sfmprep.weights import WEIGHTS
 
 SETTINGS = (
     *("--set", "features.max_size=480", "features.max_keypoints=1500"),
     "export.downscales=[2]",
 )
+Capture = pytest.CaptureFixture[str]
 STAGES = ("extract", "pairs", "match", "database", "map", "export")
 
 
@@ -88,15 +92,13 @@ def test_stage_called_too_early_names_the_missing_one(
     assert fails("database") == _missing("pairs.txt", "pairs")
     assert run(["pairs", str(images), str(out)]) == 0
     assert fails("database") == _missing("matches.h5", "match")
+    assert fails("map") == _missing("matches.h5", "match")
+    assert fails("export") == _missing("matches.h5", "match")
+    assert run(["match", str(images), str(out)]) == 0
     assert fails("map") == _missing("database.db", "database")
     assert not (out / "work" / "database.db").exists()
-    assert run(["match", str(images), str(out)]) == 0
     assert run(["database", str(images), str(out)]) == 0
-    message = (
-        "sfmprep: error: TMP/out/work/models holds no model, or not all of them. Run"
-        " `sfmprep map`."
-    )
-    assert fails("export") == message
+    assert fails("export") == _missing("mapped.zip", "map")
     assert run(["evaluate", str(out), "--reference", str(demo_scene)]) == 1
     assert error_of(capsys, tmp_path).startswith("sfmprep: error: TMP/out is neither")
     assert run(["map", str(images), str(out)]) == 0
@@ -116,13 +118,63 @@ def test_matching_that_was_stopped_is_not_taken_for_whole(
     images, out = demo_scene / "images", tmp_path / "out"
     assert run(begin("extract", images, out)) == 0
     assert run(["pairs", str(images), str(out)]) == 0
-    pairs = out / "work" / "pairs.txt"
-    whole = pairs.read_text()
-    pairs.write_text("".join(whole.splitlines(keepends=True)[:20]))
-    assert run(["match", str(images), str(out)]) == 0
-    pairs.write_text(whole)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stages, "match_features", _stop)
+        assert run(["match", str(images), str(out)]) == 1
+    assert (out / "work" / "matches.h5").is_file()
     assert run(["database", str(images), str(out)]) == 1
     assert error_of(capsys, tmp_path) == _missing("matches.h5", "match")
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise StoreError("stopped")
+
+
+def test_stage_over_what_changed_names_the_first_to_run(
+    demo_scene: Path, demo_result: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(demo_scene / "images", images)
+    shutil.copytree(demo_result, out)
+    seed = ["--set", "seed=1"]
+    for stage in ("match", "database", "map", "export"):
+        assert run([stage, str(images), str(out), *seed]) == 1
+        assert error_of(capsys, tmp_path) == (
+            "sfmprep: error: TMP/out/work/pairs.txt is out of date (seed was 0 and is"
+            " 1). Run `sfmprep pairs` first."
+        )
+    first, *_ = sorted(images.iterdir())
+    (images / "more.jpg").write_bytes(first.read_bytes() + b"more")
+    for stage in ("match", "database", "map", "export"):
+        assert run([stage, str(images), str(out), "--set", "seed=0"]) == 1
+        assert error_of(capsys, tmp_path) == (
+            "sfmprep: error: TMP/out/work/features.h5 is out of date (photographs or"
+            " masks changed). Run `sfmprep extract` first."
+        )
+
+
+def test_pairs_that_somebody_edited_are_neither_used_nor_replaced(
+    demo_scene: Path, demo_result: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    images, out = demo_scene / "images", tmp_path / "out"
+    shutil.copytree(demo_result, out)
+    pairs = out / "work" / "pairs.txt"
+    written = pairs.read_text()
+    edited = "".join(written.splitlines(keepends=True)[:20])
+    pairs.write_text(edited)
+    for stage in ("pairs", "match", "database", "reconstruct"):
+        assert run([stage, str(images), str(out)]) == 1
+        assert error_of(capsys, tmp_path) == (
+            "sfmprep: error: TMP/out/work/pairs.txt was edited by hand. Delete it, and"
+            " it is made anew; pairs of your own go into a file elsewhere, which"
+            " --pairs names."
+        )
+    assert pairs.read_text() == edited
+    assert run(["status", str(images), str(out)]) == 0
+    assert "would run: it was edited by hand\n" in capsys.readouterr().out
+    pairs.unlink()
+    assert run(["pairs", str(images), str(out)]) == 0
+    assert pairs.read_text() == written
 
 
 def test_map_refuses_a_recipe_without_mapping(

@@ -217,25 +217,25 @@ def verified(**numbers: int) -> VerifiedPairs:
     [
         (
             verified(),
-            "none of the 10 images in photos matches another: the photographs do not"
+            "none of the 10 images of photos matches another: the photographs do not"
             " overlap, are blurred or show no texture. Take them so that neighbours"
             " share two thirds of what they show.",
         ),
         (
             verified(num_pairs=5),
-            "5 pairs of images in photos have matches, but no pair agrees on one"
+            "5 pairs of images of photos have matches, but no pair agrees on one"
             " geometry: the photographs probably do not overlap. Take them so that"
             " neighbours share two thirds of what they show.",
         ),
         (
             verified(num_pairs=9, num_verified=9, num_rotation_only=5, images=10),
-            "5 of 9 verified pairs in photos are explained without any depth: the"
+            "5 of 9 verified pairs of photos are explained without any depth: the"
             " camera only turned, or it saw one plane, or the images are copies of each"
             " other. Walk sideways between photographs.",
         ),
         (
             verified(num_pairs=9, num_verified=4, num_rotation_only=1, images=6),
-            "4 pairs of images in photos were verified (4 images have none), but no two"
+            "4 pairs of images of photos were verified (4 images have none), but no two"
             " of them see the scene from sufficiently different places with enough"
             " matches. Take more photographs, a step apart, or try more keypoints"
             " (--set features.max_keypoints=8192).",

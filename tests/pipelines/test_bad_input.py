@@ -109,7 +109,7 @@ def test_two_identical_images(fail: Fail, photos: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png"):
         cv2.imwrite(str(tmp_path / "twins" / name), pixels)
     assert fail(1, *reconstruct(tmp_path / "twins", tmp_path / "out")) == (
-        "1 of 1 verified pairs in TMP/twins are explained without any depth: the camera"
+        "1 of 1 verified pairs of TMP/twins are explained without any depth: the camera"
         " only turned, or it saw one plane, or the images are copies of each other."
         " Walk sideways between photographs.\n"
     )
@@ -121,7 +121,7 @@ def test_images_without_overlap(fail: Fail, tmp_path: Path) -> None:
         cv2.imwrite(f"{tmp_path}/noise/{seed}.png", noise(seed))
     command = reconstruct(tmp_path / "noise", tmp_path / "out")
     message = (
-        "none of the 3 images in TMP/noise matches another: the photographs do not"
+        "none of the 3 images of TMP/noise matches another: the photographs do not"
         " overlap, are blurred or show no texture. Take them so that neighbours share"
         " two thirds of what they show.\n"
     )
@@ -147,7 +147,7 @@ def test_camera_that_only_turns(
     code = run(reconstruct(tmp_path / "turned", tmp_path / "out"))
     said = capsys.readouterr().err.splitlines()[-1] if code else ""
     assert code == 0 or said == (
-        f"sfmprep: error: 6 of 6 verified pairs in {tmp_path}/turned are explained"
+        f"sfmprep: error: 6 of 6 verified pairs of {tmp_path}/turned are explained"
         " without any depth: the camera only turned, or it saw one plane, or the images"
         " are copies of each other. Walk sideways between photographs."
     )

@@ -138,7 +138,7 @@ def test_second_run_does_nothing_and_says_the_same(
     assert run(command(demo_scene / "images", result)) == 0
     second, log = capsys.readouterr()
     assert log.splitlines()[:2] == [
-        f"reading the photographs in {demo_scene / 'images'}",
+        f"reading the photographs of {demo_scene / 'images'}",
         "features: sift + nearest, as in the earlier run",
     ]
     changed = {k for k, stamp in stamps(result).items() if before.get(k) != stamp}

@@ -162,12 +162,17 @@ def test_images_that_are_gone_are_named(
 ) -> None:
     picture(photos / "c.png", 3)
     open_once(photos, tmp_path / "out", recipe)
-    (photos / "a.png").unlink()
+    away = (photos / "a.png").rename(tmp_path / "a.png")
     open_once(photos, tmp_path / "out", recipe)
     assert warnings_in(caplog) == [
         f"1 images of the earlier run, such as a.png, are not in {photos} now,"
         " so the result will be without them"
     ]
+    caplog.clear()
+    open_once(photos, tmp_path / "out", recipe)  # it was said
+    away.rename(photos / "a.png")
+    open_once(photos, tmp_path / "out", recipe)
+    assert warnings_in(caplog) == []
 
 
 def test_a_photograph_of_other_content_is_made_anew_also_after_it_was_away(

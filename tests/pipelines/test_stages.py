@@ -13,7 +13,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.cli.commands import run
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
-from sfmprep.errors import ReconstructionError
+from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.export.install import set_dataset_aside
 from sfmprep.mapping import verify
@@ -183,6 +183,36 @@ def test_a_report_that_fails_hides_no_error(
     with pytest.raises(ReconstructionError):
         reconstruct(photos, result, recipe("seed=1"))
     assert caplog.messages[-1] == "the report could not be written: the disk is full"
+
+
+def test_a_report_made_again_remembers_why_there_is_no_dataset(
+    result: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("the disk is full")
+
+    def again(*settings: str) -> Report:
+        chosen = [*SETTINGS, "seed=1", *settings]
+        args = [str(photos), str(result), "--recipe", "sift", "--set", *chosen]
+        assert run(["report", *args]) == 3
+        report = Report.model_validate_json((result / "report.json").read_text())
+        assert (report.trainable, report.next_steps) == (False, [])
+        assert report.verdict == report.failure
+        return report
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "export_dataset", fail)
+        with pytest.raises(StoreError):
+            reconstruct(photos, result, recipe("seed=1"))
+    assert again().failure == "the disk is full"
+    assert again().failure == "the disk is full"
+    other = again("export.jpeg_quality=50")
+    assert other.failure == "There is no dataset yet. Run `sfmprep export`."
+    assert other.result is not None
+    assert again("mapping.min_model_size=4").failure == (
+        f"There are no poses yet: {result / 'work' / 'mapped.zip'} is out of date"
+        " (mapping.min_model_size was 3 and is 4). Run `sfmprep map` first."
+    )
 
 
 def test_a_moved_folder_goes_on(

@@ -18,7 +18,7 @@ from sfmprep.geometry.views import ModelArrays
 from sfmprep.report.findings import list_findings
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.schema import Finding, ImageReport, Result
-from sfmprep.report.verdict import exit_code, judge
+from sfmprep.report.verdict import exit_code, judge, per_cent
 from tests.support.synthetic_run import synthesize
 
 GOOD: dict[str, Any] = {
@@ -146,6 +146,36 @@ def test_much_that_is_missing_is_poor_but_can_be_trained() -> None:
     assert sentence == (
         "30 of 100 photographs (30%) are in the dataset: what they show can be trained,"
         " but much of the capture is missing. See below why."
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"), [(0, "0%"), (1, "1%"), (150, "50%"), (299, "99%")]
+)
+def test_share_is_whole_only_where_nothing_is_missing(part: int, expected: str) -> None:
+    assert per_cent(part, 300) == expected
+    assert per_cent(300, 300) == "100%"
+
+
+def test_one_photograph_that_is_missing_is_not_100_per_cent() -> None:
+    grade, _, sentence = verdict(300, num_dataset=299, num_registered=299)
+    assert (grade, sentence) == (
+        "usable",
+        "299 of 300 photographs (99%) are in the dataset. It can be trained; see below"
+        " what is missing.",
+    )
+
+
+def test_finding_that_the_verdict_has_no_words_for_blocks_all_the_same() -> None:
+    other = Finding(
+        code="new", text="Poses are wrong.", advice="", blocks_training=True
+    )
+    found = judge(30, Result(**GOOD), [other], failure=None)
+    assert (found.grade, found.trainable, found.sentence) == (
+        "poor",
+        False,
+        "All 30 photographs are in the dataset, but it is not worth training on. See"
+        " below what to do.",
     )
 
 
