@@ -85,8 +85,9 @@ def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
         if run.recipe.stronger is None:
             return open_features(run), open_matches(run)
         expect_done(run, "match weak pairs")
+        tried = pairs_from_file(run.ledger.file("weak pairs"), run.images.names)
         upper = MatchStore(run.workspace.stronger_matches)
-        return open_features(run), MatchLayers(open_matches(run), upper)
+        return open_features(run), MatchLayers(open_matches(run), upper, tried)
     expect_done(run, "join")
     workspace = run.workspace
     return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)

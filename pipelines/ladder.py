@@ -59,7 +59,7 @@ def match_weak_pairs(
         device=device,
         progress=foretold(renamed(progress, "{} weak pairs"), foretell),
     )
-    return MatchLayers(matches, upper)
+    return MatchLayers(matches, upper, tried)
 
 
 def find_weak_pairs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -24,6 +24,10 @@ class MatchReader(AbstractContextManager["MatchReader"], Protocol):
     @property
     def provenance(self) -> dict[str, Any]:
         """How the content was made."""
+        ...
+
+    def close(self) -> None:
+        """Closes the files."""
         ...
 
     def __len__(self) -> int: ...
@@ -52,19 +56,29 @@ class MatchReader(AbstractContextManager["MatchReader"], Protocol):
 
 
 class MatchLayers:
-    """The matches of a store, and on top those that another matcher found of some.
+    """The matches of a store, and on top those that another matcher found.
 
     A pair that both have gets the matches of the upper one, and those of the lower one
     whose keypoints are free in both images: what was verified is mostly kept, and what
     is wrong costs no more than verification.
 
     Args:
-        lower: Of all pairs.
-        upper: Of some of them; pairs that `lower` lacks are passed over.
+        lower: Closed with this.
+        upper: Closed with this.
+        tried: The pairs of `upper` that count; None for all.
     """
 
-    def __init__(self, lower: MatchStore, upper: MatchStore) -> None:
+    def __init__(
+        self,
+        lower: MatchReader,
+        upper: MatchStore,
+        tried: Collection[Pair] | None = None,
+    ) -> None:
         self._lower, self._upper = lower, upper
+        there = upper.pairs()
+        wanted = there if tried is None else set(tried).intersection(there)
+        self._tried = frozenset(wanted)
+        self._added = [pair for pair in there if self._is_only_above(pair)]
         self.place = f"{lower.place} with {upper.place}"
 
     @property
@@ -73,10 +87,10 @@ class MatchLayers:
         return {"lower": self._lower.provenance, "upper": self._upper.provenance}
 
     def __len__(self) -> int:
-        return len(self._lower)
+        return len(self._lower) + len(self._added)
 
     def __contains__(self, pair: Pair) -> bool:
-        return pair in self._lower
+        return pair in self._lower or _in_order(pair) in self._tried
 
     def __enter__(self) -> Self:
         return self
@@ -87,17 +101,22 @@ class MatchLayers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes both; a second call does nothing."""
         self._lower.close()
         self._upper.close()
 
     def pairs(self) -> list[Pair]:
         """The pairs that are here."""
-        return self._lower.pairs()
+        return [*self._lower.pairs(), *self._added]
 
     def num_matches(self) -> dict[Pair, int]:
         """How many matches each pair has; of two layers, in the one with more."""
-        lower, upper = self._lower.num_matches(), self._upper.num_matches()
-        return {pair: max(num, upper.get(pair, 0)) for pair, num in lower.items()}
+        found = self._lower.num_matches()
+        upper = self._upper.num_matches()
+        return found | {p: max(upper[p], found.get(p, 0)) for p in self._tried}
 
     def get(self, name0: str, name1: str) -> Matches:
         """The matches of a pair, columns in the order of the arguments.
@@ -105,26 +124,33 @@ class MatchLayers:
         Raises:
             StoreError: the pair is not here.
         """
-        return self._with_upper((name0, name1), self._lower.get(name0, name1))
+        if _in_order((name0, name1)) not in self._tried:
+            return self._lower.get(name0, name1)
+        found = self._upper.get(name0, name1)
+        if (name0, name1) in self._lower:
+            found = one_to_one(found, self._lower.get(name0, name1))
+        return found
 
     def items(self) -> Iterator[tuple[Pair, Matches]]:
-        """Yields all matches in the order of the lower store."""
+        """Yields all matches, first those of the lower store in its order."""
         for pair, matches in self._lower.items():
-            yield pair, self._with_upper(pair, matches)
+            yield pair, self.get(*pair) if pair in self._tried else matches
+        for pair in self._added:
+            yield pair, self._upper.get(*pair)
 
     def indices(self) -> Iterator[tuple[Pair, Int32]]:
         """As `items`, rows alone."""
         for pair, index in self._lower.indices():
-            if pair in self._upper:
-                index = self.get(*pair).index
-            yield pair, index
+            yield pair, self.get(*pair).index if pair in self._tried else index
+        for pair in self._added:
+            yield pair, self._upper.get(*pair).index
 
-    def _with_upper(self, pair: Pair, matches: Matches) -> Matches:
-        return (
-            one_to_one(self._upper.get(*pair), matches)
-            if pair in self._upper
-            else matches
-        )
+    def _is_only_above(self, pair: Pair) -> bool:
+        return pair in self._tried and pair not in self._lower
+
+
+def _in_order(pair: Pair) -> Pair:
+    return pair if pair[0] < pair[1] else pair[::-1]
 
 
 def one_to_one(first: Matches, second: Matches) -> Matches:

@@ -48,9 +48,27 @@ def test_all_ways_of_reading_agree() -> None:
         assert both.num_matches() == {("a", "b"): 2, ("a", "c"): 1}
 
 
-def test_a_pair_that_the_lower_layer_lacks_is_not_there() -> None:
-    with layers({}, {("a", "b"): matches((0, 0))}) as both:
-        assert len(both) == 0
-        assert ("a", "b") not in both
+def test_pairs_of_either_layer_are_there_and_of_the_upper_only_those_tried() -> None:
+    stores = [MatchStore(None, {}), MatchStore(None, {})]
+    stores[0].append([(("a", "b"), matches((0, 0)))])
+    stores[1].append(
+        [(pair, matches((1, 1), (2, 2))) for pair in (("a", "b"), ("a", "c"))]
+    )
+    stores[1].append([(("b", "c"), matches((3, 3)))])
+    with MatchLayers(*stores, tried=[("a", "c"), ("b", "d")]) as both:
+        assert both.pairs() == [("a", "b"), ("a", "c")]
+        assert len(both) == 2
+        assert ("c", "a") in both
+        assert ("b", "c") not in both
+        assert both.get("a", "b").index.tolist() == [[0, 0]]
+        found = {pair: index.tolist() for pair, index in both.indices()}
+        assert found == {("a", "b"): [[0, 0]], ("a", "c"): [[1, 1], [2, 2]]}
+        assert found == {p: m.index.tolist() for p, m in both.items()}
+        assert both.num_matches() == {("a", "b"): 1, ("a", "c"): 2}
         with pytest.raises(StoreError, match="has no matches of"):
-            both.get("a", "b")
+            both.get("b", "c")
+
+
+def test_empty_layers_hold_nothing() -> None:
+    with layers({}, {}) as both:
+        assert (both.pairs(), len(both), both.num_matches()) == ([], 0, {})
