@@ -79,8 +79,8 @@ def _pairs_to_try(
     if config.pairs == "weak":
         has_two = run.recipe.stronger is not None
         return find_weak_pairs(
-            *(run, "pairs left", "verify again" if has_two else "verify"),
-            *(config, features, pairs, matches),
+            *(run, "pairs left", "verify again" if has_two else "verify", config),
+            *(features, pairs, matches),
             progress=progress,
         )
     pairs.write(run.ledger.file("pairs left"))

@@ -151,7 +151,7 @@ STAGES = {
             grows=True,
             writes="work/stronger_matches.h5",
             command="match",
-            model=lambda r: r.stronger and r.stronger.matcher,
+            model=lambda r: r.stronger.matcher if r.stronger else None,
             applies=lambda r: r.stronger is not None,
         ),
         Stage(

@@ -307,9 +307,9 @@ def fill_from_stores(run: Run, *, progress: Progress = silent) -> VerifiedPairs:
             if pair[0] in features and pair[1] in features
         ):
             refuse(run, "match")
-    features, matches = open_joined(run)
-    with features, matches:
-        return fill_database(run, features, pairs, matches, progress=progress)
+    joined, all_matches = open_joined(run)
+    with joined, all_matches:
+        return fill_database(run, joined, pairs, all_matches, progress=progress)
 
 
 def find_poses(

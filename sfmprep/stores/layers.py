@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -72,7 +72,7 @@ class MatchLayers:
         self,
         lower: MatchReader,
         upper: MatchStore,
-        tried: Collection[Pair] | None = None,
+        tried: Iterable[Pair] | None = None,
     ) -> None:
         self._lower, self._upper = lower, upper
         there = upper.pairs()
