@@ -46,7 +46,9 @@ def reconstruct(
     Raises:
         SfmprepError: see `errors.py`; what is done until then is kept.
     """
-    images = find_photographs(image_folder, mask_root=recipe.masks)
+    images = find_photographs(
+        image_folder, mask_root=recipe.masks, keep_damaged=recipe.keep_damaged
+    )
     seconds: dict[str, float] = {}
     with (
         open_run(images, out, recipe, progress=progress) as run,

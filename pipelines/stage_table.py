@@ -47,7 +47,7 @@ class Stage:
     is_text: bool = False  # of a kind that people edit, so its checksum is recorded
     command: str = ""  # of the command line, where it is not called as the stage
     # the part of the recipe that it depends on, and the network that it runs
-    settings: Callable[[Recipe], object] = field(default=lambda _: None)
+    settings: Callable[[Recipe], Any] = field(default=lambda _: None)
     model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
     applies: Callable[[Recipe], bool] = field(default=lambda _: True)
 
@@ -94,6 +94,11 @@ def _pairs_settings(recipe: Recipe) -> object:
     return {"type": "file", "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def _damage_settings(recipe: Recipe) -> dict[str, object]:
+    """Nothing where it changes nothing: stores without it stay what they are."""
+    return {"keep_damaged": True} if recipe.keep_damaged else {}
+
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -103,6 +108,7 @@ STAGES = {
             over=(IMAGES,),
             grows=True,
             writes="work/features.h5",
+            settings=_damage_settings,
             model=lambda r: r.features,
         ),
         Stage(
@@ -184,6 +190,7 @@ STAGES = {
             grows=True,
             writes="work/dense.h5",
             command="match",
+            settings=_damage_settings,
             model=lambda r: r.dense.matcher if r.dense else None,
             applies=_is_dense,
         ),
@@ -289,12 +296,12 @@ class Keys:
 
     def _settings(self, name: str) -> Any:
         stage = STAGES[name]
-        model = stage.model(self.recipe)
+        model, others = stage.model(self.recipe), stage.settings(self.recipe)
         if model is None:
-            return _as_json(stage.settings(self.recipe))
+            return _as_json(others)
         here = [weights_here(*needed) for needed in model.needed_weights()]
         weights = here[0] if here else None
-        made = _as_json(identity_with(model, weights, half=False))
+        made = _as_json(identity_with(model, weights, half=False) | (others or {}))
         # as the recipe asks for it, not as this machine's devices can do it: what was
         # extracted on a GPU goes on on a laptop
         if model.has_half:

@@ -93,6 +93,7 @@ def scan(
     folder: str | Path,
     *,
     masks: str | Path | None = None,
+    keep_damaged: bool = False,
     progress: Progress = silent,
 ) -> ImageSet:
     """Finds the photographs below a folder and reads their headers, not their pixels.
@@ -103,6 +104,7 @@ def scan(
     Args:
         folder: Photographs, also in sub-folders; they are never changed.
         masks: Folder of masks, `a.jpg.png` or `a.png` for `a.jpg`; black is ignored.
+        keep_damaged: Use what is left of damaged photographs.
         progress: Wraps the loop over files; tqdm fits.
 
     Raises:
@@ -111,6 +113,7 @@ def scan(
     return find_photographs(
         Path(folder),
         mask_root=None if masks is None else Path(masks),
+        keep_damaged=keep_damaged,
         progress=progress,
     )
 

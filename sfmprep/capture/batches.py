@@ -9,12 +9,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 
 from sfmprep import coords
-from sfmprep.capture.image_file import ImageInfo, decode
+from sfmprep.capture.image_file import decode
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ConfigError, ImageError
 from sfmprep.threads import thread_pool
@@ -27,8 +26,8 @@ _BATCH_BYTES = 3 << 28  # one batch, and all that wait for others of their size
 _AHEAD_BYTES = 1 << 29
 _BYTES_A_PIXEL = 3 * 4  # float32
 
-# [3, H, W] in 0..1, and the levels as in `Decoded`
-_Loaded = tuple[Float32, tuple[float, float] | None]
+# [3, H, W] in 0..1, and levels and damage as in `Decoded`
+_Loaded = tuple[Float32, tuple[float, float] | None, str | None]
 
 
 def fit_size(size: tuple[int, int], max_size: int | None) -> tuple[int, int]:
@@ -69,7 +68,8 @@ def load_batches(
     MiB wait; then the batch of the one that waits longest goes as it is. The batches
     are always the same for the same names. Beside those that wait, up to `batch_size +
     num_workers` images and 512 MiB are read ahead, but always one. Closing the
-    generator stops the threads. At its end the log names pictures of few levels.
+    generator stops the threads. At its end the log names pictures of few
+    levels, and damaged ones that are kept.
 
     Args:
         images: The capture.
@@ -196,6 +196,7 @@ def _load_ahead(
     left = deque(names)
     ahead: deque[tuple[str, Future[_Loaded]]] = deque()
     stretched: dict[str, tuple[float, float]] = {}
+    damaged: dict[str, str] = {}
 
     def num_bytes(name: str, is_loaded: bool) -> int:
         info = images.infos[name]
@@ -213,17 +214,18 @@ def _load_ahead(
         while left or ahead:
             while left and has_room():
                 name = left.popleft()
-                path, info = images.path(name), images.infos[name]
-                ahead.append((name, pool.submit(_load, path, info, max_size)))
+                ahead.append((name, pool.submit(_load, images, name, max_size)))
             name, task = ahead.popleft()
             try:
-                pixels, levels = task.result()
+                pixels, levels, damage = task.result()
             except ImageError as error:
                 on_unreadable(name, str(error))
             else:
                 del task  # it holds the pixels too
                 if levels is not None:
                     stretched[name] = levels
+                if damage is not None:
+                    damaged[name] = damage
                 yield name, pixels
     if stretched:
         name, (low, high) = next(iter(stretched.items()))
@@ -237,13 +239,21 @@ def _load_ahead(
             low,
             high,
         )
+    if damaged:
+        name, damage = next(iter(damaged.items()))
+        logger.warning(
+            "%d of %d images in %s are damaged and kept all the same (keep_damaged),"
+            " such as %s: %s",
+            *(len(damaged), len(names), images.root, name, damage),
+        )
 
 
-def _load(path: Path, info: ImageInfo, max_size: int | None) -> _Loaded:
-    """One image as a network sees it, and its levels if they were stretched."""
+def _load(images: ImageSet, name: str, max_size: int | None) -> _Loaded:
+    """One image as a network sees it, and what was noticed in decoding it."""
     import cv2  # here, so that a folder can be scanned without it
 
-    pixels, levels = decode(path)
+    info = images.infos[name]
+    pixels, levels, damage = decode(images.path(name), keep_damaged=images.keep_damaged)
     if pixels.shape[1::-1] != info.size:
         raise ImageError(
             f"it is {pixels.shape[1]} x {pixels.shape[0]} pixels now but was"
@@ -256,4 +266,4 @@ def _load(path: Path, info: ImageInfo, max_size: int | None) -> _Loaded:
     upright = coords.upright_pixels(pixels, info.orientation)
     planes = np.empty((3, *upright.shape[:2]), np.float32)
     np.divide(upright.transpose(2, 0, 1), 255, out=planes, dtype=np.float32)
-    return planes, levels
+    return planes, levels, damage

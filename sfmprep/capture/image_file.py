@@ -10,7 +10,7 @@ import io
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -32,6 +32,7 @@ from PIL import (
 from PIL.ExifTags import GPS, Base
 
 from sfmprep import coords
+from sfmprep.capture.damaged import has_broken_strip, remaining_values, values_of
 from sfmprep.capture.exif import (
     Vector3,
     exif_tags,
@@ -79,6 +80,7 @@ class ImageInfo:
     gps_accuracy_m: float | None = None  # GPSHPositioningError
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
     is_panorama: bool = False  # it says that it is equirectangular
+    damage: str | None = None  # why a part of it is lost, if it is kept all the same
 
 
 def open_header(file: BinaryIO) -> ImageFile.ImageFile:
@@ -87,13 +89,14 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
     Unlike `PIL.Image.open` this has no limit on the size and registers no plug-in.
 
     Raises:
-        ImageError: empty, not an image, truncated, damaged, or HEIC without
-            pillow-heif. The message is the bare reason: it does not name the file.
+        ImageError: empty, not an image, its header truncated or damaged, or HEIC
+            without pillow-heif. The message is the bare reason: it does not name the
+            file.
     """
     plugin = _plugin(file.read(_HEAD_BYTES))
     file.seek(0)
     try:
-        image = plugin(file)
+        return plugin(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if bits := re.search(r"(\d+)-bit layers", str(error)):  # Pillow's words
             raise ImageError(
@@ -103,16 +106,20 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
         raise ImageError(
             f"damaged or truncated {plugin.format} header; copy the file again"
         ) from error
-    # The plug-ins stop at the first pixel data, which is behind any thumbnail.
-    if plugin.format == "JPEG" and not _has_after(file, b"\xff\xd9"):
-        raise ImageError("truncated JPEG, it has no end marker; copy the file again")
-    if plugin.format == "PNG" and not _has_after(file, b"IEND\xaeB`\x82"):
-        raise ImageError("truncated PNG, it has no IEND chunk; copy the file again")
-    if plugin.format in _DENSE_FORMATS and _ends_in_zeros(file):
-        raise ImageError(
-            f"unfinished {plugin.format}, its end is all zeros; copy the file again"
-        )
-    return image
+
+
+def _missing_end(file: BinaryIO, kind: str) -> str | None:
+    """What tells that the end of a file is not there, just after its plug-in read it.
+
+    The plug-ins stop at the first pixel data, which is behind any thumbnail.
+    """
+    if kind == "JPEG" and not _has_after(file, b"\xff\xd9"):
+        return "truncated JPEG, it has no end marker; copy the file again"
+    if kind == "PNG" and not _has_after(file, b"IEND\xaeB`\x82"):
+        return "truncated PNG, it has no IEND chunk; copy the file again"
+    if kind in _DENSE_FORMATS and _ends_in_zeros(file):
+        return f"unfinished {kind}, its end is all zeros; copy the file again"
+    return None
 
 
 def _plugin(head: bytes) -> type[ImageFile.ImageFile]:
@@ -171,15 +178,23 @@ def _ends_in_zeros(file: BinaryIO) -> bool:
     return file.read() == bytes(_ZERO_BYTES)
 
 
-def read_info(path: Path) -> ImageInfo:
+def read_info(path: Path, *, keep_damaged: bool = False) -> ImageInfo:
     """Reads the header of one image, and finds JPEG and PNG files without an end.
 
+    Args:
+        path: The file.
+        keep_damaged: A missing end is no error but the `damage` of the result.
+
     Raises:
-        ImageError: as `open_header`, or the file cannot be read.
+        ImageError: as `open_header`, the end is missing, or the file cannot be read.
     """
     try:
         with path.open("rb") as file, open_header(file) as image:
-            return _info(image, os.fstat(file.fileno()).st_size)
+            damage = _missing_end(file, image.format or "")
+            if damage and not keep_damaged:
+                raise ImageError(damage)
+            info = _info(image, os.fstat(file.fileno()).st_size)
+            return replace(info, damage=damage)
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
 
@@ -223,14 +238,21 @@ class Decoded(NamedTuple):
 
     pixels: NDArray[np.uint8]  # [H, W, 3] RGB
     levels: tuple[float, float] | None  # lowest, highest, where they were stretched
+    damage: str | None = None  # why a part of them is lost
 
 
-def read_pixels(path: Path) -> NDArray[np.uint8]:
+def read_pixels(path: Path, *, keep_damaged: bool = False) -> NDArray[np.uint8]:
     """Decodes an image as stored: the EXIF orientation is not applied.
 
     Pixel data that is truncated is an error in every format, and so is broken data
-    where the format tells: JPEG, PNG, LZW TIFF. In other TIFF, BMP, WebP, HEIC, AVIF
-    and JPEG 2000 it may pass.
+    where the format tells: always in PNG and deflated TIFF, mostly in JPEG and LZW
+    TIFF, where a wrong byte may also be another picture. In other TIFF, BMP, WebP,
+    HEIC, AVIF and JPEG 2000 it may pass.
+
+    Args:
+        path: The file.
+        keep_damaged: Of a damaged JPEG, PNG, TIFF or BMP return what is there; what
+            is lost is grey or black.
 
     Returns:
         [H, W, 3] uint8 RGB. Of 16 bits the upper 8 are taken, but of a picture that
@@ -241,31 +263,29 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         ImageError: the file cannot be read or decoded.
     """
     try:
-        return decode(path).pixels
+        return decode(path, keep_damaged=keep_damaged).pixels
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 
 
-def decode(path: Path) -> Decoded:
+def decode(path: Path, *, keep_damaged: bool = False) -> Decoded:
     """As `read_pixels`, but the error is the bare reason, without the path."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
-    with open_header(io.BytesIO(data)) as header:
+    file, damage = io.BytesIO(data), None
+    with open_header(file) as header:
         info = _info(header, len(data))
-        values: NDArray[Any]
-        match kind := header.format or "":
-            case "JPEG":
-                values = _decode_jpeg(data)
-            case "TIFF":  # its readers turn the pixels upright whatever they are told
-                values = coords.stored_pixels(
-                    _decode_tiff(header, data), info.orientation
-                )
-            case "HEIF" | "AVIF":
-                values = _decode_by_pillow(header, "HEIC" if kind == "HEIF" else kind)
-            case _:
-                values = _decode_by_opencv(data, kind)
+        try:
+            if missing := _missing_end(file, header.format or ""):
+                raise ImageError(missing)
+            values = _decode(header, data, info.orientation)
+        except ImageError as error:
+            left = _what_is_left(header, data, info) if keep_damaged else None
+            if left is None:
+                raise
+            values, damage = left, str(error)
     pixels, levels = _to_8_bits(values)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
@@ -274,7 +294,40 @@ def decode(path: Path) -> Decoded:
             f"it decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels but its header"
             f" says {info.size[0]} x {info.size[1]}; save it anew"
         )
-    return Decoded(np.ascontiguousarray(pixels), levels)
+    return Decoded(np.ascontiguousarray(pixels), levels, damage)
+
+
+def _decode(header: ImageFile.ImageFile, data: bytes, orientation: int) -> NDArray[Any]:
+    match kind := header.format or "":
+        case "JPEG":
+            return _decode_jpeg(data)
+        case "TIFF":  # its readers turn the pixels upright whatever they are told
+            return coords.stored_pixels(_decode_tiff(header, data), orientation)
+        case "HEIF" | "AVIF":
+            return _decode_by_pillow(header, "HEIC" if kind == "HEIF" else kind)
+        case _:
+            return _decode_by_opencv(data, kind)
+
+
+def _what_is_left(
+    header: ImageFile.ImageFile, data: bytes, info: ImageInfo
+) -> NDArray[Any] | None:
+    """The values of a damaged file, black or grey where lost; None if that is all."""
+    values = None
+    try:
+        if header.format == "JPEG":
+            import simplejpeg
+
+            values = np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=False))
+        elif header.format == "TIFF":
+            values = coords.stored_pixels(
+                _decode_by_opencv(data, "TIFF"), info.orientation
+            )
+        else:
+            values = remaining_values(header)
+    except (ImageError, ValueError):
+        return None
+    return None if values is None or values.min() == values.max() else values
 
 
 def _decode_jpeg(data: bytes) -> NDArray[Any]:
@@ -305,6 +358,10 @@ def _is_padding(data: bytes, warning: str) -> bool:
 def _decode_tiff(header: ImageFile.ImageFile, data: bytes) -> NDArray[Any]:
     """By Pillow: OpenCV passes over errors, and darkens colours by their alpha."""
     depths = getattr(header, "tag_v2", {}).get(Base.BitsPerSample, (1,))
+    if has_broken_strip(header, data):
+        raise ImageError(
+            "damaged TIFF (a strip has not its checksum); copy the file again"
+        )
     values = _decode_by_pillow(header, "TIFF")
     # of 16-bit colours Pillow keeps the upper 8
     return _decode_by_opencv(data, "TIFF") if depths[:3] == (16,) * 3 else values
@@ -312,8 +369,7 @@ def _decode_tiff(header: ImageFile.ImageFile, data: bytes) -> NDArray[Any]:
 
 def _decode_by_pillow(header: ImageFile.ImageFile, kind: str) -> NDArray[Any]:
     try:
-        numeric = header.mode.startswith(("I", "F"))
-        return np.asarray(header if numeric else header.convert("RGB"))
+        return values_of(header)
     except (OSError, SyntaxError, ValueError, RuntimeError) as error:
         raise ImageError(
             f"damaged or truncated {kind} ({' '.join(str(error).split())});"

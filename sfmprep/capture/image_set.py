@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfmprep.capture.folder import (
     EXTENSIONS,
     describe_passed_over,
@@ -18,7 +21,7 @@ from sfmprep.capture.folder import (
     find_files,
     is_image,
 )
-from sfmprep.capture.image_file import ImageInfo, read_info
+from sfmprep.capture.image_file import ImageInfo, read_info, read_pixels
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -39,6 +42,7 @@ class ImageSet:
     unreadable: Mapping[str, str]  # name -> reason; these are not among `names`
     mask_root: Path | None = None
     passed_over: tuple[str, ...] = ()  # films, RAW and other files that are not read
+    keep_damaged: bool = False  # use what is left of a damaged file
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,9 +51,18 @@ class ImageSet:
         """Where the image `name` lies."""
         return self.root / name
 
+    def read_pixels(self, name: str) -> NDArray[np.uint8]:
+        """The pixels of the image `name`, as `image_file.read_pixels` gives them."""
+        return read_pixels(self.path(name), keep_damaged=self.keep_damaged)
+
     @classmethod
     def scan(
-        cls, root: Path, *, mask_root: Path | None = None, progress: Progress = silent
+        cls,
+        root: Path,
+        *,
+        mask_root: Path | None = None,
+        keep_damaged: bool = False,
+        progress: Progress = silent,
     ) -> ImageSet:
         """Finds all images below `root` and reads their headers, not their pixels.
 
@@ -62,6 +75,7 @@ class ImageSet:
         Args:
             root: The folder of photographs.
             mask_root: A folder of masks; it may lie inside `root`.
+            keep_damaged: Use what is left of damaged photographs.
             progress: Wraps the loop over files.
 
         Raises:
@@ -82,7 +96,9 @@ class ImageSet:
         passed_over = tuple(name for name in files if not is_image(name))
         infos: dict[str, ImageInfo] = {}
         with thread_pool(_SCAN_THREADS, "sfmprep-scan") as pool:
-            answers = pool.map(lambda name: _info_or_reason(root / name), found)
+            answers = pool.map(
+                lambda name: _info_or_reason(root / name, keep_damaged), found
+            )
             for name, answer in progress(
                 zip(found, answers, strict=True), desc="scan", total=len(found)
             ):
@@ -92,7 +108,10 @@ class ImageSet:
                     unreadable[name] = answer
         if not infos:
             raise ImageError(_explain_nothing(root, unreadable, passed_over))
-        return cls(root, tuple(infos), infos, unreadable, mask_root, passed_over)
+        return cls(
+            *(root, tuple(infos), infos, unreadable, mask_root, passed_over),
+            keep_damaged=keep_damaged,
+        )
 
     def camera_groups(self, how: Grouping) -> list[tuple[str, ...]]:
         """Groups the names by the camera that took them.
@@ -129,9 +148,9 @@ class ImageSet:
                 )
 
 
-def _info_or_reason(path: Path) -> ImageInfo | str:
+def _info_or_reason(path: Path, keep_damaged: bool) -> ImageInfo | str:
     try:
-        return read_info(path)
+        return read_info(path, keep_damaged=keep_damaged)
     except ImageError as error:
         return str(error)
 

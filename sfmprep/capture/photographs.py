@@ -24,7 +24,11 @@ _MIN_PANORAMA_WIDTH = 2048
 
 
 def find_photographs(
-    root: Path, *, mask_root: Path | None = None, progress: Progress = silent
+    root: Path,
+    *,
+    mask_root: Path | None = None,
+    keep_damaged: bool = False,
+    progress: Progress = silent,
 ) -> ImageSet:
     """Scans a folder, in known layouts the right one in it, with each photograph once.
 
@@ -36,6 +40,7 @@ def find_photographs(
     Args:
         root: The folder of photographs, or of such a scene.
         mask_root: A folder of masks; it may lie inside `root`.
+        keep_damaged: Use what is left of damaged photographs.
         progress: Wraps the loop over files.
 
     Raises:
@@ -51,7 +56,9 @@ def find_photographs(
             folder,
             f"; not read is what lies in {', '.join(beside)}" if beside else "",
         )
-    images = ImageSet.scan(folder, mask_root=mask_root, progress=progress)
+    images = ImageSet.scan(
+        folder, mask_root=mask_root, keep_damaged=keep_damaged, progress=progress
+    )
     images = without_duplicates(images)
     _warn_of_scaled_copies(images)
     _warn_of_panoramas(images)

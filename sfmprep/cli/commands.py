@@ -366,7 +366,9 @@ def status(
     from sfmprep.capture.photographs import find_photographs
     from sfmprep.pipelines.status import stages_of
 
-    scanned = find_photographs(images, mask_root=loaded.masks)
+    scanned = find_photographs(
+        images, mask_root=loaded.masks, keep_damaged=loaded.keep_damaged
+    )
     for stage in stages_of(scanned, out, loaded, progress=show_progress):
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
@@ -587,7 +589,9 @@ def _open(
     from sfmprep.capture.photographs import find_photographs
     from sfmprep.pipelines.run import open_run
 
-    scanned = find_photographs(images, mask_root=loaded.masks)
+    scanned = find_photographs(
+        images, mask_root=loaded.masks, keep_damaged=loaded.keep_damaged
+    )
     with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
         yield run
 

@@ -63,6 +63,8 @@ class Recipe(Config):
     """What to use where the weights of the choice before cannot be had."""
     masks: Path | None = None
     """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
+    keep_damaged: bool = False
+    """Use what is left of damaged photographs; what is lost is grey or black."""
     pairs: PairsConfig = AutoPairsConfig()
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""

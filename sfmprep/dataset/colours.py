@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 
-from sfmprep.capture.image_file import read_pixels
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
@@ -34,7 +33,7 @@ def point_colours(
     seen = [view for view, rows in enumerate(by_view) if len(rows)]
 
     def sample(view: int) -> Float64:
-        pixels = read_pixels(images.path(views.names[view]))
+        pixels = images.read_pixels(views.names[view])
         return _bilinear(pixels, observations.xy[by_view[view]])
 
     sums = np.zeros((observations.num_points, 3))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from sfmprep.capture.image_file import open_header, read_info, read_pixels
+from sfmprep.capture.image_file import decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import Mask, read_mask
 from sfmprep.config import ExportConfig
@@ -115,7 +115,10 @@ class ImageWriter:
         self, name: str, view: Undistortion | None, maps: _SharedMaps
     ) -> str:
         path = self.images.path(name)
-        _expect_size(path, self.images.infos[name].size)
+        _expect_size(
+            *(path, self.images.infos[name].size),
+            keep_damaged=self.images.keep_damaged,
+        )
         mask = read_mask(self.images, name) if self.with_masks else None
         for destination in self.destinations:
             if destination.layout.pixels == "stored":
@@ -130,13 +133,17 @@ class ImageWriter:
         self, name: str, mask: Mask | None, view: Undistortion, maps: _SharedMaps
     ) -> None:
         path = self.images.path(name)
-        pixels = read_pixels(path)
+        pixels, damage = self._decoded(name)
         used = np.ones(pixels.shape[:2], np.bool_) if mask is None else mask
         with maps.of(view) as view_maps:
             if view_maps is not None:
                 pixels = view.warp(pixels, view_maps)
                 used = view.warp_mask(used, view_maps)
-        untouched = view.is_identity and self.images.infos[name].orientation == 1
+        untouched = (
+            view.is_identity
+            and self.images.infos[name].orientation == 1
+            and damage is None  # what is kept of it is not what trainers would read
+        )
         with path.open("rb") as file, open_header(file) as source:
             saved = _taken_over(source, path)
             copied = [s for s in _COPIED if _is_plain_rgb(source, path, s)]
@@ -157,6 +164,14 @@ class ImageWriter:
                     self._save(reduced, target, saved)
                 if self.with_masks:
                     _save_png(grey, destination.mask_path(name, factor))
+
+    def _decoded(self, name: str) -> tuple[NDArray[np.uint8], str | None]:
+        path = self.images.path(name)
+        try:
+            found = decode(path, keep_damaged=self.images.keep_damaged)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        return found.pixels, found.damage
 
     def _save(
         self, pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any]
@@ -195,10 +210,10 @@ class _SharedMaps:
                 del self._maps[view]
 
 
-def _expect_size(path: Path, size: tuple[int, int]) -> None:
+def _expect_size(path: Path, size: tuple[int, int], *, keep_damaged: bool) -> None:
     """Raises ImageError unless the file still has the (W, H) `size` of its scan."""
     try:
-        found = read_info(path).size
+        found = read_info(path, keep_damaged=keep_damaged).size
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     if found != size:

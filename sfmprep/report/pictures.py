@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.capture.batches import fit_size
-from sfmprep.capture.image_file import read_pixels
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.report.schema import ViewPair
@@ -110,7 +109,7 @@ def _thumbnail(
         return None
     info = images.infos[name]
     try:
-        pixels = read_pixels(images.path(name))
+        pixels = images.read_pixels(name)
     except ImageError:
         return None  # the report says so in words
     size = coords.upright_size(info.size, info.orientation)

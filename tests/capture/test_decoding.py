@@ -188,7 +188,140 @@ def test_file_whose_end_was_never_written_is_left_out(
     }
 
 
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.png", {}), ("a.tif", {"compression": "tiff_adobe_deflate"})],
+)
+def test_every_wrong_byte_is_found_where_the_format_has_checksums(
+    tmp_path: Path, name: str, options: dict[str, object]
+) -> None:
+    """libtiff alone misses one in six: the checksum comes behind the last row."""
+    path = write(tmp_path / name, detailed(), **options)
+    data = path.read_bytes()
+    places = range(len(data) // 10, len(data) * 9 // 10, len(data) // 40)
+    for place in places:
+        path.write_bytes(flipped(data, place))
+        assert reason_of(path).startswith(("damaged PNG", "damaged TIFF", "damaged or"))
+
+
+def test_checksum_of_a_strip_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", detailed(), compression="tiff_adobe_deflate")
+    with Image.open(path) as tiff:
+        end = tiff.tag_v2[273][0] + tiff.tag_v2[279][0]
+    path.write_bytes(flipped(path.read_bytes(), end - 1))
+    assert reason_of(path) == (
+        "damaged TIFF (a strip has not its checksum); copy the file again"
+    )
+
+
+@pytest.mark.parametrize("kind", JPEG_KINDS)
+def test_wrong_byte_in_a_jpeg_is_found_or_leaves_a_picture(
+    tmp_path: Path, kind: str
+) -> None:
+    """Nothing but the code itself tells of it, so some pass."""
+    path = write(tmp_path / "a.jpg", detailed(), **JPEG_KINDS[kind])
+    data = path.read_bytes()
+    found = 0
+    for place in range(len(data) // 3, len(data) - 20, len(data) // 60):
+        path.write_bytes(flipped(data, place))
+        try:
+            assert decode(path).pixels.shape == (80, 120, 3)
+        except ImageError as error:
+            found += 1
+            assert str(error).startswith("damaged JPEG")
+    assert found > 0
+
+
+# --------------------------------------------------------------- kept all the same
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((f"{kind}.jpg", options) for kind, options in JPEG_KINDS.items()),
+        *(("a.png", {}), ("a.tif", {}), ("a.bmp", {})),
+        ("deflate.tif", {"compression": "tiff_adobe_deflate"}),
+        ("lzw.tif", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_half_a_file_is_half_a_picture_on_request(
+    tmp_path: Path, name: str, options: dict[str, object]
+) -> None:
+    path = write(tmp_path / name, detailed(320, 240), **options)
+    whole = decode(path).pixels.astype(int)
+    data = path.read_bytes()
+    if path.suffix == ".tif":  # its directory lies at the end: lose what is before
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes(3000) + data[middle + 3000 :])
+        if name == "a.tif":  # nothing tells of it
+            assert decode(path).damage is None
+            return
+    else:
+        path.write_bytes(data[: int(len(data) * 0.6)])
+    reason = reason_of(path)
+    kept = decode(path, keep_damaged=True)
+    assert kept.damage == reason
+    assert kept.pixels.shape == whole.shape
+    kept_rows = slice(180, None) if path.suffix == ".bmp" else slice(60)
+    difference = np.abs(kept.pixels - whole)
+    assert difference[kept_rows].mean() < 15
+    assert difference.max() > 40
+
+
+@pytest.mark.parametrize("suffix", ["webp", "heic", "avif"])
+def test_what_gives_nothing_is_left_out_also_on_request(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_heif(path, detailed()) if suffix == "heic" else write(path, detailed())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError):
+        decode(path, keep_damaged=True)
+
+
+def test_damaged_photographs_are_used_on_request_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.jpg", detailed())
+    data = write(tmp_path / "b.jpg", picture(120, 80)).read_bytes()
+    (tmp_path / "b.jpg").write_bytes(data[: len(data) // 2])
+    damage = "truncated JPEG, it has no end marker; copy the file again"
+    assert ImageSet.scan(tmp_path).unreadable == {"b.jpg": damage}
+    images = ImageSet.scan(tmp_path, keep_damaged=True)
+    assert images.names == ("a.jpg", "b.jpg")
+    assert [images.infos[name].damage for name in images.names] == [None, damage]
+    loaded = list(load_batches(images, images.names, max_size=None))
+    assert len(loaded) == 2
+    assert images.read_pixels("b.jpg").shape == (80, 120, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"1 of 2 images in {tmp_path} are damaged and kept all the same (keep_damaged),"
+        f" such as b.jpg: {damage}"
+    ]
+
+
 # ------------------------------------------------------------------ formats and alpha
+def test_mpo_is_its_first_picture(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(picture(seed=k)) for k in range(2))
+    first.save(
+        *(tmp_path / "a.mpo",),
+        format="MPO",
+        save_all=True,
+        append_images=[second],
+        quality=95,
+    )
+    difference = read_pixels(tmp_path / "a.mpo").astype(int) - picture(seed=0)
+    assert np.abs(difference).mean() < 3
+
+
+def test_cmyk_jpeg_has_the_colours_of_its_picture(tmp_path: Path) -> None:
+    colours = Image.fromarray(picture())
+    colours.convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    difference = read_pixels(tmp_path / "a.jpg").astype(int) - picture()
+    assert np.abs(difference).mean() < 3
+
+
 def test_avif_and_jpeg_2000_are_read(tmp_path: Path) -> None:
     for name in ("a.avif", "b.jp2"):
         options = {"quality": 100} if name == "a.avif" else {}
@@ -237,7 +370,7 @@ def write_deep(path: Path, values: np.ndarray) -> Path:
 def test_12_bits_in_16_use_all_of_8(tmp_path: Path, suffix: str, channels: int) -> None:
     deep = np.random.default_rng(0).integers(0, 4096, (40, 60, channels), np.uint16)
     deep[0, 0], deep[0, 1] = 0, 4095
-    pixels, levels = decode(write_deep(tmp_path / f"a.{suffix}", deep))
+    pixels, levels, _ = decode(write_deep(tmp_path / f"a.{suffix}", deep))
     assert levels == (0, 4095)
     expected = np.broadcast_to(deep[..., ::-1] >> 4, (40, 60, 3))
     assert (pixels == expected).all()
@@ -246,7 +379,7 @@ def test_12_bits_in_16_use_all_of_8(tmp_path: Path, suffix: str, channels: int) 
 def test_thermal_picture_is_stretched_in_steps(tmp_path: Path) -> None:
     """So that another of 29,450 to 30,650 has the same grey for a temperature."""
     values = np.linspace(29_500, 30_700, 2400).reshape(40, 60).astype(np.uint16)
-    pixels, levels = decode(write_deep(tmp_path / "a.png", values))
+    pixels, levels, _ = decode(write_deep(tmp_path / "a.png", values))
     assert levels == (29_500, 30_700)
     start, width = 29_184, 2048  # the multiple of 512 below
     assert (pixels[..., 0] == (values.astype(int) - start) * 256 // width).all()
@@ -255,7 +388,7 @@ def test_thermal_picture_is_stretched_in_steps(tmp_path: Path) -> None:
 def test_picture_of_many_levels_is_not_stretched(tmp_path: Path) -> None:
     values = np.linspace(1000, 1000 + (1 << 14), 2400).reshape(40, 60)
     deep = values.astype(np.uint16)
-    pixels, levels = decode(write_deep(tmp_path / "a.png", deep))
+    pixels, levels, _ = decode(write_deep(tmp_path / "a.png", deep))
     assert levels is None
     assert (pixels[..., 0] == deep >> 8).all()
 
@@ -265,7 +398,7 @@ def test_tiff_of_floats_is_read(
     tmp_path: Path, low: float, high: float, stretched: bool
 ) -> None:
     values = np.linspace(low, high, 2400, dtype=np.float32).reshape(40, 60)
-    pixels, levels = decode(write(tmp_path / "a.tif", values))
+    pixels, levels, _ = decode(write(tmp_path / "a.tif", values))
     assert levels == ((low, high) if stretched else None)
     start, width = (20, 16) if stretched else (0, 1)
     expected = np.minimum((values - start) * (256 / width), 255).astype(np.uint8)
@@ -297,9 +430,9 @@ def test_batches_and_reading_ahead_are_bounded_by_bytes(
     images = ImageSet.scan(tmp_path)
     started: list[str] = []
 
-    def noted(path: Path):
+    def noted(path: Path, **options: bool):
         started.append(path.name)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr(batches, "decode", noted)
     loaded = load_batches(

@@ -936,7 +936,7 @@ def test_error_in_a_worker_reaches_the_caller(
         write(tmp_path / f"{k}.jpg")
     scanned = ImageSet.scan(tmp_path)
 
-    def fail(path: Path) -> Pixels:
+    def fail(path: Path, **_: bool) -> Pixels:
         raise MemoryError(path.name)
 
     monkeypatch.setattr(batching, "decode", fail)
@@ -954,7 +954,7 @@ def test_reading_ahead_is_bounded_and_stops_with_the_consumer(
     scanned = ImageSet.scan(tmp_path)
     decoded: list[str] = []
 
-    def count(path: Path) -> Pixels:
+    def count(path: Path, **_: bool) -> Pixels:
         decoded.append(path.name)
         return image_file.decode(path)
 

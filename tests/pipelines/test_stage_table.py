@@ -48,6 +48,7 @@ AFTER_MATCHING = {"database", "map", "outliers", "export"}
         ("matcher.ratio=0.9", {"match", *AFTER_MATCHING}),
         ("features.max_keypoints=9", {"extract", "pairs", "match", *AFTER_MATCHING}),
         ("engine.precision=float32", set()),  # SIFT has no other
+        ("keep_damaged=true", {"extract", "pairs", "match", *AFTER_MATCHING}),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it(
