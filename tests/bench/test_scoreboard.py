@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sfmprep.demo.courtyard import render_demo_scene
 from sfmprep.evaluation.reference import CameraPose
+from tests.bench.scoreboard import rendered as rendered_scenes
 from tests.bench.scoreboard import table
 from tests.bench.scoreboard.judge import is_wrong
 from tests.bench.scoreboard.play import Settings, play, read_rows
@@ -116,6 +117,21 @@ def test_scene_is_thinned_and_reduced_with_its_reference(tmp_path: Path) -> None
     assert np.allclose(
         np.array(entry["K"])[:2] * 2, np.array(full["images"]["0003.jpg"]["K"])[:2]
     )
+
+
+def test_canvas_of_a_lens_is_where_the_lens_sees() -> None:
+    camera, pixels = rendered_scenes._canvas(rendered_scenes.WIDE)
+    width, height = rendered_scenes.SIZE
+    for row, column in ((0, 0), (height - 1, width - 1), (100, 700)):
+        rays = np.linalg.solve(
+            camera.intrinsics, [*(pixels[row, column] + 0.5).astype(float), 1]
+        )
+        seen_at = cv2.projectPoints(
+            *(rays[None], np.zeros(3), np.zeros(3)),
+            rendered_scenes.WIDE.matrix((width, height)),
+            np.array(rendered_scenes.WIDE.dist),
+        )[0]
+        assert seen_at.ravel() == pytest.approx((column + 0.5, row + 0.5), abs=1e-3)
 
 
 @pytest.mark.slow

@@ -12,6 +12,11 @@ from typing import Any
 import cv2
 
 from sfmprep.demo.courtyard import render_demo_scene
+from tests.bench.scoreboard.rendered import (
+    courtyard_ordinary_lens,
+    courtyard_wide_lens,
+    courtyard_with_passers_by,
+)
 from tests.bench.shared import scene_folder
 
 Maker = Callable[[Path], object]
@@ -79,6 +84,9 @@ WHOLE = (
     shared("tum-fr2-desk20"),
     shared("chair21"),
     rendered("courtyard", render_demo_scene),
+    rendered("courtyard-lens", courtyard_ordinary_lens),
+    rendered("courtyard-wide-lens", courtyard_wide_lens),
+    rendered("courtyard-passers-by", courtyard_with_passers_by),
     shared("fox"),
     shared("buddha67"),
     shared("beer-video71", film=True),
