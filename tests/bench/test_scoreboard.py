@@ -73,7 +73,7 @@ def test_lens_of_the_reference_counts() -> None:
         cv2.projectPoints(world - pose.centre, np.zeros(3), np.zeros(3), matrix, lens)
         for pose in POSES
     ]
-    first, second = (found[0][:, 0] for found in xy)
+    first, second = (np.asarray(found[0], float)[:, 0] for found in xy)
     bent = {**ENTRY, "dist": lens.tolist()}
 
     assert not is_wrong((first, second), (bent, bent), POSES)

@@ -82,7 +82,7 @@ TOOLS = (
     Tool("sfmprep", "sfmprep"),
     Tool("sfmprep-packaged", "sfmprep without downloads", has_weights=False),
 )
-DEFAULT_TOOLS = ("colmap", "sfmprep", "sfmprep-packaged")
+DEFAULT_TOOLS = ("colmap", "colmap-one-camera", "sfmprep", "sfmprep-packaged")
 
 
 def _is_sequence(scene: Scene, images: Path) -> bool:
