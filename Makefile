@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -24,8 +24,11 @@ lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
 bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared or SFMPREP_SHARED
 	$(BIN)/python -m tests.bench.engine
 
-bench-scenes: $(READY) ## the README's table of poses, on the scenes of ../shared
-	$(BIN)/python -m tests.bench.scenes
+bench-scenes: $(READY) ## sfmprep and COLMAP on the scenes of ../shared; BOARD="--minutes 60"
+	$(BIN)/python -m tests.bench.scoreboard $(BOARD)
+
+bench-table: $(READY) ## its results, into the README and examples/scoreboard.md
+	$(BIN)/python -m tests.bench.scoreboard --table
 
 pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures

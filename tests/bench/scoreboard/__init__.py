@@ -1,0 +1,1 @@
+"""Who registers more, more exactly, sooner: sfmprep and COLMAP on the same files."""

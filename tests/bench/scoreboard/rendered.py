@@ -1,0 +1,149 @@
+"""Captures of the courtyard that are harder than the demo, with exact poses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.demo.courtyard import build_courtyard, camera_walk
+from sfmprep.demo.raycast import Camera, Sphere, Surface, render_image
+from sfmprep.demo.textures import stone_painter, to_texture
+from sfmprep.threads import thread_pool
+from sfmprep.types import Float32
+
+NUM_IMAGES = 24
+SIZE = (960, 720)
+_NOISE = 1.5  # grey levels
+
+
+@dataclass(frozen=True)
+class Lens:
+    """OpenCV's k1, k2, p1, p2, k3, a focal length, and a principal point."""
+
+    dist: tuple[float, float, float, float, float]
+    focal: float  # widths of the image
+    shift: tuple[float, float] = (0.0, 0.0)  # of the principal point, widths
+
+    def matrix(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """K for COLMAP pixels."""
+        width, height = size
+        x, y = width / 2 + self.shift[0] * width, height / 2 + self.shift[1] * width
+        focal = self.focal * width
+        return np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]])
+
+
+ORDINARY = Lens((-0.12, 0.05, 0.0005, -0.0003, 0.0), 0.85, (0.02, -0.015))
+WIDE = Lens((-0.28, 0.09, 0.0, 0.0, -0.012), 0.55)
+
+
+# ------------------------------------------------------------------------------- makers
+def courtyard_through(lens: Lens, folder: Path) -> None:
+    """The courtyard through a lens that bends straight lines."""
+    surfaces, sky = build_courtyard(0)
+    cameras = camera_walk(NUM_IMAGES, SIZE, 0)
+    canvas, pixels = _canvas(lens)
+
+    def photograph(k: int) -> Float32:
+        pose = cameras[k]
+        camera = replace(canvas, rotation=pose.rotation, translation=pose.translation)
+        flat = render_image(surfaces, camera, sky)
+        seen = cv2.remap(flat, pixels, np.empty(0), cv2.INTER_CUBIC)
+        return np.asarray(seen, np.float32)
+
+    entries = [_entry(camera, lens) for camera in cameras]
+    _write(folder, entries, photograph)
+
+
+def courtyard_with_passers_by(folder: Path) -> None:
+    """The courtyard with five textured balls that are elsewhere in every photograph."""
+    surfaces, sky = build_courtyard(0)
+    cameras = camera_walk(NUM_IMAGES, SIZE, 0)
+    rng = np.random.default_rng(0)
+    painted = stone_painter((90, 120, 200), 0.3)(rng, 2.5, 1.3)
+
+    def photograph(k: int) -> Float32:
+        return render_image([*surfaces, *_balls(k, painted)], cameras[k], sky)
+
+    lens = Lens((0, 0, 0, 0, 0), 0.85)
+    _write(folder, [_entry(camera, lens) for camera in cameras], photograph)
+
+
+def _balls(k: int, painted: NDArray[np.uint8]) -> Iterable[Surface]:
+    """Those of one photograph, between the camera's walk and the walls."""
+    rng = np.random.default_rng([1, k])
+    for _ in range(5):
+        place = np.array([*rng.uniform((-2.5, -2.0), (1.5, 2.5)), 0.4])
+        yield Sphere(texture=painted, centre=place, radius=0.4)
+
+
+# ------------------------------------------------------------------------------- lenses
+def _canvas(lens: Lens) -> tuple[Camera, NDArray[np.float32]]:
+    """A pinhole camera that sees all that the lens does, and where it sees it.
+
+    Returns:
+        The camera, without a pose, and for each pixel of the lens the place on it
+        [H, W, 2], for OpenCV, whose first pixel has its centre at 0.
+    """
+    columns, rows = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
+    bent = np.stack([columns, rows], axis=-1).reshape(-1, 1, 2)
+    matrix, dist = lens.matrix(SIZE), np.array(lens.dist)
+    until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-9)
+    solved = cv2.undistortPoints(bent, matrix, dist, criteria=until)
+    flat = np.asarray(solved, np.float64)[:, 0]
+    focal, margin = matrix[0, 0], 4
+    low, high = focal * flat.min(axis=0) - margin, focal * flat.max(axis=0) + margin
+    size = math.ceil(high[0] - low[0]), math.ceil(high[1] - low[1])
+    flat_matrix = np.array([[focal, 0, -low[0]], [0, focal, -low[1]], [0, 0, 1]])
+    pixels = focal * flat - low - 0.5
+    camera = Camera(
+        size=size, intrinsics=flat_matrix, rotation=np.eye(3), translation=np.zeros(3)
+    )
+    return camera, pixels.astype(np.float32).reshape(SIZE[1], SIZE[0], 2)
+
+
+# ------------------------------------------------------------------------------ writing
+def _entry(camera: Camera, lens: Lens) -> dict[str, Any]:
+    """The camera as an entry of reference.json."""
+    return {
+        "R": camera.rotation.tolist(),
+        "t": camera.translation.tolist(),
+        "K": lens.matrix(SIZE).tolist(),
+        "dist": list(lens.dist),
+        "width": SIZE[0],
+        "height": SIZE[1],
+    }
+
+
+def _write(
+    folder: Path,
+    entries: Sequence[dict[str, Any]],
+    photograph: Callable[[int], Float32],
+) -> None:
+    """Writes JPEG of quality 95, with a little blur and noise, and the reference."""
+    (folder / "images").mkdir(parents=True)
+
+    def write_image(k: int) -> None:
+        blurred = np.asarray(cv2.GaussianBlur(photograph(k), (0, 0), 0.5))
+        noise = np.random.default_rng([2, k]).normal(0, _NOISE, blurred.shape)
+        path = str(folder / "images" / f"{k:04d}.jpg")
+        image = to_texture(blurred + noise)
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+    with thread_pool(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(write_image, range(len(entries))))
+    images = {f"{k:04d}.jpg": entry for k, entry in enumerate(entries)}
+    (folder / "reference.json").write_text(json.dumps({"images": images}), "utf-8")
+
+
+courtyard_ordinary_lens = partial(courtyard_through, ORDINARY)
+courtyard_wide_lens = partial(courtyard_through, WIDE)

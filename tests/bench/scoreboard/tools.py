@@ -1,0 +1,103 @@
+"""The contestants: how each is called, and where its result lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.bench.scoreboard.scenes import Scene
+from tests.bench.shared import SHARED
+
+_LARGE = 150  # images from which COLMAP is given a sequence, not all pairs
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a contestant put what it found."""
+
+    database: Path
+    models: Path  # a folder of COLMAP models, numbered
+    seconds: dict[str, float]  # of its steps; empty where it failed before the end
+    what: str  # features and matching
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A contestant."""
+
+    name: str
+    title: str
+    is_colmap: bool = False
+    one_camera: bool = False
+    has_weights: bool = True
+
+    def command(self, scene: Scene, images: Path, out: Path) -> list[str | Path]:
+        """The program to run."""
+        if not self.is_colmap:
+            return [sys.executable, "-m", "sfmprep", "reconstruct", images, out]
+        program = [sys.executable, "-m", "tests.bench.scoreboard.colmap_sift"]
+        options = {
+            "--sequential": _is_sequence(scene, images),
+            "--one-camera": self.one_camera,
+        }
+        return [*program, images, out, *(name for name, on in options.items() if on)]
+
+    def environment(self, scratch: Path) -> dict[str, str]:
+        """Those of the caller; without weights, a place where none are."""
+        found = {**os.environ, "SFMPREP_OFFLINE": "1"}
+        if not self.has_weights:
+            found.pop("SFMPREP_WEIGHTS", None)
+            return {**found, "XDG_CACHE_HOME": str(scratch / "no-cache")}
+        if (SHARED / "weights").is_dir():
+            found.setdefault("SFMPREP_WEIGHTS", str(SHARED / "weights"))
+        return found
+
+    def result(self, scene: Scene, images: Path, out: Path) -> Result:
+        """What lies in `out`, also after a failure."""
+        if self.is_colmap:
+            order = "sequential" if _is_sequence(scene, images) else "exhaustive"
+            seconds = _read(out / "seconds.json")
+            return Result(
+                out / "database.db", out / "models", seconds, f"SIFT, {order}"
+            )
+        # what comes after poses is not what COLMAP does
+        seconds = {
+            step: value
+            for step, value in _read(out / "report.json").get("seconds", {}).items()
+            if step != "export"
+        }
+        work = out / "work"
+        return Result(work / "database.db", work / "models", seconds, _front_end(out))
+
+
+TOOLS = (
+    Tool("colmap", "COLMAP SIFT", is_colmap=True),
+    Tool("colmap-one-camera", "COLMAP SIFT, one camera", True, one_camera=True),
+    Tool("sfmprep", "sfmprep"),
+    Tool("sfmprep-packaged", "sfmprep without downloads", has_weights=False),
+)
+DEFAULT_TOOLS = ("colmap", "colmap-one-camera", "sfmprep", "sfmprep-packaged")
+
+
+def _is_sequence(scene: Scene, images: Path) -> bool:
+    return scene.film or sum(1 for _ in images.iterdir()) > _LARGE
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _front_end(out: Path) -> str:
+    """Features and matcher as the resolved recipe says."""
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        return ""
+    recipe = yaml.safe_load(path.read_text("utf-8"))
+    features, matcher = recipe["features"], recipe["matcher"]
+    return " + ".join(part.get("model", part["type"]) for part in (features, matcher))

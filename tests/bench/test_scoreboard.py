@@ -1,0 +1,228 @@
+"""The scoreboard: what counts as wrong, what a file of results makes, and one game."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sfmprep.demo.courtyard import render_demo_scene
+from sfmprep.evaluation.reference import CameraPose
+from tests.bench.scoreboard import rendered as rendered_scenes
+from tests.bench.scoreboard import table
+from tests.bench.scoreboard.judge import is_wrong
+from tests.bench.scoreboard.play import Settings, play, read_rows
+from tests.bench.scoreboard.process import run_measured
+from tests.bench.scoreboard.scenes import Scene, prepare, rendered
+from tests.bench.scoreboard.tools import TOOLS
+
+ENTRY = {"K": [[800, 0, 320], [0, 800, 240], [0, 0, 1]], "width": 640, "height": 480}
+POSES = (
+    CameraPose(rotation=np.eye(3), centre=np.zeros(3)),
+    CameraPose(rotation=np.eye(3), centre=np.array([1.0, 0, 0])),
+)
+
+
+def seen(points: NDArray[np.float64], pose: CameraPose) -> NDArray[np.float64]:
+    local = (points - pose.centre) @ pose.rotation.T
+    return 800 * local[:, :2] / local[:, 2:] + (320, 240)
+
+
+def points(depth: float) -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    return rng.uniform((-1, -1, depth), (1, 1, depth + 2), (40, 3))
+
+
+# -------------------------------------------------------------------------------- judge
+def test_inliers_that_fit_the_true_cameras_are_not_wrong() -> None:
+    world = points(5)
+    xy = seen(world, POSES[0]), seen(world, POSES[1])
+
+    assert not is_wrong(xy, (ENTRY, ENTRY), POSES)
+    # within 0.5 % of 640 pixels, 3.2, across the epipolar lines, which are level
+    assert not is_wrong((xy[0], xy[1] + (0, 3.1)), (ENTRY, ENTRY), POSES)
+    assert is_wrong((xy[0], xy[1] + (0, 3.3)), (ENTRY, ENTRY), POSES)
+
+
+def test_inliers_on_their_lines_but_behind_the_cameras_are_wrong() -> None:
+    xy = seen(points(5), POSES[0]), seen(points(5), POSES[1])
+
+    # both cameras exchanged: the rays meet behind them
+    assert is_wrong((xy[1], xy[0]), (ENTRY, ENTRY), POSES)
+
+
+def test_half_of_the_inliers_decide() -> None:
+    world = points(5)
+    first, second = seen(world, POSES[0]), seen(world, POSES[1])
+    for count, wrong in ((20, False), (21, True)):
+        moved = second + np.where(np.arange(40) < count, 50, 0)[:, None] * [0, 1]
+        assert is_wrong((first, moved), (ENTRY, ENTRY), POSES) == wrong
+
+
+def test_lens_of_the_reference_counts() -> None:
+    world, lens = points(2), np.array([-0.3, 0, 0, 0])
+    matrix = np.array(ENTRY["K"], float)
+    xy = [
+        cv2.projectPoints(world - pose.centre, np.zeros(3), np.zeros(3), matrix, lens)
+        for pose in POSES
+    ]
+    first, second = (np.asarray(found[0], float)[:, 0] for found in xy)
+    bent = {**ENTRY, "dist": lens.tolist()}
+
+    assert not is_wrong((first, second), (bent, bent), POSES)
+    assert is_wrong((first, second), (ENTRY, bent), POSES)
+
+
+# ---------------------------------------------------------------------------- processes
+def test_memory_of_children_counts_and_a_limit_stops_all() -> None:
+    child = "x = bytearray(200 << 20); import time; time.sleep(1.5)"
+    program = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    )
+
+    done = run_measured([sys.executable, "-c", program], {}, 30)
+    assert done.exit_code == 0
+    assert done.peak_bytes is None or done.peak_bytes > 200 << 20
+
+    stopped = run_measured([sys.executable, "-c", "while True: pass"], {}, 1)
+    assert stopped.exit_code is None
+
+
+# -------------------------------------------------------------------------------- games
+def small_courtyard(folder: Path) -> None:
+    render_demo_scene(folder, num_images=6, size=(320, 240))
+
+
+SMALL = rendered("courtyard", small_courtyard)
+COLMAP = [tool for tool in TOOLS if tool.name == "colmap"]
+
+
+def test_scene_is_thinned_and_reduced_with_its_reference(tmp_path: Path) -> None:
+    scene = Scene("courtyard", small_courtyard, every=3)
+
+    found = prepare(scene, tmp_path, 160)
+
+    assert found.names == ("0000.jpg", "0003.jpg")
+    assert found.reference is not None
+    entry = found.reference["0003.jpg"]
+    full = json.loads((tmp_path / "courtyard/whole/reference.json").read_text())
+    assert (entry["width"], entry["height"]) == (160, 120)
+    assert np.allclose(
+        np.array(entry["K"])[:2] * 2, np.array(full["images"]["0003.jpg"]["K"])[:2]
+    )
+
+
+def test_canvas_of_a_lens_is_where_the_lens_sees() -> None:
+    camera, pixels = rendered_scenes._canvas(rendered_scenes.WIDE)
+    width, height = rendered_scenes.SIZE
+    for row, column in ((0, 0), (height - 1, width - 1), (100, 700)):
+        rays = np.linalg.solve(
+            camera.intrinsics, [*(pixels[row, column] + 0.5).astype(float), 1]
+        )
+        seen_at = cv2.projectPoints(
+            *(rays[None], np.zeros(3), np.zeros(3)),
+            rendered_scenes.WIDE.matrix((width, height)),
+            np.array(rendered_scenes.WIDE.dist),
+        )[0]
+        assert seen_at.ravel() == pytest.approx((column + 0.5, row + 0.5), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_game_is_played_once_and_goes_on(tmp_path: Path) -> None:
+    how = Settings(results=tmp_path / "rows.jsonl", scratch=tmp_path / "scratch")
+
+    (row,) = play([SMALL], COLMAP, how)
+
+    assert (row["scene"], row["tool"], row["images"]) == ("courtyard", "colmap", 6)
+    assert row["what"] == "SIFT, exhaustive"
+    assert row["exit_code"] == 0
+    assert set(row["steps"]) == {"extract", "match", "map"}
+    assert row["wrong_pairs"] <= row["pairs"] <= 15
+    assert read_rows(how.results) == [row]
+    assert list(play([SMALL], COLMAP, how)) == []
+    assert list((tmp_path / "scratch" / "runs").iterdir()) == []
+
+
+def test_no_time_is_no_result(tmp_path: Path) -> None:
+    how = Settings(
+        results=tmp_path / "rows.jsonl", scratch=tmp_path / "scratch", minutes=1e-9
+    )
+
+    assert list(play([SMALL], COLMAP, how)) == []
+    assert not how.results.exists()
+
+
+# ------------------------------------------------------------------------------- tables
+def row(scene: str, tool: str, **changed: Any) -> dict[str, Any]:
+    return {
+        **{"scene": scene, "every": 1, "only_turns": False, "tool": tool},
+        **{"max_size": None, "commit": "abc", "device": "cpu", "cores": 2},
+        **{"versions": {"python": "3.11"}, "date": "2026-01-02T03:04:05Z"},
+        **{"uncommitted_changes": False, "what": "SIFT, exhaustive", "images": 9},
+        **{"registered": 9, "models": [9], "auc": {"1": 60.0, "3": 70.0, "5": 80.0}},
+        **{"pairs": 30, "wrong_pairs": 1, "points": 100, "track_length": 3.25},
+        **{"error_px": 0.5, "seconds": 10.0, "process_seconds": 12.0},
+        **{"peak_bytes": 300_000_000, "exit_code": 0, "failure": ""},
+        **changed,
+    }
+
+
+def test_losses_are_named() -> None:
+    rows = [
+        row("a", "colmap"),
+        row("a", "sfmprep", registered=8, auc={"1": 0, "3": 69.4, "5": 0}, seconds=9),
+        row("b", "colmap", auc=None),
+        row("b", "sfmprep", auc=None, seconds=10.6),
+        row("turns", "colmap", registered=0, only_turns=True),
+        row("turns", "sfmprep", registered=9, only_turns=True),
+    ]
+
+    assert table.verdicts(table.board_of(rows)) == (
+        "sfmprep against COLMAP SIFT, on 2 captures:\n"
+        "\n"
+        "- images registered: better on 0, worse on 1 (a)\n"
+        "- AUC@3, beyond half a point: better on 0, worse on 1 (a)\n"
+        "- seconds, beyond a twentieth: better on 1, worse on 1 (b)"
+    )
+
+
+def test_newest_code_counts_alone() -> None:
+    old, new = row("a", "colmap", commit="old"), row("a", "sfmprep", seconds=1.0)
+    again = row("a", "sfmprep", seconds=2.0)
+
+    assert table.newest([old, new, again]) == [again]
+
+
+def test_tables_go_between_the_marks_and_into_a_page(tmp_path: Path) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "scoreboard.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    rows: Sequence[dict[str, Any]] = [row("a", "colmap"), row("b", "sfmprep", every=3)]
+
+    table.write(rows, readme, page)
+
+    written = readme.read_text()
+    assert written.startswith(f"before\n{table.BEGIN}\n\n| scene | images |")
+    assert written.endswith(f"\n\n{table.END}\nafter\n")
+    assert "| a | 9 | 9; 60.0 / 70.0 / 80.0; 10 s |  |" in written
+    assert "| b, every 3rd | 9 |  | 9; 60.0 / 70.0 / 80.0; 10 s |" in written
+    assert (
+        "| a | COLMAP SIFT | SIFT, exhaustive | 9 of 9 | 9 | 60.0 / 70.0 / 80.0"
+        " | 1 of 30 | 100 | 3.2 | 0.50 | 10.0 | 12.0 | 300 |"
+    ) in page.read_text()
+
+
+def test_tables_without_rows_or_marks_are_refused(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("no marks")
+
+    with pytest.raises(ValueError, match="there are no results yet"):
+        table.write([], readme, tmp_path / "page.md")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        table.write([row("a", "colmap")], readme, tmp_path / "page.md")
