@@ -80,6 +80,33 @@ def map_into(
     return len(models)
 
 
+def map_on_into(
+    packed: Path,
+    mapped: Path,
+    database: Path,
+    images: ImageSet,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+    scales: Scales,
+    seed: int,
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Continues models with a database that grew, from archive to archive.
+
+    Raises:
+        SfmprepError: see `continue_models` and `write_packed`.
+    """
+    models = continue_models(
+        *(read_packed(mapped), database, images, config),
+        cameras=cameras,
+        scales=scales,
+        seed=seed,
+        progress=progress,
+    )
+    write_packed(packed, models)
+
+
 def refine_into(
     packed: Path,
     mapped: Path,

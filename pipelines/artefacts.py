@@ -93,6 +93,30 @@ def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
     return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
 
 
+def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
+    """As `open_joined`, with what the second round matched.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    features, matches = open_joined(run)
+    if run.ledger.keys.applies("map on") and run.ledger.is_done("second pairs"):
+        place, names = run.workspace, run.images.names
+        if len(second := pairs_from_file(place.second_pairs, names)):
+            matches = MatchLayers(matches, MatchStore(place.matches), second)
+        if run.recipe.stronger is not None and len(second):
+            lost = pairs_from_file(place.lost_pairs, names)
+            matches = MatchLayers(matches, MatchStore(place.stronger_matches), lost)
+    return features, matches
+
+
+def result_database(run: Run) -> Path:
+    """The database that the result was made from; it may be missing."""
+    second = run.workspace.second_database
+    has_second = run.ledger.keys.applies("map on") and run.ledger.is_done("map on")
+    return second if has_second and second.is_file() else run.ledger.file("database")
+
+
 def open_keypoints(run: Run) -> FeatureStore:
     """Opens the keypoints of the result, or of as much of it as there is.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pycolmap
@@ -13,7 +12,9 @@ from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.artefacts import open_keypoints
 from sfmprep.pipelines.matching import match_photographs
+from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import open_run
 from sfmprep.progress import Progress, silent
@@ -50,35 +51,37 @@ def reconstruct(
         image_folder, mask_root=recipe.masks, keep_damaged=recipe.keep_damaged
     )
     seconds: dict[str, float] = {}
-    with (
-        open_run(images, out, recipe, progress=progress) as run,
-        match_photographs(run, seconds, device=device, progress=progress) as found,
-    ):
-        with timed(seconds, "database"):
+    with open_run(images, out, recipe, progress=progress) as run:
+        with (
+            match_photographs(run, seconds, device=device, progress=progress) as found,
+            timed(seconds, "database"),
+        ):
             verified = stages.fill_database(
                 run, found.features, found.pairs, found.matches, progress=progress
             )
-        report = partial(
-            reporting.write_report,
-            run,
-            features=found.features,
-            unreadable=found.undecoded,
-            seconds=seconds,
-        )
-        if run.recipe.mapping.type == "none":
-            return report([])
         models: list[pycolmap.Reconstruction] = []
-        try:
-            with timed(seconds, "map"):
-                models = stages.find_poses(run, verified, progress=progress)
-            with timed(seconds, "export"):
-                stages.export(
-                    run, models[0], found.features, found.matches, progress=progress
+
+        def report(failure: str | None = None) -> Report:
+            with open_keypoints(run) as features:
+                return reporting.write_report(
+                    *(run, models, features),
+                    unreadable=found.undecoded,
+                    seconds=seconds,
+                    failure=failure,
                 )
+
+        if run.recipe.mapping.type == "none":
+            return report()
+        try:
+            models = find_poses(
+                run, verified, seconds, device=device, progress=progress
+            )
+            with timed(seconds, "export"):
+                stages.export(run, models[0], progress=progress)
         except SfmprepError as error:
-            _report_failure(partial(report, models), error, run.workspace.report_page)
+            _report_failure(report, error, run.workspace.report_page)
             raise
-        return report(models)
+        return report()
 
 
 def _report_failure(

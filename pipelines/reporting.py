@@ -16,12 +16,14 @@ from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import read_table, write_text
-from sfmprep.pipelines.artefacts import Poses, in_world, read_poses
+from sfmprep.mapping.verify import count_inliers
+from sfmprep.pairing.pairs import Pair, pairs_from_file
+from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
 from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
 from sfmprep.report.reasons import UNREADABLE
-from sfmprep.report.schema import Report
+from sfmprep.report.schema import Report, Rung
 from sfmprep.stores.tables import FeatureStore
 
 
@@ -48,7 +50,7 @@ def write_report(
     """
     images, recipe, workspace = run.images, run.recipe, run.workspace
     poses = read_poses(run) if models else Poses()
-    path = run.ledger.file("database")
+    path = result_database(run)
     database = path if path.is_file() else None
     world = num_dataset_points = None
     if models and run.ledger.is_done("export"):
@@ -61,6 +63,7 @@ def write_report(
         database=database,
         features=features,
         models=models,
+        rungs=list(_rungs(run)),
         seconds=seconds,
         unreadable=unreadable,
         outliers=poses.outliers,
@@ -110,6 +113,33 @@ def write_report_again(
         seconds=old.get("seconds", {}),
         failure=_failure_again(run, old, has_models=bool(models), missing=missing),
     )
+
+
+def _rungs(run: Run) -> Iterator[Rung]:
+    """What each matcher that was used tried and gained."""
+    recipe, ledger = run.recipe, run.ledger
+    stages = ("verify", "verify again", "database")
+    databases = [ledger.file(stage) for stage in stages if ledger.is_done(stage)]
+    tried = [(recipe.matcher.name, ledger.file("pairs"))]
+    if recipe.stronger is not None:
+        tried.append((recipe.stronger.matcher.name, ledger.file("weak pairs")))
+    if recipe.dense is not None:
+        tried.append((recipe.dense.matcher.type, ledger.file("pairs left")))
+        if recipe.dense.pairs == "all":  # nothing was verified in between
+            databases = databases[:-1] + databases[-1:] * 2
+    if result_database(run) == run.workspace.second_database:
+        tried.append(("second round", run.workspace.second_pairs))
+        databases.append(run.workspace.second_database)
+    before: Mapping[Pair, int] = {}
+    for (name, path), database in zip(tried, databases, strict=False):
+        pairs, after = pairs_from_file(path, run.images.names), count_inliers(database)
+        yield Rung(
+            name=name,
+            num_pairs=len(pairs),
+            num_verified_before=sum(pair in before for pair in pairs),
+            num_verified=sum(pair in after for pair in pairs),
+        )
+        before = after
 
 
 def _failure_again(

@@ -72,6 +72,10 @@ def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
     return recipe.dense is not None and recipe.dense.pairs == "weak"
 
 
+def _has_second_round(recipe: Recipe) -> bool:
+    return _maps(recipe) and recipe.second_round is not None
+
+
 def _verification(recipe: Recipe) -> dict[str, Any]:
     return {"database": _dump(recipe.database), "seed": recipe.seed}
 
@@ -227,9 +231,27 @@ STAGES = {
             applies=_maps,
         ),
         Stage(
-            name="refine",
+            name="second pairs",
             version=1,
             reads=("map",),
+            writes="work/second_pairs.txt",
+            is_text=True,
+            command="map",
+            settings=lambda r: _dump(r.second_round),
+            applies=_has_second_round,
+        ),
+        Stage(
+            name="map on",
+            version=1,
+            reads=("map", "second pairs"),
+            writes="work/mapped_on.zip",
+            command="map",
+            applies=_has_second_round,
+        ),
+        Stage(
+            name="refine",
+            version=1,
+            reads=("map on",),
             writes="work/refined.zip",
             command="map",
             settings=lambda r: {

@@ -64,6 +64,7 @@ from sfmprep.pipelines.artefacts import (
     open_features,
     open_joined,
     open_matches,
+    open_result,
     read_models,
     read_pairs,
     read_poses,
@@ -265,24 +266,42 @@ def fill_database(
 
     What was verified on an earlier rung of the ladder, and is the same, is taken over.
     """
-    database, recipe = run.ledger.file(stage), run.recipe
+    database = run.ledger.file(stage)
     if not run.ledger.is_done(stage):
         if not run.ledger.can_grow(stage):
             remove_database(database)
         run.begin(stage)
-        update_database(
-            *(database, run.images, features, matches, pairs, recipe.database),
-            lower=_lower_database(run, stage),
-            progress=progress,
-        )
-        verify_matches(
-            *(database, pairs, recipe.database),
-            scales=reduction_scales(run.images, recipe.features.max_size),
-            seed=recipe.seed,
-            progress=progress,
+        lower = _lower_database(run, stage)
+        write_database(
+            *(run, database, features, pairs, matches), lower=lower, progress=progress
         )
         run.finish(stage)
     return read_verified(database)
+
+
+def write_database(
+    run: Run,
+    path: Path,
+    features: FeatureStore,
+    pairs: Pairs,
+    matches: MatchReader,
+    *,
+    lower: Path | None,
+    progress: Progress = silent,
+) -> None:
+    """Imports and verifies what a database lacks; takes over what `lower` verified."""
+    recipe = run.recipe
+    update_database(
+        *(path, run.images, features, matches, pairs, recipe.database),
+        lower=lower,
+        progress=progress,
+    )
+    verify_matches(
+        *(path, pairs, recipe.database),
+        scales=reduction_scales(run.images, recipe.features.max_size),
+        seed=recipe.seed,
+        progress=progress,
+    )
 
 
 def _lower_database(run: Run, stage: str) -> Path | None:
@@ -310,18 +329,6 @@ def fill_from_stores(run: Run, *, progress: Progress = silent) -> VerifiedPairs:
     joined, all_matches = open_joined(run)
     with joined, all_matches:
         return fill_database(run, joined, pairs, all_matches, progress=progress)
-
-
-def find_poses(
-    run: Run, verified: VerifiedPairs, *, progress: Progress = silent
-) -> list[pycolmap.Reconstruction]:
-    """Maps, refines and sets outliers aside; returns the models, largest first.
-
-    Raises:
-        ConfigError, ReconstructionError: see `map_verified`.
-    """
-    mapped = map_verified(run, verified, progress=progress)
-    return set_outliers_aside(run, refine(run, mapped, progress=progress))
 
 
 def map_verified(
@@ -410,12 +417,7 @@ def set_outliers_aside(
 
 
 def export(
-    run: Run,
-    model: pycolmap.Reconstruction,
-    features: FeatureStore,
-    matches: MatchReader,
-    *,
-    progress: Progress = silent,
+    run: Run, model: pycolmap.Reconstruction, *, progress: Progress = silent
 ) -> ExportSummary | None:
     """Writes the dataset into the output folder, unless that is done (then None).
 
@@ -428,11 +430,13 @@ def export(
         return None
     run.begin("export")
     world = find_world(model, images, recipe.export.world)
-    seeded = seed_points(
-        *(model, ModelArrays.of(model), images, features, matches),
-        recipe.export.seed,
-        progress=progress,
-    )
+    features, matches = open_result(run)
+    with features, matches:
+        seeded = seed_points(
+            *(model, ModelArrays.of(model), images, features, matches),
+            recipe.export.seed,
+            progress=progress,
+        )
     summary = export_dataset(
         apply_world(seeded, world),
         images,

@@ -11,7 +11,9 @@ out/
         verified.db weak_pairs.txt stronger_matches.h5      the second rung (`ladder`)
         verified_again.db pairs_left.txt dense.h5           the third, semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
-        mapped.zip     the mapper's models, and refined.zip, with refined keypoints
+        mapped.zip     the mapper's models
+        second_pairs.txt lost_pairs.txt second.db mapped_on.zip      the second round
+        refined.zip    models with refined keypoints
         models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with their keys (see `stage_table`)
@@ -111,6 +113,26 @@ class Workspace:
     def mapped(self) -> Path:
         """The mapper's models, packed: tools that scan a folder must not find them."""
         return self.work / "mapped.zip"
+
+    @property
+    def second_pairs(self) -> Path:
+        """The pairs of the second round."""
+        return self.work / "second_pairs.txt"
+
+    @property
+    def lost_pairs(self) -> Path:
+        """Of these, the ones of images without a pose."""
+        return self.work / "lost_pairs.txt"
+
+    @property
+    def second_database(self) -> Path:
+        """The database with the pairs of the second round; none if there are none."""
+        return self.work / "second.db"
+
+    @property
+    def mapped_on(self) -> Path:
+        """The models after the second round, packed."""
+        return self.work / "mapped_on.zip"
 
     @property
     def refined(self) -> Path:

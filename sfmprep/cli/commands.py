@@ -296,13 +296,18 @@ def map_(
     images: Images,
     out: Out,
     options: Common = Options(),  # noqa: B008
+    *,
+    device: Device = "auto",
 ) -> None:
     """Find poses and points from the database, into OUT/work/models."""
-    from sfmprep.pipelines import artefacts, stages
+    from sfmprep.pipelines import artefacts
+    from sfmprep.pipelines.poses import find_poses
 
     with _open(images, out, options, goes_on=True) as run:
         verified = artefacts.read_database(run)
-        models = stages.find_poses(run, verified, progress=show_progress)
+        models = find_poses(
+            *(run, verified, {}), device=pick_device(device), progress=show_progress
+        )
         for number, model in enumerate(models):
             print(
                 f"{run.workspace.models / str(number)}: {model.num_reg_images()}"
@@ -321,9 +326,8 @@ def export(
 
     with _open(images, out, options, goes_on=True) as run:
         models = artefacts.read_models(run)
-        features, matches = artefacts.open_joined(run)
-        with features, matches:
-            stages.export(run, models[0], features, matches, progress=show_progress)
+        stages.export(run, models[0], progress=show_progress)
+        with artefacts.open_keypoints(run) as features:
             found = reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
     if code := exit_code(found):

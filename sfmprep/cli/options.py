@@ -109,13 +109,14 @@ class Options:
         stronger = ["match weak pairs"] if recipe.stronger else []
         dense = ["match semi-dense", "keypoints", "join"] if recipe.dense else []
         first = ["import, first", "verify, first"] if stronger or dense else []
+        second = [f"{each} again" for each in ("match", "import", "verify", "map")]
         return StageProgress(
             [
                 *(("identify", "extract"), ("retrieve",), ("match",)),
                 *(rung for rung in ([*first, *stronger], dense) if rung),
                 *(
                     ("import", "verify"),
-                    ("calibrate", "map", "refine"),
+                    ("calibrate", "map", *second, "refine"),
                     ("colours", "export"),
                 ),
             ]

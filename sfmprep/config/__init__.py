@@ -20,6 +20,7 @@ from sfmprep.config.mapping import (
     MappingConfig,
     OutlierConfig,
     RefinementConfig,
+    SecondRoundConfig,
 )
 from sfmprep.config.matchers import (
     LightGlueConfig,
@@ -71,6 +72,7 @@ __all__ = [
     "RetrievalConfig",
     "S2ldConfig",
     "SeedConfig",
+    "SecondRoundConfig",
     "SequentialConfig",
     "SiftConfig",
     "StrongerConfig",

@@ -59,6 +59,19 @@ class MappingConfig(Config):
     """Whether the last bundle adjustment moves principal points."""
 
 
+class SecondRoundConfig(Config):
+    """What is matched once there are models, and mapping goes on with it.
+
+    Views that should see the same and were never matched, and images without a pose
+    against the views that may see what they see; these by the stronger matcher too.
+    """
+
+    per_image: PositiveInt = 10
+    """The most pairs that one image asks for."""
+    max_pairs: PositiveInt = 10_000
+    """The most pairs altogether, those of images without a pose first."""
+
+
 class RefinementConfig(Config):
     """Sub-pixel refinement of keypoints along tracks, before the last adjustment."""
 

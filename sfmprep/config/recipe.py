@@ -11,7 +11,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from sfmprep.config.base import Config
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
-from sfmprep.config.mapping import DatabaseConfig, MappingConfig, RefinementConfig
+from sfmprep.config.mapping import (
+    DatabaseConfig,
+    MappingConfig,
+    RefinementConfig,
+    SecondRoundConfig,
+)
 from sfmprep.config.matchers import MatcherConfig, StrongerConfig
 from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
 from sfmprep.config.semidense import DenseConfig
@@ -70,6 +75,8 @@ class Recipe(Config):
     """Semi-dense matching beside the features, or null."""
     database: DatabaseConfig = DatabaseConfig()
     mapping: MappingConfig = MappingConfig()
+    second_round: SecondRoundConfig | None = SecondRoundConfig()
+    """Matching what the models propose, and mapping on; or null."""
     refinement: RefinementConfig | None = None
     """Sub-pixel refinement of the keypoints, or null."""
     export: ExportConfig = ExportConfig()

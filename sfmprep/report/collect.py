@@ -37,6 +37,7 @@ from sfmprep.report.schema import (
     ImageReport,
     Report,
     Result,
+    Rung,
     SizeCount,
     ViewGraph,
     ViewPair,
@@ -67,6 +68,7 @@ def collect_report(
     command: str,
     next_steps: Sequence[str],
     num_dataset_points: int | None = None,
+    rungs: Sequence[Rung] = (),
     failure: str | None = None,
     version: str = __version__,
 ) -> Report:
@@ -79,6 +81,7 @@ def collect_report(
         database: The verified database, or None; without it there is no view graph.
         features: Where keypoints are counted; None: in the database.
         models: Models of `images`, largest first, in the mapper's frame; may be empty.
+        rungs: What each matcher tried and gained.
         seconds: Wall-clock time by stage.
         unreadable: Images that could not be decoded, and why.
         outliers: Images of the first model left out of the dataset, and why.
@@ -144,6 +147,7 @@ def collect_report(
         trainable=verdict.trainable,
         next_steps=list(next_steps) if opens else [],
         command=command,
+        rungs=list(rungs),
         settings=recipe.model_dump(mode="json"),
         versions=_versions(version),
         failure=failure,

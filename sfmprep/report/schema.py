@@ -263,6 +263,19 @@ class Finding(Record):
     """Images that it is about, at most ten; may be empty."""
 
 
+class Rung(Record):
+    """What one matcher of the ladder tried, and what it gained."""
+
+    name: str
+    """The matcher, such as `nearest`; or `second round`."""
+    num_pairs: int
+    """Pairs that it tried."""
+    num_verified_before: int
+    """Of these, the pairs that were verified already."""
+    num_verified: int
+    """Of these, the pairs that are verified with what it found."""
+
+
 class Report(Record):
     """Everything that a run found."""
 
@@ -287,6 +300,8 @@ class Report(Record):
     is not worth training on."""
     command: str
     """The command that makes this result, with absolute paths."""
+    rungs: list[Rung] = []
+    """The matchers in the order in which they were used."""
     settings: dict[str, Any]
     """The recipe as it was run."""
     versions: dict[str, str]

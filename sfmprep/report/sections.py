@@ -335,6 +335,19 @@ def table(report: Report) -> Iterator[str]:
 def how_it_was_made(report: Report) -> Iterator[str]:
     """The command, the time of each stage, versions and settings."""
     yield (f"<section><h2>How it was made</h2><pre>{escape(report.command)}</pre>")
+    if report.rungs:
+        yield (
+            '<h3>Matching</h3><table><thead><tr><th scope="col">matcher</th>'
+            '<th scope="col">pairs tried</th><th scope="col">verified before</th>'
+            '<th scope="col">verified after</th></tr></thead><tbody>'
+        )
+        for rung in report.rungs:
+            yield (
+                f'<tr><th scope="row">{escape(rung.name)}</th>'
+                f"<td>{rung.num_pairs:,}</td><td>{rung.num_verified_before:,}</td>"
+                f"<td>{rung.num_verified:,}</td></tr>"
+            )
+        yield "</tbody></table>"
     if report.seconds:
         longest = max(*report.seconds.values(), 1e-9)
         yield '<h3>Time of the last run</h3><table class="bars">'

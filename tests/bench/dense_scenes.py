@@ -23,6 +23,7 @@ from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import read_reference
 from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.pipelines import semidense, stages
+from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.run import Run, open_run
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features
@@ -91,7 +92,7 @@ def measure(scene: Path, radius: float, out: Path) -> None:
             {**recipe.model_dump(), "refinement": refinement}
         )
         with open_run(images, out, changed) as run:
-            model = stages.find_poses(run, match(run))[0]
+            model = find_poses(run, match(run), {})[0]
         found = evaluate_model(model, read_reference(scene))
         print(
             f"| {scene.name} | {radius:g} | {'no' if refinement is None else 'yes'}"

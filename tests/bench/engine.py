@@ -48,6 +48,7 @@ from sfmprep.models.matchers.lightglue_network import flops as flops_of_pair
 from sfmprep.models.protocols import Extractor
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import open_run
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -454,7 +455,7 @@ def _our_job(photographs: ImageSet, out: Path, recipe: Any) -> pycolmap.Reconstr
             pairs = stages.make_pairs(run, features)
             with stages.match(run, pairs, features, device=DEVICE) as matches:
                 verified = stages.fill_database(run, features, pairs, matches)
-        return stages.find_poses(run, verified)[0]
+        return find_poses(run, verified, {})[0]
 
 
 def _plain_job(folder: Path, names: list[str]) -> pycolmap.Reconstruction:

@@ -29,6 +29,7 @@ from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.run import open_run
 from sfmprep.refinement.refine import refine_keypoints
 from tests.bench.shared import auc_cell, scene_folder, use_shared_weights
@@ -63,7 +64,7 @@ def reconstruct(images: ImageSet, out: Path, recipe: Recipe) -> pycolmap.Reconst
             pairs = stages.make_pairs(run, features)
             with stages.match(run, pairs, features) as matches:
                 verified = stages.fill_database(run, features, pairs, matches)
-        return stages.find_poses(run, verified)[0]
+        return find_poses(run, verified, {})[0]
 
 
 def at_later_times(

@@ -31,7 +31,8 @@ def different(one: Keys, other: Keys, what: str) -> set[str]:
     }
 
 
-AFTER_MATCHING = {"database", "map", "outliers", "export"}
+AFTER_MAPPING = {"second pairs", "map on", "outliers", "export"}
+AFTER_MATCHING = {"database", "map", *AFTER_MAPPING}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ AFTER_MATCHING = {"database", "map", "outliers", "export"}
         ("engine.cache_gb=1", set()),
         ("export.jpeg_quality=80", {"export"}),
         ("export.outliers.min_num_points=3", {"outliers", "export"}),
-        ("mapping.min_num_matches=20", {"map", "outliers", "export"}),
+        ("mapping.min_num_matches=20", {"map", *AFTER_MAPPING}),
         ("database.max_error_px=2", AFTER_MATCHING),
         ("seed=1", {"pairs", *AFTER_MATCHING}),
         ("pairs={type: sequential}", {"pairs"}),
@@ -61,7 +62,7 @@ def test_a_setting_changes_the_stages_that_depend_on_it(
 
 def test_one_photograph_more_adds_to_what_grows() -> None:
     more = keys(images={**IMAGES_NOW, "c.jpg": "3"})
-    assert different(keys(), more, "key") == {"pairs", "map", "outliers", "export"}
+    assert different(keys(), more, "key") == {"pairs", "map", *AFTER_MAPPING}
     assert different(keys(), more, "state") == {
         *("extract", "pairs", "match"),
         *AFTER_MATCHING,
@@ -71,9 +72,7 @@ def test_one_photograph_more_adds_to_what_grows() -> None:
 def test_semi_dense_stages_stand_between_matching_and_the_database() -> None:
     with_dense, without = keys(DENSE), keys()
     assert without.key("join") == without.key("match")
-    assert different(with_dense, without, "key") == {
-        *("database", "map", "outliers", "export")
-    }
+    assert different(with_dense, without, "key") == {*AFTER_MATCHING}
     wider = keys(DENSE.replace("}}", "}, radius: 2}"))
     assert different(with_dense, wider, "key") == {
         *("join", "refine", *AFTER_MATCHING),
@@ -87,7 +86,7 @@ def test_a_version_changes_a_stage_and_what_follows(
     before.key("export")
     newer = {**STAGES, "map": replace(STAGES["map"], version=2)}
     monkeypatch.setattr(stage_table, "STAGES", newer)
-    assert different(before, keys(), "key") == {"map", "outliers", "export"}
+    assert different(before, keys(), "key") == {"map", *AFTER_MAPPING}
 
 
 def test_every_stage_reads_stages_above_it() -> None:
@@ -141,7 +140,7 @@ def test_why_a_stage_would_run_again(tmp_path: Path) -> None:
     first = ledger(tmp_path)
     (tmp_path / "work").mkdir()
     assert first.why("map") == ["not done yet"]
-    make(first, "extract", "pairs", "match", "database", "map", "outliers", "export")
+    make(first, *(name for name in STAGES if first.keys.applies(name)))
     assert all(first.is_done(name) and first.why(name) == [] for name in AFTER_MATCHING)
 
     first.file("map").unlink()

@@ -1,0 +1,170 @@
+"""A verified database to models: two rounds of mapping, refinement, outliers aside.
+
+The second round matches what the models of the first propose, and maps on. It costs
+nothing worth naming where all images have a pose and all views that see the same were
+matched.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from functools import partial
+
+import pycolmap
+
+from sfmprep.capture.batches import reduction_scales
+from sfmprep.config import SecondRoundConfig
+from sfmprep.mapping.models import read_packed
+from sfmprep.mapping.second_round import propose_pairs
+from sfmprep.mapping.verify import VerifiedPairs
+from sfmprep.mapping.view_graph import read_pair_table
+from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pipelines import artefacts, stages
+from sfmprep.pipelines.apart import apart, map_on_into
+from sfmprep.pipelines.reporting import timed
+from sfmprep.pipelines.run import Run
+from sfmprep.progress import Progress, renamed, silent
+
+logger = logging.getLogger(__name__)
+
+
+def find_poses(
+    run: Run,
+    verified: VerifiedPairs,
+    seconds: dict[str, float],
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Does what is missing until there are models, and returns them, largest first.
+
+    Args:
+        run: Its stores are complete, and nothing has them open.
+        verified: What verification left, to explain a failure.
+        seconds: Gets the wall-clock time of each step.
+        device: Where the matchers of the second round run.
+        progress: Wraps the loops.
+
+    Raises:
+        ConfigError, ReconstructionError: see `stages.map_verified`.
+        SfmprepError: see the other stages.
+    """
+    with timed(seconds, "map"):
+        models = stages.map_verified(run, verified, progress=progress)
+    with timed(seconds, "second round"):
+        models = map_on(run, models, device=device, progress=progress)
+    with timed(seconds, "refine"):
+        models = stages.refine(run, models, progress=progress)
+        return stages.set_outliers_aside(run, models)
+
+
+def map_on(
+    run: Run,
+    models: list[pycolmap.Reconstruction],
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Matches what the models propose and maps on, if the recipe has a second round.
+
+    Args:
+        run: Its stores are complete, and nothing has them open.
+        models: Of the first round, largest first; at least one.
+        device: Where the matchers run.
+        progress: Wraps the loops.
+
+    Returns:
+        Models, largest first; those of the first round where nothing was proposed.
+
+    Raises:
+        SfmprepError: see the stages.
+    """
+    config = run.recipe.second_round
+    if config is None:
+        return models
+    packed = run.workspace.mapped_on
+    if run.ledger.is_done("map on"):
+        return read_packed(packed)
+    second = _second_pairs(run, config, models)
+    run.begin("map on")
+    stages.remove_database(run.workspace.second_database)
+    if len(second):
+        again = renamed(progress, "{} again")
+        _match(run, second, device=device, progress=again)
+        _fill_database(run, second, progress=again)
+        recipe = run.recipe
+        apart(
+            *(map_on_into, packed, run.workspace.mapped, run.workspace.second_database),
+            *(run.images, recipe.mapping, recipe.database),
+            reduction_scales(run.images, recipe.features.max_size),
+            recipe.seed,
+            progress=again,
+        )
+    else:
+        shutil.copyfile(run.workspace.mapped, packed)
+    run.finish("map on")
+    return read_packed(packed) if len(second) else models
+
+
+def _second_pairs(
+    run: Run, config: SecondRoundConfig, models: list[pycolmap.Reconstruction]
+) -> Pairs:
+    """What the models propose; pairs of images without a pose are noted apart."""
+    place, names = run.workspace, run.images.names
+    if run.ledger.is_done("second pairs"):
+        return pairs_from_file(place.second_pairs, names)
+    run.begin("second pairs")
+    largest = {models[0].images[key].name for key in models[0].reg_image_ids()}
+    tried = set(artefacts.read_pairs(run))
+    if run.recipe.stronger is not None:
+        # what only the first matcher tried may be tried again for who has no pose
+        tried = {pair for pair in tried if largest.issuperset(pair)}
+        tried.update(pairs_from_file(run.ledger.file("weak pairs"), names))
+    second = propose_pairs(
+        models,
+        read_pair_table(run.ledger.file("database"), names),
+        tried,
+        per_image=config.per_image,
+        max_pairs=config.max_pairs,
+    )
+    lost = Pairs.of(pair for pair in second if not largest.issuperset(pair))
+    if len(second):
+        logger.info(
+            "second round: %d pairs of images without a pose in the largest model, %d"
+            " of views that should see the same",
+            len(lost),
+            len(second) - len(lost),
+        )
+    lost.write(place.lost_pairs)
+    second.write(place.second_pairs)
+    run.finish("second pairs")
+    return second
+
+
+def _match(run: Run, second: Pairs, *, device: str, progress: Progress) -> None:
+    """Adds the pairs to the stores of both matchers."""
+    recipe = run.recipe
+    with artefacts.open_features(run) as features:
+        match = partial(stages.match_with, device=device, progress=progress)
+        pairs = Pairs.of((*artefacts.read_pairs(run), *second))
+        match(run, "match", recipe.matcher, pairs, features).close()
+        if recipe.stronger is not None:
+            names = run.images.names
+            weak = pairs_from_file(run.ledger.file("weak pairs"), names)
+            lost = pairs_from_file(run.workspace.lost_pairs, names)
+            both = Pairs.of((*weak, *lost))
+            stage, matcher = "match weak pairs", recipe.stronger.matcher
+            match(run, stage, matcher, both, features).close()
+
+
+def _fill_database(run: Run, second: Pairs, *, progress: Progress) -> None:
+    features, matches = artefacts.open_result(run)
+    with features, matches:
+        stages.write_database(
+            *(run, run.workspace.second_database, features),
+            Pairs.of((*artefacts.read_pairs(run), *second)),
+            matches,
+            lower=run.ledger.file("database"),
+            progress=progress,
+        )

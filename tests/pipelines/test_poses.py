@@ -1,0 +1,95 @@
+"""The second round: what models propose is matched, and mapping goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import Recipe
+from sfmprep.config.load import load_recipe
+from sfmprep.mapping.verify import read_verified
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs, pairs_from_file
+from sfmprep.pipelines import artefacts, poses
+from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.run import open_run
+from sfmprep.pipelines.workspace import Workspace
+
+SETTINGS = (
+    "features.max_size=480",
+    "features.max_keypoints=600",
+    "export.downscales=[2]",
+    "mapping.min_num_matches=15",
+)
+
+
+@pytest.fixture
+def images(demo_scene: Path) -> ImageSet:
+    return ImageSet.scan(demo_scene / "images")
+
+
+def with_pairs(path: Path, pairs: Pairs, *settings: str) -> Recipe:
+    pairs.write(path)
+    source = f"pairs={{type: file, path: {path}}}"
+    return load_recipe("sift", [*SETTINGS, source, *settings])
+
+
+def test_views_that_should_see_the_same_are_matched(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    every = exhaustive_pairs(images.names)
+    few = Pairs.of(every.items[::2])
+    recipe = with_pairs(tmp_path / "few.txt", few)
+    out = tmp_path / "out"
+    reconstruct(images.root, out, recipe)
+    place = Workspace(out)
+    second = pairs_from_file(place.second_pairs, images.names)
+    assert second
+    assert set(second).isdisjoint(few)
+    assert set(second) <= set(every)
+    assert not place.lost_pairs.read_text()
+    before = read_verified(place.work / "database.db")
+    after = read_verified(place.second_database)
+    assert after.num_verified > before.num_verified
+    with open_run(images, out, recipe) as run:
+        assert artefacts.result_database(run) == place.second_database
+        features, matches = artefacts.open_result(run)
+        with features, matches:
+            assert set(matches.pairs()) >= {*few, *second}
+
+
+def test_an_image_without_a_pose_gets_one(images: ImageSet, tmp_path: Path) -> None:
+    lost = images.names[3]
+    every = exhaustive_pairs(images.names)
+    first_and_lost = (images.names[0], lost)
+    few = Pairs.of(p for p in every if lost not in p or p == first_and_lost)
+    recipe = with_pairs(tmp_path / "few.txt", few, "mapping.min_num_matches=15")
+    report = reconstruct(images.root, tmp_path / "out", recipe)
+    assert all(image.model == 0 for image in report.images)
+
+
+def test_where_nothing_is_proposed_nothing_is_done(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("sift", [*SETTINGS, "pairs={type: exhaustive}"])
+    monkeypatch.setattr(poses, "_match", None)
+    out = tmp_path / "out"
+    reconstruct(images.root, out, recipe)
+    place = Workspace(out)
+    assert place.second_pairs.read_text() == ""
+    assert not place.second_database.exists()
+    assert place.mapped_on.read_bytes() == place.mapped.read_bytes()
+    with open_run(images, out, recipe) as run:
+        assert all(run.ledger.is_done(stage) for stage in ("second pairs", "map on"))
+
+
+def test_a_recipe_can_leave_the_second_round_out(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    few = Pairs.of(exhaustive_pairs(images.names).items[::2])
+    recipe = with_pairs(tmp_path / "few.txt", few, "second_round=null")
+    out = tmp_path / "out"
+    reconstruct(images.root, out, recipe)
+    assert not Workspace(out).second_pairs.exists()
+    assert not Workspace(out).mapped_on.exists()
