@@ -73,7 +73,7 @@ def reconstruct(
                 models = stages.find_poses(run, verified, progress=progress)
             with timed(seconds, "export"):
                 stages.export(
-                    run, models[0], found.features, found.matches, progress=progress
+                    run, models, found.features, found.matches, progress=progress
                 )
         except SfmprepError as error:
             _report_failure(partial(report, models), error, run.workspace.report_page)

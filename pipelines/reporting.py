@@ -17,6 +17,7 @@ from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses
+from sfmprep.pipelines.datasets import datasets_below
 from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
@@ -69,6 +70,7 @@ def write_report(
         command=making_command(images.root, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         num_dataset_points=num_dataset_points,
+        folders=datasets_below(workspace.out) if world else {},
         failure=failure,
     )
     write_text(workspace.report, report.to_json())

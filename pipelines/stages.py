@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
@@ -29,7 +30,7 @@ from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
 from sfmprep.export.dataset import ExportSummary, export_dataset
-from sfmprep.export.install import WORLD
+from sfmprep.export.install import INIT, WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import write_text
@@ -69,8 +70,10 @@ from sfmprep.pipelines.artefacts import (
     read_poses,
     refuse,
 )
+from sfmprep.pipelines.datasets import dataset_folders, write_init
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
+from sfmprep.report.findings import below_floors
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
@@ -383,20 +386,28 @@ def refine(
 def set_outliers_aside(
     run: Run, models: list[pycolmap.Reconstruction]
 ) -> list[pycolmap.Reconstruction]:
-    """Takes poses that are not supported out of the largest model; says which.
+    """Takes poses that are not supported out of the models; says which.
 
-    The models that came in stay as they are.
+    The models that came in stay as they are; those that are returned are in the order
+    of what is left, largest first.
     """
     if run.ledger.is_done("outliers"):
         return read_models(run)
     run.begin("outliers")
-    largest, *others = models
-    arrays = ModelArrays.of(largest)
-    uncertainties = pose_uncertainties(largest, arrays)
-    outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
-    poses = Poses(uncertainties=uncertainties, outliers=outliers)
-    write_text(run.workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
-    kept = [without_images(largest, outliers) if outliers else largest, *others]
+    found = []
+    for model in models:
+        arrays = ModelArrays.of(model)
+        uncertainties = pose_uncertainties(model, arrays)
+        size = model.num_reg_images(), model.num_points3D()
+        outliers: dict[str, str] = {}
+        if not found or not below_floors(*size):  # else there is no dataset to spoil
+            outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
+        rest = without_images(model, outliers) if outliers else model
+        found.append((rest, Poses(uncertainties=uncertainties, outliers=outliers)))
+    found.sort(key=lambda pair: -pair[0].num_reg_images())
+    kept = [model for model, _ in found]
+    text = json.dumps([asdict(poses) for _, poses in found], ensure_ascii=False)
+    write_text(run.workspace.poses, text)
     part = run.workspace.work / ".models"
     shutil.rmtree(part, ignore_errors=True)
     for number, model in enumerate(kept):
@@ -411,44 +422,71 @@ def set_outliers_aside(
 
 def export(
     run: Run,
-    model: pycolmap.Reconstruction,
+    models: Sequence[pycolmap.Reconstruction],
     features: FeatureStore,
     matches: MatchReader,
     *,
     progress: Progress = silent,
-) -> ExportSummary | None:
-    """Writes the dataset into the output folder, unless that is done (then None).
+) -> None:
+    """Writes a dataset of each model that the recipe wants, unless that is done.
 
     Raises:
-        ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
-            `seed_points` and `export_dataset`.
+        ConfigError, ImageError, ReconstructionError, StoreError: see
+            `dataset_folders`, `find_world`, `seed_points` and `export_dataset`. Where
+            a model beside the largest is why, that is a warning, and it has none.
     """
-    images, recipe = run.images, run.recipe
-    if run.ledger.is_done("export") and _is_whole(run):
-        return None
+    folders = dataset_folders(run.workspace.out, run.recipe, models)
+    has_others = len(folders) > 1
+    if run.ledger.is_done("export") and all(
+        _is_whole(run, folder, has_others=has_others and not number)
+        for number, folder in folders.items()
+    ):
+        return
     run.begin("export")
+    for number, folder in folders.items():
+        place = (run, number, models[number], folder)
+        try:
+            _export_model(*place, features, matches, progress=progress)
+        except (ConfigError, ReconstructionError) as error:
+            if not number:
+                raise
+            logger.warning("model %d has no dataset: %s", number, error)
+    if has_others:
+        write_init(run.workspace.out)
+    run.finish("export")
+    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+
+
+def _export_model(
+    run: Run,
+    number: int,
+    model: pycolmap.Reconstruction,
+    folder: Path,
+    features: FeatureStore,
+    matches: MatchReader,
+    *,
+    progress: Progress,
+) -> ExportSummary:
+    images, recipe = run.images, run.recipe
     world = find_world(model, images, recipe.export.world)
     seeded = seed_points(
         *(model, ModelArrays.of(model), images, features, matches),
         recipe.export.seed,
         progress=progress,
     )
-    summary = export_dataset(
+    return export_dataset(
         apply_world(seeded, world),
         images,
-        run.workspace.out,
+        folder,
         recipe.export,
         world=world,
-        uncertainties=in_world(read_poses(run).uncertainties, world),
+        uncertainties=in_world(read_poses(run, number).uncertainties, world),
         progress=progress,
     )
-    run.finish("export")
-    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
-    return summary
 
 
-def _is_whole(run: Run) -> bool:
-    """Whether all that an export writes is still there."""
+def _is_whole(run: Run, out: Path, *, has_others: bool) -> bool:
+    """Whether all that an export writes into a folder is still there."""
     config = run.recipe.export
     for folder in plan_folders(config, with_masks=has_masks(run.images)):
         entries = ["images", "sparse", LISTING, WORLD]
@@ -456,7 +494,9 @@ def _is_whole(run: Run) -> bool:
             entries += [f"images_{factor}" for factor in config.downscales]
         if folder.layout.has_json:
             entries.append("transforms.json")
-        place = run.workspace.out / folder.name
+        if has_others and not folder.name and folder.layout.pixels == "upright":
+            entries.append(INIT)
+        place = out / folder.name
         if not all((place / entry).exists() for entry in entries):
             return False
     return True

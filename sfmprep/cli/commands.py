@@ -315,7 +315,7 @@ def export(
     out: Out,
     options: WithTargets = TargetOptions(),  # noqa: B008
 ) -> int:
-    """Write the dataset that trainers open into OUT, from its largest model."""
+    """Write the dataset that trainers open into OUT, and further models below it."""
     from sfmprep.pipelines import artefacts, reporting, stages
     from sfmprep.report.verdict import exit_code
 
@@ -323,9 +323,12 @@ def export(
         models = artefacts.read_models(run)
         features, matches = artefacts.open_joined(run)
         with features, matches:
-            stages.export(run, models[0], features, matches, progress=show_progress)
+            stages.export(run, models, features, matches, progress=show_progress)
             found = reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
+    for other in found.other_models:
+        if other.folder:
+            print(f"another dataset: {out / other.folder}, {other.num_images} images")
     if code := exit_code(found):
         say(f"warning: {found.verdict}")
     return code
