@@ -13,6 +13,7 @@ from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import open_run
@@ -72,7 +73,7 @@ def reconstruct(
             with timed(seconds, "map"):
                 models = stages.find_poses(run, verified, progress=progress)
             with timed(seconds, "export"):
-                stages.export(
+                export_models(
                     run, models, found.features, found.matches, progress=progress
                 )
         except SfmprepError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
@@ -17,7 +16,6 @@ from typing import Any, assert_never
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
-from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
@@ -26,13 +24,7 @@ from sfmprep.config import (
     RetrievalConfig,
     SequentialConfig,
 )
-from sfmprep.dataset.initial_points import seed_points
-from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
-from sfmprep.export.dataset import ExportSummary, export_dataset
-from sfmprep.export.install import INIT, WORLD
-from sfmprep.export.listing import LISTING
-from sfmprep.export.targets import plan_folders
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, pairs_per_batch
@@ -61,16 +53,13 @@ from sfmprep.pipelines.apart import apart, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
     expect,
-    in_world,
     open_features,
     open_joined,
     open_matches,
     read_models,
     read_pairs,
-    read_poses,
     refuse,
 )
-from sfmprep.pipelines.datasets import dataset_folders, write_init
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
@@ -418,85 +407,3 @@ def set_outliers_aside(
     part.replace(run.workspace.models)
     run.finish("outliers")
     return kept
-
-
-def export(
-    run: Run,
-    models: Sequence[pycolmap.Reconstruction],
-    features: FeatureStore,
-    matches: MatchReader,
-    *,
-    progress: Progress = silent,
-) -> None:
-    """Writes a dataset of each model that the recipe wants, unless that is done.
-
-    Raises:
-        ConfigError, ImageError, ReconstructionError, StoreError: see
-            `dataset_folders`, `find_world`, `seed_points` and `export_dataset`. Where
-            a model beside the largest is why, that is a warning, and it has none.
-    """
-    folders = dataset_folders(run.workspace.out, run.recipe, models)
-    has_others = len(folders) > 1
-    if run.ledger.is_done("export") and all(
-        _is_whole(run, folder, has_others=has_others and not number)
-        for number, folder in folders.items()
-    ):
-        return
-    run.begin("export")
-    for number, folder in folders.items():
-        place = (run, number, models[number], folder)
-        try:
-            _export_model(*place, features, matches, progress=progress)
-        except (ConfigError, ReconstructionError) as error:
-            if not number:
-                raise
-            logger.warning("model %d has no dataset: %s", number, error)
-    if has_others:
-        write_init(run.workspace.out)
-    run.finish("export")
-    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
-
-
-def _export_model(
-    run: Run,
-    number: int,
-    model: pycolmap.Reconstruction,
-    folder: Path,
-    features: FeatureStore,
-    matches: MatchReader,
-    *,
-    progress: Progress,
-) -> ExportSummary:
-    images, recipe = run.images, run.recipe
-    world = find_world(model, images, recipe.export.world)
-    seeded = seed_points(
-        *(model, ModelArrays.of(model), images, features, matches),
-        recipe.export.seed,
-        progress=progress,
-    )
-    return export_dataset(
-        apply_world(seeded, world),
-        images,
-        folder,
-        recipe.export,
-        world=world,
-        uncertainties=in_world(read_poses(run, number).uncertainties, world),
-        progress=progress,
-    )
-
-
-def _is_whole(run: Run, out: Path, *, has_others: bool) -> bool:
-    """Whether all that an export writes into a folder is still there."""
-    config = run.recipe.export
-    for folder in plan_folders(config, with_masks=has_masks(run.images)):
-        entries = ["images", "sparse", LISTING, WORLD]
-        if folder.layout.pixels == "upright":
-            entries += [f"images_{factor}" for factor in config.downscales]
-        if folder.layout.has_json:
-            entries.append("transforms.json")
-        if has_others and not folder.name and folder.layout.pixels == "upright":
-            entries.append(INIT)
-        place = out / folder.name
-        if not all((place / entry).exists() for entry in entries):
-            return False
-    return True

@@ -316,14 +316,16 @@ def export(
     options: WithTargets = TargetOptions(),  # noqa: B008
 ) -> int:
     """Write the dataset that trainers open into OUT, and further models below it."""
-    from sfmprep.pipelines import artefacts, reporting, stages
+    from sfmprep.pipelines import artefacts, datasets, reporting
     from sfmprep.report.verdict import exit_code
 
     with _open(images, out, options, goes_on=True) as run:
         models = artefacts.read_models(run)
         features, matches = artefacts.open_joined(run)
         with features, matches:
-            stages.export(run, models, features, matches, progress=show_progress)
+            datasets.export_models(
+                run, models, features, matches, progress=show_progress
+            )
             found = reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
     for other in found.other_models:

@@ -12,7 +12,7 @@ from sfmprep.cli.commands import run
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
 from sfmprep.mapping.outliers import without_images
-from sfmprep.pipelines import apart, stages
+from sfmprep.pipelines import apart, datasets
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.report.schema import Report
 
@@ -29,7 +29,7 @@ def photos(demo_scene: Path) -> Path:
 
 @pytest.fixture
 def result(demo_result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An output folder whose next mapping gives models of the first 6 and the last 5."""
+    """A result whose next mapping gives models of its first 6 and last 5."""
     out = Path(shutil.copytree(demo_result, tmp_path / "out"))
     whole = pycolmap.Reconstruction(out / "work" / "models" / "0")
     names = sorted(image.name for image in whole.images.values())
@@ -74,7 +74,7 @@ def test_each_model_that_is_worth_it_is_a_dataset(
     assert f"<code>{second}</code>" in page
 
     with monkeypatch.context() as patched:  # nothing is left to do
-        patched.setattr(stages, "export_dataset", None)
+        patched.setattr(datasets, "export_dataset", None)
         reconstructed(photos, result)
     shutil.rmtree(second)
     reconstructed(photos, result)
@@ -114,14 +114,14 @@ def test_second_model_that_cannot_be_exported_harms_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    export_dataset = stages.export_dataset
+    export_dataset = datasets.export_dataset
 
     def fails_below(model, images, out, *args, **options):  # type: ignore[no-untyped-def]
         if out.name == "1":
             raise ConfigError("too few with GPS")
         return export_dataset(model, images, out, *args, **options)
 
-    monkeypatch.setattr(stages, "export_dataset", fails_below)
+    monkeypatch.setattr(datasets, "export_dataset", fails_below)
     report = reconstructed(photos, result, "export.models=[1]")
     assert "model 1 has no dataset: too few with GPS" in caplog.messages
     assert report.trainable and report.other_models[0].folder is None
