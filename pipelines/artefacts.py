@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Poses:
-    """What is known of the largest model's poses, by image name."""
+    """What is known of the poses of a model, by image name."""
 
     # in the units of the model
     uncertainties: dict[str, PoseUncertainty] = field(default_factory=dict)
@@ -173,12 +173,12 @@ def read_result(path: Path) -> pycolmap.Reconstruction:
     )
 
 
-def read_poses(run: Run) -> Poses:
-    """What is known of the poses; nothing where there was no mapping."""
+def read_poses(run: Run, number: int = 0) -> Poses:
+    """What is known of the poses of a model; nothing where there was no mapping."""
     path = run.workspace.poses
     if not path.is_file():
         return Poses()
-    found = json.loads(path.read_text("utf-8"))
+    found = json.loads(path.read_text("utf-8"))[number]
     return Poses(
         uncertainties={
             name: PoseUncertainty(**values)

@@ -13,6 +13,7 @@ from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.pipelines import reporting, stages
 from sfmprep.pipelines.artefacts import open_keypoints
+from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reporting import timed
@@ -77,7 +78,7 @@ def reconstruct(
                 run, verified, seconds, device=device, progress=progress
             )
             with timed(seconds, "export"):
-                stages.export(run, models[0], progress=progress)
+                export_models(run, models, progress=progress)
         except SfmprepError as error:
             _report_failure(report, error, run.workspace.report_page)
             raise

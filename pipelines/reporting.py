@@ -19,6 +19,7 @@ from sfmprep.files import read_table, write_text
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import Pair, pairs_from_file
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
+from sfmprep.pipelines.datasets import datasets_below
 from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
@@ -72,6 +73,7 @@ def write_report(
         command=making_command(images.root, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         num_dataset_points=num_dataset_points,
+        folders=datasets_below(workspace.out) if world else {},
         failure=failure,
     )
     write_text(workspace.report, report.to_json())

@@ -264,7 +264,7 @@ STAGES = {
         ),
         Stage(
             name="outliers",
-            version=1,
+            version=2,
             reads=("refine",),
             writes="work/models",
             command="map",

@@ -16,7 +16,6 @@ from typing import Any, assert_never
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
-from sfmprep.capture.masks import has_masks
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
@@ -25,13 +24,7 @@ from sfmprep.config import (
     RetrievalConfig,
     SequentialConfig,
 )
-from sfmprep.dataset.initial_points import seed_points
-from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
-from sfmprep.export.dataset import ExportSummary, export_dataset
-from sfmprep.export.install import WORLD
-from sfmprep.export.listing import LISTING
-from sfmprep.export.targets import plan_folders
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, pairs_per_batch
@@ -60,18 +53,16 @@ from sfmprep.pipelines.apart import apart, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
     expect,
-    in_world,
     open_features,
     open_joined,
     open_matches,
-    open_result,
     read_models,
     read_pairs,
-    read_poses,
     refuse,
 )
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
+from sfmprep.report.findings import below_floors
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
@@ -390,20 +381,28 @@ def refine(
 def set_outliers_aside(
     run: Run, models: list[pycolmap.Reconstruction]
 ) -> list[pycolmap.Reconstruction]:
-    """Takes poses that are not supported out of the largest model; says which.
+    """Takes poses that are not supported out of the models; says which.
 
-    The models that came in stay as they are.
+    The models that came in stay as they are; those that are returned are in the order
+    of what is left, largest first.
     """
     if run.ledger.is_done("outliers"):
         return read_models(run)
     run.begin("outliers")
-    largest, *others = models
-    arrays = ModelArrays.of(largest)
-    uncertainties = pose_uncertainties(largest, arrays)
-    outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
-    poses = Poses(uncertainties=uncertainties, outliers=outliers)
-    write_text(run.workspace.poses, json.dumps(asdict(poses), ensure_ascii=False))
-    kept = [without_images(largest, outliers) if outliers else largest, *others]
+    found = []
+    for model in models:
+        arrays = ModelArrays.of(model)
+        uncertainties = pose_uncertainties(model, arrays)
+        size = model.num_reg_images(), model.num_points3D()
+        outliers: dict[str, str] = {}
+        if not found or not below_floors(*size):  # else there is no dataset to spoil
+            outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
+        rest = without_images(model, outliers) if outliers else model
+        found.append((rest, Poses(uncertainties=uncertainties, outliers=outliers)))
+    found.sort(key=lambda pair: -pair[0].num_reg_images())
+    kept = [model for model, _ in found]
+    text = json.dumps([asdict(poses) for _, poses in found], ensure_ascii=False)
+    write_text(run.workspace.poses, text)
     part = run.workspace.work / ".models"
     shutil.rmtree(part, ignore_errors=True)
     for number, model in enumerate(kept):
@@ -414,53 +413,3 @@ def set_outliers_aside(
     part.replace(run.workspace.models)
     run.finish("outliers")
     return kept
-
-
-def export(
-    run: Run, model: pycolmap.Reconstruction, *, progress: Progress = silent
-) -> ExportSummary | None:
-    """Writes the dataset into the output folder, unless that is done (then None).
-
-    Raises:
-        ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
-            `seed_points` and `export_dataset`.
-    """
-    images, recipe = run.images, run.recipe
-    if run.ledger.is_done("export") and _is_whole(run):
-        return None
-    run.begin("export")
-    world = find_world(model, images, recipe.export.world)
-    features, matches = open_result(run)
-    with features, matches:
-        seeded = seed_points(
-            *(model, ModelArrays.of(model), images, features, matches),
-            recipe.export.seed,
-            progress=progress,
-        )
-    summary = export_dataset(
-        apply_world(seeded, world),
-        images,
-        run.workspace.out,
-        recipe.export,
-        world=world,
-        uncertainties=in_world(read_poses(run).uncertainties, world),
-        progress=progress,
-    )
-    run.finish("export")
-    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
-    return summary
-
-
-def _is_whole(run: Run) -> bool:
-    """Whether all that an export writes is still there."""
-    config = run.recipe.export
-    for folder in plan_folders(config, with_masks=has_masks(run.images)):
-        entries = ["images", "sparse", LISTING, WORLD]
-        if folder.layout.pixels == "upright":
-            entries += [f"images_{factor}" for factor in config.downscales]
-        if folder.layout.has_json:
-            entries.append("transforms.json")
-        place = run.workspace.out / folder.name
-        if not all((place / entry).exists() for entry in entries):
-            return False
-    return True

@@ -320,16 +320,19 @@ def export(
     out: Out,
     options: WithTargets = TargetOptions(),  # noqa: B008
 ) -> int:
-    """Write the dataset that trainers open into OUT, from its largest model."""
-    from sfmprep.pipelines import artefacts, reporting, stages
+    """Write the dataset that trainers open into OUT, and further models below it."""
+    from sfmprep.pipelines import artefacts, datasets, reporting
     from sfmprep.report.verdict import exit_code
 
     with _open(images, out, options, goes_on=True) as run:
         models = artefacts.read_models(run)
-        stages.export(run, models[0], progress=show_progress)
+        datasets.export_models(run, models, progress=show_progress)
         with artefacts.open_keypoints(run) as features:
             found = reporting.write_report_again(run, models, features)
     print(f"dataset: {out}")
+    for other in found.other_models:
+        if other.folder:
+            print(f"another dataset: {out / other.folder}, {other.num_images} images")
     if code := exit_code(found):
         say(f"warning: {found.verdict}")
     return code

@@ -168,6 +168,16 @@ class TargetOptions(Options):
         UseAppendAction,
         arg(help="What will read the dataset, one or more."),
     ] = ()
+    model: Annotated[
+        tuple[tuple[int, ...], ...],
+        UseAppendAction,
+        arg(
+            metavar="N",
+            help="Models that become a dataset beside the largest (in OUT/submodels),"
+            " where the capture fell apart: 1 2, or 0 for none; without it, all that"
+            " are worth training on.",
+        ),
+    ] = ()
     georeference: Annotated[
         Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
     ] = False
@@ -177,6 +187,8 @@ class TargetOptions(Options):
         found = super().overrides()
         if self.target:
             found.append(setting("export.targets", flat(self.target)))
+        if self.model:
+            found.append(setting("export.models", flat(self.model)))
         if self.georeference:
             found.append("export.world.georeference=true")
         return found

@@ -62,8 +62,9 @@ def print_report(report: Report, out: Path) -> None:
     for finding in report.warnings:
         say(f"warning: {finding.text} {finding.advice}")
     _print_left_out(report)
-    if result and len(result.model_sizes) > 1:
-        show(f"smaller models kept in {out}/work/models: {len(result.model_sizes) - 1}")
+    kept = [other for other in report.other_models if not other.folder]
+    if kept:
+        show(f"smaller models kept in {out}/work/models: {len(kept)}")
     if report.seconds:
         show(" · ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items()))
     whole = out.resolve()
@@ -72,7 +73,10 @@ def print_report(report: Report, out: Path) -> None:
 
 
 def _print_left_out(report: Report) -> None:
-    left_out = [i for i in report.images if i.status not in _WANTED]
+    elsewhere = {other.number for other in report.other_models if other.folder}
+    left_out = [
+        i for i in report.images if i.status not in _WANTED and i.model not in elsewhere
+    ]
     for image in left_out[:_MAX_LISTED]:
         show(f"  left out: {image.name}: {image.reason}")
     if len(left_out) > _MAX_LISTED:
@@ -89,11 +93,20 @@ def _print_next(report: Report, out: Path) -> None:
         for finding in _blocking(report):
             show(f"next: {finding.advice}")
         show("Then run the same command again: what is there is used.")
+        _print_others(report, out)
         return
     one_of = ", one of" * (len(report.next_steps) > 1)
     print(f"next{one_of}:")
     for command in report.next_steps:
         print(f"  {command}")  # never wrapped: to be copied
+    _print_others(report, out)
+
+
+def _print_others(report: Report, out: Path) -> None:
+    for other in report.other_models:
+        if other.folder:
+            folder = shlex.quote(str(out / other.folder))
+            show(f"another dataset, of {other.num_images} other images: {folder}")
 
 
 def _blocking(report: Report) -> list[Finding]:

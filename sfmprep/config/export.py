@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from sfmprep.config.base import Config
 from sfmprep.config.mapping import OutlierConfig
@@ -67,6 +73,12 @@ class ExportConfig(Config):
     """Longer side in pixels of the exported images, or null for full resolution."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of images that had to be written anew."""
+    models: tuple[NonNegativeInt, ...] | None = None
+    """Numbers of the models that become datasets beside the largest, which is 0.
+
+    null: all that are worth training on. None share a frame; that of the largest is in
+    the output folder itself, the others are in `submodels`.
+    """
     world: WorldConfig = WorldConfig()
     """Up, origin and scale."""
     seed: SeedConfig = SeedConfig()

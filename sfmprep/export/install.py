@@ -29,8 +29,10 @@ from sfmprep.export.targets import FOLDERS_BELOW
 WORLD = "world_from_sfm.json"
 _REDUCED = ("_2", "_4", "_8")
 _FORMER = ("names.json",)  # of earlier versions; only taken away
+INIT = "init.ply"
+SUBMODELS = "submodels"
 _ENTRIES = (
-    *("transforms.json", "sparse", "images", *(f"images{r}" for r in _REDUCED)),
+    *("transforms.json", "sparse", INIT, "images", *(f"images{r}" for r in _REDUCED)),
     *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks", WORLD),
 )
 _FOLDERS = ("", *(f"{FOLDERS_BELOW}/{target}" for target in get_args(Target)))
@@ -132,7 +134,10 @@ def set_dataset_aside(out: Path, away: Path) -> None:
     Raises:
         StoreError: they cannot be moved.
     """
-    folders = [name for name in _FOLDERS if is_export(out / name)]
+    below = sorted(p.relative_to(out).as_posix() for p in out.glob(f"{SUBMODELS}/*"))
+    roots = ["", *(f"{folder}/" for folder in below)]
+    names = [f"{root}{name}" for root in roots for name in _FOLDERS]
+    folders = [name for name in names if is_export(out / name)]
     if not folders:
         return
     is_kept = away.exists() and all(is_begun(out / name) for name in folders)
@@ -148,9 +153,10 @@ def set_dataset_aside(out: Path, away: Path) -> None:
                 else:
                     _remove(away / name / entry)
                     (out / name / entry).rename(away / name / entry)
+        empty = [*folders, *(f"{root}{FOLDERS_BELOW}" for root in roots), *below]
+        for name in [*empty, SUBMODELS]:
             if name:
                 _remove_if_empty(out / name)
-        _remove_if_empty(out / FOLDERS_BELOW)
     except OSError as error:
         raise StoreError(
             f"{out}: the dataset of the earlier run cannot be moved to {away}"

@@ -27,7 +27,7 @@ from sfmprep.mapping.view_graph import (
     strongest_edges,
     thin_cuts,
 )
-from sfmprep.report.findings import list_findings, min_side_of_split
+from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
@@ -35,6 +35,7 @@ from sfmprep.report.schema import (
     Capture,
     Contradiction,
     ImageReport,
+    OtherModel,
     Report,
     Result,
     Rung,
@@ -69,6 +70,7 @@ def collect_report(
     next_steps: Sequence[str],
     num_dataset_points: int | None = None,
     rungs: Sequence[Rung] = (),
+    folders: Mapping[int, str] | None = None,
     failure: str | None = None,
     version: str = __version__,
 ) -> Report:
@@ -90,6 +92,7 @@ def collect_report(
         command: What makes this result.
         next_steps: What opens it, if it is worth that.
         num_dataset_points: Points that training starts from, where there is a dataset.
+        folders: Datasets of models beside the first, by the model's number.
         failure: Why there is no model or no dataset, where that is known.
         version: Of sfmprep.
 
@@ -125,6 +128,7 @@ def collect_report(
         if database and pairs and models
         else []
     )
+    others = _other_models(models, folders or {})
     findings = list_findings(
         listed,
         result=result,
@@ -133,10 +137,11 @@ def collect_report(
         links=links,
         contradictions=contradictions,
         residuals=measured.residuals if measured else None,
+        others=others,
     )
     if not models:
         failure = failure or _failure(images, recipe, pairs)
-    verdict = judge(len(listed), result, findings, failure)
+    verdict = judge(len(listed), result, findings, failure, others)
     opens = verdict.trainable or recipe.mapping.type == "none"
     return Report(
         sfmprep_version=version,
@@ -153,6 +158,7 @@ def collect_report(
         failure=failure,
         capture=_capture(images, listed),
         result=result,
+        other_models=others,
         warnings=findings,
         images=listed,
         cameras=measured.cameras if measured else [],
@@ -271,6 +277,26 @@ def _result(
         median_parallax_deg=float(np.median(parallax)) if parallax else None,
         model_sizes=[model.num_reg_images() for model in models],
     )
+
+
+def _other_models(
+    models: Sequence[pycolmap.Reconstruction], folders: Mapping[int, str]
+) -> list[OtherModel]:
+    found = []
+    for number, model in enumerate(models[1:], 1):
+        size = model.num_reg_images(), model.num_points3D()
+        folder = folders.get(number)
+        why_not = below_floors(*size) or "it was not asked for, or could not be made"
+        found.append(
+            OtherModel(
+                number=number,
+                num_images=size[0],
+                num_points=size[1],
+                folder=folder,
+                reason="" if folder else why_not,
+            )
+        )
+    return found
 
 
 def _view_graph(

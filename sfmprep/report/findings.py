@@ -11,6 +11,7 @@ from sfmprep.report.schema import (
     Contradiction,
     Finding,
     ImageReport,
+    OtherModel,
     Residuals,
     Result,
     ViewGraph,
@@ -44,13 +45,14 @@ def list_findings(
     links: Sequence[WeakLink],
     contradictions: Sequence[Contradiction],
     residuals: Residuals | None,
+    others: Sequence[OtherModel] = (),
 ) -> list[Finding]:
     """Everything that deserves a warning, most important first.
 
     What makes training pointless comes before the rest.
     """
     found: list[Finding] = []
-    found += _of_parts(images, result, graph)
+    found += _of_parts(images, result, graph, others)
     if result is not None:
         found += _of_parallax(result, graph)
         found += _of_floors(result, images)
@@ -62,19 +64,32 @@ def list_findings(
     return sorted(found, key=lambda finding: not finding.blocks_training)
 
 
+def below_floors(num_images: int, num_points: int) -> str:
+    """Why a model is too small to be trained on; empty where it is not."""
+    if num_images < _MIN_IMAGES[0]:
+        return f"fewer than {_MIN_IMAGES[0]} photographs"
+    if num_points < _MIN_MODEL_POINTS[0]:
+        return f"fewer than {_MIN_MODEL_POINTS[0]} points"
+    return ""
+
+
 def _of_parts(
-    images: Sequence[ImageReport], result: Result | None, graph: ViewGraph | None
+    images: Sequence[ImageReport],
+    result: Result | None,
+    graph: ViewGraph | None,
+    others: Sequence[OtherModel],
 ) -> Iterator[Finding]:
     advice = (
         "Take photographs that lead from one part to the other, a small step apart."
     )
+    folders = [other.folder for other in others if other.folder]
     if result is not None and len(result.model_sizes) > 1:
         yield Finding(
             code="several_models",
             text=f"The capture fell into {len(result.model_sizes)} models of"
-            f" {_listed(result.model_sizes)} images that do not share a frame. Only the"
-            " first is in the dataset.",
-            advice=advice,
+            f" {_listed(result.model_sizes)} images that do not share a frame."
+            f" {_where(folders)}",
+            advice=f"If they should be one, {advice[0].lower()}{advice[1:]}",
             images=[i.name for i in images if i.model == 1][:_MAX_NAMES],
         )
     elif graph is not None and len(graph.part_sizes) > 1:
@@ -321,6 +336,15 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
                 advice=advice,
                 images=names[:_MAX_NAMES],
             )
+
+
+def _where(folders: Sequence[str]) -> str:
+    """Where the datasets of several models are."""
+    if not folders:
+        return "Only the first is in the dataset."
+    further = "a further one is" if len(folders) == 1 else "further ones are"
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    return f"The first is the dataset; {further} in {', '.join(folders[:3])}{more}."
 
 
 def _listed(sizes: Sequence[int]) -> str:

@@ -78,6 +78,7 @@ def write_page(
         *sections.head(report),
         *sections.findings(report),
         *sections.next_steps(report),
+        *sections.other_models(report, path.resolve().parent),
         *sections.scene(report, data["scene"]),
         *sections.left_out(report, images, features),
         *sections.registered(report, images),

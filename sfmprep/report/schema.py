@@ -85,6 +85,21 @@ class Result(Record):
     """Registered images of every model, largest first."""
 
 
+class OtherModel(Record):
+    """A model beside the largest, in a frame of its own."""
+
+    number: int
+    """Its number in `work/models`."""
+    num_images: int
+    """Images with a pose in it."""
+    num_points: int
+    """Its 3D points."""
+    folder: str | None
+    """Its dataset, a folder below that of the report; null where it has none."""
+    reason: str
+    """Why it has none; empty where it has."""
+
+
 class ImageReport(Record):
     """What became of one image."""
 
@@ -312,6 +327,8 @@ class Report(Record):
     """What went in."""
     result: Result | None
     """The largest model; null where there is none."""
+    other_models: list[OtherModel] = []
+    """The models beside the largest, largest first."""
     warnings: list[Finding]
     """Most important first."""
     images: list[ImageReport]

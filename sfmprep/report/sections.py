@@ -135,12 +135,41 @@ def next_steps(report: Report) -> Iterator[str]:
     yield "</section>"
 
 
+def other_models(report: Report, out: Path) -> Iterator[str]:
+    """The models beside the largest, and where their datasets are."""
+    if not report.other_models:
+        return
+    yield (
+        "<section><h2>Other models</h2>"
+        '<p class="hint">Photographs that nothing ties to those of the dataset. Each'
+        " model has a frame of its own.</p><ul>"
+    )
+    for other in report.other_models:
+        size = (
+            f"Model {other.number}: {_count(other.num_images, 'photograph')},"
+            f" {_count(other.num_points, 'point')}"
+        )
+        where = (
+            f"; its dataset is <code>{escape(str(out / other.folder))}</code>, which"
+            " the commands above open, too."
+            if other.folder
+            else f"; it has no dataset: {escape(other.reason)}."
+        )
+        yield f"<li>{size}{where}</li>"
+    yield "</ul></section>"
+
+
 def left_out(
     report: Report, images: ImageSet, features: FeatureStore | None
 ) -> Iterator[str]:
     """Photographs that are not in the dataset, by cause, some of each drawn."""
-    counts = Counter(image.status for image in report.images)
-    del counts["registered"]
+    elsewhere = {other.number for other in report.other_models if other.folder}
+    images_out = [
+        image
+        for image in report.images
+        if image.status != "registered" and image.model not in elsewhere
+    ]
+    counts = Counter(image.status for image in images_out)
     if not counts:
         return
     many = _count(counts.total(), "photograph")
@@ -148,7 +177,7 @@ def left_out(
     if features is not None:
         yield '<p class="hint">Dots are the keypoints that were found.</p>'
     for status, count in counts.most_common():
-        of_cause = [image for image in report.images if image.status == status]
+        of_cause = [image for image in images_out if image.status == status]
         yield (
             f"<h3>{escape(STATUS_LABELS[status])}: {_count(count, 'photograph')}</h3>"
             f'<p class="hint">{escape(_WHAT_TO_DO[status])}</p><div class="cards">'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sfmprep.report.schema import Finding, Grade, Report, Result
+from sfmprep.report.schema import Finding, Grade, OtherModel, Report, Result
 
 EXIT_BELOW = 3
 _USABLE_SHARE = 0.8
@@ -33,6 +33,7 @@ def judge(
     result: Result | None,
     findings: Sequence[Finding],
     failure: str | None,
+    others: Sequence[OtherModel] = (),
 ) -> Verdict:
     """Decides how good a result is.
 
@@ -41,6 +42,7 @@ def judge(
         result: The largest model, or None.
         findings: As `list_findings` orders them.
         failure: Why there is no model or no dataset, where that is known.
+        others: The models beside the largest.
     """
     if result is None or failure is not None:
         sentence = failure or "No poses were asked for."
@@ -61,6 +63,16 @@ def judge(
             sentence=f"{placed}, but it is not worth training on{why}. See below what"
             " to do.",
             trainable=False,
+        )
+    further = [other for other in others if other.folder]
+    if share < _USABLE_SHARE and further:
+        number = sum(other.num_images for other in further)
+        where = "a further one" if len(further) == 1 else f"{len(further)} further ones"
+        return Verdict(
+            grade="poor",
+            sentence=f"{placed}, and {number:,} in {where}: each can be trained, but"
+            " they share no frame. See below why.",
+            trainable=True,
         )
     if share < _USABLE_SHARE:
         return Verdict(

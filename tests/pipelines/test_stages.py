@@ -17,7 +17,7 @@ from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.export.install import set_dataset_aside
 from sfmprep.mapping import verify
-from sfmprep.pipelines import apart, reporting, stages
+from sfmprep.pipelines import apart, datasets, reporting, stages
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.status import stages_of
 from sfmprep.report.schema import Report
@@ -52,7 +52,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         *("extract_features", "retrieval_pairs", "match_features", "update_database"),
         *("map_images", "find_outliers", "export_dataset"),
     ):
-        place = apart if name == "map_images" else stages
+        places = {"map_images": apart, "export_dataset": datasets}
+        place = places.get(name, stages)
         function = getattr(place, name)
 
         def note(*args, _name=name, _function=function, **options):
@@ -201,7 +202,7 @@ def test_a_report_made_again_remembers_why_there_is_no_dataset(
         return report
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "export_dataset", fail)
+        patched.setattr(datasets, "export_dataset", fail)
         with pytest.raises(StoreError):
             reconstruct(photos, result, recipe("seed=1"))
     assert again().failure == "the disk is full"

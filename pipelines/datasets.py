@@ -1,0 +1,158 @@
+"""The last stage: which models become datasets, and where they lie.
+
+The largest is in the output folder itself, further ones in `submodels/NUMBER`: behind
+`sparse`, because Brush scans the whole tree, and of equal models takes the first one.
+Of point clouds it takes the last one, so `init.ply`, which it prefers, is that of the
+largest.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pycolmap
+
+from sfmprep.capture.masks import has_masks
+from sfmprep.config import Recipe
+from sfmprep.dataset.initial_points import seed_points
+from sfmprep.dataset.world_frame import apply_world, find_world
+from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.export.install import INIT, SUBMODELS, WORLD
+from sfmprep.export.listing import LISTING, is_begun, is_export
+from sfmprep.export.targets import plan_folders
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.pipelines.artefacts import in_world, open_result, read_poses
+from sfmprep.pipelines.run import Run
+from sfmprep.progress import Progress, silent
+from sfmprep.report.findings import below_floors
+from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.tables import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+
+def dataset_folders(
+    out: Path, recipe: Recipe, models: Sequence[pycolmap.Reconstruction]
+) -> dict[int, Path]:
+    """The folder of each model's dataset, by the model's number, that of 0 first.
+
+    Raises:
+        ConfigError: `export.models` names a model that there is not.
+    """
+    wanted = recipe.export.models
+    if wanted is None:
+        sizes = [(m.num_reg_images(), m.num_points3D()) for m in models]
+        numbers = [n for n, size in enumerate(sizes) if n and not below_floors(*size)]
+    else:
+        numbers = sorted({*wanted} - {0})
+    if numbers and numbers[-1] >= len(models):
+        there = (
+            "one, 0" if len(models) == 1 else f"{len(models)}, 0 to {len(models) - 1}"
+        )
+        raise ConfigError(
+            f"export.models: there is no model {numbers[-1]}, there are {there}."
+            " `sfmprep report` lists them."
+        )
+    return {0: out} | {n: out / SUBMODELS / str(n) for n in numbers}
+
+
+def datasets_below(out: Path) -> dict[int, str]:
+    """The folders of the datasets beside the largest that are complete, by number."""
+    found = {}
+    for folder in out.glob(f"{SUBMODELS}/*"):
+        if folder.name.isdigit() and is_export(folder) and not is_begun(folder):
+            found[int(folder.name)] = f"{SUBMODELS}/{folder.name}"
+    return dict(sorted(found.items()))
+
+
+def _write_init(out: Path) -> None:
+    """Names the cloud of the largest model to Brush, where there are others."""
+    cloud = out / "sparse" / "0" / "points3D.ply"
+    if cloud.is_file():
+        shutil.copyfile(cloud, out / INIT)
+
+
+def export_models(
+    run: Run,
+    models: Sequence[pycolmap.Reconstruction],
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Writes a dataset of each model that the recipe wants, unless that is done.
+
+    Raises:
+        ConfigError, ImageError, ReconstructionError, StoreError: see
+            `dataset_folders`, `find_world`, `seed_points` and `export_dataset`. Where
+            a model beside the largest is why, that is a warning, and it has none.
+    """
+    folders = dataset_folders(run.workspace.out, run.recipe, models)
+    has_others = len(folders) > 1
+    if run.ledger.is_done("export") and all(
+        _is_whole(run, folder, has_others=has_others and not number)
+        for number, folder in folders.items()
+    ):
+        return
+    run.begin("export")
+    features, matches = open_result(run)
+    with features, matches:
+        for number, folder in folders.items():
+            place = (run, number, models[number], folder)
+            try:
+                _export_model(*place, features, matches, progress=progress)
+            except (ConfigError, ReconstructionError) as error:
+                if not number:
+                    raise
+                logger.warning("model %d has no dataset: %s", number, error)
+    if has_others:
+        _write_init(run.workspace.out)
+    run.finish("export")
+    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+
+
+def _export_model(
+    run: Run,
+    number: int,
+    model: pycolmap.Reconstruction,
+    folder: Path,
+    features: FeatureStore,
+    matches: MatchReader,
+    *,
+    progress: Progress,
+) -> ExportSummary:
+    images, recipe = run.images, run.recipe
+    world = find_world(model, images, recipe.export.world)
+    seeded = seed_points(
+        *(model, ModelArrays.of(model), images, features, matches),
+        recipe.export.seed,
+        progress=progress,
+    )
+    return export_dataset(
+        apply_world(seeded, world),
+        images,
+        folder,
+        recipe.export,
+        world=world,
+        uncertainties=in_world(read_poses(run, number).uncertainties, world),
+        progress=progress,
+    )
+
+
+def _is_whole(run: Run, out: Path, *, has_others: bool) -> bool:
+    """Whether all that an export writes into a folder is still there."""
+    config = run.recipe.export
+    for folder in plan_folders(config, with_masks=has_masks(run.images)):
+        entries = ["images", "sparse", LISTING, WORLD]
+        if folder.layout.pixels == "upright":
+            entries += [f"images_{factor}" for factor in config.downscales]
+        if folder.layout.has_json:
+            entries.append("transforms.json")
+        if has_others and not folder.name and folder.layout.pixels == "upright":
+            entries.append(INIT)
+        place = out / folder.name
+        if not all((place / entry).exists() for entry in entries):
+            return False
+    return True
