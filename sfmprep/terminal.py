@@ -95,8 +95,6 @@ def start_logging(
     Raises:
         ConfigError: `file` cannot be written.
     """
-    import pycolmap
-
     take_back()
     screen = _Screen(logging.WARNING if quiet else logging.INFO)
     screen.setFormatter(_Formatter())
@@ -108,6 +106,18 @@ def start_logging(
     if file is not None:
         root.addHandler(_file_handler(file))
     if not verbose:
+        _quieten_colmap()
+
+
+def _quieten_colmap() -> None:
+    """Leaves only what ends the process in COLMAP's log.
+
+    Its library takes longer to import than all that comes before the first line on the
+    screen, so it is told through glog's variable, if it is not there already.
+    """
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    pycolmap = sys.modules.get("pycolmap")
+    if pycolmap is not None:
         pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
 
 

@@ -6,12 +6,14 @@ training on, or below what `--fail-below` asks; 130 when interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -83,25 +85,7 @@ def _open_closed_streams() -> None:
 
 def run(args: list[str]) -> int:
     """Runs the command line and returns its exit code, see above."""
-    commands: dict[str, Callable[..., Any]] = {
-        "reconstruct": reconstruct,
-        "extract": extract,
-        "pairs": pairs,
-        "match": match,
-        "database": database,
-        "map": map_,
-        "export": export,
-        "report": report,
-        "status": status,
-        "view": view,
-        "evaluate": evaluate,
-        "recipes": recipes,
-        "settings": settings,
-        "weights": weights,
-        "doctor": doctor,
-        "demo": demo,
-        "train": train,
-    }
+    commands = _commands()
     if args == ["--version"]:
         print(f"sfmprep {__version__}")
         return 0
@@ -137,6 +121,29 @@ def run(args: list[str]) -> int:
             _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else 1
     return code or 0
+
+
+def _commands() -> dict[str, Callable[..., Any]]:
+    return {
+        "reconstruct": reconstruct,
+        "extract": extract,
+        "pairs": pairs,
+        "match": match,
+        "database": database,
+        "map": map_,
+        "export": export,
+        "report": report,
+        "status": status,
+        "view": view,
+        "evaluate": evaluate,
+        "recipes": recipes,
+        "settings": settings,
+        "weights": weights,
+        "doctor": doctor,
+        "completion": completion,
+        "demo": demo,
+        "train": train,
+    }
 
 
 def _hint_at_settings(args: list[str]) -> None:
@@ -542,6 +549,21 @@ def doctor() -> None:
 
     for what, found in report():
         print(f"{what:14} {found}")
+
+
+def completion(
+    shell: Annotated[
+        Positional[Literal["bash", "zsh"]],
+        arg(metavar="[bash|zsh]", help="Which shell it is for."),
+    ] = "bash",
+) -> None:
+    """Print what lets a shell complete commands, options and their values."""
+    with contextlib.suppress(SystemExit), redirect_stdout(io.StringIO()) as script:
+        tyro.extras.subcommand_cli_from_dict(
+            _commands(), prog="sfmprep", args=["--tyro-print-completion", shell]
+        )
+    # files where tyro knows of nothing: IMAGES and OUT
+    print(script.getvalue().replace("complete -F", "complete -o default -F"))
 
 
 def demo(

@@ -8,12 +8,20 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
+from pydantic import BaseModel
 from tyro.conf import Positional, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
-from sfmprep.config import PairsConfig, Recipe, Target
+from sfmprep.config import (
+    DatabaseConfig,
+    MappingConfig,
+    PairsConfig,
+    Recipe,
+    Target,
+)
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError, did_you_mean
 from sfmprep.progress import Progress
@@ -52,6 +60,35 @@ Settings = Annotated[
 ]
 
 
+def _whole_number(words: list[str]) -> int:
+    try:
+        return int(words[0])
+    except ValueError:
+        raise ValueError(f"{words[0]} is no whole number") from None
+
+
+# tyro by itself would tell of each member of a union what a wrong value is not
+_WHOLE_NUMBER = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="N",
+    instance_from_str=_whole_number,
+    is_instance=lambda value: isinstance(value, int),
+    str_from_instance=lambda value: [str(value)],
+)
+
+
+def _one_of(config: type[BaseModel], field: str) -> PrimitiveConstructorSpec[Any]:
+    """The values that a setting may have, for messages and for completion."""
+    return PrimitiveConstructorSpec[Any](
+        nargs=1,
+        metavar="",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+        choices=get_args(config.model_fields[field].annotation),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every stage can be told."""
@@ -75,20 +112,26 @@ class Options:
     ] = None
     camera_model: Annotated[
         str | None,
+        _one_of(DatabaseConfig, "camera_model"),
         arg(metavar="MODEL", help="COLMAP's model of new cameras, such as OPENCV."),
     ] = None
     single_camera: Annotated[
         Flag, arg(help="One camera with one zoom took everything.")
     ] = False
     mapper: Annotated[
-        str | None, arg(metavar="HOW", help="incremental, global, or none.")
+        str | None,
+        _one_of(MappingConfig, "type"),
+        arg(metavar="HOW", help="incremental, global, or none."),
     ] = None
     max_size: Annotated[
         int | None,
+        _WHOLE_NUMBER,
         arg(metavar="PIXELS", help="Longer side at which features are looked for."),
     ] = None
     num_threads: Annotated[
-        int | None, arg(metavar="N", help="The most cores that are used.")
+        int | None,
+        _WHOLE_NUMBER,
+        arg(metavar="N", help="The most cores that are used."),
     ] = None
     verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
     quiet: Annotated[

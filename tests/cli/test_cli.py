@@ -367,7 +367,7 @@ def test_colmap_is_quiet_unless_asked(
         check=True,
     )
     assert [line.split(":")[0] for line in first.stderr.splitlines()] == [
-        f"reading the photographs in {demo_scene / 'images'}",
+        f"reading the photographs of {demo_scene / 'images'}",
         *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
         *("[4/6] import", "[4/6] verify", "[5/6] calibrate", "0000.jpg", "[5/6] map"),
         *("seed cloud", "[6/6] export", "warning", "warning"),
