@@ -26,6 +26,7 @@ from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import Extractor
+from sfmprep.models.shared.adapter import Adapter
 from sfmprep.types import Features, ImageBatch
 from sfmprep.weights import resolve_weights
 from tests.support.batches import batch_of
@@ -275,18 +276,18 @@ def test_half_precision_is_refused_on_a_cpu(subject: Subject) -> None:
 def test_batch_that_exceeds_the_memory_is_halved(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not hasattr(subject.extractor, "_extract"):
+    if not hasattr(subject.extractor, "_adapter"):
         pytest.skip("COLMAP's SIFT runs on the CPU")
     extractor = subject.changed(batch_size=4)
-    run, sizes = extractor._extract, []
+    run, sizes = Adapter.pixels, []
 
-    def short_of_memory(batch: ImageBatch) -> list[Features]:
+    def short_of_memory(adapter: Adapter, batch: ImageBatch) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(batch)
+        return run(adapter, batch)
 
-    monkeypatch.setattr(extractor, "_extract", short_of_memory)
+    monkeypatch.setattr(Adapter, "pixels", short_of_memory)
     images = [make_texture(seed, (96, 64)) for seed in range(3)]
     found = extractor.extract(batch_of(*images))
     assert sizes == [3, 2, 1]

@@ -12,7 +12,7 @@ channels lie last throughout; keypoints are pixel centres, so the resize to mult
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfmprep.config import XFeatConfig
-from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.adapter import Adapter, in_parts
 from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.models.shared.sampling import sample
 from sfmprep.types import Features, ImageBatch
 
@@ -37,42 +37,19 @@ _MULTIPLE = 32  # of the network's input sides
 class XFeat:
     """Extracts XFeat keypoints, scored by heat map value times reliability.
 
-    Args:
-        config: The settings; `min_score` applies to the heat map value alone.
-        device: Where the network runs, as torch names it.
-        precision: Of the backbone; the heads are in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    `min_score` applies to the heat map value alone. The precision is that of the
+    backbone; the heads are in float32.
     """
 
-    def __init__(
-        self,
-        config: XFeatConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: XFeatConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
         self._network = load_network(self._adapter, self._adapter.tensors())
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size)
 
+    @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
-        """Extracts features with 64-dimensional float32 unit descriptors.
-
-        Returns:
-            Per image what `Extractor.extract` promises; scores are in 0..1.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._extract, batch, self.batch_size)
-
-    @inference
-    def _extract(self, batch: ImageBatch) -> list[Features]:
+        """Extracts 64-dimensional float32 unit descriptors; scores are in 0..1."""
         width, height = (
             max(_MULTIPLE, side // _MULTIPLE * _MULTIPLE) for side in batch.network_size
         )
@@ -119,9 +96,7 @@ def load_network(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> XFeat
     """
     # The matcher that refines semi-dense matches shares the file.
     own = {k: tensor for k, tensor in tensors.items() if not k.startswith(FINE_MATCHER)}
-    network = adapter.load(XFeatNetwork(), own)
-    network.prepare(adapter.dtype)
-    return network.to(adapter.device)
+    return adapter.load(XFeatNetwork(), own)
 
 
 class XFeatNetwork(nn.Module):
