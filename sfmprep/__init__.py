@@ -12,6 +12,7 @@
 
 Importing this package imports neither torch nor OpenCV nor COLMAP nor nerfstudio: what
 a name stands for is imported when the name is first used.
+`sfmprep.export` is the function; its folder's modules are `from sfmprep.export import`.
 """
 
 from __future__ import annotations

@@ -16,12 +16,10 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32, Float64
 
-Float64 = NDArray[np.float64]
-Texture = NDArray[np.uint8]  # [H, W, 3] BGR as displayed, row 0 at v = 0
+Texture = Bytes  # [H, W, 3] BGR as displayed, row 0 at v = 0
 Hit = tuple[Float32, Float32, Float32]  # ray lengths (inf: missed), u, v
 
 GAMMA = 2.2
@@ -356,9 +354,7 @@ def _bounding_sphere(solid: Sequence[Surface]) -> tuple[Float64, float]:
 
 
 # ------------------------------------------------------------------------- rendering
-def render_image(
-    surfaces: Sequence[Surface], camera: Camera, sky: Texture
-) -> NDArray[np.float32]:
+def render_image(surfaces: Sequence[Surface], camera: Camera, sky: Texture) -> Float32:
     """Draws the surfaces as the camera sees them.
 
     Args:
@@ -437,9 +433,7 @@ def _window(surface: Surface, camera: Camera) -> tuple[slice, slice] | None:
     return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
 
-def _look_up(
-    surface: Surface, u: Float32, v: Float32, footprint: Float32
-) -> NDArray[np.uint8]:
+def _look_up(surface: Surface, u: Float32, v: Float32, footprint: Float32) -> Bytes:
     """Trilinear texture lookup: colours [N, 3] at (u, v), for a sample's size there."""
     texels = surface.texture.shape[1] / surface.area[0]
     top = len(surface.pyramid) - 1
@@ -456,7 +450,7 @@ def _look_up(
     return colours
 
 
-def _bilinear(texture: Texture, u: Float32, v: Float32) -> NDArray[np.uint8]:
+def _bilinear(texture: Texture, u: Float32, v: Float32) -> Bytes:
     """Colours [N, 3] at (u, v) of one level, interpolated between texel centres."""
     height, width = texture.shape[:2]
     # cv2.remap takes no rows of more than 32767 samples

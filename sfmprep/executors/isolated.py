@@ -7,6 +7,7 @@ interpreter, so a caller's script needs no `if __name__ == "__main__":`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -30,6 +31,7 @@ R = TypeVar("R")
 
 _POLL_S = 0.02
 _STOP_S = 1.0  # for the last of what it wrote
+_PATIENCE_S = 10.0  # for the end of a process that is through
 _LINES_KEPT = 200
 _CODE = "from sfmprep.executors.isolated import _main; _main()"
 _MAX_SAID = 300
@@ -84,16 +86,20 @@ def run_isolated(
         said = _Said(process, show=quiet == 0)
         assert process.stdin is not None
         try:
-            process.stdin.write(key)
-            process.stdin.flush()
-            with _accepted(listener, process, said) as connection:
-                connection.send_bytes(call)
+            with _death_told(said):
+                process.stdin.write(key)
+                process.stdin.flush()
+                connection = _accepted(listener, process, said)
+            with connection:
+                with _death_told(said):
+                    connection.send_bytes(call)
                 answer: R = _serve(connection, said, progress)
                 return answer
         finally:
             process.kill()
             process.wait()
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # of a key that it never read
+                process.stdin.close()
 
 
 class _Said:
@@ -117,6 +123,9 @@ class _Said:
 
     def death(self) -> DiedError:
         """The error of a process that is about to end, or has."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE_S)
+        self._process.kill()  # what hangs as it ends
         self._process.wait()
         self._thread.join(_STOP_S)
         lines = [
@@ -128,6 +137,15 @@ class _Said:
         fatal = [line for line in lines if line.startswith("F") and "] " in line]
         picked = fatal[-1].partition("] ")[2] if fatal else "".join(lines[-1:])
         return DiedError(how_it_ended(self._process.returncode), picked[:_MAX_SAID])
+
+
+@contextlib.contextmanager
+def _death_told(said: _Said) -> Iterator[None]:
+    """Turns a pipe whose other end is gone into the error of the process."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise said.death() from None
 
 
 def _accepted(
@@ -150,10 +168,8 @@ def _accepted(
 def _serve(connection: Connection, said: _Said, progress: Progress) -> Any:
     loops: dict[int, Loop] = {}
     while True:
-        try:
+        with _death_told(said):
             kind, value = connection.recv()
-        except (EOFError, ConnectionError):
-            raise said.death() from None
         if kind == "log":
             logging.getLogger(value.name).handle(value)
         elif kind == "returned":

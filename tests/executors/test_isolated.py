@@ -13,6 +13,7 @@ import pycolmap
 import pytest
 
 from sfmprep.errors import ImageError
+from sfmprep.executors import isolated
 from sfmprep.executors.isolated import DiedError, Loop, run_isolated
 from sfmprep.progress import Progress, silent
 
@@ -91,6 +92,36 @@ def test_a_death_is_an_error(function, message: str) -> None:
     with pytest.raises(DiedError) as caught:
         run_isolated(function)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "first", ["", "Client(argv[1], authkey=stdin.buffer.read(16))"]
+)
+def test_a_death_before_the_call_is_read_is_an_error(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        *(isolated, "_CODE"),
+        "import os; from multiprocessing.connection import Client; from sys import *;"
+        f"{first}\nos._exit(3)",
+    )
+    with pytest.raises(DiedError) as caught:  # and no BrokenPipeError
+        run_isolated(double, bytes(10_000_000))
+    assert str(caught.value) == "its process was ended with exit code 3"
+
+
+def test_a_process_that_hangs_after_its_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolated, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(
+        *(isolated, "_CODE"),
+        "import sys, threading; from multiprocessing.connection import Client;"
+        "Client(sys.argv[1], authkey=sys.stdin.buffer.read(16)).close();"
+        "threading.Event().wait()",
+    )
+    with pytest.raises(DiedError, match="^its process was ended by SIGKILL"):
+        run_isolated(double, 1)
 
 
 def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:

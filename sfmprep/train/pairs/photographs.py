@@ -8,12 +8,12 @@ from typing import overload
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.errors import ImageError
 from sfmprep.train.pairs.held_out import is_held_out
+from sfmprep.types import Bytes
 
-Photograph = NDArray[np.uint8]  # [H, W, 3] RGB
+Photograph = Bytes  # [H, W, 3] RGB
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
