@@ -12,16 +12,16 @@ channels lie last throughout; keypoints are pixel centres, so the resize to mult
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Unpack, cast
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfmprep.config import XFeatConfig
 from sfmprep.models.shared.adapter import Adapter, in_parts
 from sfmprep.models.shared.extraction import features_of
+from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
 from sfmprep.models.shared.precision import Where
 from sfmprep.models.shared.sampling import sample
@@ -147,10 +147,7 @@ class XFeatNetwork(nn.Module):
         Args:
             dtype: Of the backbone; normalisation and heads stay in float32.
         """
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, _Layer):
-                module.fold()
+        fold_batch_norms(self.eval())
         heads = (self.norm, self.heatmap_head, self.keypoint_head)
         for part in self.children():
             if part not in heads:
@@ -225,11 +222,3 @@ class _Layer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.layer(x)
         return result
-
-    def fold(self) -> None:
-        """Multiplies the batch normalisation, in evaluation mode, into the weights."""
-        convolution, norm, activation = self.layer
-        fused = fuse_conv_bn_eval(
-            cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)
-        )
-        self.layer = nn.Sequential(fused, activation)
