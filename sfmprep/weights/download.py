@@ -35,7 +35,7 @@ _MEGABYTE = 10**6
 _MAX_REASON = 240  # of characters
 _PIP = """
 import os, runpy, sys, threading
-def end(): sys.stdin.buffer.read(); os._exit(1)
+def end(): os.read(0, 1); os._exit(1)
 threading.Thread(target=end, daemon=True).start()
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """  # ends with its parent, whose end of stdin it reads

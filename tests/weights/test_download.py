@@ -381,6 +381,7 @@ def test_a_file_larger_than_the_whole_wheel_is_not_unpacked(
 
 def test_pip_ends_with_the_process_that_asked_it(tmp_path: Path) -> None:
     (tmp_path / "pip").mkdir()
+    (tmp_path / "pip/__init__.py").touch()
     with socket.create_server(("127.0.0.1", 0)) as waiting:
         (tmp_path / "pip/__main__.py").write_text(
             "import socket, threading\n"
