@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import ModelConfig, Unit
+from sfmprep.config.base import MaxKeypoints, MaxSize, ModelConfig, Unit, WeightsFile
 
 
 class SiftConfig(ModelConfig):
@@ -18,8 +18,7 @@ class SiftConfig(ModelConfig):
     type: Literal["sift"] = "sift"
     max_keypoints: PositiveInt = 8192
     """The most keypoints of one image; those at the largest scales are kept."""
-    max_size: PositiveInt = 3200
-    """Longer side in pixels that larger images are reduced to."""
+    max_size: MaxSize = 3200
 
 
 class AlikedConfig(ModelConfig):
@@ -31,16 +30,13 @@ class AlikedConfig(ModelConfig):
         "aliked-n16"
     )
     """n16rot was trained with rotations and is less exact; n32 has more samples."""
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.2
     """Keypoints with a lower score are dropped, in 0..1."""
     nms_radius: PositiveInt = 2
     """Radius of non-maximum suppression, network pixels."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class XFeatConfig(ModelConfig):
@@ -48,14 +44,11 @@ class XFeatConfig(ModelConfig):
 
     implementation = "sfmprep.models.extractors.xfeat:XFeat"
     type: Literal["xfeat"] = "xfeat"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.05
     """Keypoints whose heat map value is lower are dropped, in 0..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class DiskConfig(ModelConfig):
@@ -64,16 +57,13 @@ class DiskConfig(ModelConfig):
     implementation = "sfmprep.models.extractors.disk:Disk"
     has_half = False
     type: Literal["disk"] = "disk"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: float = 0.0
     """Keypoints with a lower score (a logit) are dropped."""
     nms_radius: PositiveInt = 2
     """Radius of non-maximum suppression, network pixels."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class CompactConfig(ModelConfig):
@@ -81,10 +71,8 @@ class CompactConfig(ModelConfig):
 
     implementation = "sfmprep.models.extractors.compact:Compact"
     type: Literal["compact"] = "compact"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.05
     """Keypoints with a lower score are dropped, in 0..1."""
     nms_radius: Annotated[int, Field(ge=2)] = 2

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import Config, ModelConfig, Unit
+from sfmprep.config.base import Config, ModelConfig, Unit, WeightsFile
 
 
 class NearestConfig(ModelConfig):
@@ -45,8 +44,7 @@ class LightGlueConfig(ModelConfig):
     """Share of confident keypoints at which a pair stops early, or null for never."""
     width_confidence: Unit | None = 0.99
     """Confidence at which unmatchable keypoints are dropped, or null for never."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 MatcherConfig = Annotated[NearestConfig | LightGlueConfig, Field(discriminator="type")]

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import IO, Any, TypeVar
 
 from sfmprep.errors import SfmprepError
-from sfmprep.executors.local import how_it_ended
+from sfmprep.executors.local import HUNG, how_it_ended
 from sfmprep.progress import Progress, silent
 
 T = TypeVar("T")
@@ -117,10 +117,11 @@ class _Said:
 
     def death(self) -> DiedError:
         """The error of a process that is about to end, or has."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE_S)
-        self._process.kill()  # what hangs as it ends
-        self._process.wait()
+        try:
+            how = how_it_ended(self._process.wait(_PATIENCE_S))
+        except subprocess.TimeoutExpired:
+            how = HUNG
+            self._process.kill()
         self._thread.join(_STOP_S)
         lines = [
             line.strip()
@@ -130,7 +131,7 @@ class _Said:
         ]
         fatal = [line for line in lines if line.startswith("F") and "] " in line]
         picked = fatal[-1].partition("] ")[2] if fatal else "".join(lines[-1:])
-        return DiedError(how_it_ended(self._process.returncode), picked[:_MAX_SAID])
+        return DiedError(how, picked[:_MAX_SAID])
 
 
 @contextlib.contextmanager
