@@ -13,6 +13,7 @@ from sfmprep.config.features import (
     DiskConfig,
     FeaturesConfig,
     SiftConfig,
+    SuperPointConfig,
     XFeatConfig,
 )
 from sfmprep.config.mapping import (
@@ -74,6 +75,7 @@ __all__ = [
     "SequentialConfig",
     "SiftConfig",
     "StrongerConfig",
+    "SuperPointConfig",
     "Target",
     "WorldConfig",
     "XFeatConfig",

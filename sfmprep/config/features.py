@@ -81,7 +81,41 @@ class CompactConfig(ModelConfig):
     """A file to use in place of the packaged weights."""
 
 
+class SuperPointConfig(ModelConfig):
+    """SuperPoint (DeTone et al., CVPRW 2018), in one of two trainings.
+
+    `superpoint-open` is MIT. `superpoint-v1` is Magic Leap's, for non-commercial
+    research only: bring the file; `superpoint-lightglue` was trained with it.
+    """
+
+    implementation = "sfmprep.models.extractors.superpoint:SuperPoint"
+    type: Literal["superpoint"] = "superpoint"
+    model: Literal["superpoint-open", "superpoint-v1"] = "superpoint-open"
+    """Which checkpoint."""
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.005
+    """Smallest score of a keypoint, in 0..1."""
+    nms_radius: PositiveInt = 4
+    """Radius of non-maximum suppression, network pixels."""
+    sampling: Literal["auto", "exact", "legacy"] = "auto"
+    """Where descriptors are read.
+
+    legacy: as v1's authors did, up to 3.5 pixels off at the right and lower edge; the
+    matchers trained on v1 expect it. exact: at the keypoint. auto: legacy for v1.
+    """
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
 FeaturesConfig = Annotated[
-    SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig,
+    SiftConfig
+    | AlikedConfig
+    | XFeatConfig
+    | DiskConfig
+    | SuperPointConfig
+    | CompactConfig,
     Field(discriminator="type"),
 ]

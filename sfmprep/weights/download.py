@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sfmprep.progress import Progress
-from sfmprep.weights.cache import cache_folder, cache_path, file_sha256
+from sfmprep.weights.cache import cache_folder, cache_path, file_sha256, git_blob
 from sfmprep.weights.registry import WEIGHTS, WHEEL, Weights
 
 logger = logging.getLogger(__name__)
@@ -122,13 +122,16 @@ def _from_url(
     fetcher = pooch.create(
         path=partial,
         base_url="",
-        registry={target.name: f"sha256:{entry.sha256}"},
+        registry={target.name: f"sha256:{entry.sha256}" if entry.sha256 else None},
         urls={target.name: url},
         retry_if_failed=1,
     )
     pooch.get_logger().setLevel(logging.WARNING)  # it has a handler of its own
     try:
-        Path(fetcher.fetch(target.name, downloader=get)).replace(target)
+        fetched = Path(fetcher.fetch(target.name, downloader=get))
+        if entry.git_blob and (got := git_blob(fetched)) != entry.git_blob:
+            return f"it gave git blob {got} but expected {entry.git_blob}"
+        fetched.replace(target)
     except (requests.RequestException, _UnreachableError) as error:
         return _first_cause(error)
     except ValueError as error:  # pooch's word for another checksum

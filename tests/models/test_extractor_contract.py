@@ -20,10 +20,13 @@ from sfmprep.config import (
     CompactConfig,
     DiskConfig,
     SiftConfig,
+    SuperPointConfig,
     XFeatConfig,
 )
+from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
+from sfmprep.models.extractors.superpoint import SuperPointNetwork
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import Extractor
 from sfmprep.models.shared.adapter import Adapter
@@ -52,7 +55,7 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
+    config: ModelConfig
     weights: str | None = None  # name of the file of trained weights
     dots: Dots | None = None  # None: it localises no dots, such as random weights
     size: tuple[int, int] = (320, 256)  # (W, H) of most pictures
@@ -74,6 +77,7 @@ CASES = {
     # It fires beside dots, not on them; test_compact.py has what it localises.
     "compact": Case(config=CompactConfig()),
     "disk-random": Case(config=DiskConfig(), size=(160, 128)),  # it is slow
+    "superpoint-random": Case(config=SuperPointConfig(), size=(160, 128)),
 }
 
 
@@ -90,7 +94,7 @@ class Subject:
     """An extractor under test."""
 
     case: Case
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
+    config: ModelConfig
     weights: Path | None
     extractor: Extractor
 
@@ -106,15 +110,20 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-def random_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of untrained weights, by the type of the model."""
+    folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "disk.safetensors"
-    save_file(DISK().state_dict(), path)
-    return path
+    networks = {"disk": DISK(), "superpoint": SuperPointNetwork(has_norms=True)}
+    for name, network in networks.items():
+        save_file(network.state_dict(), folder / f"{name}.safetensors")
+    return {name: folder / f"{name}.safetensors" for name in networks}
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, random_disk: Path) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, random_weights: dict[str, Path]
+) -> Iterator[Subject]:
     case = CASES[request.param]
     config, weights = case.config, None
     if case.weights is not None:
@@ -122,8 +131,8 @@ def subject(request: pytest.FixtureRequest, random_disk: Path) -> Iterator[Subje
         weights = folder / f"{case.weights}.safetensors"
     elif isinstance(config, CompactConfig):
         weights = resolve_weights("compact").path  # in the package
-    elif isinstance(config, DiskConfig):
-        weights = random_disk
+    elif config.type in random_weights:
+        weights = random_weights[config.type]
         config = config.model_copy(update={"weights": weights})
     yield Subject(
         case=case,

@@ -20,7 +20,7 @@ from torch import nn
 
 from sfmprep.config import XFeatConfig
 from sfmprep.models.shared.adapter import Adapter, in_parts
-from sfmprep.models.shared.extraction import features_of
+from sfmprep.models.shared.extraction import CELL, cell_heatmaps, features_of
 from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
 from sfmprep.models.shared.precision import Where
@@ -30,7 +30,6 @@ from sfmprep.types import Features, ImageBatch
 FINE_MATCHER = "fine_matcher."
 """What the names of the tensors begin with that are XFeat*'s alone."""
 _NMS_RADIUS = 2
-_CELL = 8  # pixels that one cell of the network's output covers, each way
 _MULTIPLE = 32  # of the network's input sides
 
 
@@ -61,7 +60,7 @@ class XFeat:
             align_corners=False,
         )
         dense, logits, reliability = self._network(grey)
-        heatmaps = _heatmaps(logits)
+        heatmaps = cell_heatmaps(logits)
         image, y, x = strict_maxima(
             heatmaps, radius=_NMS_RADIUS, threshold=self._config.min_score
         ).unbind(1)
@@ -188,15 +187,8 @@ def _cells(grey: torch.Tensor) -> torch.Tensor:
     As `pixel_unshuffle`, but with channels last.
     """
     count, _, height, width = grey.shape
-    cells = grey.view(count, height // _CELL, _CELL, width // _CELL, _CELL)
+    cells = grey.view(count, height // CELL, CELL, width // CELL, CELL)
     return cells.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
-
-
-def _heatmaps(logits: torch.Tensor) -> torch.Tensor:
-    """Spreads the probabilities of the cells [B, h, w, 65] out to [B, H, W]."""
-    count, rows, columns, _ = logits.shape
-    cells = logits.softmax(3)[..., :-1].view(count, rows, columns, _CELL, _CELL)
-    return cells.transpose(2, 3).reshape(count, rows * _CELL, columns * _CELL)
 
 
 class _Layer(nn.Module):

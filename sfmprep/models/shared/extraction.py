@@ -14,6 +14,7 @@ from sfmprep.types import Features, Float32, ImageBatch
 
 K = TypeVar("K")
 
+CELL = 8  # pixels a side that one cell of a keypoint head covers
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 
 
@@ -26,6 +27,17 @@ def padded_grey(pixels: torch.Tensor, *, multiple: int) -> torch.Tensor:
     grey = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     bottom, right = (-side % multiple for side in grey.shape[2:])
     return F.pad(grey, (0, right, 0, bottom))
+
+
+def cell_heatmaps(logits: torch.Tensor) -> torch.Tensor:
+    """Spreads the probabilities of cells [B, h, w, 65] out to [B, 8 h, 8 w].
+
+    The first 64 are those of a cell's pixels, row by row; the last one, that of there
+    being no keypoint in it, goes.
+    """
+    count, rows, columns, _ = logits.shape
+    cells = logits.softmax(3)[..., :-1].view(count, rows, columns, CELL, CELL)
+    return cells.transpose(2, 3).reshape(count, rows * CELL, columns * CELL)
 
 
 def only_row(part: torch.Tensor, row: int) -> torch.Tensor:
