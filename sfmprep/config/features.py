@@ -110,12 +110,37 @@ class SuperPointConfig(ModelConfig):
     """A file to use in place of the named weights."""
 
 
+class R2d2Config(ModelConfig):
+    """R2D2 (Revaud et al., NeurIPS 2019), weights for non-commercial use only."""
+
+    implementation = "sfmprep.models.extractors.r2d2:R2d2"
+    has_half = False
+    type: Literal["r2d2"] = "r2d2"
+    model: Literal["r2d2-wasf-n16", "r2d2-waf-n16", "r2d2-wasf-n8-big"] = (
+        "r2d2-wasf-n16"
+    )
+    """Which checkpoint."""
+    max_keypoints: PositiveInt = 5000
+    """The most keypoints of one image, best first."""
+    max_size: PositiveInt = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_size: PositiveInt = 256
+    """Longer side in pixels of the smallest scale that is looked at."""
+    min_repeatability: Unit = 0.7
+    """Smallest repeatability of a keypoint, in 0..1."""
+    min_reliability: Unit = 0.7
+    """Smallest reliability of its descriptor, in 0..1."""
+    weights: Path | None = None
+    """A file to use in place of the named weights."""
+
+
 FeaturesConfig = Annotated[
     SiftConfig
     | AlikedConfig
     | XFeatConfig
     | DiskConfig
     | SuperPointConfig
+    | R2d2Config
     | CompactConfig,
     Field(discriminator="type"),
 ]

@@ -107,6 +107,17 @@ def _loftr(name: str, file: str, sha256: str) -> Weights:
     )
 
 
+def _r2d2(name: str, file: str, sha256: str) -> Weights:
+    return Weights(
+        name=name,
+        licence="non-commercial use only",
+        origin="naver/r2d2",
+        url=f"https://github.com/naver/r2d2/raw/master/models/{file}",
+        sha256=sha256,
+        terms="https://creativecommons.org/licenses/by-nc-sa/3.0/",
+    )
+
+
 def _ours(name: str) -> Weights:
     return Weights(name=name, licence="Apache-2.0", origin="sfmprep")
 
@@ -206,6 +217,21 @@ WEIGHTS: Mapping[str, Weights] = {
             sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
             terms="https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/"
             "LICENSE",
+        ),
+        _r2d2(
+            "r2d2-wasf-n16",
+            "r2d2_WASF_N16.pt",
+            "9ae90e02a9a133d100ca7aeaa32f4d4d7736a6dd222a530a25c8f7da5e508528",
+        ),
+        _r2d2(
+            "r2d2-waf-n16",
+            "r2d2_WAF_N16.pt",
+            "27cebd6608317b35198a76f60f87492110dee3e88ca382586a729dadb1a16b90",
+        ),
+        _r2d2(
+            "r2d2-wasf-n8-big",
+            "r2d2_WASF_N8_big.pt",
+            "597dc13998e211e827c550bdc8f76dbb4aca32747846f96962c9168586cec418",
         ),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )

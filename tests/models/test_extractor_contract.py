@@ -19,6 +19,7 @@ from sfmprep.config import (
     AlikedConfig,
     CompactConfig,
     DiskConfig,
+    R2d2Config,
     SiftConfig,
     SuperPointConfig,
     XFeatConfig,
@@ -26,6 +27,7 @@ from sfmprep.config import (
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
+from sfmprep.models.extractors.r2d2 import R2d2Network
 from sfmprep.models.extractors.superpoint import SuperPointNetwork
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import Extractor
@@ -78,6 +80,10 @@ CASES = {
     "compact": Case(config=CompactConfig()),
     "disk-random": Case(config=DiskConfig(), size=(160, 128)),  # it is slow
     "superpoint-random": Case(config=SuperPointConfig(), size=(160, 128)),
+    "r2d2-random": Case(
+        config=R2d2Config(min_repeatability=0.1, min_reliability=0.1, min_size=100),
+        size=(160, 128),
+    ),
 }
 
 
@@ -114,7 +120,11 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files of untrained weights, by the type of the model."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    networks = {"disk": DISK(), "superpoint": SuperPointNetwork(has_norms=True)}
+    networks = {
+        "disk": DISK(),
+        "superpoint": SuperPointNetwork(has_norms=True),
+        "r2d2": R2d2Network(32),
+    }
     for name, network in networks.items():
         save_file(network.state_dict(), folder / f"{name}.safetensors")
     return {name: folder / f"{name}.safetensors" for name in networks}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,20 +15,9 @@ from sfmprep.errors import WeightsError
 from sfmprep.models.extractors.superpoint import SuperPoint, SuperPointNetwork
 from sfmprep.models.shared.extraction import cell_heatmaps
 from tests.support.batches import batch_of
+from tests.support.fixtures import filled
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def filled(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a fixture, made by its formula."""
-    spec = importlib.util.spec_from_file_location("fill", folder / "fill_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    keys = json.loads((folder / "state_dict_keys.json").read_text())
-    return {
-        key: torch.from_numpy(np.asarray(module.fill_one(key, tuple(shape))))
-        for key, (shape, _) in keys.items()
-    }
 
 
 @pytest.fixture(scope="module")
