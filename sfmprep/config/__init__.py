@@ -28,6 +28,7 @@ from sfmprep.config.matchers import (
     MatcherConfig,
     NearestConfig,
     StrongerConfig,
+    SuperGlueConfig,
 )
 from sfmprep.config.pairs import (
     AutoPairsConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "SequentialConfig",
     "SiftConfig",
     "StrongerConfig",
+    "SuperGlueConfig",
     "SuperPointConfig",
     "Target",
     "WorldConfig",

@@ -106,8 +106,7 @@ class SuperPointConfig(ModelConfig):
     legacy: as v1's authors did, up to 3.5 pixels off at the right and lower edge; the
     matchers trained on v1 expect it. exact: at the keypoint. auto: legacy for v1.
     """
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class R2d2Config(ModelConfig):
@@ -130,8 +129,7 @@ class R2d2Config(ModelConfig):
     """Smallest repeatability of a keypoint, in 0..1."""
     min_reliability: Unit = 0.7
     """Smallest reliability of its descriptor, in 0..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 FeaturesConfig = Annotated[

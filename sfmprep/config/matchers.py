@@ -47,7 +47,27 @@ class LightGlueConfig(ModelConfig):
     weights: WeightsFile = None
 
 
-MatcherConfig = Annotated[NearestConfig | LightGlueConfig, Field(discriminator="type")]
+class SuperGlueConfig(ModelConfig):
+    """SuperGlue (Sarlin et al., CVPR 2020), weights for non-commercial research only.
+
+    It was trained with `superpoint-v1`.
+    """
+
+    implementation = "sfmprep.models.matchers.superglue:SuperGlue"
+    has_half = False
+    type: Literal["superglue"] = "superglue"
+    model: Literal["superglue-outdoor", "superglue-indoor"] = "superglue-outdoor"
+    """Which checkpoint."""
+    min_score: Unit = 0.2
+    """Matches with a lower score are dropped, in 0..1."""
+    num_iterations: PositiveInt = 20
+    """Of the transport: more are slower and a little more decided."""
+    weights: WeightsFile = None
+
+
+MatcherConfig = Annotated[
+    NearestConfig | LightGlueConfig | SuperGlueConfig, Field(discriminator="type")
+]
 
 
 class StrongerConfig(Config):

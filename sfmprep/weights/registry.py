@@ -107,6 +107,19 @@ def _loftr(name: str, file: str, sha256: str) -> Weights:
     )
 
 
+def _superglue(place: str, sha256: str) -> Weights:
+    repository = "magicleap/SuperGluePretrainedNetwork"
+    return Weights(
+        name=f"superglue-{place}",
+        licence="non-commercial research only",
+        origin=repository,
+        url=f"https://github.com/{repository}/raw/master/models/weights/"
+        f"superglue_{place}.pth",
+        sha256=sha256,
+        terms=f"https://github.com/{repository}/blob/master/LICENSE",
+    )
+
+
 def _r2d2(name: str, file: str, sha256: str) -> Weights:
     return Weights(
         name=name,
@@ -217,6 +230,14 @@ WEIGHTS: Mapping[str, Weights] = {
             sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
             terms="https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/"
             "LICENSE",
+        ),
+        _superglue(
+            "outdoor",
+            "2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd",
+        ),
+        _superglue(
+            "indoor",
+            "0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1",
         ),
         _r2d2(
             "r2d2-wasf-n16",
