@@ -81,7 +81,7 @@ class SuperGlue:
         seen = torch.cat(
             (torch.from_numpy(places), torch.from_numpy(features.scores)[:, None]), 1
         ).to(device)
-        encoded = self._network.kenc.encoder(seen.T[None])[0].T if len(seen) else 0
+        encoded = self._network.kenc(seen.T[None])[0].T if len(seen) else 0
         return PreparedTokens(torch.from_numpy(rows).to(device) + encoded)
 
     @inference
@@ -186,10 +186,8 @@ class SuperGlueNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kenc = nn.Module()
-        self.kenc.encoder = _perceptron(*_ENCODER)
-        self.gnn = nn.Module()
-        self.gnn.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
+        self.kenc = _KeypointEncoder()
+        self.gnn = _Graph()
         self.final_proj = nn.Conv1d(_DIM, _DIM, 1)
         self.bin_score = nn.Parameter(torch.tensor(1.0))
 
@@ -201,40 +199,72 @@ class SuperGlueNetwork(nn.Module):
         real1: Tensor | None,  # [B, N]
     ) -> Tensor:
         """Returns similarities [B, M, N], `_NOTHING` where there is padding."""
-        x0, x1 = tokens0.mT, tokens1.mT
-        for number, layer in enumerate(self.gnn.layers):
-            is_cross = number % 2 == 1
-            source0, source1 = (
-                ((x1, real1), (x0, real0))
-                if is_cross
-                else (
-                    (x0, real0),
-                    (x1, real1),
-                )
-            )
-            x0, x1 = layer(x0, *source0), layer(x1, *source1)
-        similarity = self.final_proj(x0).mT @ self.final_proj(x1) / _DIM**0.5
+        x0, x1 = self.gnn(tokens0.mT, tokens1.mT, real0, real1)
+        similarity: Tensor = self.final_proj(x0).mT @ self.final_proj(x1) / _DIM**0.5
         for real, axis in ((real0, 2), (real1, 1)):
             if real is not None:
                 similarity = similarity.where(real.unsqueeze(axis), _NOTHING)
         return similarity
 
 
-class _Layer(nn.Module):
-    """Each token asks those of a source, and is changed by what it hears."""
+class _KeypointEncoder(nn.Module):
+    """From the place and the score of a keypoint to what is added to its descriptor."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn = nn.Module()
-        self.attn.proj = nn.ModuleList(nn.Conv1d(_DIM, _DIM, 1) for _ in range(3))
-        self.attn.merge = nn.Conv1d(_DIM, _DIM, 1)
+        self.encoder = _perceptron(*_ENCODER)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        encoded: Tensor = self.encoder(seen)
+        return encoded
+
+
+class _Graph(nn.Module):
+    """Layers in which tokens ask those of their own image and of the other in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer() for _ in range(_LAYERS))
+
+    def forward(
+        self, x0: Tensor, x1: Tensor, real0: Tensor | None, real1: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        for number, layer in enumerate(self.layers):
+            own, other = (x0, real0), (x1, real1)
+            if number % 2:
+                own, other = other, own
+            x0, x1 = layer(x0, *own), layer(x1, *other)
+        return x0, x1
+
+
+class _Layer(nn.Module):
+    """Each token is changed by what it hears from a source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = _Attention()
         self.mlp = _perceptron(2 * _DIM, 2 * _DIM, _DIM)
+
+    def forward(self, x: Tensor, source: Tensor, is_real: Tensor | None) -> Tensor:
+        message = self.attn(x, source, is_real)
+        changed: Tensor = x + self.mlp(torch.cat((x, message), 1))
+        return changed
+
+
+class _Attention(nn.Module):
+    """Attention of four heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.ModuleList(nn.Conv1d(_DIM, _DIM, 1) for _ in range(3))
+        self.merge = nn.Conv1d(_DIM, _DIM, 1)
 
     def forward(self, x: Tensor, source: Tensor, is_real: Tensor | None) -> Tensor:
         def heads(tokens: Tensor, number: int) -> Tensor:
             # of the channels the number of the head is the fast index
-            rows = self.attn.proj[number](tokens)
-            return rows.unflatten(1, (-1, _HEADS)).permute(0, 2, 3, 1)
+            rows: Tensor = self.proj[number](tokens)
+            batch, _, count = rows.shape
+            return rows.view(batch, -1, _HEADS, count).permute(0, 2, 3, 1)
 
         heard = F.scaled_dot_product_attention(
             heads(x, 0),
@@ -242,9 +272,8 @@ class _Layer(nn.Module):
             heads(source, 2),
             attn_mask=None if is_real is None else is_real[:, None, None],
         )
-        message = self.attn.merge(heard.permute(0, 3, 1, 2).flatten(1, 2))
-        changed: Tensor = x + self.mlp(torch.cat((x, message), 1))
-        return changed
+        merged: Tensor = self.merge(heard.permute(0, 3, 1, 2).flatten(1, 2))
+        return merged
 
 
 def _perceptron(*widths: int) -> nn.Sequential:
