@@ -12,11 +12,14 @@
 
 Importing this package imports neither torch nor OpenCV nor COLMAP nor nerfstudio: what
 a name stands for is imported when the name is first used.
+`sfmprep.export` is the function; its folder's modules are `from sfmprep.export import`.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import PIL.Image  # noqa: F401  # first: Pillow after pycolmap has been seen to abort
@@ -89,11 +92,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sfmprep.api.dataset import (
-        export,
-        read_report,
-        reconstruct,
-    )
+    from sfmprep.api.dataset import export, read_report, reconstruct
     from sfmprep.api.matching import (
         LightGlue,
         extract,
@@ -112,20 +111,10 @@ if TYPE_CHECKING:
         verify,
         view_graph,
     )
-    from sfmprep.api.semidense import (
-        join_dense,
-        match_dense,
-        weak_pairs,
-    )
-    from sfmprep.capture.image_set import (
-        ImageSet,
-    )
-    from sfmprep.config import (
-        AlikedConfig as Aliked,
-    )
-    from sfmprep.config import (
-        CompactConfig as Compact,
-    )
+    from sfmprep.api.semidense import join_dense, match_dense, weak_pairs
+    from sfmprep.capture.image_set import ImageSet
+    from sfmprep.config import AlikedConfig as Aliked
+    from sfmprep.config import CompactConfig as Compact
     from sfmprep.config import (
         DatabaseConfig,
         DenseConfig,
@@ -135,33 +124,15 @@ if TYPE_CHECKING:
         Recipe,
         RefinementConfig,
     )
-    from sfmprep.config import (
-        DiskConfig as Disk,
-    )
-    from sfmprep.config import (
-        LoftrConfig as Loftr,
-    )
-    from sfmprep.config import (
-        NearestConfig as Nearest,
-    )
-    from sfmprep.config import (
-        S2ldConfig as S2ld,
-    )
-    from sfmprep.config import (
-        SiftConfig as Sift,
-    )
-    from sfmprep.config import (
-        XFeatConfig as XFeat,
-    )
-    from sfmprep.config import (
-        XFeatStarConfig as XFeatStar,
-    )
-    from sfmprep.config.load import (
-        load_recipe,
-    )
-    from sfmprep.coords import (
-        stored_from_network,
-    )
+    from sfmprep.config import DiskConfig as Disk
+    from sfmprep.config import LoftrConfig as Loftr
+    from sfmprep.config import NearestConfig as Nearest
+    from sfmprep.config import S2ldConfig as S2ld
+    from sfmprep.config import SiftConfig as Sift
+    from sfmprep.config import XFeatConfig as XFeat
+    from sfmprep.config import XFeatStarConfig as XFeatStar
+    from sfmprep.config.load import load_recipe
+    from sfmprep.coords import stored_from_network
     from sfmprep.errors import (
         ConfigError,
         DeviceError,
@@ -171,10 +142,7 @@ if TYPE_CHECKING:
         StoreError,
         WeightsError,
     )
-    from sfmprep.models.protocols import (
-        Extractor,
-        Matcher,
-    )
+    from sfmprep.models.protocols import Extractor, Matcher
     from sfmprep.pairing.pairs import (
         Pairs,
         exhaustive_pairs,
@@ -183,54 +151,16 @@ if TYPE_CHECKING:
         sequential_pairs,
     )
     from sfmprep.stores.layers import MatchLayers
-    from sfmprep.stores.tables import (
-        DenseStore,
-        FeatureStore,
-        MatchStore,
-    )
-    from sfmprep.types import (
-        DenseMatches,
-        Features,
-        ImageBatch,
-        Matches,
-    )
+    from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+    from sfmprep.types import DenseMatches, Features, ImageBatch, Matches
 else:
-    # The same, imported when a name is first used; PUBLIC=NAME where these differ.
-    _NAMES = {
-        "sfmprep.api.dataset": "export read_report reconstruct",
-        "sfmprep.api.matching": (
-            "LightGlue extract match match_images retrieval_pairs scan"
-        ),
-        "sfmprep.api.poses": (
-            "Database drop_outliers evaluate map read_model refine verify view_graph"
-        ),
-        "sfmprep.api.semidense": "join_dense match_dense weak_pairs",
-        "sfmprep.capture.image_set": "ImageSet",
-        "sfmprep.config": (
-            "Aliked=AlikedConfig Compact=CompactConfig DatabaseConfig "
-            "DenseConfig Disk=DiskConfig ExportConfig Loftr=LoftrConfig "
-            "MappingConfig Nearest=NearestConfig OutlierConfig Recipe "
-            "RefinementConfig S2ld=S2ldConfig Sift=SiftConfig "
-            "XFeat=XFeatConfig XFeatStar=XFeatStarConfig"
-        ),
-        "sfmprep.config.load": "load_recipe",
-        "sfmprep.coords": "stored_from_network",
-        "sfmprep.errors": (
-            "ConfigError DeviceError ImageError ReconstructionError "
-            "SfmprepError StoreError WeightsError"
-        ),
-        "sfmprep.models.protocols": "Extractor Matcher",
-        "sfmprep.pairing.pairs": (
-            "Pairs exhaustive_pairs natural_order pairs_from_file sequential_pairs"
-        ),
-        "sfmprep.stores.layers": "MatchLayers",
-        "sfmprep.stores.tables": "DenseStore FeatureStore MatchStore",
-        "sfmprep.types": "DenseMatches Features ImageBatch Matches",
-    }
+    # The same, imported when a name is first used.
     _PLACES = {
-        word.partition("=")[0]: (module, word.rpartition("=")[2])
-        for module, words in _NAMES.items()
-        for word in words.split()
+        alias.asname or alias.name: (node.module, alias.name)
+        for told in ast.parse(Path(__file__).read_text("utf-8")).body
+        if isinstance(told, ast.If)
+        for node in told.body
+        for alias in node.names
     }
 
     # Imports put a folder into the place of the function `export`, but only the first

@@ -6,6 +6,8 @@ multiplication and a flip is `W - x`. Each function here has its inverse here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sfmprep.types import Bytes, Float32, Float64, ImageBatch
@@ -144,31 +146,49 @@ def _turn(orientation: int) -> Float64:
     return turn
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """The way from one image of a network's batch to its file, without its pixels."""
+
+    network_size: tuple[int, int]  # (W, H) of the batch
+    size: tuple[int, int]  # (W, H) of the file on disk
+    orientation: int  # EXIF
+
+    @staticmethod
+    def of(batch: ImageBatch, item: int) -> Placed:
+        """That of image `item` of a batch."""
+        width, height = batch.sizes[item].tolist()
+        return Placed(
+            network_size=batch.network_size,
+            size=(width, height),
+            orientation=int(batch.orientations[item]),
+        )
+
+    def stored(self, xy: Float32) -> Float32:
+        """Maps COLMAP pixels of the batch to those of the file on disk."""
+        upright = upright_size(self.size, self.orientation)
+        xy = resize_xy(xy, self.network_size, upright)
+        return stored_xy(xy, self.size, self.orientation)
+
+    def stored_shape(self, scale: Float32, angle: Float32) -> tuple[Float32, Float32]:
+        """Maps keypoints' scales and angles as `stored` maps their places.
+
+        Angles are radians from +x towards +y, the result in -pi..pi. Scales grow by the
+        geometric mean of the two resize factors, which rounding can make unequal.
+        """
+        upright = upright_size(self.size, self.orientation)
+        factors = np.array(upright) / np.array(self.network_size)
+        direction = np.stack((np.cos(angle), np.sin(angle)), axis=1) * factors
+        direction = direction @ upright_matrix(self.orientation)
+        return (
+            (scale * np.sqrt(factors.prod())).astype(np.float32),
+            np.arctan2(direction[:, 1], direction[:, 0]).astype(np.float32),
+        )
+
+
 def stored_from_network(xy: Float32, batch: ImageBatch, item: int) -> Float32:
     """Maps COLMAP pixels of item `item` of a network's batch to the file on disk."""
-    size = (int(batch.sizes[item, 0]), int(batch.sizes[item, 1]))
-    orientation = int(batch.orientations[item])
-    upright = resize_xy(xy, batch.network_size, upright_size(size, orientation))
-    return stored_xy(upright, size, orientation)
-
-
-def stored_shape_from_network(
-    scale: Float32, angle: Float32, batch: ImageBatch, item: int
-) -> tuple[Float32, Float32]:
-    """Maps keypoints' scales and angles as `stored_from_network` maps their places.
-
-    Angles are radians from +x towards +y, the result in -pi..pi. Scales grow by the
-    geometric mean of the two resize factors, which rounding can make unequal.
-    """
-    size = (int(batch.sizes[item, 0]), int(batch.sizes[item, 1]))
-    orientation = int(batch.orientations[item])
-    factors = np.array(upright_size(size, orientation)) / np.array(batch.network_size)
-    direction = np.stack((np.cos(angle), np.sin(angle)), axis=1) * factors
-    direction = direction @ upright_matrix(orientation)
-    return (
-        (scale * np.sqrt(factors.prod())).astype(np.float32),
-        np.arctan2(direction[:, 1], direction[:, 0]).astype(np.float32),
-    )
+    return Placed.of(batch, item).stored(xy)
 
 
 def opengl_from_opencv(world_from_cam: Float64) -> Float64:

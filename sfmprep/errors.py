@@ -50,6 +50,12 @@ class ReconstructionError(SfmprepError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a wrong word: ` Did you mean 'this'?`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """The end of a message about a wrong word: ` Did you mean 'this'?`, or nothing.
+
+    Of dotted keys, those that end like the word are meant before those that look alike.
+    """
+    keys = list(known)
+    last = word.rpartition(".")[2]
+    alike = [key for key in keys if "." in key and key.rpartition(".")[2] == last]
+    close = alike[:3] or difflib.get_close_matches(word, keys, n=1)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

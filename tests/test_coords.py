@@ -221,8 +221,8 @@ def test_scale_and_angle_follow_the_places(orientation: int, angle: float) -> No
     step = np.array([[math.cos(angle), math.sin(angle)]], np.float32)
     moved = coords.stored_from_network(start + step, batch, 1)
     along = (moved - coords.stored_from_network(start, batch, 1))[0]
-    scale, turned = coords.stored_shape_from_network(
-        np.ones(1, np.float32), np.array([angle], np.float32), batch, 1
+    scale, turned = coords.Placed.of(batch, 1).stored_shape(
+        np.ones(1, np.float32), np.array([angle], np.float32)
     )
     assert scale[0] == pytest.approx(math.hypot(*along), abs=1e-4)
     expected = along / math.hypot(*along)

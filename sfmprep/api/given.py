@@ -9,28 +9,27 @@ and that is another one whenever its results are, such as `{"name": "mine",
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
     DenseMatcherConfig,
     FeaturesConfig,
-    MatcherConfig,
 )
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
-from sfmprep.models.build import build_dense_matcher, build_extractor, build_matcher
 from sfmprep.models.identity import identity
-from sfmprep.models.protocols import DenseMatcher, Extractor, Matcher
+from sfmprep.models.protocols import DenseMatcher, Extractor
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 
+M = TypeVar("M")
 S = TypeVar("S", FeatureStore, MatchStore, DenseStore)
 
 SEVERAL_DEVICES = (
@@ -95,31 +94,13 @@ def max_size_of(features: FeatureStore) -> int | None:
     return None if noted is None else int(noted)
 
 
-def extractor_of(
-    given: FeaturesConfig | Extractor, device: str, precision: Precision
-) -> Extractor:
-    """The object, or what the configuration names."""
+def model_of(
+    given: object, build: Callable[..., M], device: str, precision: Precision
+) -> M:
+    """The object, or what `build` makes of the configuration."""
     if isinstance(given, ModelConfig):
-        return build_extractor(given, device=device, precision=precision)
-    return given
-
-
-def matcher_of(
-    given: MatcherConfig | Matcher, device: str, precision: Precision
-) -> Matcher:
-    """The object, or what the configuration names."""
-    if isinstance(given, ModelConfig):
-        return build_matcher(given, device=device, precision=precision)
-    return given
-
-
-def dense_matcher_of(
-    given: DenseMatcherConfig | DenseMatcher, device: str, precision: Precision
-) -> DenseMatcher:
-    """The object, or what the configuration names."""
-    if isinstance(given, ModelConfig):
-        return build_dense_matcher(given, device=device, precision=precision)
-    return given
+        return build(given, device=device, precision=precision)
+    return cast(M, given)
 
 
 @contextmanager

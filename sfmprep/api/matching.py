@@ -8,10 +8,9 @@ from typing import Literal
 
 from sfmprep.api.given import (
     SEVERAL_DEVICES,
-    extractor_of,
     identity_of,
     in_folder,
-    matcher_of,
+    model_of,
     opened,
     pairs_of,
     size_of,
@@ -37,6 +36,7 @@ from sfmprep.errors import ConfigError, ImageError
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
 from sfmprep.frontend.on_devices import extract_on_devices, match_on_devices
+from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Extractor, Matcher
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing import retrieval
@@ -177,8 +177,9 @@ def extract(
         return FeatureStore(path)
     with opened(FeatureStore, store, made) as target:
         if any(name not in target for name in images.names):
+            model = model_of(extractor, build_extractor, device, precision)
             unreadable = extract_features(
-                *(images, extractor_of(extractor, device, precision), target),
+                *(images, model, target),
                 max_size=size,
                 num_workers=num_workers,
                 progress=progress,
@@ -272,8 +273,9 @@ def match(
         return MatchStore(path)
     with opened(MatchStore, store, made) as target:
         if missing_pairs(pairs, features, target):
+            model = model_of(matcher, build_matcher, device, precision)
             match_features(
-                *(pairs, features, matcher_of(matcher, device, precision), target),
+                *(pairs, features, model, target),
                 batch_size=pairs_per_batch(device),
                 cache_bytes=int(cache_gb * 1e9),
                 progress=progress,
@@ -317,12 +319,11 @@ def match_images(
         extractor = CompactConfig()
         matcher = matcher or LightGlue("compact")
     device, size = pick_device(device), size_of(extractor, max_size)
-    model = extractor_of(extractor, device, precision)
+    model = model_of(extractor, build_extractor, device, precision)
     found = [_features(Path(path), model, size) for path in (first, second)]
-    [matches] = matcher_of(matcher or NearestConfig(), device, precision).match(
-        [(found[0], found[1])]
-    )
-    return (found[0], found[1]), matches
+    pair = found[0], found[1]
+    matcher = model_of(matcher or NearestConfig(), build_matcher, device, precision)
+    return pair, matcher.match([pair])[0]
 
 
 def _features(path: Path, extractor: Extractor, max_size: int) -> Features:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sfmprep.api.given import (
-    dense_matcher_of,
     identity_of,
+    model_of,
     opened,
     pairs_of,
     size_of,
@@ -23,6 +23,7 @@ from sfmprep.devices import pick_device
 from sfmprep.mapping.verify import (
     count_inliers,
 )
+from sfmprep.models.build import build_dense_matcher
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing.pairs import Pair, Pairs
@@ -77,7 +78,7 @@ def match_dense(
     pairs = pairs_of(pairs)
     with opened(DenseStore, store, made) as target:
         if any(pair not in target or pair[::-1] not in target for pair in pairs):
-            model = dense_matcher_of(matcher, device, precision)
+            model = model_of(matcher, build_dense_matcher, device, precision)
             unreadable = semidense.match_dense(
                 *(images, pairs, model, target),
                 max_size=size,

@@ -44,6 +44,7 @@ from sfmprep.capture.exif import (
     valid_orientation,
 )
 from sfmprep.errors import ImageError
+from sfmprep.types import Bytes
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -236,12 +237,12 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
 class Decoded(NamedTuple):
     """The pixels of an image file."""
 
-    pixels: NDArray[np.uint8]  # [H, W, 3] RGB
+    pixels: Bytes  # [H, W, 3] RGB
     levels: tuple[float, float] | None  # lowest, highest, where they were stretched
     damage: str | None = None  # why a part of them is lost
 
 
-def read_pixels(path: Path, *, keep_damaged: bool = False) -> NDArray[np.uint8]:
+def read_pixels(path: Path, *, keep_damaged: bool = False) -> Bytes:
     """Decodes an image as stored: the EXIF orientation is not applied.
 
     Pixel data that is truncated is an error in every format, and so is broken data
@@ -395,7 +396,7 @@ def _decode_by_opencv(data: bytes, kind: str) -> NDArray[Any]:
 
 def _to_8_bits(
     values: NDArray[Any],
-) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+) -> tuple[Bytes, tuple[float, float] | None]:
     """Values in 0..255, and the lowest and highest one where these were stretched.
 
     The stretch goes in steps, a power of two wide and from a multiple of a quarter of

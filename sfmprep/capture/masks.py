@@ -14,18 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.capture.folder import EXTENSIONS
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
-from sfmprep.types import Features
+from sfmprep.types import Features, Mask
 
 logger = logging.getLogger(__name__)
 
-Mask = NDArray[np.bool_]
 
 _SUFFIXES = (".png", *(e for e in EXTENSIONS if e != ".png"))
 _THRESHOLD = 128

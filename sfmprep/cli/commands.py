@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep import __version__
 from sfmprep.cli.options import (
@@ -502,6 +502,11 @@ def weights(
     every: Annotated[
         bool, arg(name="all", help="Fetch all that may be fetched, some 300 MB.")
     ] = False,
+    accept_licence: Annotated[
+        tuple[str, ...],
+        UseAppendAction,
+        arg(metavar="NAME", help="I read and accept the licence of these weights."),
+    ] = (),
 ) -> None:
     """List, fetch or verify the weights of networks."""
     from sfmprep.weights import WEIGHTS, resolve_weights, weights_here
@@ -521,12 +526,15 @@ def weights(
     failed: list[SfmprepError] = []
     for name in names or WEIGHTS:
         entry = WEIGHTS[name]
-        if every and entry.url is None:
+        may_fetch = entry.url and (not entry.terms or name in accept_licence)
+        if every and not may_fetch:
             continue  # nobody may hand it on, or it is here already
         try:
             found = weights_here(name)
             if action == "fetch":
-                found = found or resolve_weights(name, progress=show_progress)
+                found = found or resolve_weights(
+                    name, accepted=accept_licence, progress=show_progress
+                )
             elif found is None and action == "verify" and names:
                 raise WeightsError(
                     f"weights of {name} are not here, so there is nothing to verify."

@@ -12,7 +12,9 @@ from sfmprep.config.features import (
     CompactConfig,
     DiskConfig,
     FeaturesConfig,
+    R2d2Config,
     SiftConfig,
+    SuperPointConfig,
     XFeatConfig,
 )
 from sfmprep.config.mapping import (
@@ -27,6 +29,7 @@ from sfmprep.config.matchers import (
     MatcherConfig,
     NearestConfig,
     StrongerConfig,
+    SuperGlueConfig,
 )
 from sfmprep.config.pairs import (
     AutoPairsConfig,
@@ -67,6 +70,7 @@ __all__ = [
     "OutlierConfig",
     "PairsConfig",
     "PairsFileConfig",
+    "R2d2Config",
     "Recipe",
     "RefinementConfig",
     "RetrievalConfig",
@@ -76,6 +80,8 @@ __all__ = [
     "SequentialConfig",
     "SiftConfig",
     "StrongerConfig",
+    "SuperGlueConfig",
+    "SuperPointConfig",
     "Target",
     "WorldConfig",
     "XFeatConfig",

@@ -5,9 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Unit = Annotated[float, Field(ge=0, le=1)]
+
+# What several models have, with the sentence that tells it.
+MaxSize = Annotated[
+    PositiveInt,
+    Field(description="Longer side in pixels that larger images are reduced to."),
+]
+MaxKeypoints = Annotated[
+    PositiveInt,
+    Field(description="The most keypoints of one image, best scores first."),
+]
+WeightsFile = Annotated[
+    Path | None, Field(description="A file to use in place of the named weights.")
+]
 
 
 class Config(BaseModel):

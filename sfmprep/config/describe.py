@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sfmprep.config.recipe import Recipe
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, did_you_mean
 
 # told by `sfmprep recipes`, or only in a recipe file
 _HIDDEN = ("name", "description", "otherwise")
@@ -75,10 +74,7 @@ def describe(key: str | None) -> str:
     exact = [setting for setting in known if setting.key == key]
     below = [setting for setting in known if setting.key.startswith(f"{key}.")]
     if not exact and not below:
-        keys = [setting.key for setting in known]
-        last = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
-        near = last or difflib.get_close_matches(key, keys, 3)
-        hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
+        hint = did_you_mean(key, (setting.key for setting in known))
         raise ConfigError(
             f"no setting is called {key!r}.{hint} See `sfmprep settings`."
         )

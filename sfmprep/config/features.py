@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import ModelConfig, Unit
+from sfmprep.config.base import MaxKeypoints, MaxSize, ModelConfig, Unit, WeightsFile
 
 
 class SiftConfig(ModelConfig):
@@ -18,8 +18,7 @@ class SiftConfig(ModelConfig):
     type: Literal["sift"] = "sift"
     max_keypoints: PositiveInt = 8192
     """The most keypoints of one image; those at the largest scales are kept."""
-    max_size: PositiveInt = 3200
-    """Longer side in pixels that larger images are reduced to."""
+    max_size: MaxSize = 3200
 
 
 class AlikedConfig(ModelConfig):
@@ -31,16 +30,13 @@ class AlikedConfig(ModelConfig):
         "aliked-n16"
     )
     """n16rot was trained with rotations and is less exact; n32 has more samples."""
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.2
     """Keypoints with a lower score are dropped, in 0..1."""
     nms_radius: PositiveInt = 2
     """Radius of non-maximum suppression, network pixels."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class XFeatConfig(ModelConfig):
@@ -48,14 +44,11 @@ class XFeatConfig(ModelConfig):
 
     implementation = "sfmprep.models.extractors.xfeat:XFeat"
     type: Literal["xfeat"] = "xfeat"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.05
     """Keypoints whose heat map value is lower are dropped, in 0..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class DiskConfig(ModelConfig):
@@ -64,16 +57,13 @@ class DiskConfig(ModelConfig):
     implementation = "sfmprep.models.extractors.disk:Disk"
     has_half = False
     type: Literal["disk"] = "disk"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: float = 0.0
     """Keypoints with a lower score (a logit) are dropped."""
     nms_radius: PositiveInt = 2
     """Radius of non-maximum suppression, network pixels."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class CompactConfig(ModelConfig):
@@ -81,10 +71,8 @@ class CompactConfig(ModelConfig):
 
     implementation = "sfmprep.models.extractors.compact:Compact"
     type: Literal["compact"] = "compact"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best scores first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.05
     """Keypoints with a lower score are dropped, in 0..1."""
     nms_radius: Annotated[int, Field(ge=2)] = 2
@@ -93,7 +81,64 @@ class CompactConfig(ModelConfig):
     """A file to use in place of the packaged weights."""
 
 
+class SuperPointConfig(ModelConfig):
+    """SuperPoint (DeTone et al., CVPRW 2018), in one of two trainings.
+
+    `superpoint-open` is MIT. `superpoint-v1` is Magic Leap's, for non-commercial
+    research only: bring the file; `superpoint-lightglue` was trained with it.
+    """
+
+    implementation = "sfmprep.models.extractors.superpoint:SuperPoint"
+    type: Literal["superpoint"] = "superpoint"
+    model: Literal["superpoint-open", "superpoint-v1"] = "superpoint-open"
+    """Which checkpoint."""
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    min_score: Unit = 0.005
+    """Smallest score of a keypoint, in 0..1."""
+    nms_radius: PositiveInt = 4
+    """Radius of non-maximum suppression, network pixels."""
+    sampling: Literal["auto", "exact", "legacy"] = "auto"
+    """Where descriptors are read.
+
+    legacy: as v1's authors did, up to 3.5 pixels off at the right and lower edge; the
+    matchers trained on v1 expect it. exact: at the keypoint. auto: legacy for v1.
+    """
+    weights: WeightsFile = None
+
+
+class R2d2Config(ModelConfig):
+    """R2D2 (Revaud et al., NeurIPS 2019), weights for non-commercial use only."""
+
+    implementation = "sfmprep.models.extractors.r2d2:R2d2"
+    has_half = False
+    type: Literal["r2d2"] = "r2d2"
+    model: Literal["r2d2-wasf-n16", "r2d2-waf-n16", "r2d2-wasf-n8-big"] = (
+        "r2d2-wasf-n16"
+    )
+    """Which checkpoint."""
+    max_keypoints: PositiveInt = 5000
+    """The most keypoints of one image, best first."""
+    max_size: PositiveInt = 1024
+    """Longer side in pixels that larger images are reduced to."""
+    min_size: PositiveInt = 256
+    """Longer side in pixels of the smallest scale that is looked at."""
+    min_repeatability: Unit = 0.7
+    """Smallest repeatability of a keypoint, in 0..1."""
+    min_reliability: Unit = 0.7
+    """Smallest reliability of its descriptor, in 0..1."""
+    weights: WeightsFile = None
+
+
 FeaturesConfig = Annotated[
-    SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig,
+    SiftConfig
+    | AlikedConfig
+    | XFeatConfig
+    | DiskConfig
+    | SuperPointConfig
+    | R2d2Config
+    | CompactConfig,
     Field(discriminator="type"),
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import Config, ModelConfig, Unit
+from sfmprep.config.base import Config, ModelConfig, Unit, WeightsFile
 
 
 class NearestConfig(ModelConfig):
@@ -45,11 +44,30 @@ class LightGlueConfig(ModelConfig):
     """Share of confident keypoints at which a pair stops early, or null for never."""
     width_confidence: Unit | None = 0.99
     """Confidence at which unmatchable keypoints are dropped, or null for never."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
-MatcherConfig = Annotated[NearestConfig | LightGlueConfig, Field(discriminator="type")]
+class SuperGlueConfig(ModelConfig):
+    """SuperGlue (Sarlin et al., CVPR 2020), weights for non-commercial research only.
+
+    It was trained with `superpoint-v1`.
+    """
+
+    implementation = "sfmprep.models.matchers.superglue:SuperGlue"
+    has_half = False
+    type: Literal["superglue"] = "superglue"
+    model: Literal["superglue-outdoor", "superglue-indoor"] = "superglue-outdoor"
+    """Which checkpoint."""
+    min_score: Unit = 0.2
+    """Matches with a lower score are dropped, in 0..1."""
+    num_iterations: PositiveInt = 20
+    """Of the transport: more are slower and a little more decided."""
+    weights: WeightsFile = None
+
+
+MatcherConfig = Annotated[
+    NearestConfig | LightGlueConfig | SuperGlueConfig, Field(discriminator="type")
+]
 
 
 class StrongerConfig(Config):

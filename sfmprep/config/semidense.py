@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sfmprep.config.base import Config, ModelConfig, Unit
+from sfmprep.config.base import Config, MaxSize, ModelConfig, Unit, WeightsFile
 
 
 class S2ldConfig(ModelConfig):
@@ -23,8 +22,7 @@ class S2ldConfig(ModelConfig):
     """Longer side in pixels that larger images are reduced to."""
     min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
     """Matches with a lower confidence are dropped, 0.01..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class LoftrConfig(ModelConfig):
@@ -38,8 +36,7 @@ class LoftrConfig(ModelConfig):
     """Longer side in pixels that larger images are reduced to."""
     min_score: Annotated[float, Field(ge=0.01, le=1)] = 0.2
     """Matches with a lower confidence are dropped, 0.01..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
 
 class XFeatStarConfig(ModelConfig):
@@ -49,14 +46,12 @@ class XFeatStarConfig(ModelConfig):
     type: Literal["xfeat-star"] = "xfeat-star"
     max_keypoints: PositiveInt = 8192
     """The most cells of one image that are matched, most reliable first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_size: MaxSize = 1600
     min_similarity: Unit = 0.82
     """Smallest cosine of the angle between two matched descriptors."""
     min_score: Unit = 0.25
     """Smallest confidence of the place inside the cell, in 0..1."""
-    weights: Path | None = None
-    """A file to use in place of the named weights."""
+    weights: WeightsFile = None
 
     @property
     def weights_name(self) -> str:

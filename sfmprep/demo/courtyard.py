@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.demo.raycast import (
     Camera,
@@ -51,7 +50,7 @@ from sfmprep.demo.textures import (
 from sfmprep.errors import ConfigError
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32
 
 _QUALITY = "exact: rendered"
 _CONVENTION = (
@@ -165,7 +164,7 @@ def camera_walk(num_images: int, size: tuple[int, int], seed: int) -> list[Camer
     return cameras
 
 
-def _photograph(image: Float32, way: float, seed: int) -> NDArray[np.uint8]:
+def _photograph(image: Float32, way: float, seed: int) -> Bytes:
     """Adds exposure, white balance, contrast, blur and noise; `way` is 0..1."""
     rng = np.random.default_rng([seed, 2, round(1e6 * way)])
     exposure = 1.0 + 0.17 * np.sin(5 * way + 0.5) + rng.normal(0, 0.02)

@@ -9,19 +9,16 @@ World axes: z is up.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32, Float64
 
-Float64 = NDArray[np.float64]
-Texture = NDArray[np.uint8]  # [H, W, 3] BGR as displayed, row 0 at v = 0
+Texture = Bytes  # [H, W, 3] BGR as displayed, row 0 at v = 0
 Hit = tuple[Float32, Float32, Float32]  # ray lengths (inf: missed), u, v
 
 GAMMA = 2.2
@@ -75,33 +72,10 @@ def look_at(
 
 
 # -------------------------------------------------------------------------- surfaces
+# Over each u runs to the right and v down, from 0 to 1.
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Surface(ABC):
-    """A textured surface over which u runs to the right and v down, from 0 to 1."""
-
+class _Textured:
     texture: Texture
-
-    @abstractmethod
-    def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """Intersects rays [3, ...] from `origin` [3, ...] (broadcast) with the surface.
-
-        Those in front count, and of round surfaces only the outside; u and v mean
-        nothing where the ray misses.
-        """
-
-    @abstractmethod
-    def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
-        """Returns world points [3, N] at (u, v) [N] and unit outward normals [3, N]."""
-
-    @property
-    @abstractmethod
-    def extent(self) -> Float64:
-        """The corners of a polyhedron that holds the surface, [N, 3]."""
-
-    @property
-    @abstractmethod
-    def area(self) -> tuple[float, float]:
-        """Width and height of the unrolled surface."""
 
     @cached_property
     def pyramid(self) -> list[Texture]:
@@ -116,7 +90,7 @@ class Surface(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rectangle(Surface):
+class Rectangle(_Textured):
     """A rectangle, or the ellipse in it; `down` x `right` points to its visible side.
 
     Intersections count from both sides.
@@ -134,7 +108,11 @@ class Rectangle(Surface):
         return np.asarray(normal / np.linalg.norm(normal))
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """See `Surface.hit`."""
+        """Intersects rays [3, ...] from `origin` [3, ...] (broadcast) with the surface.
+
+        Those in front count, and of round surfaces only the outside; u and v mean
+        nothing where the ray misses.
+        """
         start = _from(self.corner, origin)
         along_u = self.right / (self.right @ self.right)
         along_v = self.down / (self.down @ self.down)
@@ -151,13 +129,13 @@ class Rectangle(Surface):
         return np.where(inside, depth, np.float32(np.inf)), u, v
 
     def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
-        """See `Surface.sample`."""
+        """World points [3, N] at (u, v) [N] and unit outward normals [3, N]."""
         points = self.corner[:, None] + np.outer(self.right, u) + np.outer(self.down, v)
         return points, np.repeat(self.normal[:, None], len(u), axis=1)
 
     @property
     def extent(self) -> Float64:
-        """See `Surface.extent`."""
+        """The corners of a polyhedron that holds the surface, [N, 3]."""
         steps = ((0, 0), (1, 0), (0, 1), (1, 1))
         return np.stack(
             [self.corner + i * self.right + j * self.down for i, j in steps]
@@ -165,12 +143,12 @@ class Rectangle(Surface):
 
     @property
     def area(self) -> tuple[float, float]:
-        """See `Surface.area`."""
+        """Width and height of the unrolled surface."""
         return float(np.linalg.norm(self.right)), float(np.linalg.norm(self.down))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cylinder(Surface):
+class Cylinder(_Textured):
     """The side of an upright cylinder; u = 0 lies to the north-west (-x, +y)."""
 
     foot: Float64  # [3] centre of the lower end
@@ -178,7 +156,7 @@ class Cylinder(Surface):
     height: float
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """See `Surface.hit`."""
+        """See `Rectangle.hit`."""
         start = _from(self.foot, origin)
         with np.errstate(divide="ignore", invalid="ignore"):
             depth = _entry(start[:2], rays[:2], self.radius)
@@ -188,32 +166,32 @@ class Cylinder(Surface):
         return np.where(inside, depth, np.float32(np.inf)), _turns(x, y), v
 
     def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
-        """See `Surface.sample`."""
+        """See `Rectangle.sample`."""
         normal = _circle(u)
         up = np.outer([0.0, 0.0, self.height], 1 - v)
         return self.foot[:, None] + self.radius * normal + up, normal
 
     @property
     def extent(self) -> Float64:
-        """See `Surface.extent`."""
+        """See `Rectangle.extent`."""
         r = self.radius
         return self.foot + _corners((-r, -r, 0), (r, r, self.height))
 
     @property
     def area(self) -> tuple[float, float]:
-        """See `Surface.area`."""
+        """See `Rectangle.area`."""
         return 2 * np.pi * self.radius, self.height
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sphere(Surface):
+class Sphere(_Textured):
     """A sphere with upright poles; u as on a `Cylinder`, v from the upper pole down."""
 
     centre: Float64  # [3]
     radius: float
 
     def hit(self, origin: Float32, rays: Float32) -> Hit:
-        """See `Surface.hit`."""
+        """See `Rectangle.hit`."""
         start = _from(self.centre, origin)
         with np.errstate(invalid="ignore"):
             depth = _entry(start, rays, self.radius)
@@ -222,21 +200,24 @@ class Sphere(Surface):
         return np.where(depth > 0, depth, np.float32(np.inf)), _turns(x, y), v
 
     def sample(self, u: Float64, v: Float64) -> tuple[Float64, Float64]:
-        """See `Surface.sample`."""
+        """See `Rectangle.sample`."""
         normal = np.sin(np.pi * v) * _circle(u)
         normal[2] = np.cos(np.pi * v)
         return self.centre[:, None] + self.radius * normal, normal
 
     @property
     def extent(self) -> Float64:
-        """See `Surface.extent`."""
+        """See `Rectangle.extent`."""
         r = self.radius
         return self.centre + _corners((-r, -r, -r), (r, r, r))
 
     @property
     def area(self) -> tuple[float, float]:
-        """See `Surface.area`."""
+        """See `Rectangle.area`."""
         return 2 * np.pi * self.radius, np.pi * self.radius
+
+
+Surface = Rectangle | Cylinder | Sphere
 
 
 def _from(place: Float64, origin: Float32) -> Float32:
@@ -356,9 +337,7 @@ def _bounding_sphere(solid: Sequence[Surface]) -> tuple[Float64, float]:
 
 
 # ------------------------------------------------------------------------- rendering
-def render_image(
-    surfaces: Sequence[Surface], camera: Camera, sky: Texture
-) -> NDArray[np.float32]:
+def render_image(surfaces: Sequence[Surface], camera: Camera, sky: Texture) -> Float32:
     """Draws the surfaces as the camera sees them.
 
     Args:
@@ -437,9 +416,7 @@ def _window(surface: Surface, camera: Camera) -> tuple[slice, slice] | None:
     return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
 
 
-def _look_up(
-    surface: Surface, u: Float32, v: Float32, footprint: Float32
-) -> NDArray[np.uint8]:
+def _look_up(surface: Surface, u: Float32, v: Float32, footprint: Float32) -> Bytes:
     """Trilinear texture lookup: colours [N, 3] at (u, v), for a sample's size there."""
     texels = surface.texture.shape[1] / surface.area[0]
     top = len(surface.pyramid) - 1
@@ -456,7 +433,7 @@ def _look_up(
     return colours
 
 
-def _bilinear(texture: Texture, u: Float32, v: Float32) -> NDArray[np.uint8]:
+def _bilinear(texture: Texture, u: Float32, v: Float32) -> Bytes:
     """Colours [N, 3] at (u, v) of one level, interpolated between texel centres."""
     height, width = texture.shape[:2]
     # cv2.remap takes no rows of more than 32767 samples

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.demo.raycast import Texture
-from sfmprep.types import Float32
+from sfmprep.types import Float32, Float64
 
 Rng = np.random.Generator
 Colour = tuple[float, float, float]  # BGR as displayed, 0..255
@@ -66,7 +65,7 @@ def _times(brightness: Float32, colour: Colour) -> Float32:
     return np.multiply.outer(brightness, np.array(colour, np.float32))
 
 
-def to_texture(image: Float32 | NDArray[np.float64]) -> Texture:
+def to_texture(image: Float32 | Float64) -> Texture:
     """Rounds and clips to 0..255."""
     return np.rint(image).clip(0, 255).astype(np.uint8)
 

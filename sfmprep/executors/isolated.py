@@ -1,12 +1,14 @@
 """One function call in a process of its own, which may die and can be stopped at once.
 
 COLMAP ends its process where one of its checks fails, and no thread of it can be
-interrupted from outside. The call and what it returns are pickled; the process is a new
-interpreter, so a caller's script needs no `if __name__ == "__main__":`.
+interrupted from outside. The call goes in by stdin and what it returns comes by stdout,
+pickled; the process is a new interpreter, so a caller's script needs no
+`if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -18,18 +20,17 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from multiprocessing.connection import Client, Connection, Listener
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sfmprep.errors import SfmprepError
-from sfmprep.executors.local import how_it_ended
+from sfmprep.executors.local import HUNG, how_it_ended
 from sfmprep.progress import Progress, silent
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_POLL_S = 0.02
 _STOP_S = 1.0  # for the last of what it wrote
+_PATIENCE_S = 10.0  # for the end of a process that is through
 _LINES_KEPT = 200
 _CODE = "from sfmprep.executors.isolated import _main; _main()"
 _MAX_SAID = 300
@@ -68,31 +69,30 @@ def run_isolated(
         SfmprepError, OSError: what the function raised.
         RuntimeError: it raised something else, whose traceback is the message.
     """
-    key = os.urandom(16)
     level = logging.getLogger("sfmprep").getEffectiveLevel()
     native = sys.modules.get("pycolmap")
     quiet = None if native is None else int(native.logging.minloglevel)
-    call = pickle.dumps((level, quiet, function, args, options))
-    with Listener(authkey=key) as listener:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, str(listener.address)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        # what COLMAP says on the way is shown only where the user asked for its log
-        said = _Said(process, show=quiet == 0)
-        assert process.stdin is not None
-        try:
-            process.stdin.write(key)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    # what COLMAP says on the way is shown only where the user asked for its log
+    said = _Said(process, show=quiet == 0)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        with _death_told(said):
+            pickle.dump((level, quiet, function, args, options), process.stdin)
             process.stdin.flush()
-            with _accepted(listener, process, said) as connection:
-                connection.send_bytes(call)
-                answer: R = _serve(connection, said, progress)
-                return answer
-        finally:
-            process.kill()
-            process.wait()
+        answer: R = _serve(process.stdout, said, progress)
+        return answer
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # of a call that it never read
             process.stdin.close()
 
 
@@ -117,7 +117,11 @@ class _Said:
 
     def death(self) -> DiedError:
         """The error of a process that is about to end, or has."""
-        self._process.wait()
+        try:
+            how = how_it_ended(self._process.wait(_PATIENCE_S))
+        except subprocess.TimeoutExpired:
+            how = HUNG
+            self._process.kill()
         self._thread.join(_STOP_S)
         lines = [
             line.strip()
@@ -127,33 +131,23 @@ class _Said:
         ]
         fatal = [line for line in lines if line.startswith("F") and "] " in line]
         picked = fatal[-1].partition("] ")[2] if fatal else "".join(lines[-1:])
-        return DiedError(how_it_ended(self._process.returncode), picked[:_MAX_SAID])
+        return DiedError(how, picked[:_MAX_SAID])
 
 
-def _accepted(
-    listener: Listener, process: subprocess.Popen[bytes], said: _Said
-) -> Connection:
-    """Waits for the process to call back, or to end."""
-    answer: list[Connection] = []
-    thread = threading.Thread(
-        target=lambda: answer.append(listener.accept()), daemon=True
-    )
-    thread.start()
-    while thread.is_alive() and process.poll() is None:
-        thread.join(_POLL_S)
-    thread.join(_POLL_S)
-    if not answer:
-        raise said.death()
-    return answer[0]
+@contextlib.contextmanager
+def _death_told(said: _Said) -> Iterator[None]:
+    """Turns a pipe whose other end is gone into the error of the process."""
+    try:
+        yield
+    except (EOFError, pickle.UnpicklingError, ConnectionError):
+        raise said.death() from None
 
 
-def _serve(connection: Connection, said: _Said, progress: Progress) -> Any:
+def _serve(answers: IO[bytes], said: _Said, progress: Progress) -> Any:
     loops: dict[int, Loop] = {}
     while True:
-        try:
-            kind, value = connection.recv()
-        except (EOFError, ConnectionError):
-            raise said.death() from None
+        with _death_told(said):
+            kind, value = pickle.load(answers)
         if kind == "log":
             logging.getLogger(value.name).handle(value)
         elif kind == "returned":
@@ -195,14 +189,16 @@ class Loop:
 class _Link:
     """The way back to the parent."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, answers: IO[bytes]) -> None:
+        self._answers = answers
         self._lock = threading.Lock()
         self._number = 0
 
     def send(self, kind: str, value: object) -> None:
+        message = pickle.dumps((kind, value))  # whole, or an error and nothing
         with self._lock:
-            self._connection.send((kind, value))
+            self._answers.write(message)
+            self._answers.flush()
 
     def put_nowait(self, record: logging.LogRecord) -> None:
         """Takes the place of a queue in `logging.handlers.QueueHandler`."""
@@ -226,29 +222,29 @@ class _Link:
 def _main() -> None:
     """What the new interpreter runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    key = sys.stdin.buffer.read(16)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what is printed here is no answer
+    level, quiet, function, args, options = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with Client(sys.argv[1], authkey=key) as connection:
-        level, quiet, function, args, options = pickle.loads(connection.recv_bytes())
-        logging.getLogger("sfmprep").setLevel(level)
-        link = _Link(connection)
-        handler = logging.handlers.QueueHandler(link)  # type: ignore[arg-type]
-        logging.getLogger("sfmprep").addHandler(handler)
-        if quiet is not None:
-            import pycolmap
+    link = _Link(answers)
+    handler = logging.handlers.QueueHandler(link)  # type: ignore[arg-type]
+    logging.getLogger("sfmprep").addHandler(handler)
+    logging.getLogger("sfmprep").setLevel(level)
+    if quiet is not None:
+        import pycolmap
 
-            pycolmap.logging.minloglevel = quiet
-        try:
-            result = function(*args, progress=link.progress, **options)
-        except (SfmprepError, OSError) as error:
-            link.send("raised", error)
-        except Exception:
-            link.send("raised", RuntimeError(traceback.format_exc()))
-        else:
-            link.send("returned", result)
+        pycolmap.logging.minloglevel = quiet
+    try:
+        result = function(*args, progress=link.progress, **options)
+    except (SfmprepError, OSError) as error:
+        link.send("raised", error)
+    except Exception:
+        link.send("raised", RuntimeError(traceback.format_exc()))
+    else:
+        link.send("returned", result)
 
 
 def _end_with_parent() -> None:
     """Ends this process, whatever it does, when the parent's end of stdin is gone."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # no lock of Python's, which it would miss at its end
     os._exit(1)

@@ -33,7 +33,8 @@ T = TypeVar("T")
 _LARGEST_CHUNK = 256
 _SMALLEST_CHUNK = 8
 _REPORT_S = 0.1  # between two messages on progress
-_PATIENCE_S = 10.0  # for a process that was asked to stop
+HUNG = "because it hung"  # after "was ended"
+_PATIENCE_S = 10.0  # for a process that was asked to stop, or said that it is through
 
 
 class Job(Protocol):
@@ -248,11 +249,14 @@ def _serve(
 
 
 def _note_end(worker: _Worker) -> None:
-    """Explains why a worker is gone that did not say so."""
+    """Explains why a worker is gone that did not say so; ends one that hangs."""
+    worker.process.join(_PATIENCE_S)
+    hangs = worker.process.is_alive()
+    worker.process.kill()
     worker.process.join()
     if worker.ended:
         return
-    how = how_it_ended(worker.process.exitcode or 0)
+    how = HUNG if hangs else how_it_ended(worker.process.exitcode or 0)
     worker.error = DeviceError(f"its process was ended {how}")
 
 

@@ -79,16 +79,13 @@ def listing(
 def is_export(folder: Path) -> bool:
     """Whether sfmprep wrote the dataset in this folder, be it complete or not."""
     # Before there was a dataset.json, transforms.json said so.
-    return any(_is_ours(folder / name) for name in (LISTING, "transforms.json"))
+    names = LISTING, "transforms.json"
+    return any(_content(folder / name).get("generator") == GENERATOR for name in names)
 
 
 def is_begun(folder: Path) -> bool:
     """Whether the dataset in this folder was begun by sfmprep and never completed."""
-    try:
-        content = json.loads((folder / LISTING).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("images") == {}
+    return _content(folder / LISTING).get("images") == {}
 
 
 def write_json(path: Path, content: object) -> None:
@@ -97,12 +94,13 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _is_ours(path: Path) -> bool:
+def _content(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("generator") == GENERATOR
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _weight(

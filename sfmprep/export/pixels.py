@@ -15,18 +15,18 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from sfmprep.capture.image_file import decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.capture.masks import Mask, read_mask
+from sfmprep.capture.masks import read_mask
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ImageError
 from sfmprep.export.targets import Layout
 from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
 from sfmprep.threads import thread_pool
+from sfmprep.types import Bytes, Mask
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class ImageWriter:
                 if self.with_masks:
                     _save_png(grey, destination.mask_path(name, factor))
 
-    def _decoded(self, name: str) -> tuple[NDArray[np.uint8], str | None]:
+    def _decoded(self, name: str) -> tuple[Bytes, str | None]:
         path = self.images.path(name)
         try:
             found = decode(path, keep_damaged=self.images.keep_damaged)
@@ -173,9 +173,7 @@ class ImageWriter:
             raise ImageError(f"{path}: {error}") from error
         return found.pixels, found.damage
 
-    def _save(
-        self, pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any]
-    ) -> None:
+    def _save(self, pixels: Bytes, path: Path, saved: Mapping[str, Any]) -> None:
         if path.suffix.lower() == ".png":
             _save_png(pixels, path, saved)
             return
@@ -223,13 +221,13 @@ def _expect_size(path: Path, size: tuple[int, int], *, keep_damaged: bool) -> No
         )
 
 
-def _grey(mask: Mask) -> NDArray[np.uint8]:
+def _grey(mask: Mask) -> Bytes:
     """White where a mask is used, black where it is not."""
     return mask.astype(np.uint8) * np.uint8(255)
 
 
 def _save_png(
-    pixels: NDArray[np.uint8], path: Path, saved: Mapping[str, Any] | None = None
+    pixels: Bytes, path: Path, saved: Mapping[str, Any] | None = None
 ) -> None:
     # Pillow's own 6 takes 2.5 times as long on photographs and saves 3 %.
     Image.fromarray(pixels).save(path, format="PNG", compress_level=4, **(saved or {}))

@@ -9,14 +9,14 @@ from itertools import chain
 
 from sfmprep.capture.batches import load_batches
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.capture.masks import Mask, drop_masked, read_mask
+from sfmprep.capture.masks import drop_masked, read_mask
 from sfmprep.errors import ImageError
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.stores.write_behind import WriteBehind
 from sfmprep.threads import thread_pool
-from sfmprep.types import Features
+from sfmprep.types import Features, Mask
 
 _MASK_THREADS = 2
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import closing
+from contextlib import closing, suppress
 
+from sfmprep.errors import DeviceError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import Matcher, Prepared
 from sfmprep.pairing.pairs import Pair
@@ -15,7 +17,9 @@ from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.stores.write_behind import WriteBehind
 from sfmprep.threads import thread_pool
-from sfmprep.types import Features
+from sfmprep.types import Features, Matches
+
+logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 8  # batches; a fast matcher has them joined into one append
 
@@ -48,10 +52,11 @@ def match_features(
         store: Where matches go.
         batch_size: Pairs that the model sees at once.
         cache_bytes: The most bytes of prepared features that are kept on the device,
-            beside those of the batch at work.
+            beside those of the batch at work; fewer where its memory ends.
         progress: Wraps the loop over pairs.
 
     Raises:
+        DeviceError: a single pair does not fit into the memory of the device.
         StoreError: see `FeatureStore.get` and `MatchStore.append`.
     """
     missing = missing_pairs(pairs, features, store)
@@ -121,9 +126,29 @@ def match_in_order(
     ):
         cache = _PreparedCache(features, matcher, reader, cache_bytes)
         for batch in _expected(batched(pairs, batch_size), cache):
-            sides = [(cache.get(name0), cache.get(name1)) for name0, name1 in batch]
-            writer.put(list(zip(batch, matcher.match(sides), strict=True)))
+            found = _matched(batch, cache, matcher)
+            writer.put(list(zip(batch, found, strict=True)))
             yield from batch
+
+
+def _matched(
+    batch: list[Pair], cache: _PreparedCache, matcher: Matcher
+) -> list[Matches]:
+    """Matches pairs; where the device is full, one by one and with nothing kept."""
+
+    def match(pairs: list[Pair]) -> list[Matches]:
+        return matcher.match([(cache.get(a), cache.get(b)) for a, b in pairs])
+
+    with suppress(DeviceError):
+        return match(batch)
+    held = cache.drop()
+    found = []
+    for pair in batch:
+        found += match([pair])
+        cache.drop()
+    cache.max_bytes = held // 2
+    logger.info("the device is full: half as many images are kept on it from now on")
+    return found
 
 
 def _expected(
@@ -153,7 +178,8 @@ class _PreparedCache:
         self._features = features
         self._matcher = matcher
         self._reader = reader
-        self._free = max_bytes
+        self.max_bytes = max_bytes
+        self._held = 0
         self._items: OrderedDict[str, Prepared] = OrderedDict()
         self._coming: dict[str, Future[Features]] = {}
 
@@ -171,7 +197,13 @@ class _PreparedCache:
         coming = self._coming.pop(name, None)  # None: dropped after it was expected
         read = coming.result() if coming else self._features.get(name)
         prepared = self._items[name] = self._matcher.prepare(read)
-        self._free -= prepared.num_bytes
-        while self._free < 0 and len(self._items) > 1:
-            self._free += self._items.popitem(last=False)[1].num_bytes
+        self._held += prepared.num_bytes
+        while self._held > self.max_bytes and len(self._items) > 1:
+            self._held -= self._items.popitem(last=False)[1].num_bytes
         return prepared
+
+    def drop(self) -> int:
+        """Drops all that is here; returns how many bytes that was."""
+        held, self._held = self._held, 0
+        self._items.clear()
+        return held

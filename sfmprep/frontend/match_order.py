@@ -6,13 +6,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from sfmprep.pairing.pairs import Pair
-
-_Ints = NDArray[np.int64]
+from sfmprep.types import Index
 
 
 def order_for_cache(pairs: Sequence[Pair], num_cached: int) -> list[Pair]:
@@ -78,7 +76,7 @@ def _block_sizes(num_cached: int) -> set[int]:
     return {num_cached - 2, max(num_cached // 2, 1), max(num_cached // 4, 1)}
 
 
-def _rank_along_graph(ends: _Ints, num_images: int) -> _Ints:
+def _rank_along_graph(ends: Index, num_images: int) -> Index:
     """The place of each image in an order in which paired images are near."""
     half = csr_matrix(
         (np.ones(len(ends), np.int32), (ends[:, 0], ends[:, 1])),
@@ -97,7 +95,7 @@ def _rank_along_graph(ends: _Ints, num_images: int) -> _Ints:
     return rank
 
 
-def _in_blocks(ranks: _Ints, block_size: int) -> _Ints:
+def _in_blocks(ranks: Index, block_size: int) -> Index:
     """The order of pairs [P, 2] of ranks, low and high, that are visited in blocks.
 
     In each block of low ranks, the high ones pass by in order; for each of them the

@@ -179,10 +179,17 @@ def copy_database(source: Path, target: Path) -> None:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turns what SQLite refuses, here or inside COLMAP, into a StoreError."""
+    """Turns what SQLite refuses, here or inside COLMAP, into a StoreError.
+
+    So is what the system says of the file. Other errors are not of the database.
+    """
     try:
         yield
     except (RuntimeError, sqlite3.Error, OSError) as error:
+        if isinstance(error, RuntimeError) and "SQLite" not in str(error):
+            raise
+        if isinstance(error, OSError) and path.name not in str(error.filename):
+            raise
         raise StoreError(
             f"{path} cannot be written ({error}). Close COLMAP if it has it open, free"
             " some disk space, and run the same command again."

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.calibrate import Scales, assume_fisheye_focal_lengths
@@ -18,6 +17,7 @@ from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import Pair
 from sfmprep.threads import thread_pool
+from sfmprep.types import Float64
 
 _CACHED_IMAGES = 1024
 
@@ -83,7 +83,7 @@ def verify_matches(
         by_id = {image.image_id: image for image in images.values()}
 
         @lru_cache(maxsize=_CACHED_IMAGES)
-        def points(image_id: int) -> NDArray[np.float64]:
+        def points(image_id: int) -> Float64:
             return database.read_keypoints(image_id)[:, :2].astype(np.float64)
 
         asked = [

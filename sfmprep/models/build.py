@@ -10,58 +10,40 @@ right kind is a test.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Unpack
 
 from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
 from sfmprep.config.base import ModelConfig
 from sfmprep.models.protocols import DenseMatcher, Extractor, Matcher
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 
 
-def build_extractor(
-    config: FeaturesConfig, *, device: str = "cpu", precision: Precision = "auto"
-) -> Extractor:
+def build_extractor(config: FeaturesConfig, **where: Unpack[Where]) -> Extractor:
     """Makes the extractor that a configuration names.
 
     Raises:
         ConfigError: half precision without a CUDA device.
-        WeightsError: its weights are missing, damaged or do not fit.
+        WeightsError: its weights are missing, cannot be had, are damaged or do not fit.
     """
-    made: Extractor = _build(config, device, precision)
+    made: Extractor = implementation(type(config))(config, **where)
     return made
 
 
-def build_matcher(
-    config: MatcherConfig, *, device: str = "cpu", precision: Precision = "auto"
-) -> Matcher:
-    """Makes the matcher that a configuration names.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: its weights are missing, damaged or do not fit.
-    """
-    made: Matcher = _build(config, device, precision)
+def build_matcher(config: MatcherConfig, **where: Unpack[Where]) -> Matcher:
+    """Makes the matcher that a configuration names; raises as `build_extractor`."""
+    made: Matcher = implementation(type(config))(config, **where)
     return made
 
 
 def build_dense_matcher(
-    config: DenseMatcherConfig, *, device: str = "cpu", precision: Precision = "auto"
+    config: DenseMatcherConfig, **where: Unpack[Where]
 ) -> DenseMatcher:
-    """Makes the matcher without a detector that a configuration names.
-
-    Raises:
-        ConfigError: half precision without a CUDA device, or a setting that the matcher
-            cannot work with.
-        WeightsError: its weights are missing, damaged or do not fit.
-    """
-    made: DenseMatcher = _build(config, device, precision)
+    """Makes the matcher without a detector; raises as `build_extractor`."""
+    made: DenseMatcher = implementation(type(config))(config, **where)
     return made
 
 
-def _build(config: ModelConfig, device: str, precision: Precision) -> Any:
-    return _implementation(type(config))(config, device=device, precision=precision)
-
-
-def _implementation(model: type[ModelConfig]) -> Any:
+def implementation(model: type[ModelConfig]) -> Any:
+    """The class behind the configurations of one model."""
     module, _, name = model.implementation.partition(":")
     return getattr(importlib.import_module(module), name)

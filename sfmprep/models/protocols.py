@@ -27,6 +27,9 @@ class Extractor(Protocol):
             1. `xy` in COLMAP pixels of the file on disk (not of the network's input),
             2. rows sorted by falling score, at most `max_keypoints` of them,
             3. zero rows where nothing was found (a blank image is no error).
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
         """
         ...
 
@@ -69,6 +72,10 @@ class Matcher(Protocol):
             1. `index` rows (i, j) of the first and second image's features,
             2. one-to-one, sorted by falling score,
             3. zero rows where either image has no feature.
+
+        Raises:
+            ConfigError: the features are not those that it can match.
+            DeviceError: a single pair does not fit into the memory of the device.
         """
         ...
 
@@ -103,6 +110,9 @@ class DenseMatcher(Protocol):
 
         It may be kept as long as the matcher, and goes only into the matcher that made
         it.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
         """
         ...
 
@@ -118,13 +128,9 @@ class DenseMatcher(Protocol):
                was measured, COLMAP pixels of the files on disk,
             2. rows sorted by falling score,
             3. zero rows where nothing matches.
+
+        Raises:
+            ValueError: an image was prepared by another kind of matcher.
+            DeviceError: a single pair does not fit into the memory of the device.
         """
-        ...
-
-
-class Retriever(Protocol):
-    """Describes whole images."""
-
-    def embed(self, batch: ImageBatch) -> Float32:
-        """Returns one unit row [B, D] per image; their dot product is similarity."""
         ...

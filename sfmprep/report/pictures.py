@@ -13,14 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep import coords
 from sfmprep.capture.batches import fit_size
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
 from sfmprep.report.schema import ViewPair
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32
 
 _THUMB_PX = 420  # height of each photograph of a pair
 _SMALL_PX = 260  # longer side of a single one
@@ -128,7 +127,7 @@ def _thumbnail(
     )
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> str:
+def _jpeg(pixels: Bytes) -> str:
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, quality)

@@ -7,14 +7,15 @@ second. What makes tracks of that is `join.py`.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from sfmprep.capture.batches import fit_size, load_batches
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.errors import ImageError
+from sfmprep.errors import DeviceError, ImageError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import DenseImage, DenseMatcher
 from sfmprep.pairing.pairs import Pair, Pairs
@@ -23,7 +24,10 @@ from sfmprep.stores.tables import DenseStore
 from sfmprep.stores.write_behind import WriteBehind
 from sfmprep.types import ImageBatch
 
+logger = logging.getLogger(__name__)
+
 _MAX_WAITING = 8  # pairs; what a killed run may lose
+_FEWEST_KEPT = 2  # images
 
 
 def match_dense(
@@ -53,6 +57,7 @@ def match_dense(
         store: Where matches go, two entries a pair.
         max_size: Longer side in pixels that larger images are reduced to.
         cache_gb: Prepared images that stay on the device, 1e9 bytes; at least two do.
+            There are fewer where its memory ends.
         num_workers: Threads that decode and resize; None: one a core, at most 8.
         progress: Wraps the loop over pairs.
 
@@ -62,34 +67,65 @@ def match_dense(
     Raises:
         ConfigError: `max_size` or `num_workers` is below 1, or a pair names an image
             that is not among `images`.
+        DeviceError: a single pair does not fit into the memory of the device.
         StoreError: see `DenseStore.append`.
     """
     unreadable: dict[str, str] = {}
     missing = [pair for pair in pairs if pair not in store or pair[::-1] not in store]
     num_bytes = _largest_bytes(images, missing, matcher, max_size, unreadable)
-    num_cached = max(int(cache_gb * 1e9 / max(num_bytes, 1)), 2)
-    steps = _plan(order_for_cache(missing, num_cached), num_cached)
-    batches = load_batches(
-        images,
-        [name for step in steps for name in step.load],
-        max_size=max_size,
-        num_workers=num_workers,
-        on_unreadable=unreadable.__setitem__,
-    )
+    num_cached = max(int(cache_gb * 1e9 / max(num_bytes, 1)), _FEWEST_KEPT)
     prepared: dict[str, DenseImage] = {}
-    with closing(batches), WriteBehind(store.append, max_waiting=_MAX_WAITING) as out:
-        loader = _Loader(batches, unreadable)
-        for step in progress(steps, desc="match semi-dense", total=len(steps)):
-            for name in step.drop:
-                prepared.pop(name, None)
-            for name in step.load:
-                if (batch := loader.get(name)) is not None:
-                    [prepared[name]] = matcher.prepare(batch)
-            if step.pair[0] not in prepared or step.pair[1] not in prepared:
-                continue
-            directed = [p for p in (step.pair, step.pair[::-1]) if p not in store]
-            sides = [(prepared[name0], prepared[name1]) for name0, name1 in directed]
-            out.put(list(zip(directed, matcher.match(sides), strict=True)))
+
+    def matched(pairs: Sequence[Pair], num_kept: int) -> Iterator[Pair]:
+        steps = _plan(pairs, num_kept)
+        batches = load_batches(
+            images,
+            [name for step in steps for name in step.load],
+            max_size=max_size,
+            num_workers=num_workers,
+            on_unreadable=unreadable.__setitem__,
+        )
+        with closing(batches):
+            loader = _Loader(batches, unreadable)
+            for step in steps:
+                for name in step.drop:
+                    prepared.pop(name, None)
+                for name in step.load:
+                    if (batch := loader.get(name)) is not None:
+                        [prepared[name]] = matcher.prepare(batch)
+                if step.pair[0] in prepared and step.pair[1] in prepared:
+                    both = step.pair, step.pair[::-1]
+                    directed = [pair for pair in both if pair not in store]
+                    # under no name, which would keep what the next step drops
+                    found = matcher.match(
+                        [(prepared[a], prepared[b]) for a, b in directed]
+                    )
+                    out.put(list(zip(directed, found, strict=True)))
+                yield step.pair
+
+    def all_matched() -> Generator[Pair]:
+        left, kept = missing, num_cached
+        while left:
+            done = set()
+            try:
+                for pair in matched(order_for_cache(left, kept), kept):
+                    done.add(pair)
+                    yield pair
+                return
+            except DeviceError:
+                if kept == _FEWEST_KEPT:
+                    raise
+            kept = max(min(kept, len(prepared)) // 2, _FEWEST_KEPT)
+            logger.info("the device is full: %d images are kept on it now", kept)
+            left = [pair for pair in left if pair not in done]
+            prepared.clear()
+
+    with (
+        WriteBehind(store.append, max_waiting=_MAX_WAITING) as out,
+        closing(all_matched()) as pairs_done,
+    ):
+        for _ in progress(pairs_done, desc="match semi-dense", total=len(missing)):
+            pass
     return unreadable
 
 

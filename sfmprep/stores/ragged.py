@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
+from sfmprep.types import Index
 
 VERSION = 1
 _CHUNK_BYTES = 1 << 18
@@ -92,7 +93,7 @@ class RaggedTable:
         self.place = f"the store of {kind} in memory" if path is None else str(path)
         self.writable = path is None or provenance is not None
         self._width = _FIXED + num_extras
-        self._blocks: list[NDArray[np.int64]] = []
+        self._blocks: list[Index] = []
         if path is None:
             self._file = _in_memory(kind, provenance or {}, self._width)
         else:
@@ -236,7 +237,7 @@ class RaggedTable:
 
     # -------------------------------------------------------------------- internals
     @property
-    def _index(self) -> NDArray[np.int64]:
+    def _index(self) -> Index:
         """The rows of the index, merged where something was appended since."""
         if len(self._blocks) > 1:
             self._blocks = [np.concatenate(self._blocks)]

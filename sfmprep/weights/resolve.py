@@ -13,6 +13,7 @@ Checksums are checked wherever one is known and always returned, for the stores.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from sfmprep.errors import WeightsError
@@ -62,13 +63,19 @@ def weights_here(name: str, path: Path | None = None) -> ResolvedWeights | None:
 
 
 def resolve_weights(
-    name: str, path: Path | None = None, *, progress: Progress = silent
+    name: str,
+    path: Path | None = None,
+    *,
+    accepted: Collection[str] = (),
+    progress: Progress = silent,
 ) -> ResolvedWeights:
     """Finds weights by name, downloading the official file where none is here.
 
     Args:
         name: A key of `WEIGHTS`.
         path: A file to use in place of the named weights.
+        accepted: Names of weights whose licence the user read and accepted; some are
+            not fetched without.
         progress: Shows a download.
 
     Raises:
@@ -88,6 +95,13 @@ def resolve_weights(
             f" {entry.origin} states no licence. Ask its author for the file and name"
             " it in the recipe (`weights: PATH`), or put it as"
             f" {name}.safetensors into the folder SFMPREP_WEIGHTS names."
+        )
+    if entry.terms and name not in accepted:
+        raise WeightsError(
+            f"weights of {name} are not here, and {entry.origin} allows"
+            f" {entry.licence}: read {entry.terms}. If you accept it, run `sfmprep"
+            f" weights fetch {name} --accept-licence {name}`; or put {entry.file_name}"
+            " into the folder SFMPREP_WEIGHTS names."
         )
     if is_offline():
         raise WeightsError(

@@ -54,7 +54,8 @@ def splat_error(override: str) -> str:
 # -------------------------------------------------------------------------- shipped
 def test_the_shipped_recipes_are_these() -> None:
     assert recipe_names() == [
-        *("accurate", "colmap", "compact", "fast", "sift", "splat", "textureless")
+        *("accurate", "colmap", "compact", "fast", "sift", "splat", "superpoint"),
+        "textureless",
     ]
 
 
@@ -185,7 +186,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             "features: {type: sif}\nmatcher: {type: nearest}",
             "features.type = 'sif' is unknown. Did you mean 'sift'? Types: sift,"
-            " aliked, xfeat, disk, compact.",
+            " aliked, xfeat, disk, superpoint, r2d2, compact.",
         ),
         (
             f"{SIFT}pairs: {{window: 3}}",
@@ -242,8 +243,8 @@ def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
         load_recipe("splatt")
     assert str(caught.value) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, compact, fast, sift, splat, textureless; or give the path of a .yaml"
-        " file."
+        " colmap, compact, fast, sift, splat, superpoint, textureless; or give the"
+        " path of a .yaml file."
     )
 
 
@@ -512,7 +513,7 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
             "like: splatt",
             "recipe file mine.yaml: like = 'splatt': no recipe is called 'splatt'. Did"
             " you mean 'splat'? Recipes: accurate, colmap, compact, fast, sift, splat,"
-            " textureless; or give the path of a .yaml file.",
+            " superpoint, textureless; or give the path of a .yaml file.",
         ),
         (
             "like: [splat]",

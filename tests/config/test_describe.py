@@ -36,9 +36,10 @@ def test_setting_of_several_types() -> None:
     assert describe("features.max_size") == (
         "features.max_size\n"
         "  Longer side in pixels that larger images are reduced to.\n"
-        "  for type: aliked, compact, disk, sift, xfeat\n"
+        "  for type: aliked, compact, disk, r2d2, sift, superpoint, xfeat\n"
         "  values: a whole number above 0\n"
-        "  default: 1600 (aliked, compact, disk, xfeat), 3200 (sift)"
+        "  default: 1600 (aliked, compact, disk, superpoint, xfeat), 1024 (r2d2), 3200"
+        " (sift)"
     )
 
 
@@ -71,9 +72,9 @@ def test_near_misses_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["settings", "mapping.typ"]) == 2
     assert capsys.readouterr().err == (
         "sfmprep: error: no setting is called 'mapping.typ'. Did you mean"
-        " mapping.type? See `sfmprep settings`.\n"
+        " 'mapping.type'? See `sfmprep settings`.\n"
     )
-    with pytest.raises(ConfigError, match="Did you mean database.focal_length?"):
+    with pytest.raises(ConfigError, match="Did you mean 'database.focal_length'?"):
         describe("focal_length")
 
 

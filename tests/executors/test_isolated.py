@@ -13,6 +13,7 @@ import pycolmap
 import pytest
 
 from sfmprep.errors import ImageError
+from sfmprep.executors import isolated
 from sfmprep.executors.isolated import DiedError, Loop, run_isolated
 from sfmprep.progress import Progress, silent
 
@@ -24,6 +25,12 @@ def double(value: int, *, plus: int = 0, progress: Progress = silent) -> int:
     for _ in progress(iter("ab"), desc="letters", total=2):
         pass
     return 2 * value + plus
+
+
+def speak(*, progress: Progress) -> str:
+    print("not an answer", flush=True)
+    os.write(1, b"nor this")
+    return "the answer"
 
 
 def fail(*, progress: Progress) -> None:
@@ -69,6 +76,10 @@ def test_the_answer_the_log_and_the_progress_come_back(
     assert message.startswith("in process ") and not message.endswith(str(os.getpid()))
 
 
+def test_what_is_printed_is_no_answer() -> None:
+    assert run_isolated(speak) == "the answer"
+
+
 def test_an_error_comes_back_as_it_was() -> None:
     with pytest.raises(ImageError, match=r"^a\.jpg is damaged$"):
         run_isolated(fail)
@@ -91,6 +102,26 @@ def test_a_death_is_an_error(function, message: str) -> None:
     with pytest.raises(DiedError) as caught:
         run_isolated(function)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("first", ["", "os.read(0, 99)", "os.write(1, bytes(2))"])
+def test_a_death_before_the_call_is_read_is_an_error(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "_CODE", f"import os\n{first}\nos._exit(3)")
+    with pytest.raises(DiedError) as caught:  # and no BrokenPipeError
+        run_isolated(double, bytes(10_000_000))
+    assert str(caught.value) == "its process was ended with exit code 3"
+
+
+def test_a_process_that_hangs_after_its_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolated, "_PATIENCE_S", 0.1)
+    hangs = "import os, threading; os.close(1); threading.Event().wait()"
+    monkeypatch.setattr(isolated, "_CODE", hangs)
+    with pytest.raises(DiedError, match="^its process was ended because it hung$"):
+        run_isolated(double, 1)
 
 
 def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from sfmprep.config import NearestConfig
-from sfmprep.errors import StoreError
+from sfmprep.errors import DeviceError, StoreError
 from sfmprep.frontend.match import match_features, num_cached
 from sfmprep.models.matchers.nearest import Nearest
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs, sequential_pairs
@@ -109,6 +110,40 @@ def test_content_depends_neither_on_the_cache_nor_on_the_batch(
             cache_bytes=num_images * IMAGE_BYTES,
         )
         expect_all(matches, store, pairs)
+
+
+class SmallDevice(FakeMatcher):
+    """Has room for so many images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def prepare(self, image: Features) -> FakePrepared:
+        if len(self.alive) == self.room:
+            raise DeviceError("full")
+        return super().prepare(image)
+
+
+@pytest.mark.parametrize("room", [2, 3, 10, 20])
+def test_what_is_kept_gives_way_before_a_pair_does_not_fit(
+    store: FeatureStore, room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs, matcher = exhaustive_pairs(NAMES), SmallDevice(room)
+    with MatchStore() as matches, caplog.at_level(logging.INFO, "sfmprep"):
+        match_features(pairs, store, matcher, matches, batch_size=4)
+        expect_all(matches, store, pairs)
+    assert matcher.most_alive == room
+    assert caplog.messages[0] == (
+        "the device is full: half as many images are kept on it from now on"
+    )
+    if room >= 2 * 8:  # those of a batch beside what is kept
+        assert len(caplog.messages) == 1
+
+
+def test_a_pair_that_does_not_fit_alone_is_an_error(store: FeatureStore) -> None:
+    with MatchStore() as matches, pytest.raises(DeviceError, match="^full$"):
+        match_features(exhaustive_pairs(NAMES), store, SmallDevice(1), matches)
 
 
 def test_each_image_is_prepared_once_where_all_fit(store: FeatureStore) -> None:

@@ -24,7 +24,7 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
 from sfmprep.mapping.cameras import infer_camera
-from sfmprep.mapping.database import add_images, update_database
+from sfmprep.mapping.database import add_images, update_database, write_errors
 from sfmprep.mapping.verify import (
     VerifiedPairs,
     count_inliers,
@@ -130,7 +130,7 @@ def test_stopped_import_leaves_the_database_as_it_was(
         yield next(items)
         raise error
 
-    with pytest.raises((KeyboardInterrupt, StoreError)):
+    with pytest.raises(error):
         update_database(
             path,
             capture.images,
@@ -142,7 +142,7 @@ def test_stopped_import_leaves_the_database_as_it_was(
         )
     assert read_verified(path) == before
     assert not list(tmp_path.glob(".*.part*"))
-    with pytest.raises((KeyboardInterrupt, StoreError)):
+    with pytest.raises(error):
         update_database(
             tmp_path / "new.db",
             capture.images,
@@ -173,6 +173,34 @@ def test_full_disk_leaves_the_database_as_it_was(tmp_path: Path) -> None:
         assert read_verified(path).num_pairs == 3
         capture.write(path)
         assert read_verified(path).num_pairs == 190
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("index 3 is out of range"), OSError("the store is cut")]
+)
+def test_errors_that_are_not_of_the_database_stay_what_they_are(
+    tmp_path: Path, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as caught, write_errors(tmp_path / "a.db"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[database_sqlite.cc:9] SQLite error: disk I/O error"),
+        sqlite3.OperationalError("database is locked"),
+        OSError(28, "No space left on device", "folder/.a.db.part"),
+    ],
+)
+def test_errors_of_the_database_say_what_to_do(error: Exception) -> None:
+    with pytest.raises(StoreError) as caught, write_errors(Path("folder/a.db")):
+        raise error
+    assert str(caught.value) == (
+        f"folder/a.db cannot be written ({error}). Close COLMAP if it has it open, free"
+        " some disk space, and run the same command again."
+    )
 
 
 def test_2000_pairs_are_imported_quickly(

@@ -19,13 +19,19 @@ from sfmprep.config import (
     AlikedConfig,
     CompactConfig,
     DiskConfig,
+    R2d2Config,
     SiftConfig,
+    SuperPointConfig,
     XFeatConfig,
 )
+from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
+from sfmprep.models.extractors.r2d2 import R2d2Network
+from sfmprep.models.extractors.superpoint import SuperPointNetwork
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import Extractor
+from sfmprep.models.shared.adapter import Adapter
 from sfmprep.types import Features, ImageBatch
 from sfmprep.weights import resolve_weights
 from tests.support.batches import batch_of
@@ -51,7 +57,7 @@ class Dots:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
+    config: ModelConfig
     weights: str | None = None  # name of the file of trained weights
     dots: Dots | None = None  # None: it localises no dots, such as random weights
     size: tuple[int, int] = (320, 256)  # (W, H) of most pictures
@@ -73,6 +79,11 @@ CASES = {
     # It fires beside dots, not on them; test_compact.py has what it localises.
     "compact": Case(config=CompactConfig()),
     "disk-random": Case(config=DiskConfig(), size=(160, 128)),  # it is slow
+    "superpoint-random": Case(config=SuperPointConfig(), size=(160, 128)),
+    "r2d2-random": Case(
+        config=R2d2Config(min_repeatability=0.1, min_reliability=0.1, min_size=100),
+        size=(160, 128),
+    ),
 }
 
 
@@ -89,7 +100,7 @@ class Subject:
     """An extractor under test."""
 
     case: Case
-    config: SiftConfig | AlikedConfig | XFeatConfig | DiskConfig | CompactConfig
+    config: ModelConfig
     weights: Path | None
     extractor: Extractor
 
@@ -105,15 +116,24 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-def random_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of untrained weights, by the type of the model."""
+    folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "disk.safetensors"
-    save_file(DISK().state_dict(), path)
-    return path
+    networks = {
+        "disk": DISK(),
+        "superpoint": SuperPointNetwork(has_norms=True),
+        "r2d2": R2d2Network(32),
+    }
+    for name, network in networks.items():
+        save_file(network.state_dict(), folder / f"{name}.safetensors")
+    return {name: folder / f"{name}.safetensors" for name in networks}
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, random_disk: Path) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, random_weights: dict[str, Path]
+) -> Iterator[Subject]:
     case = CASES[request.param]
     config, weights = case.config, None
     if case.weights is not None:
@@ -121,8 +141,8 @@ def subject(request: pytest.FixtureRequest, random_disk: Path) -> Iterator[Subje
         weights = folder / f"{case.weights}.safetensors"
     elif isinstance(config, CompactConfig):
         weights = resolve_weights("compact").path  # in the package
-    elif isinstance(config, DiskConfig):
-        weights = random_disk
+    elif config.type in random_weights:
+        weights = random_weights[config.type]
         config = config.model_copy(update={"weights": weights})
     yield Subject(
         case=case,
@@ -275,18 +295,18 @@ def test_half_precision_is_refused_on_a_cpu(subject: Subject) -> None:
 def test_batch_that_exceeds_the_memory_is_halved(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not hasattr(subject.extractor, "_extract"):
+    if not hasattr(subject.extractor, "_adapter"):
         pytest.skip("COLMAP's SIFT runs on the CPU")
     extractor = subject.changed(batch_size=4)
-    run, sizes = extractor._extract, []
+    run, sizes = Adapter.pixels, []
 
-    def short_of_memory(batch: ImageBatch) -> list[Features]:
+    def short_of_memory(adapter: Adapter, batch: ImageBatch) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(batch)
+        return run(adapter, batch)
 
-    monkeypatch.setattr(extractor, "_extract", short_of_memory)
+    monkeypatch.setattr(Adapter, "pixels", short_of_memory)
     images = [make_texture(seed, (96, 64)) for seed in range(3)]
     found = extractor.extract(batch_of(*images))
     assert sizes == [3, 2, 1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.errors import ImageError, StoreError
+from sfmprep.errors import DeviceError, ImageError, StoreError
 from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.semidense import match
 from sfmprep.semidense.match import match_dense
@@ -83,6 +85,41 @@ def run(images: ImageSet, store: DenseStore, **options: float) -> FakeMatcher:
         images, exhaustive_pairs(images.names), matcher, store, max_size=64, **options
     )
     return matcher
+
+
+class SmallDevice(FakeMatcher):
+    """Has room for so many images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.alive: weakref.WeakSet[FakeImage] = weakref.WeakSet()
+
+    def prepare(self, batch: ImageBatch) -> list[FakeImage]:
+        """Only where there is room."""
+        if len(self.alive) == self.room:
+            raise DeviceError("full")
+        found = super().prepare(batch)
+        self.alive.update(found)
+        return found
+
+
+@pytest.mark.parametrize("room", [2, 3, 5])
+def test_what_is_kept_gives_way_before_a_pair_does_not_fit(
+    images: ImageSet, room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs, matcher = exhaustive_pairs(images.names), SmallDevice(room)
+    with DenseStore() as store, caplog.at_level(logging.INFO, "sfmprep"):
+        match_dense(images, pairs, matcher, store, max_size=64)
+        assert len(store.pairs()) == 2 * len(pairs)
+    assert len(matcher.matched) == 2 * len(pairs)
+    assert caplog.messages == ["the device is full: 2 images are kept on it now"]
+
+
+def test_a_pair_that_does_not_fit_alone_is_an_error(images: ImageSet) -> None:
+    pairs = exhaustive_pairs(images.names)
+    with DenseStore() as store, pytest.raises(DeviceError, match="^full$"):
+        match_dense(images, pairs, SmallDevice(1), store, max_size=64)
 
 
 def test_both_directions_of_each_pair_are_stored(

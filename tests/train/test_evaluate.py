@@ -21,7 +21,7 @@ from sfmprep.train.compare.columns import build_column
 from sfmprep.train.compare.evaluate import evaluate
 from sfmprep.train.compare.scenes import Scene, read_scene, scene_pairs
 from sfmprep.train.compare.table import Table
-from sfmprep.train.pairs.held_out import is_held_out, photograph_of
+from sfmprep.train.pairs.photographs import is_held_out, photograph_of
 from sfmprep.train.pairs.views import transform
 from sfmprep.types import Features, Matches
 

@@ -13,13 +13,17 @@ from sfmprep.config import CompactConfig
 from sfmprep.errors import StoreError
 from sfmprep.models.extractors.compact import Compact, soft_offset
 from sfmprep.models.extractors.compact_network import CompactNetwork
-from sfmprep.train.checkpoints import RunLog, load
+from sfmprep.train.checkpoints import load
 from sfmprep.train.extractor import adaptation
 from sfmprep.train.extractor import train as extractor
 from sfmprep.train.extractor.data import Adapted, Batch, make_batch
 from sfmprep.train.extractor.train import export_extractor, losses, train_extractor
+from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.train.pairs.views import draw_gaussians
-from sfmprep.types import ImageBatch
+from sfmprep.types import Features, ImageBatch
+from sfmprep.weights import ResolvedWeights
+from tests.support.records import features
+from tests.support.run_logs import read_log
 from tests.support.textures import texture
 
 
@@ -190,7 +194,7 @@ def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
         )
     )
     assert len(features) > 10
-    rows = RunLog.read(tmp_path / "extractor.jsonl")
+    rows = read_log(tmp_path / "extractor.jsonl")
     assert {"contrast", "steps_per_s"} <= rows[-1].keys()
 
 
@@ -202,3 +206,29 @@ def test_adaptation_puts_repeated_places_where_they_are() -> None:
     found, heights = adaptation._peaks(torch.from_numpy(heat))
     np.testing.assert_allclose(found, xy, atol=0.02)
     np.testing.assert_allclose(heights, [0.93, 0.5], atol=0.05)
+
+
+def test_an_adaptation_goes_on_and_refuses_another_seed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = ResolvedWeights(name="aliked-n16", path=tmp_path, sha256="0" * 64)
+    monkeypatch.setattr(adaptation, "resolve_weights", lambda _: weights)
+    for name in ("load_tensors", "load_strict"):
+        monkeypatch.setattr(adaptation, name, lambda *_: None)
+    seen: list[int] = []
+
+    def teach(_: object, photograph: np.ndarray, *rest: object) -> Features:
+        seen.append(len(photograph))
+        return features(len(seen))
+
+    monkeypatch.setattr(adaptation, "adapt_photograph", teach)
+    photographs, path = Photographs(data), tmp_path / "adapted.h5"
+    assert not adaptation.adapt(photographs, path, end=0)
+    assert adaptation.adapt(photographs, path) and adaptation.adapt(photographs, path)
+    assert len(seen) == len(photographs)
+    with pytest.raises(StoreError) as caught:
+        adaptation.adapt(photographs, path, seed=1)
+    assert str(caught.value) == (
+        f"{path} was made with other settings: seed is 0 there and 1 now. Choose"
+        " another output folder, or delete the file."
+    )

@@ -40,9 +40,10 @@ from sfmprep.train.matcher.validation import (
     validate,
 )
 from sfmprep.train.network import Keypoints, PairBatch, build_network, layer_tokens
-from sfmprep.train.pairs.held_out import is_held_out
+from sfmprep.train.pairs.photographs import is_held_out
 from sfmprep.train.pairs.views import Views
 from sfmprep.types import Features, ImageBatch
+from tests.support.run_logs import read_log
 
 SIZE = 96
 SMALL = LightGlueShape(input_dim=64, dim=64, num_heads=2, num_layers=3)
@@ -464,7 +465,7 @@ def test_checkpoint_is_at_most_16_megabytes(photographs, tmp_path):
 
 def test_log_compares_with_nearest_neighbours(photographs, tmp_path):
     train(tmp_path, photographs, 2)
-    rows = checkpoints.RunLog.read(tmp_path / "matcher.jsonl")
+    rows = read_log(tmp_path / "matcher.jsonl")
     names = set().union(*rows)
     assert {"similarity", "pairs_per_s", "homography_recall"} <= names
     assert {"parallax_precision", "parallax_nearest_precision"} <= names

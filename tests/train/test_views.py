@@ -13,8 +13,7 @@ import torch
 from sfmprep.errors import ImageError, StoreError
 from sfmprep.train import checkpoints
 from sfmprep.train.loop import on_device
-from sfmprep.train.pairs.held_out import is_held_out
-from sfmprep.train.pairs.photographs import Photographs
+from sfmprep.train.pairs.photographs import Photographs, is_held_out
 from sfmprep.train.pairs.views import (
     photometric,
     random_homography,
@@ -22,6 +21,7 @@ from sfmprep.train.pairs.views import (
     transform,
     warp,
 )
+from tests.support.run_logs import read_log
 from tests.support.textures import texture
 
 
@@ -128,4 +128,4 @@ def test_a_log_goes_on_after_a_cut_line(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 2, "lo')
     log.write(3, {"loss": 1.0})
-    assert [row["step"] for row in checkpoints.RunLog.read(path)] == [1, 3]
+    assert [row["step"] for row in read_log(path)] == [1, 3]

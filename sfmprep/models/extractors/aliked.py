@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from sfmprep.config import AlikedConfig
 from sfmprep.models.extractors.aliked_network import AlikedNetwork
-from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.adapter import Adapter, in_parts
 from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.models.shared.sampling import sample
 from sfmprep.types import Features, ImageBatch
 
@@ -30,41 +32,15 @@ class Aliked:
     score reaches the threshold it lowers it to the mean.
     """
 
-    def __init__(
-        self,
-        config: AlikedConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        """Loads the weights.
-
-        Raises:
-            ConfigError: half precision without a CUDA device.
-            WeightsError: the weights cannot be had, or are not those of this model.
-        """
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
-        network = self._adapter.load(AlikedNetwork(config.model))
-        network.prepare(self._adapter.dtype)
-        self._network = network.to(self._adapter.device)
+    def __init__(self, config: AlikedConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
+        self._network = self._adapter.load(AlikedNetwork(config.model))
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size)
 
+    @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
-        """Extracts the features of each image, `batch_size` of them at once.
-
-        Returns:
-            Features with float32 unit descriptors [N, 128] ([N, 64] for t16), in
-            falling order of score; N is 0 where nothing was found.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._extract, batch, self.batch_size)
-
-    @inference
-    def _extract(self, batch: ImageBatch) -> list[Features]:
+        """Extracts float32 unit descriptors [N, 128], [N, 64] for t16."""
         maps = self._network(self._adapter.pixels(batch))
         image, xy, scores = detect_keypoints(
             maps.scores,

@@ -51,8 +51,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import fuse_conv_bn_eval
 
+from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.sampling import neighbours, sample, weighted_rows
 
 _DIVISOR = 32  # the coarsest level has one pixel for this many
@@ -133,14 +133,6 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Conv2d(in_channels, out_channels, 1) if residual else None
 
-    def fold(self) -> None:
-        """Multiplies both batch normalisations into their convolutions."""
-        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
-            plain = conv.regular_conv if isinstance(conv, DeformableConv) else conv
-            fused = fuse_conv_bn_eval(plain, norm)
-            plain.weight, plain.bias = fused.weight, fused.bias
-        del self.bn1, self.bn2
-
     def forward(self, features: Tensor) -> Tensor:
         """Maps [B, in_channels, h, w] to [B, out_channels, h, w], once folded."""
         out: Tensor = self.conv2(_selu_(self.conv1(features)))
@@ -208,12 +200,10 @@ class AlikedNetwork(nn.Module):
             dtype: Of the pyramid: its convolutions and levels. Positions, score map,
                 and the descriptors from their normalisation on stay in float32.
         """
-        self.eval()
-        for block in (self.block1, self.block2, self.block3, self.block4):
-            block.fold()
-            block.to(dtype)
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            conv.to(dtype)
+        fold_batch_norms(self.eval())
+        for name, part in self.named_children():
+            if name.startswith(("block", "conv")):
+                part.to(dtype)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Maps:

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from sfmprep.config import CompactConfig
 from sfmprep.models.extractors.compact_network import CompactNetwork
-from sfmprep.models.shared.adapter import Adapter, inference
+from sfmprep.models.shared.adapter import Adapter, in_parts
 from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.types import Features, ImageBatch
 
 _WINDOW = 2  # pixels around a maximum that its sub-pixel position is read from
@@ -23,44 +25,19 @@ _WINDOW = 2  # pixels around a maximum that its sub-pixel position is read from
 class Compact:
     """Extracts the compact features.
 
-    Args:
-        config: The settings; scores are in 0..1.
-        device: Where the network runs, as torch names it.
-        precision: Of the convolutions; the descriptor's perceptron is in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    The precision is that of the convolutions; the descriptor's perceptron is in
+    float32.
     """
 
-    def __init__(
-        self,
-        config: CompactConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
-        network = self._adapter.load(CompactNetwork())
-        network.prepare(self._adapter.dtype)
-        self._network = network.to(self._adapter.device)
+    def __init__(self, config: CompactConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
+        self._network = self._adapter.load(CompactNetwork())
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size)
 
+    @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
-        """Extracts features with 64-dimensional float32 unit descriptors.
-
-        Returns:
-            Per image what `Extractor.extract` promises; scores are in 0..1.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._extract, batch, self.batch_size)
-
-    @inference
-    def _extract(self, batch: ImageBatch) -> list[Features]:
+        """Extracts 64-dimensional float32 unit descriptors; scores are in 0..1."""
         maps = self._network(self._adapter.pixels(batch))
         image, xy, scores = detect(
             maps.logits,

@@ -13,13 +13,12 @@ of a level at 1/s has its centre at pixel s (k + 1/2) - 1/2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.sampling import sample
 
 MULTIPLE = 16  # of the padded input's sides
@@ -46,13 +45,6 @@ class Layer(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
-
-    def fold(self) -> None:
-        """Multiplies the batch normalisation, in evaluation mode, into the weights."""
-        self[0] = fuse_conv_bn_eval(
-            cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
-        )
-        self[1] = nn.Identity()
 
 
 class CompactNetwork(nn.Module):
@@ -91,10 +83,7 @@ class CompactNetwork(nn.Module):
         Args:
             dtype: Of the convolutions; the perceptron stays in float32.
         """
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, Layer):
-                module.fold()
+        fold_batch_norms(self.eval())
         for part in self.children():
             if part is not self.describer:
                 part.to(dtype)

@@ -7,15 +7,17 @@ Apache-2.0. The network is kornia's `feature.DISK` (Apache-2.0).
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 import torch.nn.functional as F
 from kornia.feature import DISK
 
 from sfmprep.config import DiskConfig
-from sfmprep.models.shared.adapter import Adapter, below, inference
+from sfmprep.models.shared.adapter import Adapter, below, in_parts
 from sfmprep.models.shared.extraction import features_of
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.types import Features, ImageBatch
 
 _MULTIPLE = 16  # of the network's input sides
@@ -24,46 +26,26 @@ _MULTIPLE = 16  # of the network's input sides
 class Disk:
     """Extracts DISK keypoints, scored by the network's logit.
 
-    Args:
-        config: The settings.
-        device: Where the network runs, as torch names it.
-        precision: Without effect: it is in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    It is in float32 whatever the precision.
     """
 
-    def __init__(
-        self,
-        config: DiskConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: DiskConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
         tensors = self._adapter.tensors()
         # The authors' checkpoint keeps the network beside the state of its training.
-        network = self._adapter.load(DISK(), below(tensors, "extractor.") or tensors)
-        self._network = network.to(self._adapter.device)
+        self._network = self._adapter.load(
+            DISK(), below(tensors, "extractor.") or tensors
+        )
         self.identity = self._adapter.identity
         # Of the 129 maps of full resolution there are several at a time.
         self.batch_size = self._adapter.batch_size(config.max_size, share=4)
 
+    @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts features with 128-dimensional float32 unit descriptors.
 
-        Returns:
-            Per image what `Extractor.extract` promises; scores are logits.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
+        Scores are logits.
         """
-        return self._adapter.in_parts(self._extract, batch, self.batch_size)
-
-    @inference
-    def _extract(self, batch: ImageBatch) -> list[Features]:
         width, height = batch.network_size
         pixels = self._adapter.pixels(batch)
         right, below = -width % _MULTIPLE, -height % _MULTIPLE

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfmprep import coords
 from sfmprep.config import SiftConfig
+from sfmprep.coords import Placed
 from sfmprep.errors import StoreError
 from sfmprep.models.identity import identity
 from sfmprep.models.shared.precision import Precision
@@ -110,15 +110,14 @@ class Sift:
         angle = np.arctan2(shape[:, 1, 0], shape[:, 0, 0])
         # COLMAP keeps whole levels of the scale space and so exceeds its limit.
         best = np.argsort(-scale, kind="stable")[: self._max_keypoints]
-        stored_scale, stored_angle = coords.stored_shape_from_network(
-            scale[best], angle[best], batch, item
-        )
+        placed = Placed.of(batch, item)
+        stored_scale, stored_angle = placed.stored_shape(scale[best], angle[best])
         return Features(
-            xy=coords.stored_from_network(keypoints[best, :2], batch, item),
+            xy=placed.stored(keypoints[best, :2]),
             scores=scale[best],
             descriptors=descriptors[best],
-            image_size=(int(batch.sizes[item, 0]), int(batch.sizes[item, 1])),
-            orientation=int(batch.orientations[item]),
+            image_size=placed.size,
+            orientation=placed.orientation,
             scale=stored_scale,
             angle=stored_angle,
         )

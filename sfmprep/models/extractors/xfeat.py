@@ -12,67 +12,43 @@ channels lie last throughout; keypoints are pixel centres, so the resize to mult
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sfmprep.config import XFeatConfig
-from sfmprep.models.shared.adapter import Adapter, inference
-from sfmprep.models.shared.extraction import features_of
+from sfmprep.models.shared.adapter import Adapter, in_parts
+from sfmprep.models.shared.extraction import CELL, cell_heatmaps, features_of
+from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.models.shared.sampling import sample
 from sfmprep.types import Features, ImageBatch
 
 FINE_MATCHER = "fine_matcher."
 """What the names of the tensors begin with that are XFeat*'s alone."""
 _NMS_RADIUS = 2
-_CELL = 8  # pixels that one cell of the network's output covers, each way
 _MULTIPLE = 32  # of the network's input sides
 
 
 class XFeat:
     """Extracts XFeat keypoints, scored by heat map value times reliability.
 
-    Args:
-        config: The settings; `min_score` applies to the heat map value alone.
-        device: Where the network runs, as torch names it.
-        precision: Of the backbone; the heads are in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    `min_score` applies to the heat map value alone. The precision is that of the
+    backbone; the heads are in float32.
     """
 
-    def __init__(
-        self,
-        config: XFeatConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: XFeatConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
         self._network = load_network(self._adapter, self._adapter.tensors())
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size)
 
+    @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
-        """Extracts features with 64-dimensional float32 unit descriptors.
-
-        Returns:
-            Per image what `Extractor.extract` promises; scores are in 0..1.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._extract, batch, self.batch_size)
-
-    @inference
-    def _extract(self, batch: ImageBatch) -> list[Features]:
+        """Extracts 64-dimensional float32 unit descriptors; scores are in 0..1."""
         width, height = (
             max(_MULTIPLE, side // _MULTIPLE * _MULTIPLE) for side in batch.network_size
         )
@@ -84,7 +60,7 @@ class XFeat:
             align_corners=False,
         )
         dense, logits, reliability = self._network(grey)
-        heatmaps = _heatmaps(logits)
+        heatmaps = cell_heatmaps(logits)
         image, y, x = strict_maxima(
             heatmaps, radius=_NMS_RADIUS, threshold=self._config.min_score
         ).unbind(1)
@@ -119,9 +95,7 @@ def load_network(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> XFeat
     """
     # The matcher that refines semi-dense matches shares the file.
     own = {k: tensor for k, tensor in tensors.items() if not k.startswith(FINE_MATCHER)}
-    network = adapter.load(XFeatNetwork(), own)
-    network.prepare(adapter.dtype)
-    return network.to(adapter.device)
+    return adapter.load(XFeatNetwork(), own)
 
 
 class XFeatNetwork(nn.Module):
@@ -172,10 +146,7 @@ class XFeatNetwork(nn.Module):
         Args:
             dtype: Of the backbone; normalisation and heads stay in float32.
         """
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, _Layer):
-                module.fold()
+        fold_batch_norms(self.eval())
         heads = (self.norm, self.heatmap_head, self.keypoint_head)
         for part in self.children():
             if part not in heads:
@@ -216,15 +187,8 @@ def _cells(grey: torch.Tensor) -> torch.Tensor:
     As `pixel_unshuffle`, but with channels last.
     """
     count, _, height, width = grey.shape
-    cells = grey.view(count, height // _CELL, _CELL, width // _CELL, _CELL)
+    cells = grey.view(count, height // CELL, CELL, width // CELL, CELL)
     return cells.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
-
-
-def _heatmaps(logits: torch.Tensor) -> torch.Tensor:
-    """Spreads the probabilities of the cells [B, h, w, 65] out to [B, H, W]."""
-    count, rows, columns, _ = logits.shape
-    cells = logits.softmax(3)[..., :-1].view(count, rows, columns, _CELL, _CELL)
-    return cells.transpose(2, 3).reshape(count, rows * _CELL, columns * _CELL)
 
 
 class _Layer(nn.Module):
@@ -250,11 +214,3 @@ class _Layer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.layer(x)
         return result
-
-    def fold(self) -> None:
-        """Multiplies the batch normalisation, in evaluation mode, into the weights."""
-        convolution, norm, activation = self.layer
-        fused = fuse_conv_bn_eval(
-            cast(nn.Conv2d, convolution), cast(nn.BatchNorm2d, norm)
-        )
-        self.layer = nn.Sequential(fused, activation)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ from sfmprep.models.matchers.pair_batches import (
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.adapter import Adapter, inference
 from sfmprep.models.shared.out_of_memory import Memory
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.precision import Where
 from sfmprep.types import Features, Float32, Matches
 
 logger = logging.getLogger(__name__)
@@ -112,25 +113,10 @@ class LightGlue:
 
     In half precision are the attentions and perceptrons of the layers; tokens between
     them, rotations, confidences and the assignment stay in float32.
-
-    Args:
-        config: The checkpoint and its thresholds.
-        device: Where to run, as torch names it.
-        precision: auto is half on CUDA, else float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights are missing, damaged or do not fit.
     """
 
-    def __init__(
-        self,
-        config: LightGlueConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._adapter = adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: LightGlueConfig, **where: Unpack[Where]) -> None:
+        self._adapter = adapter = Adapter.of(config, **where)
         network = load_network(
             adapter.weights,
             SHAPES[config.model],
@@ -164,7 +150,7 @@ class LightGlue:
             ConfigError: the features are not those that the checkpoint is for.
             DeviceError: they do not fit into the memory of the device.
         """
-        [prepared] = Memory().run(lambda items: [self._prepare(items[0])], [features])
+        [prepared] = Memory().each(self._prepare, [features])
         return prepared
 
     def _prepare(self, features: Features) -> PreparedImage:
@@ -187,12 +173,7 @@ class LightGlue:
 
     @inference
     def match(self, pairs: Sequence[tuple[Side, Side]]) -> list[Matches]:
-        """Matches each pair; see `protocols.Matcher`.
-
-        Raises:
-            ConfigError: the features are not those that the checkpoint is for.
-            DeviceError: a single pair does not fit into the memory of the device.
-        """
+        """Matches each pair; see `protocols.Matcher`."""
         return match_in_groups(
             prepare_pairs(pairs, PreparedImage, self.prepare),
             self._match_batch,

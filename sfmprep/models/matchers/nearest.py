@@ -91,8 +91,8 @@ class Nearest:
             DeviceError: they do not fit into its memory.
         """
         rows = torch.from_numpy(unit_descriptors(features))
-        [prepared] = Memory().run(
-            lambda items: [PreparedRows(items[0].to(self._device))], [rows]
+        [prepared] = Memory().each(
+            lambda rows: PreparedRows(rows.to(self._device)), [rows]
         )
         return prepared
 
@@ -102,7 +102,6 @@ class Nearest:
 
         Raises:
             ConfigError: not all descriptors have the same length.
-            DeviceError: a single pair does not fit into the memory of the device.
         """
         prepared = prepare_pairs(pairs, PreparedRows, self.prepare)
         dims = {

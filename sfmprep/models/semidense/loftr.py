@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,15 +22,12 @@ from kornia.feature import LoFTR
 from kornia.feature.loftr.loftr import default_cfg
 
 from sfmprep.config import LoftrConfig
+from sfmprep.coords import Placed
 from sfmprep.models.protocols import DenseImage
-from sfmprep.models.semidense.dual_softmax import (
-    MutualMatches,
-    mutual_matches,
-)
-from sfmprep.models.shared.adapter import Adapter, below, inference
-from sfmprep.models.shared.extraction import only_row, padded_grey
-from sfmprep.models.shared.placed import Placed, prepared_as
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.semidense.dual_softmax import MutualMatches, mutual_matches
+from sfmprep.models.shared.adapter import Adapter, below, in_parts, inference
+from sfmprep.models.shared.extraction import only_row, padded_grey, prepared_as
+from sfmprep.models.shared.precision import Where
 from sfmprep.progress import batched
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 
@@ -45,74 +42,26 @@ _FINE_WINDOWS = 4096  # that are correlated at once: 52 MB a map
 class Loftr:
     """Matches with LoFTR, from what was computed once for each image.
 
-    Args:
-        config: The settings.
-        device: Where the network runs, as torch names it.
-        precision: Of the backbone and of what is kept of its fine map; the
-            transformers are in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    The precision is that of the backbone and of what is kept of its fine map; the
+    transformers are in float32.
     """
 
-    def __init__(
-        self,
-        config: LoftrConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: LoftrConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
         tensors = self._adapter.tensors()
-        network = self._adapter.load(
+        self._network = self._adapter.load(
             loftr_network(config.model), below(tensors, "state_dict.") or tensors
         )
-        network.backbone.to(self._adapter.dtype)
-        self._network = network.to(self._adapter.device)
-        self._temperature: float = network.coarse_matching.temperature
+        self._network.backbone.to(self._adapter.dtype)
+        self._temperature: float = self._network.coarse_matching.temperature
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size, share=_BATCH_SHARE)
 
+    @in_parts
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
-        """Computes the maps of each image of a batch.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
-
-    def match(
-        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
-    ) -> list[DenseMatches]:
-        """Locates cells of each first image in the second.
-
-        Pairs of equal sizes go through the network together.
-
-        Returns:
-            Per pair what `DenseMatcher.match` promises; scores are the confidence that
-            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
-            have no matches.
-
-        Raises:
-            ValueError: an image was prepared by another kind of matcher.
-            DeviceError: a single pair does not fit into the memory of the device.
-        """
-        sides = prepared_as(LoftrImage, pairs)
-        results: dict[int, DenseMatches] = {}
-        for items in self._batches(sides):
-            group = [sides[item] for item in items]
-            found = self._adapter.pairs.run(
-                self._match_batch, group, _num_tokens(*group[0])
-            )
-            results.update(zip(items, found, strict=True))
-        return [results[item] for item in range(len(pairs))]
-
-    @inference
-    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Computes the maps of each image of a batch."""
         # Every cell begins in the image, so none is masked.
-        grey = padded_grey(batch, multiple=_CELL, device=self._adapter.device)
+        grey = padded_grey(self._adapter.pixels(batch), multiple=_CELL)
         network = self._network
         coarse, fine = network.backbone(grey.to(network.backbone.conv1.weight.dtype))
         height, width = coarse.shape[2:]
@@ -128,6 +77,28 @@ class Loftr:
             )
             for row in range(len(batch))
         ]
+
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
+    ) -> list[DenseMatches]:
+        """Locates cells of each first image in the second.
+
+        Pairs of equal sizes go through the network together.
+
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the confidence that
+            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
+            have no matches.
+        """
+        sides = prepared_as(LoftrImage, pairs)
+        results: dict[int, DenseMatches] = {}
+        for items in self._batches(sides):
+            group = [sides[item] for item in items]
+            found = self._adapter.pairs.run(
+                self._match_batch, group, _num_tokens(*group[0])
+            )
+            results.update(zip(items, found, strict=True))
+        return [results[item] for item in range(len(pairs))]
 
     def _batches(
         self, sides: Sequence[tuple[LoftrImage, LoftrImage]]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from sfmprep.config import S2ldConfig
+from sfmprep.coords import Placed
 from sfmprep.models.protocols import DenseImage
 from sfmprep.models.semidense.s2ld_network import (
     BORDER,
@@ -21,10 +23,9 @@ from sfmprep.models.semidense.s2ld_network import (
     S2ldMaps,
     S2ldNetwork,
 )
-from sfmprep.models.shared.adapter import Adapter, below, inference
-from sfmprep.models.shared.extraction import only_row, padded_grey
-from sfmprep.models.shared.placed import Placed, prepared_as
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.adapter import Adapter, below, in_parts, inference
+from sfmprep.models.shared.extraction import only_row, padded_grey, prepared_as
+from sfmprep.models.shared.precision import Where
 from sfmprep.types import DenseMatches, Float32, ImageBatch
 
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
@@ -33,68 +34,22 @@ _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 class S2ld:
     """Matches with S2LD, from what was computed once for each image.
 
-    Args:
-        config: The settings.
-        device: Where the network runs, as torch names it.
-        precision: Of backbone and transformer; similarities are in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    The precision is that of backbone and transformer; similarities are in float32.
     """
 
-    def __init__(
-        self,
-        config: S2ldConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
-        network = self._adapter.load(
-            S2ldNetwork(), network_tensors(self._adapter.tensors())
-        )
-        network.prepare(self._adapter.dtype)
-        self._network = network.to(self._adapter.device)
+    def __init__(self, config: S2ldConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
+        tensors = network_tensors(self._adapter.tensors())
+        self._network = self._adapter.load(S2ldNetwork(), tensors)
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size, share=_BATCH_SHARE)
 
+    @in_parts
     def prepare(self, batch: ImageBatch) -> list[DenseImage]:
-        """Finds the keypoints and computes the maps of each image of a batch.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
-
-    def match(
-        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
-    ) -> list[DenseMatches]:
-        """Locates keypoints of each first image in the second.
-
-        Returns:
-            Per pair what `DenseMatcher.match` promises; scores are the confidence that
-            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
-            have no matches.
-
-        Raises:
-            ValueError: an image was prepared by another kind of matcher.
-            DeviceError: a single pair does not fit into the memory of the device.
-        """
-        # One by one: a pair fills a device, and pairs of a batch had to be of one size.
-        return [
-            matches
-            for pair in prepared_as(S2ldImage, pairs)
-            for matches in self._adapter.pairs.run(self._match_each, [pair])
-        ]
-
-    @inference
-    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Finds the keypoints and computes the maps of each image of a batch."""
         # Every cell begins in the image, so none is masked.
-        maps = self._network.extract(
-            padded_grey(batch, multiple=CELL, device=self._adapter.device)
-        )
+        grey = padded_grey(self._adapter.pixels(batch), multiple=CELL)
+        maps = self._network.extract(grey)
         tokens = self._network.tokens(maps)
         # The tokens stand for it.
         maps = maps._replace(coarse=tokens.new_empty(len(batch), 0))
@@ -110,13 +65,22 @@ class S2ld:
             for row, placed in enumerate(images)
         ]
 
-    @inference
-    def _match_each(
-        self, pairs: Sequence[tuple[S2ldImage, S2ldImage]]
+    def match(
+        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
     ) -> list[DenseMatches]:
-        return [self._match_one(first, second) for first, second in pairs]
+        """Locates keypoints of each first image in the second.
 
-    def _match_one(self, image0: S2ldImage, image1: S2ldImage) -> DenseMatches:
+        Returns:
+            Per pair what `DenseMatcher.match` promises; scores are the confidence that
+            the cells belong together. Images of fewer than 5 cells (33 pixels) a side
+            have no matches.
+        """
+        # One by one: a pair fills a device, and pairs of a batch had to be of one size.
+        return self._adapter.pairs.each(self._match_one, prepared_as(S2ldImage, pairs))
+
+    @inference
+    def _match_one(self, pair: tuple[S2ldImage, S2ldImage]) -> DenseMatches:
+        image0, image1 = pair
         tokens = self._network.cross(image0.tokens, image1.tokens)
         maps0, maps1 = image0.maps, image1.maps
         item, first, second, confidence = self._network.coarse_matches(

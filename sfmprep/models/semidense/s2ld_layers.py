@@ -7,22 +7,11 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MAX_OFFSET = 1.2
 """Half cells: a keypoint may leave its cell by a fifth."""
 _HEADS = 8
 _EPSILON = 1e-6  # of sums over the keys
-
-
-def fold_batch_norms(module: nn.Module) -> None:
-    """Multiplies batch normalisations among the children into their convolutions."""
-    for conv_name, norm_name in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):
-        conv = getattr(module, conv_name, None)
-        norm = getattr(module, norm_name, None)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-            setattr(module, norm_name, nn.Identity())
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:

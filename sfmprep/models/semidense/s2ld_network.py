@@ -34,8 +34,8 @@ from sfmprep.models.semidense.s2ld_layers import (
     KeypointDetector,
     Transformer,
     WindowContext,
-    fold_batch_norms,
 )
+from sfmprep.models.shared.folding import fold_batch_norms
 
 CELL = 8
 """Pixels that a cell covers, each way."""
@@ -94,9 +94,7 @@ class S2ldNetwork(nn.Module):
             dtype: Of weights and maps; offsets, scores, sums over tokens and
                 similarities are in float32.
         """
-        self.eval()
-        for module in self.modules():
-            fold_batch_norms(module)
+        fold_batch_norms(self.eval())
         self.to(dtype)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

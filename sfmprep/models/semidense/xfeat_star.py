@@ -23,20 +23,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sfmprep import coords
 from sfmprep.config import NearestConfig, XFeatStarConfig
+from sfmprep.coords import Placed, resize_xy
 from sfmprep.models.extractors.xfeat import FINE_MATCHER, load_network
 from sfmprep.models.matchers.nearest import Nearest, PreparedRows
 from sfmprep.models.protocols import DenseImage
-from sfmprep.models.shared.adapter import Adapter, below, inference
-from sfmprep.models.shared.placed import Placed, prepared_as
-from sfmprep.models.shared.precision import Precision
+from sfmprep.models.shared.adapter import Adapter, below, in_parts, inference
+from sfmprep.models.shared.extraction import prepared_as
+from sfmprep.models.shared.precision import Where
 from sfmprep.types import DenseMatches, Float32, ImageBatch, Matches
 
 _CELL = 8  # pixels that one cell of the network's output covers, each way
@@ -50,44 +51,22 @@ _GAIN = 1.15  # of true movements over those that the network finds
 class XFeatStar:
     """Matches cells of images whose descriptors are mutually nearest.
 
-    Args:
-        config: The settings.
-        device: Where the networks run, as torch names it.
-        precision: Of the backbone; all else is in float32.
-
-    Raises:
-        ConfigError: half precision without a CUDA device.
-        WeightsError: the weights cannot be had, or do not fit.
+    The precision is that of the backbone; all else is in float32.
     """
 
-    def __init__(
-        self,
-        config: XFeatStarConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
-    ) -> None:
-        self._config = config
-        self._adapter = Adapter.of(config, device=device, precision=precision)
+    def __init__(self, config: XFeatStarConfig, **where: Unpack[Where]) -> None:
+        self._config, self._adapter = config, Adapter.of(config, **where)
         tensors = self._adapter.tensors()
         self._network = load_network(self._adapter, tensors)
         self._fine_matcher = self._adapter.load(
             _fine_matcher(), below(tensors, FINE_MATCHER)
-        ).to(self._adapter.device)
+        )
         self._nearest = Nearest(
             NearestConfig(ratio=None, min_similarity=config.min_similarity),
-            device=device,
+            device=str(self._adapter.device),
         )
         self.identity = self._adapter.identity
         self.batch_size = self._adapter.batch_size(config.max_size)
-
-    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
-        """Describes the most reliable cells of each image of a batch.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-        return self._adapter.in_parts(self._prepare, batch, self.batch_size)
 
     def match(
         self, pairs: Sequence[tuple[DenseImage, DenseImage]]
@@ -97,22 +76,15 @@ class XFeatStar:
         Returns:
             Per pair what `DenseMatcher.match` promises; scores are the geometric mean
             of the confidences of the place in both directions.
-
-        Raises:
-            ValueError: an image was prepared by another kind of matcher.
-            DeviceError: a single pair does not fit into the memory of the device.
         """
         sides = prepared_as(StarImage, pairs)
         matches = self._nearest.match([(a.rows, b.rows) for a, b in sides])
         # One by one: the cells of a pair are few.
-        return [
-            located
-            for each in zip(sides, matches, strict=True)
-            for located in self._adapter.pairs.run(self._located_each, [each])
-        ]
+        return self._adapter.pairs.each(self._located, zip(sides, matches, strict=True))
 
-    @inference
-    def _prepare(self, batch: ImageBatch) -> list[DenseImage]:
+    @in_parts
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Describes the most reliable cells of each image of a batch."""
         grey = self._adapter.pixels(batch).mean(1, keepdim=True)
         sides = [
             max(_MULTIPLE, int(side * _SCALE) // _MULTIPLE * _MULTIPLE)
@@ -132,7 +104,7 @@ class XFeatStar:
         for row in range(len(batch)):
             placed = Placed.of(batch, row)
             size = (sides[1], sides[0])
-            anchors = coords.resize_xy(
+            anchors = resize_xy(
                 cells[row] * _CELL + np.float32(_ANCHOR), size, placed.network_size
             )
             images.append(
@@ -148,14 +120,10 @@ class XFeatStar:
         return images
 
     @inference
-    def _located_each(
-        self, pairs: Sequence[tuple[tuple[StarImage, StarImage], Matches]]
-    ) -> list[DenseMatches]:
-        return [self._located(sides, matches) for sides, matches in pairs]
-
     def _located(
-        self, sides: tuple[StarImage, StarImage], matches: Matches
+        self, matched: tuple[tuple[StarImage, StarImage], Matches]
     ) -> DenseMatches:
+        sides, matches = matched
         image0, image1 = sides
         index = torch.from_numpy(matches.index.astype(np.int64))
         index = index.to(self._adapter.device)
@@ -170,7 +138,7 @@ class XFeatStar:
         movement = (forward - backward)[order] * (_GAIN / 2)
         table = torch.cat([score[order, None], movement], 1).cpu().numpy()
         rows0, rows1 = matches.index[order.cpu().numpy()].T
-        xy1 = image1.anchors[rows1] + coords.resize_xy(
+        xy1 = image1.anchors[rows1] + resize_xy(
             table[:, 1:], image1.size, image1.placed.network_size
         )
         return DenseMatches(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from sfmprep.weights import (
 P = ParamSpec("P")
 R = TypeVar("R")
 N = TypeVar("N", bound=nn.Module)
+S = TypeVar("S", bound="SeesImages")
 
 _BATCH_PIXELS = 1 << 24  # of a batch on CUDA: 7 GB in ALIKED, in float32
 
@@ -47,7 +48,9 @@ class Adapter:
     """What fitted of pairs."""
 
     @staticmethod
-    def of(config: ModelConfig, *, device: str, precision: Precision) -> Adapter:
+    def of(
+        config: ModelConfig, *, device: str = "cpu", precision: Precision = "auto"
+    ) -> Adapter:
         """Decides it, and finds the weights.
 
         Raises:
@@ -73,17 +76,19 @@ class Adapter:
         return load_tensors(self.weights)
 
     def load(self, network: N, tensors: Mapping[str, Tensor] | None = None) -> N:
-        """Loads exactly these tensors, or all, and sets the network to evaluation.
+        """Loads exactly these tensors, or all, for evaluation on the device.
 
-        It stays on the CPU and in float32, so that what is folded then is the same on
-        every device.
+        Its `prepare(dtype)` is called, where it has one: on the CPU and in float32, so
+        that what is folded then is the same on every device.
 
         Raises:
             WeightsError: the file cannot be read, or does not fit the network.
         """
         tensors = self.tensors() if tensors is None else tensors
         load_strict(network, tensors, self.weights)
-        return network.eval()
+        if callable(prepare := getattr(network.eval(), "prepare", None)):
+            prepare(self.dtype)
+        return network.to(self.device)
 
     def batch_size(self, max_size: int, *, share: int = 1) -> int:
         """How many square images of `max_size` pixels a side go through it at once.
@@ -104,32 +109,6 @@ class Adapter:
         """The images of a batch on the device, [B, 3, H, W] in 0..1."""
         return torch.from_numpy(batch.pixels).to(self.device)
 
-    def in_parts(
-        self, run: Callable[[ImageBatch], list[R]], batch: ImageBatch, batch_size: int
-    ) -> list[R]:
-        """Runs parts of up to `batch_size` images, fewer where memory ends or did.
-
-        Raises:
-            DeviceError: a single image does not fit into the memory of the device.
-        """
-
-        def run_items(items: Sequence[int]) -> list[R]:
-            part = slice(items[0], items[-1] + 1)
-            return run(
-                ImageBatch(
-                    pixels=batch.pixels[part],
-                    sizes=batch.sizes[part],
-                    orientations=batch.orientations[part],
-                )
-            )
-
-        width, height = batch.network_size
-        return [
-            found
-            for items in batched(range(len(batch)), batch_size)
-            for found in self.images.run(run_items, items, width * height)
-        ]
-
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, named by what follows it."""
@@ -147,6 +126,44 @@ def inference(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.inference_mode(), full_float32():
             return function(*args, **kwargs)
+
+    return run
+
+
+class SeesImages(Protocol):
+    """A network behind its adapter, which takes so many images at once."""
+
+    _adapter: Adapter
+    batch_size: int
+
+
+def in_parts(
+    method: Callable[[S, ImageBatch], list[R]],
+) -> Callable[[S, ImageBatch], list[R]]:
+    """Calls a method, under `inference`, with parts of up to `batch_size` images.
+
+    There are fewer in a part where memory ends or did; a single image that does not
+    fit is a DeviceError.
+    """
+
+    @wraps(method)
+    @inference
+    def run(self: S, batch: ImageBatch) -> list[R]:
+        def run_items(items: Sequence[int]) -> list[R]:
+            part = slice(items[0], items[-1] + 1)
+            images = ImageBatch(
+                pixels=batch.pixels[part],
+                sizes=batch.sizes[part],
+                orientations=batch.orientations[part],
+            )
+            return method(self, images)
+
+        width, height = batch.network_size
+        return [
+            found
+            for items in batched(range(len(batch)), self.batch_size)
+            for found in self._adapter.images.run(run_items, items, width * height)
+        ]
 
     return run
 

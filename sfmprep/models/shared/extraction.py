@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sfmprep import coords
+from sfmprep.coords import Placed, colmap_from_centre, resize_xy
 from sfmprep.types import Features, Float32, ImageBatch
 
+K = TypeVar("K")
+
+CELL = 8  # pixels a side that one cell of a keypoint head covers
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 
 
-def padded_grey(
-    batch: ImageBatch, *, multiple: int, device: torch.device
-) -> torch.Tensor:
-    """The luma of images, [B, 1, H, W] in 0..1, with zeros at the right and below.
+def padded_grey(pixels: torch.Tensor, *, multiple: int) -> torch.Tensor:
+    """The luma of [B, 3, H, W], [B, 1, H, W], with zeros at the right and below.
 
     Sides are padded to multiples of `multiple`: by less than a cell of that size, so
     every cell begins in the image.
     """
-    pixels = torch.from_numpy(batch.pixels).to(device)
     grey = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    right, bottom = (-side % multiple for side in batch.network_size)
+    bottom, right = (-side % multiple for side in grey.shape[2:])
     return F.pad(grey, (0, right, 0, bottom))
+
+
+def cell_heatmaps(logits: torch.Tensor) -> torch.Tensor:
+    """Spreads the probabilities of cells [B, h, w, 65] out to [B, 8 h, 8 w].
+
+    The first 64 are those of a cell's pixels, row by row; the last one, that of there
+    being no keypoint in it, goes.
+    """
+    count, rows, columns, _ = logits.shape
+    cells = logits.softmax(3)[..., :-1].view(count, rows, columns, CELL, CELL)
+    return cells.transpose(2, 3).reshape(count, rows * CELL, columns * CELL)
 
 
 def only_row(part: torch.Tensor, row: int) -> torch.Tensor:
     """One image of a batch, which does not keep the others in memory."""
     return part if len(part) == 1 else part[row : row + 1].clone()
+
+
+def prepared_as(
+    kind: type[K], pairs: Sequence[tuple[object, object]]
+) -> list[tuple[K, K]]:
+    """The pairs, all of whose images are of the kind that one matcher prepares.
+
+    Raises:
+        ValueError: an image was prepared by another kind of matcher.
+    """
+
+    def checked(image: object) -> K:
+        if not isinstance(image, kind):
+            raise ValueError(
+                f"got a {type(image).__name__} but expected {kind.__name__}"
+            )
+        return image
+
+    return [(checked(first), checked(second)) for first, second in pairs]
 
 
 def features_of(
@@ -56,21 +89,18 @@ def features_of(
     rows = torch.cat([image[:, None], xy, scores[:, None], descriptors], dim=1)
     table: Float32 = rows.cpu().numpy()
     ends = np.searchsorted(table[:, 0], np.arange(1, len(batch)))
-    return [
-        Features(
-            xy=coords.stored_from_network(
-                coords.resize_xy(
-                    coords.colmap_from_centre(part[:, 1:3]),
-                    size or batch.network_size,
-                    batch.network_size,
-                ),
-                batch,
-                item,
-            ),
-            scores=part[:, 3].copy(),
-            descriptors=part[:, 4:].copy(),
-            image_size=(int(batch.sizes[item, 0]), int(batch.sizes[item, 1])),
-            orientation=int(batch.orientations[item]),
+    found = []
+    for item, part in enumerate(np.split(table, ends)):
+        placed = Placed.of(batch, item)
+        seen = colmap_from_centre(part[:, 1:3])
+        seen = resize_xy(seen, size or placed.network_size, placed.network_size)
+        found.append(
+            Features(
+                xy=placed.stored(seen),
+                scores=part[:, 3].copy(),
+                descriptors=part[:, 4:].copy(),
+                image_size=placed.size,
+                orientation=placed.orientation,
+            )
         )
-        for item, part in enumerate(np.split(table, ends))
-    ]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -89,6 +89,14 @@ class Memory:
                 )
             is_tidy = len(part) == 1
         return results
+
+    def each(self, run: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Returns `run(item)` of each, one after the other; raises as `run` does."""
+        return [
+            result
+            for item in items
+            for result in self.run(lambda part: [run(part[0])], [item])
+        ]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,12 +1,21 @@
-"""Which number format a network is run in."""
+"""Where a network is run, and in which number format."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from sfmprep.errors import ConfigError
 
 Precision = Literal["auto", "float32", "half"]
+
+
+class Where(TypedDict, total=False):
+    """What every model is made with, beside its configuration."""
+
+    device: str
+    """As torch names it; cpu unless it is said."""
+    precision: Precision
+    """Of what the model's class says, of nothing else; auto unless it is said."""
 
 
 def use_half(precision: Precision, device: str) -> bool:

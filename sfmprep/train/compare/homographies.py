@@ -16,12 +16,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
 from sfmprep.train.pairs.views import transform
-from sfmprep.types import Features, Float32, Float64, ImageBatch
+from sfmprep.types import Bytes, Features, Float32, Float64, ImageBatch
 
 THRESHOLDS_PX = (1, 3, 5)
 NUM_KEYPOINTS = 1024
@@ -60,7 +59,7 @@ def homography_settings() -> dict[str, Any]:
 
 def measure_homographies(
     names: Sequence[str],
-    photographs: Iterable[NDArray[np.uint8]],  # [H, W, 3] RGB
+    photographs: Iterable[Bytes],  # [H, W, 3] RGB
     column: Column,
     *,
     progress: Progress = silent,

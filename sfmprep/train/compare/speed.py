@@ -18,7 +18,7 @@ from sfmprep.frontend.match import pairs_per_batch
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import MAX_SIZE, Column
 from sfmprep.train.compare.scenes import Scene
-from sfmprep.types import Features, ImageBatch
+from sfmprep.types import Features
 
 _NUM_PHOTOGRAPHS = 8
 
@@ -54,7 +54,7 @@ def measure_speed(
     for batch in progress(batches, desc="photographs"):
         for owner, side in sides:
             start = time.monotonic()
-            features[owner] += _extract(side, batch)
+            features[owner] += side.extractor.extract(batch)
             taken = time.monotonic() - start
             seconds[f"{owner}photograph_s"].append(taken / len(batch))
     pairs = list(itertools.combinations(range(len(names)), 2))
@@ -76,23 +76,6 @@ def measure_speed(
         "size": batches[0].network_size,
         "threads": torch.get_num_threads(),
     }
-
-
-def _extract(column: Column, batch: ImageBatch) -> list[Features]:
-    """Extracts in batches of the size that the extractor takes best."""
-    size = column.extractor.batch_size
-    parts = (slice(k, k + size) for k in range(0, len(batch), size))
-    return [
-        features
-        for part in parts
-        for features in column.extractor.extract(
-            ImageBatch(
-                pixels=batch.pixels[part],
-                sizes=batch.sizes[part],
-                orientations=batch.orientations[part],
-            )
-        )
-    ]
 
 
 def _median_after_first(values: Sequence[float]) -> float:

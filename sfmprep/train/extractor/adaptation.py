@@ -13,7 +13,6 @@ import hashlib
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor
 
 from sfmprep.coords import colmap_from_centre
-from sfmprep.errors import StoreError
 from sfmprep.models.extractors.aliked import detect_keypoints
 from sfmprep.models.extractors.aliked_network import AlikedNetwork
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
@@ -88,7 +86,6 @@ def adapt(
         "max_size": photographs.max_size,
         "photographs_sha256": digest.hexdigest(),
     }
-    _check_provenance(path, provenance)
     with FeatureStore(path, provenance) as store:
         names = [name for name in photographs.names if name not in store]
         for name in progress(names, total=len(names), desc="adaptation"):
@@ -99,19 +96,6 @@ def adapt(
             photograph = photographs[photographs.names.index(name)]
             store.append([(name, adapt_photograph(network, photograph, rng, device))])
     return True
-
-
-def _check_provenance(path: Path, expected: dict[str, Any]) -> None:
-    if not path.exists():
-        return
-    with FeatureStore(path) as store:
-        others = [k for k, v in expected.items() if store.provenance.get(k) != v]
-    if others:
-        raise StoreError(
-            f"{path} was adapted in another way or from other photographs, or does not"
-            f" say ({', '.join(others)}), but must fit those that are trained on."
-            " Delete it to adapt them anew, or train into another folder."
-        )
 
 
 @torch.inference_mode()

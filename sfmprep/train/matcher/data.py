@@ -33,10 +33,9 @@ from sfmprep.train.pairs.views import (
     photometric,
     sample_homography,
 )
-from sfmprep.types import Features, Float32, ImageBatch
+from sfmprep.types import Array, Features, Float32, ImageBatch, Mask
 
 Kind: TypeAlias = Literal["homography", "parallax", "posed", "unrelated"]
-Bool = NDArray[np.bool_]
 
 WARM_UP_BATCHES = 250  # of the easier task, before there is parallax
 _FIRST_SHARES: dict[Kind, float] = {"homography": 0.9, "unrelated": 0.1}
@@ -272,7 +271,7 @@ def make_batch(
 
 def _stack(
     extracted: Sequence[Features],
-    unmatchable: Sequence[Bool],  # B times [N_b]
+    unmatchable: Sequence[Mask],  # B times [N_b]
     scales: NDArray[np.floating],  # [B]
     count: int,
 ) -> Keypoints:
@@ -281,7 +280,7 @@ def _stack(
     counts = [max(1, min(len(features), count)) for features in extracted]
     length = max(counts)
 
-    def stacked(rows: Iterable[NDArray[np.generic]]) -> Tensor:
+    def stacked(rows: Iterable[Array]) -> Tensor:
         return pad_rows([torch.from_numpy(row[:count]) for row in rows], length)
 
     return Keypoints(

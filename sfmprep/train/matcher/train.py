@@ -31,8 +31,7 @@ from sfmprep.train.matcher.data import (
 from sfmprep.train.matcher.session import AssignmentTraining, ConfidenceTraining
 from sfmprep.train.matcher.validation import validate, validation_batches
 from sfmprep.train.network import PairBatch, build_network, reset_confidence
-from sfmprep.train.pairs.held_out import photograph_of
-from sfmprep.train.pairs.photographs import Photograph, Photographs
+from sfmprep.train.pairs.photographs import Photograph, Photographs, photograph_of
 from sfmprep.weights import ResolvedWeights, file_sha256, load_strict, load_tensors
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,11 @@ at integers, as in `Views` and `PosedPair`.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from sfmprep.train.pairs.posed import PosedPair
 from sfmprep.train.pairs.views import Views
-from sfmprep.types import Float32
-
-Bool = NDArray[np.bool_]
-Int64 = NDArray[np.int64]
+from sfmprep.types import Float32, Float64, Index, Mask
 
 _MAX_STEP_PX = 6.0  # between the places of neighbouring pixels of one surface
 
@@ -27,7 +23,7 @@ def label_keypoints(
     *,
     positive_px: float = 3.0,
     negative_px: float = 5.0,
-) -> tuple[Int64, Bool, Bool]:
+) -> tuple[Index, Mask, Mask]:
     """Tells which keypoints match, which have no partner, and which stay undecided.
 
     Two keypoints match if each is the nearest to the other's place in its image and
@@ -74,7 +70,7 @@ def label_keypoints(
     return matches, unmatchable0, unmatchable1
 
 
-def _places(pair: Views | PosedPair, xy: Float32, image: int) -> tuple[Float32, Bool]:
+def _places(pair: Views | PosedPair, xy: Float32, image: int) -> tuple[Float32, Mask]:
     """Where keypoints of image 0 or 1 are in the other one.
 
     Returns:
@@ -112,7 +108,7 @@ def _sample_field(field: Float32, xy: Float32) -> Float32:
     return sampled
 
 
-def _nearest(places: Float32, xy: Float32) -> tuple[Int64, NDArray[np.float64]]:
+def _nearest(places: Float32, xy: Float32) -> tuple[Index, Float64]:
     """The nearest keypoint to each place and its distance in pixels.
 
     Infinitely far, and row 0, where a place is NaN or there is no keypoint.

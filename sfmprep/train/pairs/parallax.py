@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from sfmprep.train.pairs.parallax_scene import (
-    Bytes,
     Cameras,
     Surface,
     crop,
@@ -27,7 +26,7 @@ from sfmprep.train.pairs.parallax_scene import (
     to_canvas,
 )
 from sfmprep.train.pairs.views import Views, as_tensor_image
-from sfmprep.types import Float32, Float64
+from sfmprep.types import Bytes, Float32, Float64
 
 _CANVAS = 1.5  # side of the known part of the scene over that of the view
 _LEAST_INVERSE_DEPTH = 0.05  # where the background's middle has 1; less is unknown

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sfmprep.train.pairs.views import transform
-from sfmprep.types import Float32, Float64
-
-Bytes = NDArray[np.uint8]
+from sfmprep.types import Bytes, Float32, Float64, Mask
 
 _LEAST_CROP = 0.5  # of the photograph's shorter side
 _SEGMENT_SIDE = 96  # pixels; segments are found at this resolution
@@ -161,7 +158,7 @@ def _segments(rng: np.random.Generator, canvas: Bytes, number: int) -> list[Byte
     return [_enlarged(parts == part, len(canvas)) for part in range(1, number + 1)]
 
 
-def _enlarged(mask: NDArray[np.bool_], side: int) -> Bytes:
+def _enlarged(mask: Mask, side: int) -> Bytes:
     smooth = cv2.resize(mask.astype(np.uint8) * 255, (side, side))
     return np.asarray(cv2.threshold(smooth, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
@@ -23,11 +22,7 @@ from sfmprep.capture.image_file import read_info, read_pixels
 from sfmprep.errors import ImageError, ReconstructionError
 from sfmprep.geometry.undistort import Maps, Undistortion, undistortion
 from sfmprep.train.pairs.views import as_tensor_image
-from sfmprep.types import Float32, Float64
-
-Bool = NDArray[np.bool_]
-Bytes = NDArray[np.uint8]
-Int64 = NDArray[np.int64]
+from sfmprep.types import Bytes, Float32, Float64, Index, Mask
 
 _MIN_TRACK = 3  # photographs of a point; two can agree on a wrong match
 _MAX_ERROR_PX = 2.0
@@ -52,7 +47,7 @@ class PosedImage:
     pixels: Bytes  # [H, W, 3] RGB
     K: Float64  # [3, 3] pixel centres at integers
     cam_from_world: Float64  # [3, 4]
-    point_ids: Int64  # [Q] ascending
+    point_ids: Index  # [Q] ascending
     xy: Float32  # [Q, 2] where the points are projected to
     depth: Float32  # [Q] along the optical axis
 
@@ -71,7 +66,7 @@ class PosedPair:
     K1: Float64
     cam1_from_cam0: Float64  # [3, 4]
 
-    def places(self, xy: Float32, image: int) -> tuple[Float32, Bool]:
+    def places(self, xy: Float32, image: int) -> tuple[Float32, Mask]:
         """Tells where keypoints are in the other image, as far as that is known.
 
         It is if a point within 2 pixels gives the depth, or if at least three of the
@@ -135,7 +130,7 @@ class Capture:
     """A reconstructed capture in memory: its photographs, and pairs that overlap."""
 
     images: tuple[PosedImage, ...]
-    pairs: tuple[Int64, ...]
+    pairs: tuple[Index, ...]
     """[P, 2] rows of `images`, one array for each step of 15 degrees between viewing
     directions; none is empty."""
 
@@ -304,7 +299,7 @@ def _read_image(
     )
 
 
-def _overlapping(images: tuple[PosedImage, ...]) -> tuple[Int64, ...]:
+def _overlapping(images: tuple[PosedImage, ...]) -> tuple[Index, ...]:
     """Pairs of images that share points, grouped by the angle between them."""
     if not images:
         return ()
@@ -382,7 +377,7 @@ def _crop_xy(xy: Float32, box: _Box, size: int) -> Float32:
     return np.asarray(xy * matrix[0, 0] + matrix[:2, 2], np.float32)
 
 
-def _is_inside(xy: Float32, size: int, margin: float = 0) -> Bool:
+def _is_inside(xy: Float32, size: int, margin: float = 0) -> Mask:
     return np.asarray(((xy >= -margin) & (xy <= size - 1 + margin)).all(axis=1))
 
 

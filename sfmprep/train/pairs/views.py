@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.types import Float32, Float64
+from sfmprep.types import Bytes, Float32, Float64, Index, Mask
 
 Numbers = NDArray[np.number[Any]]
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +137,7 @@ def sample_homography(
 
 
 def _visible(
-    grid: NDArray[np.int64],
+    grid: Index,
     here: Float64,
     there: Float64,
     photograph_size: tuple[int, int],
@@ -151,7 +150,7 @@ def _visible(
     return np.where(is_inside[..., None], target, np.nan).astype(np.float32)
 
 
-def inside(xy: Numbers, size: tuple[int, int]) -> NDArray[np.bool_]:
+def inside(xy: Numbers, size: tuple[int, int]) -> Mask:
     """Which points [..., 2] lie on an image of (W, H) pixels."""
     return np.asarray(((xy >= 0) & (xy <= np.array(size) - 1)).all(-1))
 

@@ -19,7 +19,7 @@ from tests.support.models import MODELS
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_implementation_is_a_class_for_this_configuration(model) -> None:
-    made = build._implementation(model)
+    made = build.implementation(model)
     assert get_type_hints(made.__init__)["config"] is model
 
 
