@@ -141,7 +141,7 @@ def other_models(report: Report, out: Path) -> Iterator[str]:
         return
     yield (
         "<section><h2>Other models</h2>"
-        '<p class="hint">Photographs that nothing ties to those of the dataset. Each'
+        '<p class="hint">Photographs that too little ties to those of the dataset. Each'
         " model has a frame of its own.</p><ul>"
     )
     for other in report.other_models:
@@ -150,8 +150,8 @@ def other_models(report: Report, out: Path) -> Iterator[str]:
             f" {_count(other.num_points, 'point')}"
         )
         where = (
-            f"; its dataset is <code>{escape(str(out / other.folder))}</code>, which"
-            " the commands above open, too."
+            f"; its dataset is <code>{escape(str(out / other.folder))}</code>: give that"
+            " path to the commands above."
             if other.folder
             else f"; it has no dataset: {escape(other.reason)}."
         )
