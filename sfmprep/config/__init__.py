@@ -10,6 +10,7 @@ from sfmprep.config.export import ExportConfig, SeedConfig, Target, WorldConfig
 from sfmprep.config.features import (
     AlikedConfig,
     CompactConfig,
+    D2NetConfig,
     DiskConfig,
     FeaturesConfig,
     R2d2Config,
@@ -53,6 +54,7 @@ __all__ = [
     "AutoPairsConfig",
     "CompactConfig",
     "Config",
+    "D2NetConfig",
     "DatabaseConfig",
     "DenseConfig",
     "DenseMatcherConfig",

@@ -132,6 +132,20 @@ class R2d2Config(ModelConfig):
     weights: WeightsFile = None
 
 
+class D2NetConfig(ModelConfig):
+    """D2-Net (Dusmanu et al., CVPR 2019), Clear BSD: no patents are granted."""
+
+    implementation = "sfmprep.models.extractors.d2net:D2Net"
+    type: Literal["d2net"] = "d2net"
+    max_keypoints: PositiveInt = 4096
+    """The most keypoints of one image, best first."""
+    max_size: PositiveInt = 1600
+    """Longer side in pixels that larger images are reduced to."""
+    is_multiscale: bool = False
+    """Whether images of half and twice the size are looked at too."""
+    weights: WeightsFile = None
+
+
 FeaturesConfig = Annotated[
     SiftConfig
     | AlikedConfig
@@ -139,6 +153,7 @@ FeaturesConfig = Annotated[
     | DiskConfig
     | SuperPointConfig
     | R2d2Config
+    | D2NetConfig
     | CompactConfig,
     Field(discriminator="type"),
 ]

@@ -297,8 +297,8 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
         (
             "unreadable",
             lambda i: i.status == "unreadable",
-            "Cannot be read",
-            "Copy them from the camera again.",
+            "Cannot be used",
+            "The reasons are below; copy what is damaged from the camera again.",
         ),
         (
             "outliers",

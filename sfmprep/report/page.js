@@ -93,6 +93,9 @@
     const places = labels.map((_, i) => i).filter((i) => i % every === 0);
     const names = { tickvals: places, ticktext: places.map((i) => safe(shorten(matrix.labels[i]))),
       showgrid: false, zeroline: false };
+    // a phone has no room for names below and a scale beside
+    const narrow = document.getElementById("matrix").clientWidth < 480;
+    const scale = narrow ? { orientation: "h", y: -0.05, yanchor: "top" } : {};
     draw("matrix", [{ type: "heatmap", z: matrix.matches.map((row) => row.map(shown)),
       colorscale: "Viridis", hoverongaps: false,
       customdata: matrix.matches.map((row, i) =>
@@ -101,8 +104,9 @@
         + (matrix.block > 1 ? ` at most, in blocks of ${matrix.block}` : "")
         + "<extra></extra>",
       colorbar: { title: { text: "matches" }, tickvals: ticks.map(Math.log10),
-        ticktext: ticks.map(String), thickness: 12 } }],
-    { xaxis: axis("", { ...names, constrain: "domain", tickangle: 45 }),
+        ticktext: ticks.map(String), thickness: 12, ...scale } }],
+    { xaxis: axis("", { ...names, constrain: "domain", tickangle: 45,
+        showticklabels: !narrow }),
       yaxis: axis("", { ...names, autorange: "reversed", scaleanchor: "x",
         constrain: "domain" }) });
   }

@@ -27,7 +27,7 @@ _MAX_REGISTERED_DRAWN = 24
 STATUS_LABELS: dict[Status, str] = {
     "registered": "in the dataset",
     "outlier": "left out: pose not supported",
-    "unreadable": "unreadable",
+    "unreadable": "cannot be used",
     "too_few_features": "too few features",
     "no_match": "matches no other",
     "not_connected": "not connected",
@@ -38,8 +38,8 @@ _WHAT_TO_DO: dict[Status, str] = {
     "registered": "",
     "outlier": "They have a pose, but too little supports it; one wrong pose harms a"
     " whole training. Nothing needs to be done.",
-    "unreadable": "The files are damaged, or of a kind that cannot be read. Copy them"
-    " from the camera again.",
+    "unreadable": "The files are damaged, of a kind that cannot be read, or have names"
+    " that cannot be written down. Copy what is damaged from the camera again.",
     "too_few_features": "They are blurred, dark or blank. Take them again, sharper.",
     "no_match": "They show what no other photograph shows, or are blurred. Take"
     " photographs that lead to them, a small step apart.",
@@ -141,7 +141,7 @@ def other_models(report: Report, out: Path) -> Iterator[str]:
         return
     yield (
         "<section><h2>Other models</h2>"
-        '<p class="hint">Photographs that nothing ties to those of the dataset. Each'
+        '<p class="hint">Photographs that too little ties to those of the dataset. Each'
         " model has a frame of its own.</p><ul>"
     )
     for other in report.other_models:
@@ -150,8 +150,8 @@ def other_models(report: Report, out: Path) -> Iterator[str]:
             f" {_count(other.num_points, 'point')}"
         )
         where = (
-            f"; its dataset is <code>{escape(str(out / other.folder))}</code>, which"
-            " the commands above open, too."
+            f"; its dataset is <code>{escape(str(out / other.folder))}</code>: give"
+            " that path to the commands above."
             if other.folder
             else f"; it has no dataset: {escape(other.reason)}."
         )

@@ -254,6 +254,7 @@ WEIGHTS: Mapping[str, Weights] = {
             "r2d2_WASF_N8_big.pt",
             "597dc13998e211e827c550bdc8f76dbb4aca32747846f96962c9168586cec418",
         ),
+        Weights(name="d2net", licence="Clear BSD", origin="mihaidusmanu/d2-net"),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }

@@ -90,9 +90,10 @@ def resolve_weights(
             " them. Install it again."
         )
     if entry.url is None:
+        lacks = "licence" if entry.licence == "not stated" else "checksum of its file"
         raise WeightsError(
             f"weights of {name} are not here, and sfmprep may not fetch them:"
-            f" {entry.origin} states no licence. Ask its author for the file and name"
+            f" {entry.origin} states no {lacks}. Ask its author for the file and name"
             " it in the recipe (`weights: PATH`), or put it as"
             f" {name}.safetensors into the folder SFMPREP_WEIGHTS names."
         )

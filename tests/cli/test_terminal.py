@@ -128,7 +128,7 @@ def test_stage_of_a_loop_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_stages_of_a_recipe_have_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     start_logging(verbose=False)
-    for recipe, stage in (("splat", "[5/6] map"), ("textureless", "[6/7] map")):
+    for recipe, stage in (("sift", "[5/6] map"), ("textureless", "[7/8] map")):
         list(Options().progress(load_recipe(recipe))([1], desc="map"))
         assert capsys.readouterr().err.startswith(f"{stage}: 1 in ")
 

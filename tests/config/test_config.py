@@ -186,7 +186,8 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             "features: {type: sif}\nmatcher: {type: nearest}",
             "features.type = 'sif' is unknown. Did you mean 'sift'? Types: sift,"
-            " aliked, xfeat, disk, superpoint, r2d2, compact.",
+            " aliked, xfeat, disk, superpoint, r2d2, d2net,"
+            " compact.",
         ),
         (
             f"{SIFT}pairs: {{window: 3}}",

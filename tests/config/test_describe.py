@@ -36,10 +36,10 @@ def test_setting_of_several_types() -> None:
     assert describe("features.max_size") == (
         "features.max_size\n"
         "  Longer side in pixels that larger images are reduced to.\n"
-        "  for type: aliked, compact, disk, r2d2, sift, superpoint, xfeat\n"
+        "  for type: aliked, compact, d2net, disk, r2d2, sift, superpoint, xfeat\n"
         "  values: a whole number above 0\n"
-        "  default: 1600 (aliked, compact, disk, superpoint, xfeat), 1024 (r2d2), 3200"
-        " (sift)"
+        "  default: 1600 (aliked, compact, d2net, disk, superpoint, xfeat), 1024"
+        " (r2d2), 3200 (sift)"
     )
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from sfmprep.config import (
     AlikedConfig,
     CompactConfig,
+    D2NetConfig,
     DiskConfig,
     R2d2Config,
     SiftConfig,
@@ -27,6 +28,7 @@ from sfmprep.config import (
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_extractor
+from sfmprep.models.extractors.d2net import D2NetNetwork
 from sfmprep.models.extractors.r2d2 import R2d2Network
 from sfmprep.models.extractors.superpoint import SuperPointNetwork
 from sfmprep.models.identity import identity
@@ -79,6 +81,7 @@ CASES = {
     # It fires beside dots, not on them; test_compact.py has what it localises.
     "compact": Case(config=CompactConfig()),
     "disk-random": Case(config=DiskConfig(), size=(160, 128)),  # it is slow
+    "d2net-random": Case(config=D2NetConfig(), size=(160, 128)),
     "superpoint-random": Case(config=SuperPointConfig(), size=(160, 128)),
     "r2d2-random": Case(
         config=R2d2Config(min_repeatability=0.1, min_reliability=0.1, min_size=100),
@@ -124,6 +127,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "disk": DISK(),
         "superpoint": SuperPointNetwork(has_norms=True),
         "r2d2": R2d2Network(32),
+        "d2net": D2NetNetwork(),
     }
     for name, network in networks.items():
         save_file(network.state_dict(), folder / f"{name}.safetensors")

@@ -115,6 +115,9 @@ def test_weights_that_nobody_may_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
         " (`weights: PATH`), or put it as s2ld.safetensors into the folder"
         " SFMPREP_WEIGHTS names."
     )
+    assert "mihaidusmanu/d2-net states no checksum of its file. Ask" in error_of(
+        "d2net"
+    )
     know(monkeypatch, None, origin="sfmprep")
     assert error_of() == (
         "weights of tiny are part of sfmprep, but this copy of it lacks them. Install"
