@@ -11,10 +11,10 @@ import pytest
 
 PROGRAM = """
 import sys, threading, time
-import pycolmap  # with its own handlers
-from sfmprep.interrupts import STOPPED, take_back, watch_signals
+from sfmprep.interrupts import STOPPED, watch_signals
+{before}
 watch_signals()
-take_back()
+{after}
 try:
     print("begun", flush=True)
     {work}
@@ -33,10 +33,16 @@ WORK = {
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("work", ["python", "threads"])
-def test_a_signal_ends_the_program(work: str, number: int) -> None:
+@pytest.mark.parametrize(
+    ("work", "first"), [("python", True), ("python", False), ("threads", False)]
+)
+def test_a_signal_ends_the_program(work: str, first: bool, number: int) -> None:
+    # pycolmap brings handlers of its own, whenever it is imported
+    imports = ["import pycolmap", ""]
+    before, after = imports if first else imports[::-1]
+    program = PROGRAM.format(work=WORK[work], before=before, after=after)
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(work=WORK[work])],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
