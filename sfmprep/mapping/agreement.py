@@ -93,13 +93,11 @@ def _errors_px(
     id0, id1 = sorted(pair)
     index = matches.between(id0, id1)
     views = Views.of(model, (id0, id1))
-    rays = [
-        views.rays(row, matches.xy(key)[column])
-        for row, (key, column) in enumerate(zip((id0, id1), index.T, strict=True))
-    ]
+    ray0 = views.rays(0, matches.xy(id0)[index[:, 0]])
+    ray1 = views.rays(1, matches.xy(id1)[index[:, 1]])
     first, second = np.zeros(len(index), np.int64), np.ones(len(index), np.int64)
-    sine = np.linalg.norm(np.cross(*rays), axis=1)
-    turned = np.arctan2(sine, np.einsum("mi,mi->m", *rays)) * views.focals.max()
-    to_line = epipolar_errors_px(views, first, second, *rays)
+    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
+    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * views.focals.max()
+    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
     # a keypoint that its camera cannot see has no ray: nan, and does not fit
     return np.asarray(np.fmin(to_line, turned), np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pycolmap
@@ -99,7 +99,7 @@ def _copy_camera(
     camera: pycolmap.Camera, target: pycolmap.Reconstruction, key: int
 ) -> None:
     target.cameras[key].model = camera.model
-    target.cameras[key].params = camera.params
+    target.cameras[key].params = camera.params.tolist()
 
 
 def _same_rows(image: pycolmap.Image, other: pycolmap.Image) -> Index:
@@ -145,8 +145,3 @@ def _add_points(
             for key, row in free:
                 track.add_element(key, row)
             target.add_point3D(point.xyz, track, point.color)
-
-
-def names_of(model: pycolmap.Reconstruction) -> Sequence[str]:
-    """The images of a model that have a pose, by id."""
-    return [model.images[key].name for key in sorted(model.reg_image_ids())]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pycolmap
 
 from sfmprep.mapping.agreement import VerifiedMatches, count_fitting
-from sfmprep.mapping.carry_over import add_model, carry_over, names_of
+from sfmprep.mapping.carry_over import add_model, carry_over
 from sfmprep.mapping.runs import Run, incremental_options
 from sfmprep.mapping.similarity import MIN_LINKS, find_links, place
 
@@ -123,13 +123,13 @@ def _merged(
     merged = carry_over(first, cache)
     add_model(merged, second, moved=placed.first_from_second)
     pairs = _pairs_between(first, second, matches)
-    before = count_fitting(
-        merged, matches, pairs, max_error_px=_ERRORS * limit_px
-    ).sum(axis=0)
+    before = count_fitting(merged, matches, pairs, max_error_px=_ERRORS * limit_px).sum(
+        axis=0
+    )
     if before[0] < _MIN_SHARE_AGREEING * before[1]:
         return _contradicted(len(pairs), *before.tolist())
     expected = merged.num_reg_images(), merged.compute_num_observations()
-    _adjust(run, merged, cache)
+    adjust_tracks(run, merged, cache, apart_px=_ERRORS * limit_px)
     if merged.num_reg_images() < expected[0]:
         lost = expected[0] - merged.num_reg_images()
         return f"{lost} of {expected[0]} images lose their pose when both are adjusted"
@@ -164,17 +164,31 @@ def _pairs_between(
     )
 
 
-def _adjust(
-    run: Run, model: pycolmap.Reconstruction, cache: pycolmap.DatabaseCache
+def adjust_tracks(
+    run: Run,
+    model: pycolmap.Reconstruction,
+    cache: pycolmap.DatabaseCache,
+    *,
+    apart_px: float = 0.0,
 ) -> None:
-    """Joins the tracks of two models in one frame and adjusts both together."""
+    """Makes the points that a database allows between registered images, and adjusts.
+
+    Args:
+        run: Thresholds of the mapper.
+        model: All images of the cache are in it; it is changed.
+        cache: See `open_cache`.
+        apart_px: How far from its keypoint a point may lie to be joined with its other
+            half before the first adjustment, where that is more than usual.
+    """
     pipeline = incremental_options(run)
     options, triangulation = pipeline.get_mapper(), pipeline.get_triangulation()
     loose = pipeline.get_triangulation()
-    loose.merge_max_reproj_error *= 2 * _ERRORS
-    loose.complete_max_reproj_error *= 2 * _ERRORS
+    loose.merge_max_reproj_error = max(loose.merge_max_reproj_error, 2 * apart_px)
+    loose.complete_max_reproj_error = max(loose.complete_max_reproj_error, 2 * apart_px)
     mapper = pycolmap.IncrementalMapper(cache)
     mapper.begin_reconstruction(model)
+    for image_id in sorted(model.reg_image_ids()):
+        mapper.triangulate_image(triangulation, image_id)
     mapper.complete_and_merge_tracks(loose)
     mapper.retriangulate(triangulation)
     mapper.iterative_global_refinement(
@@ -189,4 +203,4 @@ def _adjust(
 
 def describe(models: list[pycolmap.Reconstruction]) -> str:
     """How many images each model holds, in words."""
-    return " + ".join(str(len(names_of(model))) for model in models) or "none"
+    return " + ".join(str(model.num_reg_images()) for model in models) or "no"

@@ -5,8 +5,8 @@ on 12 of 15 exact matches is no accident, one that rests on 40 of 200 inexact on
 be. Here as many are needed as chance would not give, with an error that follows the
 noise of the keypoints; and the pose stays only if the pairs of the image, also those
 matches that became no points, agree with it: two pairs or more, or one that is strong,
-and no others that contradict them. Where things look alike from two sides, a single weak
-pair is what puts a view on the wrong one.
+and no others that contradict them. Where things look alike from two sides, a single
+weak pair is what puts a view on the wrong one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MIN_INLIERS = 8
 _NOISES = 6.0  # standard deviations; a point of few views is less exact than a keypoint
 _MIN_ERROR_PX = 4.0
 _MIN_SHARE_AGREEING = 0.75  # of the inliers of an image's verified pairs
-_MIN_PAIRS_AGREEING = 2  # or one of as many inliers as COLMAP asks of a pose
-_ENOUGH_OF_ONE = 30
+MIN_PAIRS_AGREEING = 2  # or one of as many inliers as COLMAP asks of a pose
+ENOUGH_OF_ONE = 30
 
 
 def register_more(
@@ -60,8 +60,9 @@ def register_more(
         visible = mapper.observation_manager.num_visible_points3D(image_id)
         tried[image_id] = visible
         camera = cache.camera(cache.image(image_id).camera_id)
+        diagonal_px = math.hypot(camera.width, camera.height)
         # along an epipolar line, on which verified matches are
-        chance = 2 * options.abs_pose_max_error / math.hypot(camera.width, camera.height)
+        chance = 2 * options.abs_pose_max_error / diagonal_px
         needed = needed_inliers(visible, chance)
         if needed is None:
             continue
@@ -149,7 +150,7 @@ def _is_confirmed(
     return bool(
         fitting >= _MIN_SHARE_AGREEING * total
         and (
-            len(agreeing) >= _MIN_PAIRS_AGREEING
-            or agreeing.max(initial=0) >= _ENOUGH_OF_ONE
+            len(agreeing) >= MIN_PAIRS_AGREEING
+            or agreeing.max(initial=0) >= ENOUGH_OF_ONE
         )
     )

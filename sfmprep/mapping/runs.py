@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.calibrate import Scales
 from sfmprep.progress import Progress
 
 _FEW_IMAGES = 4  # up to which points that two of them see are used
@@ -22,14 +24,20 @@ _FEW_IMAGES = 4  # up to which points that two of them see are used
 class Run:
     """What every start of a mapper needs."""
 
-    database: Path
+    database: Path  # whose cameras are calibrated
     images: ImageSet
-    folder: Path
+    folder: Path  # for files that nobody needs afterwards
     config: MappingConfig
     cameras: DatabaseConfig
-    scale: float
+    scales: Scales | None
     seed: int
     progress: Progress
+    budget_seconds: float | None = None  # for starts beside the first; None: no limit
+
+    @property
+    def scale(self) -> float:
+        """By how much COLMAP's thresholds, one for all images, are multiplied."""
+        return median(self.scales.values()) if self.scales else 1.0
 
 
 def sorted_models(
@@ -120,6 +128,7 @@ def map_incrementally(
 
 
 def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
+    """The thresholds of the incremental mapper, and what it may refine."""
     options = pycolmap.IncrementalPipelineOptions()
     _set_options(options, run)
     mapper, triangulation = options.mapper, options.triangulation
@@ -139,6 +148,7 @@ def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
 
 
 def map_globally(run: Run) -> list[pycolmap.Reconstruction]:
+    """Runs the global mapper; of pairs it takes those that have a relative pose."""
     options = pycolmap.GlobalPipelineOptions()
     _set_options(options, run)
     mapper, triangulation = options.mapper, options.mapper.retriangulation

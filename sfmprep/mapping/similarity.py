@@ -46,11 +46,9 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """How the frame of a second model lies in that of a first; None where it is told
-    by too little or contradicted.
-    """
+    """How the frame of a second model lies in that of a first."""
 
-    first_from_second: pycolmap.Sim3d | None
+    first_from_second: pycolmap.Sim3d | None  # None: told by too little, contradicted
     num_links: int
     num_inliers: int  # of the links that were not held out
     num_held_out: int
@@ -101,13 +99,12 @@ def find_links(
 
 def _points_seen(model: pycolmap.Reconstruction) -> dict[int, Index]:
     """By image, for each keypoint the id of the point that it sees, or -1."""
-    return {
-        key: np.array(
-            [p.point3D_id if p.has_point3D() else -1 for p in model.images[key].points2D],
-            np.int64,
-        )
-        for key in model.reg_image_ids()
-    }
+    seen = {}
+    for key in model.reg_image_ids():
+        points = model.images[key].points2D
+        ids = [p.point3D_id if p.has_point3D() else -1 for p in points]
+        seen[key] = np.array(ids, np.int64)
+    return seen
 
 
 def _side(
@@ -165,9 +162,12 @@ def place(
     rng = np.random.default_rng(seed)
     tracks = np.unique(first.point)
     out = np.isin(first.point, tracks[rng.permutation(len(tracks))[::_HELD_OUT]])
-    told, held = (first.select(~out), second.select(~out)), (
-        first.select(out),
-        second.select(out),
+    told, held = (
+        (first.select(~out), second.select(~out)),
+        (
+            first.select(out),
+            second.select(out),
+        ),
     )
     best, count = None, 0
     if len(told[0]) >= MIN_LINKS // 2:
@@ -232,10 +232,10 @@ def _best(
     first, second = told
     judges = rng.permutation(len(first))[:_MAX_JUDGED]
     judging = first.select(judges), second.select(judges)
-    samples = np.array([rng.choice(len(first), 3, replace=False) for _ in range(_SAMPLES)])
+    samples = rng.random((_SAMPLES, len(judges))).argpartition(2, axis=1)[:, :3]
     candidates = np.concatenate(
         [
-            _of_points(first.xyz[samples], second.xyz[samples]),
+            _of_points(judging[0].xyz[samples], judging[1].xyz[samples]),
             *_of_views(first, second, cameras, max_error_px),
         ]
     )
@@ -296,8 +296,10 @@ def _of_views(
         ids, counts = np.unique(side.image, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_MAX_POSES]
         for key in ids[order[counts[order] >= _MIN_FOR_POSE]].tolist():
-            rows = side.image == key
-            matrix = _of_view(side.select(rows), other.xyz[rows], cameras[key], max_error_px)
+            view = side.image == key
+            matrix = _of_view(
+                *(side.select(view), other.xyz[view], cameras[key], max_error_px)
+            )
             if matrix is not None:
                 found.append((_inverse(matrix) if swapped else matrix)[None])
     return found
@@ -321,13 +323,17 @@ def _of_view(
     scale = float(np.median(there / np.maximum(here, 1e-12)))
     rotation = placed[:, :3].T @ view.rotation[0]
     shift = centre - scale * rotation @ view.centre[0]
-    return _stacked(rotation[None], shift[None], np.array([scale]))[0]
+    return _one(rotation, shift, scale)
+
+
+def _one(rotation: Float64, shift: Float64, scale: float) -> Float64:
+    matrix: Float64 = _stacked(rotation[None], shift[None], np.array([scale]))[0]
+    return matrix
 
 
 def _inverse(matrix: Float64) -> Float64:
     rotation, scale = matrix[:, :3].T, 1 / matrix[0, 4]
-    shift = -scale * rotation @ matrix[:, 3]
-    return _stacked(rotation[None], shift[None], np.array([scale]))[0]
+    return _one(rotation, -scale * rotation @ matrix[:, 3], scale)
 
 
 def _adjusted(matrix: Float64, first: Side, second: Side) -> Float64:
@@ -340,7 +346,7 @@ def _adjusted(matrix: Float64, first: Side, second: Side) -> Float64:
         rotation = turn @ matrix[:, :3]
         target = matrix[0, 4] * matrix[:, :3] @ middle + matrix[:, 3]
         shift = target + size * step[3:6] - scale * rotation @ middle
-        return _stacked(rotation[None], shift[None], np.array([scale]))[0]
+        return _one(rotation, shift, float(scale))
 
     def residuals(step: Float64) -> Float64:
         new = moved(step)
