@@ -28,9 +28,7 @@ class Views:
         return len(self.ids)
 
     @staticmethod
-    def of(
-        model: pycolmap.Reconstruction, ids: Collection[int] | None = None
-    ) -> Views:
+    def of(model: pycolmap.Reconstruction, ids: Collection[int] | None = None) -> Views:
         """Reads poses and cameras; a model without registered images gives none.
 
         Args:

@@ -7,7 +7,8 @@ a few wrong points, most of them do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from sfmprep.geometry.views import Views
 from sfmprep.types import Float64, Index
 
 _CACHED_IMAGES = 1024
+_ENOUGH_OF_ONE = 30  # inliers; as many as COLMAP asks of a pose
 
 
 class VerifiedMatches:
@@ -85,6 +87,27 @@ def count_fitting(
         errors = _errors_px(model, matches, pair)
         counts.append((int((errors <= max_error_px).sum()), len(errors)))
     return np.array(counts, np.int64).reshape(-1, 2)
+
+
+def hold_together(links: Sequence[tuple[int, int, int]], *, single: bool) -> bool:
+    """Whether pairs between two sets of images hold them together.
+
+    One pair does of which 30 inliers fit, or two that share no image. What hangs on a
+    single weak pair may as well hang on the other side of a thing that looks the same
+    from there.
+
+    Args:
+        links: Ids of both images of a pair, and how many of its inliers fit.
+        single: Whether one of the sets is one image, which pairs may share then.
+    """
+    if max((fitting for *_, fitting in links), default=0) >= _ENOUGH_OF_ONE:
+        return True
+    if single:
+        return len(links) > 1
+    return any(
+        {*first[:2]}.isdisjoint(second[:2])
+        for first, second in itertools.combinations(links, 2)
+    )
 
 
 def _errors_px(

@@ -105,12 +105,16 @@ def _copy_camera(
 def _same_rows(image: pycolmap.Image, other: pycolmap.Image) -> Index:
     """For each keypoint of an image the row of the one at the same place, or -1."""
     old, new = _xy(image), _xy(other)
-    if len(old) <= len(new) and np.allclose(old, new[: len(old)], atol=_SAME_PX):
+    if len(old) <= len(new) and np.allclose(
+        old, new[: len(old)], rtol=0, atol=_SAME_PX, equal_nan=True
+    ):
         return np.arange(len(old))
-    if not len(new) or not len(old):
-        return np.full(len(old), -1)
-    distance, row = cKDTree(new).query(old)
-    return np.where(distance <= _SAME_PX, row, -1)
+    rows = np.full(len(old), -1)
+    known, there = (np.flatnonzero(np.isfinite(xy).all(axis=1)) for xy in (old, new))
+    if len(known) and len(there):
+        distance, row = cKDTree(new[there]).query(old[known])
+        rows[known] = np.where(distance <= _SAME_PX, there[row], -1)
+    return rows
 
 
 def _xy(image: pycolmap.Image) -> Float64:

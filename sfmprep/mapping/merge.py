@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pycolmap
 
-from sfmprep.mapping.agreement import VerifiedMatches, count_fitting
+from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import add_model, carry_over
 from sfmprep.mapping.runs import Run, incremental_options
 from sfmprep.mapping.similarity import MIN_LINKS, find_links, place
@@ -123,9 +123,16 @@ def _merged(
     merged = carry_over(first, cache)
     add_model(merged, second, moved=placed.first_from_second)
     pairs = _pairs_between(first, second, matches)
-    before = count_fitting(merged, matches, pairs, max_error_px=_ERRORS * limit_px).sum(
-        axis=0
-    )
+    counts = count_fitting(merged, matches, pairs, max_error_px=_ERRORS * limit_px)
+    links = [
+        (*pair, int(count[0]))
+        for pair, count in zip(pairs, counts, strict=True)
+        if 2 * count[0] > count[1]
+    ]
+    common = {*first.reg_image_ids()}.intersection(second.reg_image_ids())
+    if not common and not hold_together(links, single=False):
+        return "no more than one weak pair, or one image, ties them together"
+    before = counts.sum(axis=0)
     if before[0] < _MIN_SHARE_AGREEING * before[1]:
         return _contradicted(len(pairs), *before.tolist())
     expected = merged.num_reg_images(), merged.compute_num_observations()

@@ -17,7 +17,7 @@ import math
 import numpy as np
 import pycolmap
 
-from sfmprep.mapping.agreement import VerifiedMatches, count_fitting
+from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import carry_over
 from sfmprep.mapping.runs import Run, incremental_options
 from sfmprep.mapping.significance import needed_inliers
@@ -28,8 +28,6 @@ _MIN_INLIERS = 8
 _NOISES = 6.0  # standard deviations; a point of few views is less exact than a keypoint
 _MIN_ERROR_PX = 4.0
 _MIN_SHARE_AGREEING = 0.75  # of the inliers of an image's verified pairs
-MIN_PAIRS_AGREEING = 2  # or one of as many inliers as COLMAP asks of a pose
-ENOUGH_OF_ONE = 30
 
 
 def register_more(
@@ -146,11 +144,11 @@ def _is_confirmed(
         *(model, matches, pairs), max_error_px=run.cameras.max_error_px * run.scale
     )
     fitting, total = counts.sum(axis=0)
-    agreeing = counts[2 * counts[:, 0] > counts[:, 1], 0]
+    links = [
+        (*pair, int(count[0]))
+        for pair, count in zip(pairs, counts, strict=True)
+        if 2 * count[0] > count[1]
+    ]
     return bool(
-        fitting >= _MIN_SHARE_AGREEING * total
-        and (
-            len(agreeing) >= MIN_PAIRS_AGREEING
-            or agreeing.max(initial=0) >= ENOUGH_OF_ONE
-        )
+        fitting >= _MIN_SHARE_AGREEING * total and hold_together(links, single=True)
     )

@@ -6,28 +6,27 @@ is still missing then is worth another start.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
 
-from sfmprep.mapping.agreement import VerifiedMatches, count_fitting
+from sfmprep.mapping.agreement import (
+    VerifiedMatches,
+    count_fitting,
+    hold_together,
+)
 from sfmprep.mapping.calibrate import calibrate_pairs
 from sfmprep.mapping.carry_over import carry_over, open_cache
 from sfmprep.mapping.initial_pairs import initial_pairs
 from sfmprep.mapping.merge import adjust_tracks, describe, merge_models
 from sfmprep.mapping.outliers import without_images
-from sfmprep.mapping.register import (
-    ENOUGH_OF_ONE,
-    MIN_PAIRS_AGREEING,
-    register_more,
-)
+from sfmprep.mapping.register import register_more
 from sfmprep.mapping.runs import (
     Run,
     map_globally,
@@ -268,9 +267,8 @@ def _held(
     """The largest set of images of a model that more than single weak pairs hold.
 
     Two sets hold together by a pair of which 30 inliers fit; or by two of which most
-    fit and that share no image; or, where one set is a single image, by two of its
-    pairs. What hangs on less may as well hang on the other side of a thing that looks
-    the same from there.
+    fit and that share no image, other than the only one of a set. What hangs on less
+    may as well hang on the other side of a thing that looks the same from there.
     """
     links = [
         (id0, id1, int(fitting))
@@ -289,7 +287,7 @@ def _held(
             (
                 ends
                 for ends, found in sorted(between.items())
-                if _hold(found, single=min(sizes[key] for key in ends) == 1)
+                if hold_together(found, single=min(sizes[key] for key in ends) == 1)
             ),
             None,
         )
@@ -300,18 +298,6 @@ def _held(
         return set()
     largest = max(sizes, key=lambda key: (sizes[key], -key))
     return {key for key, other in owner.items() if other == largest}
-
-
-def _hold(links: Sequence[tuple[int, int, int]], *, single: bool) -> bool:
-    """Whether pairs between two sets of images hold them together."""
-    if max(fitting for *_, fitting in links) >= ENOUGH_OF_ONE:
-        return True
-    if single:
-        return len(links) >= MIN_PAIRS_AGREEING
-    return any(
-        {*first[:2]}.isdisjoint(second[:2])
-        for first, second in itertools.combinations(links, 2)
-    )
 
 
 def _expect_held(run: Run, models: Models, matches: VerifiedMatches) -> Models:
