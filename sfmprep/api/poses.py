@@ -28,7 +28,7 @@ from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
