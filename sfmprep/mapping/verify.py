@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.calibrate import Scales, assume_fisheye_focal_lengths
@@ -145,9 +146,9 @@ def verify_matches(
 
 def _estimate(
     camera0: pycolmap.Camera,
-    points0: NDArray[np.float64],
+    points0: Float64,
     camera1: pycolmap.Camera,
-    points1: NDArray[np.float64],
+    points1: Float64,
     matches: NDArray[np.uint32],
     options: pycolmap.TwoViewGeometryOptions,
 ) -> pycolmap.TwoViewGeometry:
