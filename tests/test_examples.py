@@ -35,8 +35,17 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def photographs(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five neighbours of the demo scene."""
-    folder = tmp_path_factory.mktemp("photographs")
-    for path in sorted((demo_scene / "images").iterdir())[:5]:
+    return copied(demo_scene, 5, tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def three(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For LightGlue, which takes a second a pair."""
+    return copied(demo_scene, 3, tmp_path_factory.mktemp("photographs"))
+
+
+def copied(demo_scene: Path, number: int, folder: Path) -> Path:
+    for path in sorted((demo_scene / "images").iterdir())[:number]:
         shutil.copy(path, folder)
     return folder
 
@@ -102,7 +111,7 @@ def test_reconstruct_folder_writes_a_dataset(
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(
-    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     [section] = re.findall(r"## Python\n(.*?)\n## ", text, re.DOTALL)
@@ -110,20 +119,16 @@ def test_the_python_of_the_readme_runs(
         line[4:] for line in section.splitlines() if line.startswith("    ")
     )
     monkeypatch.chdir(tmp_path)
-    Path("photos").symlink_to(photographs)
+    Path("photos").symlink_to(three)
 
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
-    assert len(list((tmp_path / "dataset" / "images").iterdir())) == 5
+    assert len(list((tmp_path / "dataset" / "images").iterdir())) == 3
 
 
 def test_fill_colmap_project_leaves_ids_and_cameras(
-    run: Run, photographs: Path, tmp_path: Path
+    run: Run, three: Path, tmp_path: Path
 ) -> None:
-    three = tmp_path / "three"
-    three.mkdir()
-    for path in sorted(photographs.iterdir())[:3]:
-        shutil.copy(path, three)
     database = tmp_path / "project.db"
     pycolmap.Database.open(database).close()
     pycolmap.import_images(database, three)
