@@ -103,7 +103,7 @@ def test_reconstruct_folder_writes_a_dataset(
     output = run("reconstruct_folder.py", photographs, tmp_path / "out", "sift")
 
     assert output.splitlines()[-1] == (
-        "All 5 photographs are in the dataset. It can be trained; look at 2 things"
+        "All 5 photographs are in the dataset. It can be trained; look at one thing"
         " first."
     )
     assert (tmp_path / "out" / "transforms.json").is_file()

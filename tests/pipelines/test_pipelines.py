@@ -121,7 +121,7 @@ def test_same_inputs_and_seed_give_same_stores_in_the_program(
     assert stamps(images) == before
     assert_same_result(demo_result, tmp_path / "out")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
-        f"reading the photographs in {images}",
+        f"reading the photographs of {images}",
         *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
         *("[4/6] import", "[4/6] verify", "[5/6] calibrate", "0000.jpg", "[5/6] map"),
         *("seed cloud", "[6/6] export", "warning", "warning"),
@@ -224,42 +224,40 @@ def test_recipe_of_the_run_goes_on(result: Path, demo_scene: Path) -> None:
 
 
 # --------------------------------------------------------------------- interruptions
-def stopped_run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.support.stopped_run", *args],
+PLACES = (
+    *("kill extract 0", "interrupt extract 2", "kill extract 3", "kill match 3"),
+    *("interrupt verify 2", "kill verify 5", "interrupt map 2", "kill map 4"),
+    "kill export 3",
+)
+
+
+def test_killed_and_interrupted_run_goes_on_to_the_same_result(
+    demo_result: Path, demo_scene: Path, tmp_path: Path
+) -> None:
+    """One run is stopped again and again, ever later."""
+    out, said = tmp_path / "out", tmp_path / "said"
+    said.mkdir()
+    stopped = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.support.stopped_run"),
+            *(str(said), ",".join(PLACES), *command(demo_scene / "images", out)),
+        ],
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
         cwd=Path(__file__).resolve().parents[2],
     )
-
-
-def test_killed_run_goes_on_to_the_same_result(
-    demo_result: Path, demo_scene: Path, tmp_path: Path
-) -> None:
-    """One run is killed again and again, ever later."""
-    out = tmp_path / "out"
-    places = "extract 0,extract 5,match 3,verify 2,map 4,export 3"
-    killed = stopped_run("kill", places, *command(demo_scene / "images", out))
-    assert killed.stdout.splitlines() == [f"{p} SIGKILL" for p in places.split(",")]
-    assert run(command(demo_scene / "images", out)) == 0
-    assert_same_result(demo_result, out)
-
-
-def test_interrupted_run_says_so_and_goes_on(
-    demo_result: Path, demo_scene: Path, tmp_path: Path
-) -> None:
-    """In extraction, and while the mapper is in a process of its own."""
-    out = tmp_path / "out"
-    for loop, item in (("extract", "3"), ("map", "2")):
-        again = command(demo_scene / "images", out)
-        stopped = stopped_run("interrupt", loop, item, *again)
-        assert (stopped.returncode, stopped.stdout) == (130, "")
-        assert stopped.stderr.splitlines()[-1] == (
+    ends = {"kill": "SIGKILL", "interrupt": "130"}
+    assert stopped.stdout.splitlines() == [
+        f"{place}: {ends[place.split()[0]]}" for place in PLACES
+    ]
+    for number, place in enumerate(PLACES):
+        error = (said / f"{number}.err").read_text()
+        assert (said / f"{number}.out").read_text() == ""
+        assert "Traceback" not in error
+        assert place.startswith("kill") or error.splitlines()[-1] == (
             "sfmprep: stopped. The same command goes on where this run was."
         )
-        assert "Traceback" not in stopped.stderr
-    assert not (out / "work" / "mapped.zip").exists()
     assert run(command(demo_scene / "images", out)) == 0
     assert_same_result(demo_result, out)
 

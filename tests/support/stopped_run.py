@@ -1,9 +1,8 @@
 """Runs of the command line that stop themselves at a chosen item of a chosen loop.
 
-`python -m tests.support.stopped_run interrupt LOOP ITEM ARGS...` is the program, which
-gets Ctrl-C there. With `kill LOOP ITEM,LOOP ITEM,... ARGS...` this process imports what
-is needed once and forks, for each place, a run that is killed there; it prints by which
-signal each was ended.
+`python -m tests.support.stopped_run FOLDER "kill LOOP ITEM,interrupt LOOP ITEM" ARG...`
+imports what a run needs once and forks a run for each place. What the first writes is
+in `FOLDER/0.out` and `FOLDER/0.err`, and so on; how each ended is printed.
 """
 
 from __future__ import annotations
@@ -13,10 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from sfmprep.cli.commands import main, run
+from sfmprep.cli.commands import main
 from sfmprep.terminal import StageProgress
+
+SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
 
 
 def stop_at(loop: str, item: int, number: int) -> None:
@@ -39,27 +41,31 @@ def call_here(function: Any, *args: Any, **options: Any) -> Any:
     return function(*args, **options)
 
 
-def kill_at_each(places: str, args: list[str]) -> None:
-    """Runs the same command once for each place."""
+def stop_at_each(folder: Path, places: list[str]) -> None:
+    """Runs the command of `sys.argv` once for each place."""
     importlib.import_module("sfmprep.pipelines.reconstruct")
-    apart = importlib.import_module("sfmprep.pipelines.apart")
-    apart.run_isolated = call_here
-    for place in places.split(","):
-        loop, item = place.split()
+    apart: Any = importlib.import_module("sfmprep.pipelines.apart")
+    # a shell's background jobs ignore Ctrl-C, and so do their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, place in enumerate(places):
+        how, loop, item = place.split()
         if os.fork() == 0:
-            stop_at(loop, int(item), signal.SIGKILL)
-            os._exit(run(args))
+            for stream, name in ((1, "out"), (2, "err")):
+                path = folder / f"{number}.{name}"
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+            stop_at(loop, int(item), SIGNALS[how])
+            if how == "kill":  # saves an interpreter; an interrupt has to end it
+                apart.run_isolated = call_here
+            try:
+                main()
+            except SystemExit as exit_:
+                sys.stdout.flush()
+                os._exit(int(exit_.code or 0))
         ended = os.waitstatus_to_exitcode(os.wait()[1])
-        print(place, "was not reached" if ended >= 0 else signal.Signals(-ended).name)
+        print(f"{place}: {signal.Signals(-ended).name if ended < 0 else ended}")
 
 
 if __name__ == "__main__":
-    how, *rest = sys.argv[1:]
-    if how == "kill":
-        kill_at_each(rest[0], rest[1:])
-    else:
-        # a shell's background jobs ignore Ctrl-C, and so do their children
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop_at(rest[0], int(rest[1]), signal.SIGINT)
-        sys.argv[1:] = rest[2:]
-        main()
+    folder, places = Path(sys.argv[1]), sys.argv[2].split(",")
+    del sys.argv[1:3]
+    stop_at_each(folder, places)
