@@ -62,7 +62,8 @@ def stop_at_each(folder: Path, places: list[str]) -> None:
                 sys.stdout.flush()
                 os._exit(int(exit_.code or 0))
         ended = os.waitstatus_to_exitcode(os.wait()[1])
-        print(f"{place}: {signal.Signals(-ended).name if ended < 0 else ended}")
+        end = signal.Signals(-ended).name if ended < 0 else ended
+        print(f"{place}: {end}", flush=True)  # or the next run would print it again
 
 
 if __name__ == "__main__":
