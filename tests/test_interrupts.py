@@ -27,7 +27,7 @@ WORK = {
     "python": "threading.Event().wait()",
     "threads": (
         "from concurrent.futures import ThreadPoolExecutor as P\n"
-        "    with P(2) as pool: list(pool.map(time.sleep, [60] * 4))"
+        "    with P(2) as pool: list(pool.map(time.sleep, [3600] * 4))"
     ),
 }
 
@@ -51,6 +51,6 @@ def test_a_signal_ends_the_program(work: str, first: bool, number: int) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(number)
-    _, error = process.communicate(timeout=50)  # the work itself takes longer
+    _, error = process.communicate(timeout=600)  # the work itself takes longer
     assert process.returncode == 130
     assert error == "sfmprep: stopped. The same command goes on where this run was.\n"
