@@ -11,11 +11,12 @@ demo: $(READY) ## render a small scene, reconstruct it, compare with its true po
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
 
 test: $(READY) ## the whole test suite, one process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: $(READY) ## ruff, and mypy on the wheel as a user gets it
+lint: $(READY) ## ruff, the workflows, and mypy on the wheel as a user gets it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/zizmor --offline --quiet .github
 	rm -rf build
 	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w build/lint .
 	$(BIN)/pip install -q --no-deps --target build/lint/site build/lint/*.whl

@@ -134,7 +134,7 @@ STAGES = {
         ),
         Stage(
             name="verify",
-            version=1,
+            version=2,
             reads=("match",),
             grows=True,
             writes="work/verified.db",
@@ -166,7 +166,7 @@ STAGES = {
         ),
         Stage(
             name="verify again",
-            version=1,
+            version=2,
             reads=("match weak pairs",),
             passes_on="verify",
             grows=True,
@@ -213,7 +213,7 @@ STAGES = {
         ),
         Stage(
             name="database",
-            version=1,
+            version=2,
             reads=("join",),
             grows=True,
             writes="work/database.db",

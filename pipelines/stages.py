@@ -36,7 +36,7 @@ from sfmprep.frontend.on_devices import (
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.database import remove_database, update_database
-from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches

@@ -49,13 +49,14 @@ class ReconstructionError(SfmprepError):
     """No camera poses could be found from the matches."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
     """The end of a message about a wrong word: ` Did you mean 'this'?`, or nothing.
 
     Of dotted keys, those that end like the word are meant before those that look alike.
+    No more than `most` are named.
     """
     keys = list(known)
     last = word.rpartition(".")[2]
     alike = [key for key in keys if "." in key and key.rpartition(".")[2] == last]
-    close = alike[:3] or difflib.get_close_matches(word, keys, n=1)
+    close = alike[:most] or difflib.get_close_matches(word, keys, n=most)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -8,12 +8,16 @@ that has not happened in time. Stores survive that, as they survive a kill.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
 import sys
 import threading
-from types import FrameType
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
 
 _PATIENCE_S = 1.5
 STOPPED = "sfmprep: stopped. The same command goes on where this run was."
@@ -31,16 +35,41 @@ def watch_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a job in the background
             _watched.append(number)
-    take_back()
+    _take()
+    sys.meta_path.insert(0, _AfterPycolmap())
 
 
-def take_back() -> None:
-    """Replaces the handler that pycolmap brings, which prints a stack trace.
-
-    Does nothing where no signals are watched.
-    """
+def _take() -> None:
     for number in _watched:
         signal.signal(number, _interrupt)
+
+
+class _AfterPycolmap(MetaPathFinder):
+    """Takes the signals back once pycolmap is imported, whenever that is.
+
+    It brings a handler of its own, which prints a stack trace.
+    """
+
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if name != "pycolmap":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_take(module: ModuleType) -> None:
+                execute(module)
+                if threading.current_thread() is threading.main_thread():
+                    _take()
+
+            spec.loader.exec_module = execute_and_take  # type: ignore[method-assign]
+        return spec
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,6 @@ from typing import TextIO
 from tqdm import tqdm
 
 from sfmprep.errors import ConfigError
-from sfmprep.interrupts import take_back
 from sfmprep.progress import T
 
 logger = logging.getLogger(__name__)
@@ -95,7 +94,6 @@ def start_logging(
     Raises:
         ConfigError: `file` cannot be written.
     """
-    take_back()
     screen = _Screen(logging.WARNING if quiet else logging.INFO)
     screen.setFormatter(_Formatter())
     root = logging.getLogger("sfmprep")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sfmprep.progress import silent
+from tests.support.made_once import made_once
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 _USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -68,14 +69,15 @@ def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight small images of the demo scene in `images`, and `reference.json`."""
     from sfmprep.demo.courtyard import render_demo_scene
 
-    folder = tmp_path_factory.mktemp("demo-scene")
-    render_demo_scene(folder, num_images=8, size=(480, 360))
-    return folder
+    def render(folder: Path) -> None:
+        render_demo_scene(folder, num_images=8, size=(480, 360))
+
+    return made_once(tmp_path_factory, "demo-scene", render)
 
 
 @pytest.fixture(scope="session")
 def demo_result(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the main job makes of the demo scene, with SIFT; not to be changed."""
+    """What the main job makes of the demo scene, with SIFT; copy it to change it."""
     from sfmprep import load_recipe
     from sfmprep.pipelines.reconstruct import reconstruct
 
@@ -84,9 +86,13 @@ def demo_result(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "features.max_keypoints=1500",
         "export.downscales=[2]",
     )
-    out = tmp_path_factory.mktemp("demo-result") / "out"
-    reconstruct(demo_scene / "images", out, load_recipe("sift", settings))
-    return out
+    return made_once(
+        tmp_path_factory,
+        "demo-result",
+        lambda out: reconstruct(
+            demo_scene / "images", out, load_recipe("sift", settings)
+        ),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,34 +1,50 @@
-"""What is in the wheel, and that it works from there."""
+"""What is in the packages, and that they work from there."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.support.made_once import made_once
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = (".py", ".yaml", ".css", ".js", ".safetensors", ".md")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("sfmprep", "pipelines", "recipes"):
-        shutil.copytree(ROOT / name, source / name)
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"),
-            *("--no-build-isolation", "-w", source / "dist", source),
-        ],
-        check=True,
-    )
-    return next((source / "dist").glob("*.whl"))
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source package, and the wheel that is built from it."""
+
+    def build(folder: Path) -> None:
+        source = folder / "source"
+        source.mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        for name in ("sfmprep", "pipelines", "recipes"):
+            shutil.copytree(ROOT / name, source / name)
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--no-isolation", "-o", folder, source],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once(tmp_path_factory, "dist", build)
+
+
+@pytest.fixture(scope="session")
+def wheel(dist: Path) -> Path:
+    return next(dist.glob("*.whl"))
 
 
 @pytest.mark.slow
@@ -50,21 +66,69 @@ def test_wheel_holds_every_module_and_recipe_and_nothing_else(wheel: Path) -> No
     assert names == expected
 
 
-@pytest.mark.slow
-def test_recipes_load_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+def test_source_package_holds_what_the_wheel_holds(dist: Path, wheel: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
-    program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import sfmprep;"
-        "from sfmprep.config.load import recipe_names;"
-        "print(sfmprep.__file__, *map(sfmprep.load_recipe, recipe_names()))"
-    )
-    output = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        check=True,
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    for package in ("pipelines", "recipes"):
+        names |= {f"sfmprep/{name}" for name in names if name.startswith(package)}
+    assert shipped <= names
+
+
+def test_pypi_would_take_the_packages(dist: Path) -> None:
+    pytest.importorskip("twine", reason="no twine; it is in the extra dev")
+    packages = [*dist.glob("*.whl"), *dist.glob("*.tar.gz")]
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *packages],
         capture_output=True,
         text=True,
-    ).stdout
+        check=False,
+        env={**os.environ, "COLUMNS": "1000"},
+    )
+    assert done.returncode == 0, done.stdout
+    assert [line.rsplit(" ", 1)[1] for line in done.stdout.split("\n") if line] == [
+        "PASSED",
+        "PASSED",
+    ]
 
-    assert output.startswith(str(tmp_path / "sfmprep"))
+
+@pytest.mark.slow
+def test_program_and_recipes_work_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"),
+            *("--target", tmp_path, wheel),
+        ],
+        check=True,
+    )
+    program = (
+        "import sys, sfmprep; from sfmprep.config.load import recipe_names;"
+        "print(sfmprep.__file__, *map(sfmprep.load_recipe, recipe_names()))"
+    )
+    said = []
+    for command in (["-c", program], [tmp_path / "bin" / "sfmprep", "--version"]):
+        said.append(
+            subprocess.run(
+                [sys.executable, *command],
+                cwd=tmp_path,
+                check=True,
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            ).stdout
+        )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert said[0].startswith(str(tmp_path / "sfmprep"))
+    assert said[1] == f"sfmprep {project['version']}\n"
+
+
+def test_release_tries_every_python_that_is_promised() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    tried = yaml.safe_load(workflow)["jobs"]["try"]["strategy"]["matrix"]
+    versions = tried["python-version"]
+    assert project["requires-python"] == f">={versions[0]}"
+    prefix = "Programming Language :: Python :: "
+    promised = [c.removeprefix(prefix) for c in project["classifiers"] if prefix in c]
+    assert promised == versions

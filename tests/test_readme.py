@@ -1,17 +1,21 @@
-"""Every command of the README: those of sfmprep are run, the others checked."""
+"""Every command, option and call of the README: sfmprep's run, others are checked."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pycolmap
 import pytest
 
+import sfmprep as sp
 from sfmprep.cli.commands import run
 from sfmprep.config.load import load_recipe
 from sfmprep.export.next_steps import next_steps
@@ -29,6 +33,11 @@ def commands(*programs: str) -> list[str]:
     """The indented lines that begin with one of these programs."""
     found = re.findall(r"^    (\S+ .*)$", README, re.M)
     return [line for line in found if line.split()[0] in programs]
+
+
+def spans(pattern: str) -> list[str]:
+    """What stands between backquotes in the text, each once."""
+    return sorted(set(re.findall(f"`({pattern})`", README)))
 
 
 def test_every_program_of_the_readme_is_checked_below() -> None:
@@ -69,10 +78,12 @@ def test_training_commands_are_those_that_a_run_prints() -> None:
 def test_extras_and_targets_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = set(project["project"]["optional-dependencies"])
+    for line in commands("uv"):
+        assert line.split()[:3] == ["uv", "pip", "install"]
     for names in re.findall(r"\.\[([a-z,]+)\]", README):
         assert set(names.split(",")) <= extras
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for line in commands("make"):
+    for line in (*commands("make"), *spans("make [^`]+")):
         assert f"\n{line.split()[1]}: " in makefile
 
 
@@ -83,18 +94,132 @@ def test_pictures_of_the_readme_are_there_and_small() -> None:
         assert 0 < (ROOT / name).stat().st_size < 200_000
 
 
+def test_pip_knows_every_option() -> None:
+    known = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for line in commands("pip"):
+        words = shlex.split(line, comments=True)
+        assert words[1] == "install" and len(words) > 2
+        for option in words[2:]:
+            assert not option.startswith("-") or f"{option} " in known
+
+
+@pytest.mark.parametrize("call", spans(r"sp\.\w+\([^`]*\)"))
+def test_python_in_the_text_can_be_called_so(call: str) -> None:
+    node = ast.parse(call, mode="eval").body
+    assert isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    args = [ast.literal_eval(arg) for arg in node.args]
+    options = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
+    function = getattr(sp, node.func.attr)
+    if inspect.isclass(function):
+        function(*args, **options)
+    else:
+        inspect.signature(function).bind(*args, **options)
+
+
+# ---------------------------------------------------------------------------- sfmprep
+@pytest.fixture
+def captured(
+    demo_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The current folder holds what commands name; the first photographs do."""
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    for path in sorted((demo_scene / "images").iterdir())[:5]:
+        shutil.copy(path, "images")
+    [mine] = re.findall(r"^`(\{like: .*\})`\.$", README, re.M)
+    Path("mine.yaml").write_text(mine)
+    pycolmap.Database.open("project.db").close()
+    return sorted(path.name for path in Path("images").iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", commands("sfmprep"))
-def test_command_runs(
-    line: str, demo_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(demo_scene / "images", "images")
-    Path("mine.yaml").write_text(load_recipe("sift").to_yaml())
-    pycolmap.Database.open("project.db").close()
+def test_command_runs(line: str, captured: list[str]) -> None:
     _, *args = shlex.split(line, comments=True)
     if args[0] in ("reconstruct", "database"):
         args += SMALL
     assert run(args) == 0
     if args[0] == "reconstruct":
-        assert Path("out/sparse/0/points3D.bin").is_file()
+        model = pycolmap.Reconstruction("out/sparse/0")
+        assert model.num_reg_images() == len(captured)
+
+
+@pytest.mark.parametrize("span", spans("sfmprep [^`]+"))
+def test_command_in_the_text_runs(
+    span: str,
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sfmprep.viewer import view
+    from sfmprep.weights import weights_here
+
+    monkeypatch.chdir(tmp_path)
+    Path("images").symlink_to(demo_scene / "images")
+    shutil.copytree(demo_result, "out")
+    seen: list[str] = []  # where a server or the network would be asked
+
+    def look(out: Path, **_: object) -> None:
+        seen.append(str(out))
+
+    def fetch(name: str, **_: object) -> object:
+        seen.append(name)
+        return weights_here("compact")
+
+    monkeypatch.setattr(view, "view_result", look)
+    monkeypatch.setattr("sfmprep.weights.resolve_weights", fetch)
+    _, *args = span.replace("NAME", "splat").split()
+    if args == ["view"]:  # only its name
+        args.append("out/")
+    assert run(args) == 0
+    expected = {"view": ["out"], "weights": args[2:]}
+    assert seen == expected.get(args[0], [])
+
+
+# of ns-train, of weights fetch, and the name of one that is there with its value
+ELSEWHERE = ("--data", "--all", "--masks")
+
+
+@pytest.mark.parametrize(
+    "span", [each for each in spans("--[^`]+") if each not in ELSEWHERE]
+)
+def test_option_in_the_text_is_one_of_reconstruct(
+    span: str,
+    captured: list[str],
+    demo_result: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+
+    def note(images: Path, out: Path, recipe: object, **options: object) -> object:
+        seen.extend((recipe, options["device"]))
+        return sp.read_report(demo_result)
+
+    monkeypatch.setattr("sfmprep.pipelines.reconstruct.reconstruct", note)
+    monkeypatch.setattr("sfmprep.cli.commands.pick_device", str)
+    Path("DIR").mkdir()
+    args = ["reconstruct", "images/", "out/", *span.split()]
+    assert run(args) == 0
+    usual = load_recipe("splat"), "auto"
+    option = args[3]
+    assert (seen[0] == usual[0]) == (option in ("--device", "--fail-below", "--json"))
+    assert seen[1] == (args[4] if option == "--device" else "auto")
+
+
+def test_weights_fetch_takes_the_option_of_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str, **_: object) -> object:
+        fetched.append(name)
+
+    monkeypatch.setattr("sfmprep.weights.resolve_weights", fetch)
+    assert run(["weights", "fetch", "--all"]) == 0
+    assert "aliked-n16" in fetched and "aliked-lightglue" in fetched

@@ -10,11 +10,7 @@ import pycolmap
 from pydantic import ValidationError
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import (
-    ExportConfig,
-    Recipe,
-    Target,
-)
+from sfmprep.config import ExportConfig, Recipe, Target
 from sfmprep.config.load import load_recipe
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import apply_world, find_world

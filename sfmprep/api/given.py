@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import (
-    DenseMatcherConfig,
-    FeaturesConfig,
-)
+from sfmprep.config import DenseMatcherConfig, FeaturesConfig
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.identity import identity

@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pycolmap
 
-from sfmprep.api.given import (
-    MAX_SIZE,
-    in_folder,
-    max_size_of,
-)
+from sfmprep.api.given import MAX_SIZE, in_folder, max_size_of
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
@@ -28,15 +24,11 @@ from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
-from sfmprep.mapping.verify import (
-    VerifiedPairs,
-    read_verified,
-    verify_matches,
-)
+from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.mapping.view_graph import PairTable, read_pair_table
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.apart import apart, map_into
@@ -229,8 +221,7 @@ def read_model(path: str | Path) -> pycolmap.Reconstruction:
 
 
 def evaluate(
-    model: pycolmap.Reconstruction,
-    reference: str | Path | Mapping[str, CameraPose],
+    model: pycolmap.Reconstruction, reference: str | Path | Mapping[str, CameraPose]
 ) -> Evaluation:
     """Compares the poses of a model with known ones; definitions: `evaluation.poses`.
 

@@ -15,14 +15,9 @@ from sfmprep.api.given import (
 )
 from sfmprep.api.poses import Database, path_of
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import (
-    DenseConfig,
-    DenseMatcherConfig,
-)
+from sfmprep.config import DenseConfig, DenseMatcherConfig
 from sfmprep.devices import pick_device
-from sfmprep.mapping.verify import (
-    count_inliers,
-)
+from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.shared.precision import Precision

@@ -119,7 +119,7 @@ def run(args: list[str]) -> int:
     except SystemExit as exit_:
         if exit_.code == 2:
             _hint_at_settings(args)
-        return exit_.code if isinstance(exit_.code, int) else 1
+        return exit_.code if isinstance(exit_.code, int) else bool(exit_.code)
     return code or 0
 
 

@@ -74,7 +74,7 @@ def describe(key: str | None) -> str:
     exact = [setting for setting in known if setting.key == key]
     below = [setting for setting in known if setting.key.startswith(f"{key}.")]
     if not exact and not below:
-        hint = did_you_mean(key, (setting.key for setting in known))
+        hint = did_you_mean(key, (setting.key for setting in known), most=3)
         raise ConfigError(
             f"no setting is called {key!r}.{hint} See `sfmprep settings`."
         )

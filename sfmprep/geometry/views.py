@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,9 +28,15 @@ class Views:
         return len(self.ids)
 
     @staticmethod
-    def of(model: pycolmap.Reconstruction) -> Views:
-        """Reads poses and cameras; a model without registered images gives none."""
-        images = [model.images[i] for i in sorted(model.reg_image_ids())]
+    def of(model: pycolmap.Reconstruction, ids: Collection[int] | None = None) -> Views:
+        """Reads poses and cameras; a model without registered images gives none.
+
+        Args:
+            model: Any.
+            ids: Of registered images that are wanted; None for all.
+        """
+        wanted = model.reg_image_ids() if ids is None else ids
+        images = [model.images[i] for i in sorted(wanted)]
         cameras = tuple(model.cameras[image.camera_id] for image in images)
         poses = np.array([i.cam_from_world().matrix() for i in images]).reshape(
             -1, 3, 4

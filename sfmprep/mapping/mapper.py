@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from statistics import median
 
 import pycolmap
 
@@ -21,16 +17,10 @@ from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales, calibrate_database, calibrate_pairs
 from sfmprep.mapping.cameras import is_known
-from sfmprep.mapping.initial_pairs import initial_pairs
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
-from sfmprep.mapping.verify import VerifiedPairs
+from sfmprep.mapping.rounds import complete, go_on
+from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
 from sfmprep.progress import Progress, silent
-
-logger = logging.getLogger(__name__)
-
-_MAX_STARTS = 3
-_MAX_IMAGES_FOR_RESTART = 300
-_FEW_IMAGES = 4  # up to which points that two of them see are used
 
 
 def map_images(
@@ -43,6 +33,7 @@ def map_images(
     scales: Scales | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    budget_seconds: float | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Recovers poses and points from a verified database.
 
@@ -50,6 +41,9 @@ def map_images(
     copy of the database. Of `tum-fr2-desk20` with ALIKED the incremental mapper found a
     wrong model (focal length 375 for 521) from each of three seeds without that, and a
     right one from each with it. Lenses of many coefficients are mapped with the first.
+
+    Where one model does not hold all images that verified pairs join to it, more
+    follows (see `complete`).
 
     COLMAP's thresholds, such as the 4 pixels of its filter of points, are multiplied by
     the median of `scales`: it has one of each for all images.
@@ -64,6 +58,7 @@ def map_images(
         scales: See `Scales`; None for 1.
         seed: Of everything random in COLMAP.
         progress: Wraps the loops over pairs and over images as they are registered.
+        budget_seconds: For starts beside the first; None for no limit.
 
     Returns:
         The models, most registered images first, after a last bundle adjustment;
@@ -74,11 +69,97 @@ def map_images(
             COLMAP found no solution of the last adjustment.
     """
     cameras = cameras or DatabaseConfig()
+    with _prepared(
+        *(database, images, folder, config, cameras, scales, seed, progress),
+        budget_seconds=budget_seconds,
+    ) as (run, lenses):
+        began = time.perf_counter()
+        if config.type == "global":
+            calibrate_pairs(
+                run.database,
+                max_error_px=cameras.max_error_px,
+                scales=scales,
+                seed=seed,
+                progress=progress,
+            )
+            found = map_globally(run)
+        else:
+            found = sorted_models(map_incrementally(run))
+        found = complete(run, found, time.perf_counter() - began)
+    return _finished(found, lenses, images, folder, config, cameras)
+
+
+def continue_models(
+    models: Sequence[pycolmap.Reconstruction],
+    database: Path,
+    images: ImageSet,
+    folder: Path,
+    config: MappingConfig,
+    *,
+    cameras: DatabaseConfig | None = None,
+    scales: Scales | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Goes on with models in a database that has more verified pairs than they knew.
+
+    New pairs make points between images that have poses; images without one are
+    registered, by COLMAP's thresholds and then by those of the capture; models that
+    share enough are joined; images that no model takes are mapped among themselves.
+    Cameras of the models stay as they are there, others are calibrated.
+
+    Args:
+        models: Largest first, of an earlier state of the database, as the mapper left
+            them or adjusted; they stay as they are. Images are known by their names,
+            keypoints by their places: those that moved since then lose their points.
+        database: As for `map_images`.
+        images: Likewise.
+        folder: Likewise.
+        config: Likewise.
+        cameras: Likewise.
+        scales: Likewise.
+        seed: Likewise.
+        progress: Likewise.
+
+    Returns:
+        As `map_images`; no models give none.
+
+    Raises:
+        ReconstructionError: As `map_images`.
+    """
+    cameras = cameras or DatabaseConfig()
+    if not models:
+        return []
+    with _prepared(
+        *(database, images, folder, config, cameras, scales, seed, progress),
+        models=models,
+    ) as (run, lenses):
+        found = go_on(run, list(models))
+    return _finished(found, lenses, images, folder, config, cameras)
+
+
+@contextmanager
+def _prepared(
+    database: Path,
+    images: ImageSet,
+    folder: Path,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+    scales: Scales | None,
+    seed: int,
+    progress: Progress,
+    *,
+    models: Sequence[pycolmap.Reconstruction] = (),
+    budget_seconds: float | None = None,
+) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
+    """A calibrated copy of a database, and the lenses that were made simpler in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
         calibrated = Path(raw) / "database.db"
         shutil.copyfile(database, calibrated)
         told = _told_cameras(calibrated, cameras)
+        with pycolmap.Database.open(calibrated) as opened:
+            told |= _take_cameras(opened, models)
         calibrate_database(
             calibrated,
             known=told,
@@ -89,25 +170,29 @@ def map_images(
         )
         with pycolmap.Database.open(calibrated) as opened:
             lenses = simplify_lenses(opened, told)
-        if config.type == "global":
-            calibrate_pairs(
-                calibrated,
-                max_error_px=cameras.max_error_px,
-                scales=scales,
-                seed=seed,
-                progress=progress,
-            )
-        run = _Run(
+        run = Run(
             database=calibrated,
             images=images,
             folder=Path(raw),
             config=config,
             cameras=cameras,
-            scale=median(scales.values()) if scales else 1.0,
+            scales=scales,
             seed=seed,
             progress=progress,
+            budget_seconds=budget_seconds,
         )
-        found = _map_globally(run) if config.type == "global" else _start_often(run)
+        yield run, lenses
+
+
+def _finished(
+    found: list[pycolmap.Reconstruction],
+    lenses: Mapping[int, pycolmap.CameraModelId],
+    images: ImageSet,
+    folder: Path,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+) -> list[pycolmap.Reconstruction]:
+    """Models after a last adjustment, as they are written."""
     _expect_size(found, images, config)
     models = []
     for model in found:
@@ -118,6 +203,27 @@ def map_images(
         target.mkdir()
         model.write(target)
     return models
+
+
+def _take_cameras(
+    database: pycolmap.Database, models: Sequence[pycolmap.Reconstruction]
+) -> set[int]:
+    """Gives a database the cameras of models; returns their ids there."""
+    owner = {image.name: image.camera_id for image in database.read_all_images()}
+    taken: set[int] = set()
+    for model in models:
+        for image_id in sorted(model.reg_image_ids()):
+            image = model.images[image_id]
+            key = owner.get(image.name)
+            if key is None or key in taken:
+                continue
+            camera = database.read_camera(key)
+            camera.model = model.cameras[image.camera_id].model
+            camera.params = model.cameras[image.camera_id].params.tolist()
+            camera.has_prior_focal_length = True
+            database.update_camera(camera)
+            taken.add(key)
+    return taken
 
 
 def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:
@@ -144,204 +250,4 @@ def _expect_size(
         f"the largest model holds {largest} of the {len(images)} images in"
         f" {images.root}, fewer than mapping.min_model_size: {limit}. Take more"
         f" photographs between the others, or --set mapping.min_model_size={largest}."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What every start of a mapper needs."""
-
-    database: Path
-    images: ImageSet
-    folder: Path
-    config: MappingConfig
-    cameras: DatabaseConfig
-    scale: float
-    seed: int
-    progress: Progress
-
-
-def _start_often(run: _Run) -> list[pycolmap.Reconstruction]:
-    """Starts again, from other pairs, where the first start fell into pieces.
-
-    A start is better that has more images in one model, and of equals the one with the
-    smaller reprojection error: a model that grew from a wrong pair fits worse. What
-    only the others have stays as further models.
-    """
-    best = _sorted_models(_map_incrementally(run))
-    if _is_whole(best, run) or len(run.images) > _MAX_IMAGES_FOR_RESTART:
-        return best
-    pairs = initial_pairs(
-        run.database,
-        [_first_images(model) for model in best],
-        max_error_px=run.cameras.max_error_px * run.scale,
-        limit=_MAX_STARTS - 1,
-        seed=run.seed,
-    )
-    for pair in pairs:
-        logger.info("starting again, from images %d and %d", *pair)
-        found = _sorted_models(_map_incrementally(run, pair))
-        if _quality(found) > _quality(best):
-            held = set(found[0].reg_image_ids())
-            rest = [m for m in best if not set(m.reg_image_ids()) <= held]
-            best = [found[0], *rest]
-        if _is_whole(best, run):
-            break
-    return best
-
-
-def _first_images(model: pycolmap.Reconstruction) -> tuple[int, ...]:
-    """Ids of the two images that a model started from."""
-    frames = [model.frames[key] for key in model.reg_frame_ids()[:2]]
-    return tuple(data.id for frame in frames for data in frame.image_ids)
-
-
-def _is_whole(models: list[pycolmap.Reconstruction], run: _Run) -> bool:
-    """Whether there is one model, of half of the images or more."""
-    most = len(run.images) / 2
-    return len(models) == 1 and models[0].num_reg_images() >= most
-
-
-def _quality(models: list[pycolmap.Reconstruction]) -> tuple[int, float]:
-    if not models:
-        return 0, 0.0
-    return models[0].num_reg_images(), -models[0].compute_mean_reprojection_error()
-
-
-def _sorted_models(
-    models: Iterable[pycolmap.Reconstruction],
-) -> list[pycolmap.Reconstruction]:
-    """Largest first, without those whose images are all in a larger one."""
-    kept: list[pycolmap.Reconstruction] = []
-    covered: list[set[int]] = []
-    for model in sorted(
-        (model for model in models if model.num_points3D()),
-        key=lambda model: (model.num_reg_images(), model.num_points3D()),
-        reverse=True,
-    ):
-        ids = set(model.reg_image_ids())
-        if not any(ids <= larger for larger in covered):
-            kept.append(model)
-            covered.append(ids)
-    return kept
-
-
-def _set_options(
-    options: pycolmap.IncrementalPipelineOptions | pycolmap.GlobalPipelineOptions,
-    run: _Run,
-) -> None:
-    """Sets what both mappers have in common."""
-    options.min_num_matches = run.config.min_num_matches
-    options.min_model_size = min(run.config.min_model_size, len(run.images))
-    options.random_seed = run.seed
-
-
-def _map_incrementally(
-    run: _Run, start: tuple[int, int] | None = None
-) -> list[pycolmap.Reconstruction]:
-    """Runs the mapper in a thread, so that it can be watched and stopped.
-
-    With the ids of two images it makes one model, which starts from these.
-    """
-    options = _incremental_options(run)
-    if start is not None:
-        options.init_image_id1, options.init_image_id2 = start
-        options.init_num_trials, options.multiple_models = 1, False
-    registered: SimpleQueue[int] = SimpleQueue()
-    token = pycolmap.CancellationToken()
-
-    def map_in_thread() -> list[pycolmap.Reconstruction]:
-        try:
-            models = pycolmap.incremental_mapping(
-                run.database,
-                run.images.root,
-                run.folder,
-                options,
-                initial_image_pair_callback=lambda: registered.put(2),
-                next_image_callback=lambda: registered.put(1),
-                cancellation_token=token,
-            )
-        finally:
-            registered.put(0)
-        return list(models.values())
-
-    def steps() -> Iterator[None]:
-        while count := registered.get():
-            yield from itertools.repeat(None, count)
-
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(map_in_thread)
-        try:
-            for _ in run.progress(steps(), desc="map", total=len(run.images)):
-                pass
-        except BaseException:
-            token.cancel()
-            raise
-        return job.result()
-
-
-def _incremental_options(run: _Run) -> pycolmap.IncrementalPipelineOptions:
-    options = pycolmap.IncrementalPipelineOptions()
-    _set_options(options, run)
-    mapper, triangulation = options.mapper, options.triangulation
-    for part, names in (
-        (mapper, ("init_max_error", "abs_pose_max_error", "filter_max_reproj_error")),
-        (triangulation, ("merge_max_reproj_error", "complete_max_reproj_error")),
-    ):
-        for name in names:
-            setattr(part, name, getattr(part, name) * run.scale)
-    triangulation.ignore_two_view_tracks = len(run.images) > _FEW_IMAGES
-    refine = run.cameras.refine
-    options.ba_refine_focal_length = refine != "none"
-    options.ba_refine_extra_params = refine == "all"
-    mapper.abs_pose_refine_focal_length = refine != "none"
-    mapper.abs_pose_refine_extra_params = refine == "all"
-    return options
-
-
-def _map_globally(run: _Run) -> list[pycolmap.Reconstruction]:
-    options = pycolmap.GlobalPipelineOptions()
-    _set_options(options, run)
-    mapper, triangulation = options.mapper, options.mapper.retriangulation
-    triangulation.merge_max_reproj_error *= run.scale
-    triangulation.complete_max_reproj_error *= run.scale
-    mapper.bundle_adjustment.ceres.loss_function_scale *= run.scale
-    mapper.bundle_adjustment.refine_focal_length = run.cameras.refine != "none"
-    mapper.bundle_adjustment.refine_extra_params = run.cameras.refine == "all"
-    if len(run.images) <= _FEW_IMAGES:
-        triangulation.ignore_two_view_tracks = False
-        mapper.track_min_num_views_per_track = 2
-        mapper.global_positioning.min_num_view_per_track = 2
-        mapper.bundle_adjustment.min_track_length = 2
-    found = pycolmap.global_mapping(run.database, run.images.root, run.folder, options)
-    return _sorted_models(found.values())
-
-
-def explain_failure(images: ImageSet, verified: VerifiedPairs) -> str:
-    """Says in plain words why a capture gave no model, and what to do."""
-    alone = len(images) - len(verified.images)
-    if not verified.num_pairs:
-        return (
-            f"none of the {len(images)} images of {images.root} matches another: the"
-            " photographs do not overlap, are blurred or show no texture. Take them so"
-            " that neighbours share two thirds of what they show."
-        )
-    if not verified.num_verified:
-        return (
-            f"{verified.num_pairs} pairs of images of {images.root} have matches, but"
-            " no pair agrees on one geometry: the photographs probably do not overlap."
-            " Take them so that neighbours share two thirds of what they show."
-        )
-    if verified.num_rotation_only > verified.num_verified / 2:
-        return (
-            f"{verified.num_rotation_only} of {verified.num_verified} verified pairs of"
-            f" {images.root} are explained without any depth: the camera only turned,"
-            " or it saw one plane, or the images are copies of each other. Walk"
-            " sideways between photographs."
-        )
-    return (
-        f"{verified.num_verified} pairs of images of {images.root} were verified"
-        f" ({alone} images have none), but no two of them see the scene from"
-        " sufficiently different places with enough matches. Take more photographs, a"
-        " step apart, or try more keypoints (--set features.max_keypoints=8192)."
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.calibrate import Scales, assume_fisheye_focal_lengths
+from sfmprep.mapping.chance import least_inliers, share_of_band
 from sfmprep.mapping.database import looked_into, open_database, write_errors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
@@ -22,6 +24,16 @@ from sfmprep.types import Float64
 _CACHED_IMAGES = 1024
 
 _VERIFY_BATCH = 256  # pairs in memory at once
+
+# RANSAC finds what is there where a third of the matches is right. Ten times as many
+# trials would cost ten times as much, for every pair in which nothing is right.
+_MAX_TRIALS = 1000
+
+# matches that make a fundamental and an essential matrix
+_SAMPLES = {
+    int(pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED): 7,
+    int(pycolmap.TwoViewGeometryConfiguration.CALIBRATED): 5,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +60,10 @@ def verify_matches(
     """Estimates the two-view geometry of every matched pair, on all cores.
 
     Pairs that have one already are left as they are, so a run that was stopped goes
-    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry. Pairs of
-    fisheye lenses whose focal length is not known are verified with one that is
-    searched in the matches; the cameras in the database stay as they are.
+    on. Pairs with fewer than `min_num_inliers` inliers get an empty geometry, and so do
+    those with no more than random matches can have (see `chance`). Pairs of fisheye
+    lenses whose focal length is not known are verified with one that is searched in the
+    matches; the cameras in the database stay as they are.
 
     Args:
         path: A database that `update_database` filled.
@@ -71,6 +84,7 @@ def verify_matches(
         options.min_num_inliers = config.min_num_inliers
         scale = max(scales.get(name, 1.0) for name in names)
         options.ransac.max_error = config.max_error_px * scale
+        options.ransac.max_num_trials = _MAX_TRIALS
         options.ransac.random_seed = seed
         return options
 
@@ -112,7 +126,7 @@ def verify_matches(
             for batch in batched(missing, _VERIFY_BATCH):
                 jobs = [
                     pool.submit(
-                        pycolmap.estimate_two_view_geometry,
+                        _estimate,
                         cameras[by_id[id0].camera_id],
                         points(id0),
                         cameras[by_id[id1].camera_id],
@@ -127,9 +141,30 @@ def verify_matches(
 
         geometries = progress(verified(), desc="verify", total=len(missing))
         for ids, geometry in zip(missing, geometries, strict=True):
-            if len(geometry.inlier_matches) < config.min_num_inliers:
-                geometry = pycolmap.TwoViewGeometry()
             database.write_two_view_geometry(*ids, geometry)
+
+
+def _estimate(
+    camera0: pycolmap.Camera,
+    points0: Float64,
+    camera1: pycolmap.Camera,
+    points1: Float64,
+    matches: NDArray[np.uint32],
+    options: pycolmap.TwoViewGeometryOptions,
+) -> pycolmap.TwoViewGeometry:
+    """The geometry of a pair; an empty one where random matches could have it."""
+    found = pycolmap.estimate_two_view_geometry(
+        camera0, points0, camera1, points1, matches, options
+    )
+    needed = options.min_num_inliers
+    if sample := _SAMPLES.get(int(found.config)):
+        share = max(
+            share_of_band((camera.width, camera.height), options.ransac.max_error)
+            for camera in (camera0, camera1)
+        )
+        needed = max(needed, least_inliers(len(matches), share, sample))
+    is_proved = len(found.inlier_matches) >= needed
+    return found if is_proved else pycolmap.TwoViewGeometry()
 
 
 def read_verified(path: Path) -> VerifiedPairs:

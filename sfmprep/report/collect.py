@@ -19,7 +19,7 @@ from sfmprep.config import Recipe
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
-from sfmprep.mapping.mapper import explain_failure
+from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.view_graph import (
     PairTable,
     parts,

@@ -197,8 +197,8 @@ class _Explainer:
             )
         return (
             f"Its best pair has {_count(matches, 'match', 'matches')} with"
-            f" {self._names[row]}, but fewer than the {needed} that are needed agree on"
-            " one geometry."
+            f" {self._names[row]}, but too few of them agree on one geometry: fewer"
+            f" than {needed}, or no more than chance gives."
         )
 
     def _best(self, edges: list[tuple[int, int, int]]) -> str:

@@ -6,7 +6,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Thread
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -45,12 +44,7 @@ class WriteBehind(Generic[T]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,10 @@ def test_models_and_reports_are_read_back(job: Job, demo_result: Path) -> None:
 
 
 def test_reconstruct_takes_text_and_the_name_of_a_recipe(
-    demo_scene: Path, demo_result: Path
+    demo_scene: Path, demo_result: Path, tmp_path: Path
 ) -> None:
+    out = shutil.copytree(demo_result, tmp_path / "out")
     report = sp.reconstruct(
-        str(demo_scene / "images"), str(demo_result), str(demo_result / "recipe.yaml")
+        str(demo_scene / "images"), str(out), str(out / "recipe.yaml")
     )
     assert report.images == sp.read_report(demo_result).images

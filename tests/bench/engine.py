@@ -44,7 +44,6 @@ from sfmprep.mapping.database import update_database
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.matchers.lightglue_network import LightGlueShape
-from sfmprep.models.matchers.lightglue_network import flops as flops_of_pair
 from sfmprep.models.protocols import Extractor
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
@@ -62,6 +61,7 @@ from tests.bench.measure import (
     timed,
 )
 from tests.bench.shared import SHARED
+from tests.support.flops import flops as flops_of_pair
 
 WEIGHTS = SHARED / "weights"
 SCENE = SHARED / "data" / "scenes" / "fountain-P11"

@@ -928,7 +928,7 @@ def loader_threads() -> list[str]:
     return [name for name in names if name.startswith("sfmprep-load")]
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 def test_error_in_a_worker_reaches_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -945,7 +945,7 @@ def test_error_in_a_worker_reaches_the_caller(
     assert not loader_threads()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 def test_reading_ahead_is_bounded_and_stops_with_the_consumer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -230,17 +231,21 @@ def test_summary_of_a_run_without_a_model(
 
 
 def test_json_is_the_report_and_nothing_else(
-    demo_scene: Path, demo_result: Path, capsys: pytest.CaptureFixture[str]
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recipe = ["--recipe", str(demo_result / "recipe.yaml"), "--json"]
-    call = ["reconstruct", str(demo_scene / "images"), str(demo_result), *recipe]
+    result = shutil.copytree(demo_result, tmp_path / "out")
+    recipe = ["--recipe", str(result / "recipe.yaml"), "--json"]
+    call = ["reconstruct", str(demo_scene / "images"), str(result), *recipe]
     assert run(call) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed)["trainable"] is True
     assert Report.model_validate_json(printed).result is not None
 
 
-def test_closed_stdout_is_no_traceback(demo_result: Path, demo_scene: Path) -> None:
+def test_closed_stdout_is_no_traceback() -> None:
     call = [sys.executable, "-m", "sfmprep", "recipes"]
     done = subprocess.run(
         ["sh", "-c", f"{' '.join(call)} >&-"],

@@ -343,7 +343,7 @@ def test_agrees_with_the_tool_on_a_real_reconstruction(tool, shared, tmp_path):
     scene = shared / "data" / "scenes" / "Herz-Jesus-P8"
     database = tmp_path / "database.db"
     options = pycolmap.FeatureExtractionOptions()
-    options.max_image_size = 800
+    options.max_image_size = 480
     pycolmap.extract_features(
         database,
         scene / "images",

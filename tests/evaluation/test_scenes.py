@@ -12,8 +12,12 @@ from sfmprep.evaluation.reference import read_reference
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.reconstruct import reconstruct
 
-ALIKED = ("splat", ["features.type=aliked"])
-XFEAT = ("fast", [])
+SMALL = [
+    *("features.max_size=800", "features.max_keypoints=1024"),
+    "export.downscales=[]",
+]
+ALIKED = ("splat", ["features.type=aliked", *SMALL])
+XFEAT = ("fast", SMALL)
 
 
 @pytest.mark.slow
@@ -50,11 +54,9 @@ def test_splat_uses_the_authors_aliked_and_lightglue(
     shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shared / "data" / "scenes" / "Herz-Jesus-P8"
-    small = ["features.max_size=800", "features.max_keypoints=1024"]
-
     with caplog.at_level("INFO", "sfmprep"):
         report = reconstruct(
-            folder / "images", tmp_path / "out", load_recipe("splat", small)
+            folder / "images", tmp_path / "out", load_recipe("splat", SMALL)
         )
 
     assert (

@@ -138,7 +138,7 @@ def test_image_with_an_unusable_mask_is_returned_with_the_reason(
     assert "aspect" in unreadable["a.png"]
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 def test_features_are_written_while_the_next_batch_is_extracted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +147,7 @@ def test_features_are_written_while_the_next_batch_is_extracted(
 
     def wait_for_the_first_batch() -> None:
         if len(extractor.batches) == 2:
-            assert written.wait(20)
+            assert written.wait(200)
 
     extractor.on_extract = wait_for_the_first_batch
     with FeatureStore() as store:
@@ -162,7 +162,7 @@ def test_features_are_written_while_the_next_batch_is_extracted(
         assert sorted(store.names()) == list(images.names)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(300)
 def test_failed_write_ends_the_stage_and_its_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

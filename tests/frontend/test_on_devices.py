@@ -325,6 +325,7 @@ PARENT = """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # for a process that does not
 def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     pairs = synthetic_features(tmp_path / "f.h5")
     script = tmp_path / "parent.py"
@@ -336,9 +337,7 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     )
     assert parent.returncode == -signal.SIGKILL
     worker = int(parent.stdout)
-    deadline = time.monotonic() + 30
     while Path(f"/proc/{worker}").exists():
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     bar = Counting()
     match_on_devices(

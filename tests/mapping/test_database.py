@@ -6,8 +6,7 @@ import resource
 import shutil
 import sqlite3
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -203,16 +202,10 @@ def test_errors_of_the_database_say_what_to_do(error: Exception) -> None:
     )
 
 
-def test_2000_pairs_are_imported_quickly(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_2000_pairs_are_imported(tmp_path: Path) -> None:
     capture = Capture(tmp_path, {f"{k:03}.png": (64, 48) for k in range(64)}, 400)
-    start = time.monotonic()
     with capture.features, capture.matches:
         capture.write(tmp_path / "large.db")
-    seconds = time.monotonic() - start
-    record_property("seconds for 2016 pairs", seconds)
-    print(f"{len(capture.pairs)} pairs imported in {seconds:.2f} s")
     with pycolmap.Database.open(tmp_path / "large.db") as database:
         assert database.num_matched_image_pairs() == 2016
 

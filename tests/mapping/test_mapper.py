@@ -12,10 +12,8 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.mapper import (
-    explain_failure,
-    map_images,
-)
+from sfmprep.mapping.failure import explain_failure
+from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 
 Synthesize = Callable[..., pycolmap.Reconstruction]

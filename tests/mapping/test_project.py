@@ -19,7 +19,7 @@ from sfmprep.stores.tables import FeatureStore
 
 RECIPE = ("--recipe", "sift")
 SETTINGS = (
-    *("--set", "features.max_size=480", "features.max_keypoints=1500"),
+    *("--set", "features.max_size=320", "features.max_keypoints=1500"),
     "mapping.type=none",
 )
 

@@ -12,7 +12,6 @@ from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
-from sfmprep.mapping import mapper
 from sfmprep.mapping.initial_pairs import initial_pairs
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import count_inliers, verify_matches
@@ -72,26 +71,6 @@ def test_next_starts_share_no_image_with_earlier_ones(tmp_path: Path) -> None:
     first, second = initial_pairs(path, [(1, 2)], max_error_px=4.0, limit=2)
     assert len({1, 2, *first, *second}) == 6
     assert initial_pairs(path, [tuple(range(1, 9))], max_error_px=4.0, limit=2) == []
-
-
-def test_capture_in_pieces_is_started_again_from_another_pair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "database.db"
-    verified_orbit(path, 4, 0.8, 0.3)
-    whole = ImageSet(tmp_path, tuple(f"{k}.jpg" for k in range(10)), {}, {})
-    starts = []
-    run = mapper._map_incrementally
-
-    def recorded(arguments, start=None):  # type: ignore[no-untyped-def]
-        starts.append(start)
-        return run(arguments, start)
-
-    monkeypatch.setattr(mapper, "_map_incrementally", recorded)
-    (model,) = map_images(path, whole, tmp_path / "models", MappingConfig())
-    assert model.num_reg_images() == 4  # fewer than half of the ten
-    assert starts[0] is None
-    assert len(starts) == 2 and len({*starts[1]}) == 2
 
 
 # ------------------------------------------------------------------------- thresholds

@@ -24,8 +24,8 @@ from tests.support.batches import photograph
 from tests.support.lightglue import as_dict, kornia_match
 
 pytestmark = pytest.mark.usefixtures("genuine_weights")
-NUM_KEYPOINTS = 768
-SIZE = 640
+NUM_KEYPOINTS = 512
+SIZE = 480
 THRESHOLD = 0.1  # of scores, LightGlue's default
 
 Pairs = list[tuple[Features, Features]]

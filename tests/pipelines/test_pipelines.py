@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pycolmap
 import pytest
 
 from sfmprep.cli.commands import run
+from sfmprep.mapping import verify
 from sfmprep.models.extractors.sift import Sift
 
 SETTINGS = (
     *("--set", "features.max_size=480", "features.max_keypoints=1500"),
     "export.downscales=[2]",
-)
-PROGRAM = (
-    sys.executable,
-    "-c",
-    "from sfmprep.cli.commands import main; main()",
 )
 
 
@@ -114,18 +107,26 @@ def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
     }
 
 
-def test_images_are_not_modified(demo_scene: Path, tmp_path: Path) -> None:
-    images = shutil.copytree(demo_scene / "images", tmp_path / "images")
-    before = stamps(images)
-    assert run(command(images, tmp_path / "out")) == 0
-    assert stamps(images) == before
-
-
-def test_same_inputs_and_seed_give_same_stores(
+def test_same_inputs_and_seed_give_same_stores_in_the_program(
     demo_result: Path, demo_scene: Path, tmp_path: Path
 ) -> None:
-    assert run(command(demo_scene / "images", tmp_path / "out")) == 0
+    """The console's command, which also leaves the images alone and COLMAP quiet."""
+    images = Path(shutil.copytree(demo_scene / "images", tmp_path / "images"))
+    before = stamps(images)
+    done = subprocess.run(
+        [sys.executable, "-m", "sfmprep", *command(images, tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert stamps(images) == before
     assert_same_result(demo_result, tmp_path / "out")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        f"reading the photographs of {images}",
+        *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
+        *("[4/6] import", "[4/6] verify", "[5/6] calibrate", "0000.jpg", "[5/6] map"),
+        *("seed cloud", "[6/6] export", "warning", "warning"),
+    ]
 
 
 # ------------------------------------------------------------------------- going on
@@ -185,25 +186,36 @@ def test_lost_store_is_made_again(
     assert_same_result(demo_result, result)
 
 
-def test_added_image_is_the_only_one_extracted(
-    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_added_image_is_the_only_one_extracted_matched_and_verified(
+    demo_scene: Path,
+    result: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    images = Path(shutil.copytree(demo_scene / "images", tmp_path / "images"))
-    (images / "0007.jpg").rename(tmp_path / "later.jpg")
-    assert run(command(images, tmp_path / "out")) == 0
+    images = Path(shutil.copytree(demo_scene / "images", result.parent / "images"))
+    # one is removed
+    (images / "0007.jpg").unlink()
+    assert run(command(images, result)) == 0
     assert "7 of 7 images registered" in capsys.readouterr().out
-    (tmp_path / "later.jpg").rename(images / "0007.jpg")
-    assert run(command(images, tmp_path / "out")) == 0
+    assert not (result / "images" / "0007.jpg").exists()
+    # and another comes in its place: the same view in other bytes
+    view = cv2.imread(str(demo_scene / "images" / "0007.jpg"))
+    assert view is not None and cv2.imwrite(str(images / "0008.jpg"), view)
+    verified = []
+    estimate = pycolmap.estimate_two_view_geometry
+
+    def count(*args: object) -> object:
+        verified.append(1)
+        return estimate(*args)
+
+    monkeypatch.setattr(verify.pycolmap, "estimate_two_view_geometry", count)
+    assert run(command(images, result)) == 0
     printed = capsys.readouterr()
     assert "8 of 8 images registered" in printed.out
     assert "extract: 1 in" in printed.err and "match: 7 in" in printed.err
-    exported = {path.name for path in (tmp_path / "out" / "images").iterdir()}
-    assert "0007.jpg" in exported
-    # and a removed one is gone
-    (images / "0007.jpg").unlink()
-    assert run(command(images, tmp_path / "out")) == 0
-    assert "7 of 7 images registered" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "images" / "0007.jpg").exists()
+    assert len(verified) == 7
+    exported = {path.name for path in (result / "images").iterdir()}
+    assert "0008.jpg" in exported and "0007.jpg" not in exported
 
 
 def test_recipe_of_the_run_goes_on(result: Path, demo_scene: Path) -> None:
@@ -213,74 +225,40 @@ def test_recipe_of_the_run_goes_on(result: Path, demo_scene: Path) -> None:
 
 
 # --------------------------------------------------------------------- interruptions
-def started(images: Path, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*PROGRAM, *command(images, out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell's background jobs ignore Ctrl-C, and so do their children
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
+PLACES = (
+    *("kill extract 0", "interrupt extract 2", "kill extract 3", "kill match 3"),
+    *("interrupt verify 2", "kill verify 5", "interrupt map 2", "kill map 4"),
+    "kill export 3",
+)
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], delay_s: float = 0.0) -> None:
-    for _ in range(6000):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.005)
-    assert process.poll() is None, process.communicate()
-    time.sleep(delay_s)
-
-
-def kill_points() -> Iterator[tuple[str, float]]:
-    yield "work/features.h5", 0.3
-    yield "work/features.h5", 1.2
-    yield "work/matches.h5", 0.05
-    yield "work/database.db", 0.0
-    yield "work/models", 0.02
-    yield ".partial-export", 0.0
-
-
-def test_killed_run_goes_on_to_the_same_result(
+def test_killed_and_interrupted_run_goes_on_to_the_same_result(
     demo_result: Path, demo_scene: Path, tmp_path: Path
 ) -> None:
-    """One run is killed again and again, ever later."""
-    out = tmp_path / "out"
-    num_killed = 0
-    for name, delay_s in kill_points():
-        process = started(demo_scene / "images", out)
-        try:
-            wait_for(out / name, process, delay_s)
-        except AssertionError:
-            # too fast to be caught in this stage: begin anew
-            assert process.returncode == 0
-            shutil.rmtree(out)
-            continue
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        num_killed += 1
-    assert num_killed >= 3
-    assert run(command(demo_scene / "images", out)) == 0
-    assert_same_result(demo_result, out)
-
-
-@pytest.mark.parametrize(
-    ("name", "delay_s"), [("work/features.h5", 0.5), ("work/models", 0.0)]
-)
-def test_interrupted_run_says_so_and_goes_on(
-    name: str, delay_s: float, demo_result: Path, demo_scene: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    process = started(demo_scene / "images", out)
-    wait_for(out / name, process, delay_s)
-    process.send_signal(signal.SIGINT)
-    printed, error = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, "")
-    assert error.splitlines()[-1] == (
-        "sfmprep: stopped. The same command goes on where this run was."
+    """One run is stopped again and again, ever later."""
+    out, said = tmp_path / "out", tmp_path / "said"
+    said.mkdir()
+    stopped = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.support.stopped_run"),
+            *(str(said), ",".join(PLACES), *command(demo_scene / "images", out)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
     )
-    assert "Traceback" not in error
+    ends = {"kill": "SIGKILL", "interrupt": "130"}
+    assert stopped.stdout.splitlines() == [
+        f"{place}: {ends[place.split()[0]]}" for place in PLACES
+    ]
+    for number, place in enumerate(PLACES):
+        error = (said / f"{number}.err").read_text()
+        assert (said / f"{number}.out").read_text() == ""
+        assert "Traceback" not in error
+        assert place.startswith("kill") or error.splitlines()[-1] == (
+            "sfmprep: stopped. The same command goes on where this run was."
+        )
     assert run(command(demo_scene / "images", out)) == 0
     assert_same_result(demo_result, out)
 

@@ -16,7 +16,6 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.export.install import set_dataset_aside
-from sfmprep.mapping import verify
 from sfmprep.pipelines import apart, datasets, reporting, stages
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.status import stages_of
@@ -84,9 +83,15 @@ def test_nothing_is_built_or_done_twice(
 def test_pairs_are_those_of_the_settings_whatever_was_between(
     result: Path, photos: Path, ran: list[str]
 ) -> None:
-    retrieval = recipe("pairs={type: retrieval, num_neighbours: 2}")
+    retrieval, sequential = (
+        recipe(f"pairs={kind}", "mapping.type=none")
+        for kind in (
+            "{type: retrieval, num_neighbours: 2}",
+            "{type: sequential, window: 1}",
+        )
+    )
     found = []
-    for each in (retrieval, recipe("pairs={type: sequential, window: 1}"), retrieval):
+    for each in (retrieval, sequential, retrieval):
         reconstruct(photos, result, each)
         found.append(pairs_of(result))
     assert found[0] == found[2] != found[1]
@@ -122,30 +127,8 @@ def test_another_seed_goes_on_with_the_features(
 def test_another_matcher_goes_on_with_the_features(
     result: Path, photos: Path, ran: list[str]
 ) -> None:
-    reconstruct(photos, result, recipe("matcher.ratio=0.7"))
-    assert ran[0] == "match_features"
-
-
-def test_one_photograph_more_verifies_its_own_pairs(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, out = tmp_path / "photos", tmp_path / "out"
-    shutil.copytree(photos, folder)
-    last = sorted(folder.iterdir())[-1]
-    kept = last.rename(tmp_path / last.name)
-    reconstruct(folder, out, recipe())
-    kept.rename(last)
-    verified = []
-    estimate = pycolmap.estimate_two_view_geometry
-
-    def count(*args: object) -> object:
-        verified.append(1)
-        return estimate(*args)
-
-    monkeypatch.setattr(verify.pycolmap, "estimate_two_view_geometry", count)
-    report = reconstruct(folder, out, recipe())
-    assert len(verified) == 7
-    assert sum(image.status == "registered" for image in report.images) == 8
+    reconstruct(photos, result, recipe("matcher.ratio=0.7", "mapping.type=none"))
+    assert ran == ["match_features", "update_database"]
 
 
 def test_a_failed_run_leaves_no_dataset_of_another(

@@ -435,7 +435,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(
 ) -> None:
     path = tmp_path / "t.h5"
     writer = start_writer(path, limit=limit, rows=4000)
-    output, errors = writer.communicate(timeout=60)
+    output, errors = writer.communicate()
     *counts, error = output.splitlines()
     assert (writer.returncode, errors) == (0, "")
     assert error == (
@@ -453,5 +453,5 @@ def test_a_full_disk_loses_nothing_that_was_committed(
 
 def test_a_table_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
-    start_writer(path, limit=2000).communicate(timeout=60)
+    start_writer(path, limit=2000).communicate()
     assert list(tmp_path.iterdir()) == []

@@ -41,11 +41,7 @@ class Sift:
     """
 
     def __init__(
-        self,
-        config: SiftConfig,
-        *,
-        device: str = "cpu",
-        precision: Precision = "auto",
+        self, config: SiftConfig, *, device: str = "cpu", precision: Precision = "auto"
     ) -> None:
         self.identity = identity(config, device=device, precision=precision)
         self._max_keypoints = config.max_keypoints
@@ -98,11 +94,7 @@ class Sift:
                 ]
 
     def _features(
-        self,
-        keypoints: Float32,
-        descriptors: Bytes,
-        batch: ImageBatch,
-        item: int,
+        self, keypoints: Float32, descriptors: Bytes, batch: ImageBatch, item: int
     ) -> Features:
         # COLMAP's rows are x, y and the 2x2 matrix of the keypoint's shape
         shape = keypoints[:, 2:].reshape(-1, 2, 2)

@@ -200,12 +200,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.layer = nn.Sequential(
             nn.Conv2d(
-                inputs,
-                outputs,
-                kernel,
-                stride=stride,
-                padding=kernel // 2,
-                bias=False,
+                inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False
             ),
             nn.BatchNorm2d(outputs, affine=False),
             nn.ReLU(inplace=True),

@@ -12,12 +12,12 @@ the image size (W, H), over half the longer side, upright. The half pixel is one
 file on disk, as in cvg/LightGlue, whatever the size that the extractor saw.
 
 Measured on two cores (Zen 3) at 2048 keypoints, without adaptivity: nine layers of 256
-take 1.52 s, 1.9 times less than kornia's; their `flops` at the rate of a large matrix
-product would take 1.2 s. LighterGlue takes 0.31 s, 1.8 times less, with a bound of
-0.23 s. Two thirds and more are `scaled_dot_product_attention`. Tried and left out: one
-product of queries and keys for both directions of the cross-attention (1.5 times as
-long with four heads, equal with one), and `torch.compile` of a layer (equal at 96, at
-most 1.3 times as fast at 256, for 30 s of compiling with a C++ compiler).
+take 1.52 s, 1.9 times less than kornia's; their 240e9 operations would take 1.2 s at
+the rate of a large matrix product. LighterGlue takes 0.31 s, 1.8 times less, with a
+bound of 0.23 s. Two thirds and more are `scaled_dot_product_attention`. Tried and left
+out: one product of queries and keys for both directions of the cross-attention (1.5
+times as long with four heads, equal with one), and `torch.compile` of a layer (equal at
+96, at most 1.3 times as fast at 256, for 30 s of compiling with a C++ compiler).
 """
 
 from __future__ import annotations
@@ -32,12 +32,7 @@ import torch
 from torch import Tensor
 
 from sfmprep.config import LightGlueConfig
-from sfmprep.coords import (
-    centre_from_colmap,
-    upright_matrix,
-    upright_size,
-    upright_xy,
-)
+from sfmprep.coords import centre_from_colmap, upright_matrix, upright_size, upright_xy
 from sfmprep.errors import ConfigError
 from sfmprep.models.matchers.lightglue_batch import Batch, BatchSide, PreparedImage
 from sfmprep.models.matchers.lightglue_network import (
@@ -288,9 +283,7 @@ class LightGlue:
             yield (
                 batch.items[start : start + step],
                 Candidates(
-                    side0.rows,
-                    side1.rows.gather(1, column),
-                    best.where(is_match, -1),
+                    side0.rows, side1.rows.gather(1, column), best.where(is_match, -1)
                 ),
             )
 

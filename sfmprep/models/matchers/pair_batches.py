@@ -30,9 +30,7 @@ def unit_descriptors(features: Features) -> Float32:
 
 
 def prepare_pairs(
-    pairs: Sequence[tuple[Side, Side]],
-    kind: type[P],
-    prepare: Callable[[Features], P],
+    pairs: Sequence[tuple[Side, Side]], kind: type[P], prepare: Callable[[Features], P]
 ) -> list[tuple[P, P]]:
     """Prepares the sides of pairs that are not prepared, each distinct object once.
 

@@ -42,8 +42,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = (
             nn.Sequential(
-                _conv(inputs, outputs, kernel=1, stride=stride),
-                nn.BatchNorm2d(outputs),
+                _conv(inputs, outputs, kernel=1, stride=stride), nn.BatchNorm2d(outputs)
             )
             if stride > 1
             else nn.Identity()
@@ -116,10 +115,7 @@ class KeypointDetector(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns offsets [N, 2, h, w] in half cells and scores [N, 1, h, w]."""
         x = torch.cat(
-            (
-                self.conv_c1(self.conv_c0(coarse)),
-                self.conv_f1(self.conv_f0(fine)),
-            ),
+            (self.conv_c1(self.conv_c0(coarse)), self.conv_f1(self.conv_f0(fine))),
             dim=1,
         )
         return (

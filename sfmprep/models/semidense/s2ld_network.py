@@ -24,10 +24,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from sfmprep.models.semidense.dual_softmax import (
-    MutualMatches,
-    mutual_matches,
-)
+from sfmprep.models.semidense.dual_softmax import MutualMatches, mutual_matches
 from sfmprep.models.semidense.s2ld_layers import (
     Backbone,
     FeatureAdjuster,

@@ -17,12 +17,7 @@ from sfmprep.models.shared.out_of_memory import Memory
 from sfmprep.models.shared.precision import Precision, use_half
 from sfmprep.progress import batched
 from sfmprep.types import ImageBatch
-from sfmprep.weights import (
-    ResolvedWeights,
-    load_strict,
-    load_tensors,
-    resolve_weights,
-)
+from sfmprep.weights import ResolvedWeights, load_strict, load_tensors, resolve_weights
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -29,8 +29,7 @@ COLUMNS: Mapping[str, Frontend] = MappingProxyType(
         "sift": Frontend(features=SiftConfig(), matcher=NearestConfig(ratio=0.8)),
         "compact": Frontend(features=CompactConfig(), matcher=_MUTUAL),
         "compact-lightglue": Frontend(
-            features=CompactConfig(),
-            matcher=LightGlueConfig(model="compact-lightglue"),
+            features=CompactConfig(), matcher=LightGlueConfig(model="compact-lightglue")
         ),
         "aliked": Frontend(features=AlikedConfig(), matcher=_MUTUAL),
         "xfeat": Frontend(features=XFeatConfig(), matcher=_MUTUAL),

@@ -130,8 +130,7 @@ def _read_or_choose(
         points = _scene_points(scene, near, matched)
     pairs, candidates = choose_pairs(scene, points)
     write_text(
-        path,
-        json.dumps({"made_of": made_of, "candidates": candidates, "pairs": pairs}),
+        path, json.dumps({"made_of": made_of, "candidates": candidates, "pairs": pairs})
     )
     return pairs, candidates
 

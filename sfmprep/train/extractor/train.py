@@ -31,12 +31,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.train import checkpoints
 from sfmprep.train.extractor.adaptation import adapt
-from sfmprep.train.extractor.data import (
-    Batch,
-    find_basis,
-    make_batch,
-    project,
-)
+from sfmprep.train.extractor.data import Batch, find_basis, make_batch, project
 from sfmprep.train.loop import run_training
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.types import Float32

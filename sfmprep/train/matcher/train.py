@@ -22,12 +22,7 @@ from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
 from sfmprep.train.loop import on_device, run_training
-from sfmprep.train.matcher.data import (
-    WARM_UP_BATCHES,
-    Kind,
-    PairBatches,
-    read_capture,
-)
+from sfmprep.train.matcher.data import WARM_UP_BATCHES, Kind, PairBatches, read_capture
 from sfmprep.train.matcher.session import AssignmentTraining, ConfidenceTraining
 from sfmprep.train.matcher.validation import validate, validation_batches
 from sfmprep.train.network import PairBatch, build_network, reset_confidence

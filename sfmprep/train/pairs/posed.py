@@ -181,11 +181,7 @@ class Capture:
 
 
 def sample_posed(
-    rng: np.random.Generator,
-    capture: Capture,
-    size: int,
-    *,
-    max_scale: float = 1.5,
+    rng: np.random.Generator, capture: Capture, size: int, *, max_scale: float = 1.5
 ) -> PosedPair:
     """Cuts two crops around a point that two photographs of a capture share.
 

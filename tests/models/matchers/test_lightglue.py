@@ -29,11 +29,11 @@ from sfmprep.models.matchers.lightglue_network import (
     MatchAssignment,
     RotaryEncoding,
     TransformerLayer,
-    flops,
 )
 from sfmprep.models.shared import adapter
 from sfmprep.types import Features
 from tests.support.batches import photograph
+from tests.support.flops import flops
 from tests.support.lightglue import as_dict, assert_close_in_half, kornia_match
 
 SIZE = (1024, 700)

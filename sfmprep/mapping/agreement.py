@@ -1,0 +1,126 @@
+"""How well verified pairs agree with the poses of a model: evidence that it left out.
+
+A model is adjusted to the matches that became points. Of those that did not, nothing
+made it fit: where most of them fit nevertheless, poses are right; where a view hangs on
+a few wrong points, most of them do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pycolmap
+
+from sfmprep.geometry.epipolar import epipolar_errors_px
+from sfmprep.geometry.views import Views
+from sfmprep.types import Float64, Index
+
+_CACHED_IMAGES = 1024
+_ENOUGH_OF_ONE = 30  # inliers; as many as COLMAP asks of a pose
+
+
+class VerifiedMatches:
+    """The inliers of the verified pairs of a database, by ids of images."""
+
+    def __init__(self, cache: pycolmap.DatabaseCache) -> None:
+        """Keeps the cache, which `open_cache` made."""
+        self._cache = cache
+        self._graph = cache.correspondence_graph
+        self.partners: dict[int, list[tuple[int, int]]] = {}
+        for pair_id in sorted(self._graph.image_pairs()):
+            id0, id1 = pycolmap.pair_id_to_image_pair(pair_id)
+            count = self._graph.num_matches_between_images(id0, id1)
+            self.partners.setdefault(id0, []).append((id1, count))
+            self.partners.setdefault(id1, []).append((id0, count))
+        self.xy = lru_cache(_CACHED_IMAGES)(self._xy)
+
+    def _xy(self, image_id: int) -> Float64:
+        points = self._cache.image(image_id).points2D
+        return np.array([p.xy for p in points], np.float64).reshape(-1, 2)
+
+    def between(self, id0: int, id1: int) -> Index:
+        """The inliers [M, 2] of a pair, rows of keypoints; none if not verified."""
+        found = self._graph.extract_matches_between_images(id0, id1)
+        return np.asarray(found, np.int64).reshape(-1, 2)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """All pairs, the lower id first."""
+        return sorted(
+            (id0, id1)
+            for id0, found in self.partners.items()
+            for id1, _ in found
+            if id0 < id1
+        )
+
+
+def count_fitting(
+    model: pycolmap.Reconstruction,
+    matches: VerifiedMatches,
+    pairs: Iterable[tuple[int, int]],
+    *,
+    max_error_px: float,
+) -> Index:
+    """For pairs, how many of their inliers fit the poses, and how many there are.
+
+    An inlier fits that lies near its epipolar line, or where the rotation alone puts
+    it: without a baseline there is no line.
+
+    Args:
+        model: Its ids are those of the database.
+        matches: Of that database.
+        pairs: Ids of images; those with an image without a pose have none that fit,
+            of none.
+        max_error_px: The largest distance from the line, pixels of the file.
+
+    Returns:
+        [P, 2] fitting, all.
+    """
+    posed = set(model.reg_image_ids())
+    counts = []
+    for pair in pairs:
+        if not posed.issuperset(pair):
+            counts.append((0, 0))
+            continue
+        errors = _errors_px(model, matches, pair)
+        counts.append((int((errors <= max_error_px).sum()), len(errors)))
+    return np.array(counts, np.int64).reshape(-1, 2)
+
+
+def hold_together(links: Sequence[tuple[int, int, int]], *, single: bool) -> bool:
+    """Whether pairs between two sets of images hold them together.
+
+    One pair does of which 30 inliers fit, or two that share no image. What hangs on a
+    single weak pair may as well hang on the other side of a thing that looks the same
+    from there.
+
+    Args:
+        links: Ids of both images of a pair, and how many of its inliers fit.
+        single: Whether one of the sets is one image, which pairs may share then.
+    """
+    if max((fitting for *_, fitting in links), default=0) >= _ENOUGH_OF_ONE:
+        return True
+    if single:
+        return len(links) > 1
+    return any(
+        {*first[:2]}.isdisjoint(second[:2])
+        for first, second in itertools.combinations(links, 2)
+    )
+
+
+def _errors_px(
+    model: pycolmap.Reconstruction, matches: VerifiedMatches, pair: tuple[int, int]
+) -> Float64:
+    id0, id1 = sorted(pair)
+    index = matches.between(id0, id1)
+    views = Views.of(model, (id0, id1))
+    ray0 = views.rays(0, matches.xy(id0)[index[:, 0]])
+    ray1 = views.rays(1, matches.xy(id1)[index[:, 1]])
+    first, second = np.zeros(len(index), np.int64), np.ones(len(index), np.int64)
+    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
+    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * views.focals.max()
+    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
+    # a keypoint that its camera cannot see has no ray: nan, and does not fit
+    return np.asarray(np.fmin(to_line, turned), np.float64)

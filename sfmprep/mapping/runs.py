@@ -1,0 +1,166 @@
+"""Runs of COLMAP's mappers: watched, stopped, and with thresholds of the features."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import median
+
+import pycolmap
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.calibrate import Scales
+from sfmprep.progress import Progress
+
+_FEW_IMAGES = 4  # up to which points that two of them see are used
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every start of a mapper needs."""
+
+    database: Path  # whose cameras are calibrated
+    images: ImageSet
+    folder: Path  # for files that nobody needs afterwards
+    config: MappingConfig
+    cameras: DatabaseConfig
+    scales: Scales | None
+    seed: int
+    progress: Progress
+    budget_seconds: float | None = None  # for starts beside the first; None: no limit
+
+    @property
+    def scale(self) -> float:
+        """By how much COLMAP's thresholds, one for all images, are multiplied."""
+        return median(self.scales.values()) if self.scales else 1.0
+
+
+def sorted_models(
+    models: Iterable[pycolmap.Reconstruction],
+) -> list[pycolmap.Reconstruction]:
+    """Largest first, without those whose images are all in a larger one."""
+    kept: list[pycolmap.Reconstruction] = []
+    covered: list[set[int]] = []
+    for model in sorted(
+        (model for model in models if model.num_points3D()),
+        key=lambda model: (model.num_reg_images(), model.num_points3D()),
+        reverse=True,
+    ):
+        ids = set(model.reg_image_ids())
+        if not any(ids <= larger for larger in covered):
+            kept.append(model)
+            covered.append(ids)
+    return kept
+
+
+def _set_options(
+    options: pycolmap.IncrementalPipelineOptions | pycolmap.GlobalPipelineOptions,
+    run: Run,
+) -> None:
+    """Sets what both mappers have in common."""
+    options.min_num_matches = run.config.min_num_matches
+    options.min_model_size = min(run.config.min_model_size, len(run.images))
+    options.random_seed = run.seed
+
+
+def map_incrementally(
+    run: Run,
+    *,
+    start: tuple[int, int] | None = None,
+    onwards: pycolmap.Reconstruction | None = None,
+    names: Sequence[str] = (),
+) -> list[pycolmap.Reconstruction]:
+    """Runs the mapper in a thread, so that it can be watched and stopped.
+
+    Args:
+        run: The database, thresholds, and where files may go.
+        start: Ids of two images, from which one model is made.
+        onwards: A model of these images, cameras and keypoints (see `carry_over`), to
+            which the mapper adds; it stays as it is. One model comes back.
+        names: The images to map; none for all.
+    """
+    options = incremental_options(run)
+    options.image_names = list(names)
+    if start is not None:
+        options.init_image_id1, options.init_image_id2 = start
+        options.init_num_trials, options.multiple_models = 1, False
+    given = run.folder / "given"
+    if onwards is not None:
+        given.mkdir(exist_ok=True)
+        onwards.write(given)
+    registered: SimpleQueue[int] = SimpleQueue()
+    token = pycolmap.CancellationToken()
+
+    def map_in_thread() -> list[pycolmap.Reconstruction]:
+        try:
+            models = pycolmap.incremental_mapping(
+                run.database,
+                run.images.root,
+                run.folder,
+                options,
+                input_path=given if onwards is not None else "",
+                initial_image_pair_callback=lambda: registered.put(2),
+                next_image_callback=lambda: registered.put(1),
+                cancellation_token=token,
+            )
+        finally:
+            registered.put(0)
+        return list(models.values())
+
+    def steps() -> Iterator[None]:
+        while count := registered.get():
+            yield from itertools.repeat(None, count)
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(map_in_thread)
+        try:
+            for _ in run.progress(steps(), desc="map", total=len(run.images)):
+                pass
+        except BaseException:
+            token.cancel()
+            raise
+        return job.result()
+
+
+def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
+    """The thresholds of the incremental mapper, and what it may refine."""
+    options = pycolmap.IncrementalPipelineOptions()
+    _set_options(options, run)
+    mapper, triangulation = options.mapper, options.triangulation
+    for part, names in (
+        (mapper, ("init_max_error", "abs_pose_max_error", "filter_max_reproj_error")),
+        (triangulation, ("merge_max_reproj_error", "complete_max_reproj_error")),
+    ):
+        for name in names:
+            setattr(part, name, getattr(part, name) * run.scale)
+    triangulation.ignore_two_view_tracks = len(run.images) > _FEW_IMAGES
+    refine = run.cameras.refine
+    options.ba_refine_focal_length = refine != "none"
+    options.ba_refine_extra_params = refine == "all"
+    mapper.abs_pose_refine_focal_length = refine != "none"
+    mapper.abs_pose_refine_extra_params = refine == "all"
+    return options
+
+
+def map_globally(run: Run) -> list[pycolmap.Reconstruction]:
+    """Runs the global mapper; of pairs it takes those that have a relative pose."""
+    options = pycolmap.GlobalPipelineOptions()
+    _set_options(options, run)
+    mapper, triangulation = options.mapper, options.mapper.retriangulation
+    triangulation.merge_max_reproj_error *= run.scale
+    triangulation.complete_max_reproj_error *= run.scale
+    mapper.bundle_adjustment.ceres.loss_function_scale *= run.scale
+    mapper.bundle_adjustment.refine_focal_length = run.cameras.refine != "none"
+    mapper.bundle_adjustment.refine_extra_params = run.cameras.refine == "all"
+    if len(run.images) <= _FEW_IMAGES:
+        triangulation.ignore_two_view_tracks = False
+        mapper.track_min_num_views_per_track = 2
+        mapper.global_positioning.min_num_view_per_track = 2
+        mapper.bundle_adjustment.min_track_length = 2
+    found = pycolmap.global_mapping(run.database, run.images.root, run.folder, options)
+    return sorted_models(found.values())
