@@ -15,6 +15,7 @@ import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import SecondRoundConfig
+from sfmprep.mapping.database import remove_database
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.second_round import propose_pairs
 from sfmprep.mapping.verify import VerifiedPairs
@@ -88,7 +89,7 @@ def map_on(
         return read_packed(packed)
     second = _second_pairs(run, config, models)
     run.begin("map on")
-    stages.remove_database(run.workspace.second_database)
+    remove_database(run.workspace.second_database)
     if len(second):
         again = renamed(progress, "{} again")
         _match(run, second, device=device, progress=again)

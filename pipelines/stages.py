@@ -389,7 +389,7 @@ def set_outliers_aside(
     if run.ledger.is_done("outliers"):
         return read_models(run)
     run.begin("outliers")
-    found = []
+    found: list[tuple[pycolmap.Reconstruction, Poses]] = []
     for model in models:
         arrays = ModelArrays.of(model)
         uncertainties = pose_uncertainties(model, arrays)
