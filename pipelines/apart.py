@@ -20,7 +20,7 @@ from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
-from sfmprep.mapping.mapper import map_images
+from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
@@ -77,6 +77,39 @@ def map_into(
         shutil.rmtree(folder, ignore_errors=True)
     if models:
         write_packed(packed, models)
+    return len(models)
+
+
+def continue_into(
+    packed: Path,
+    mapped: Path,
+    database: Path,
+    images: ImageSet,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+    scales: Scales,
+    seed: int,
+    *,
+    progress: Progress = silent,
+) -> int:
+    """Goes on with the models of an archive, into another; returns how many there are.
+
+    Raises:
+        SfmprepError: see `continue_models`, `read_packed` and `write_packed`.
+    """
+    folder = packed.with_name(".mapping")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    try:
+        models = continue_models(
+            *(read_packed(mapped), database, images, folder, config),
+            cameras=cameras,
+            scales=scales,
+            seed=seed,
+            progress=progress,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_packed(packed, models)
     return len(models)
 
 
