@@ -80,7 +80,7 @@ def map_into(
     return len(models)
 
 
-def map_on_into(
+def continue_into(
     packed: Path,
     mapped: Path,
     database: Path,
@@ -91,11 +91,11 @@ def map_on_into(
     seed: int,
     *,
     progress: Progress = silent,
-) -> None:
-    """Continues models with a database that grew, from archive to archive.
+) -> int:
+    """Goes on with the models of an archive, into another; returns how many there are.
 
     Raises:
-        SfmprepError: see `continue_models` and `write_packed`.
+        SfmprepError: see `continue_models`, `read_packed` and `write_packed`.
     """
     folder = packed.with_name(".mapping")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that died
@@ -110,6 +110,7 @@ def map_on_into(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     write_packed(packed, models)
+    return len(models)
 
 
 def refine_into(

@@ -22,7 +22,7 @@ from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.mapping.view_graph import read_pair_table
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, stages
-from sfmprep.pipelines.apart import apart, map_on_into
+from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, renamed, silent
@@ -96,7 +96,12 @@ def map_on(
         _fill_database(run, second, progress=again)
         recipe = run.recipe
         apart(
-            *(map_on_into, packed, run.workspace.mapped, run.workspace.second_database),
+            *(
+                continue_into,
+                packed,
+                run.workspace.mapped,
+                run.workspace.second_database,
+            ),
             *(run.images, recipe.mapping, recipe.database),
             reduction_scales(run.images, recipe.features.max_size),
             recipe.seed,

@@ -349,7 +349,9 @@ def map_verified(
         progress=progress,
     )
     if not num_models:
-        raise ReconstructionError(explain_failure(run.images, verified))
+        raise ReconstructionError(
+            explain_failure(run.images, verified, run.ledger.file("database"))
+        )
     run.finish("map")
     return read_packed(packed)
 

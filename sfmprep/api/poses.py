@@ -152,7 +152,9 @@ def map(
             *(map_into, packed, path, images, config, cameras, scales, seed),
             progress=progress,
         ):
-            raise ReconstructionError(explain_failure(images, read_verified(path)))
+            raise ReconstructionError(
+                explain_failure(images, read_verified(path), path)
+            )
         return read_packed(packed)
 
 

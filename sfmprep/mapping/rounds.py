@@ -67,6 +67,9 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
     with pycolmap.Database.open(run.database) as opened:
         cache = open_cache(opened, run.config.min_num_matches)
     matches = VerifiedMatches(cache)
+    if not models and run.config.type == "incremental" and matches.partners:
+        logger.info("no pair is strong enough to begin with: weaker ones are tried")
+        models = sorted_models(map_incrementally(run, weakest=True))
     if not _missing(models, matches):
         return models
     tried = [_first_images(model) for model in models]

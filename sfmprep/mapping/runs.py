@@ -17,6 +17,9 @@ from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping.calibrate import Scales
 from sfmprep.progress import Progress
 
+# A point at two degrees is told to a hundredth of its depth where keypoints are to a
+# third of a pixel and the focal length is 1000: enough for a first pair.
+_MIN_ANGLE_DEG = 2.0
 _FEW_IMAGES = 4  # up to which points that two of them see are used
 
 
@@ -74,6 +77,7 @@ def map_incrementally(
     start: tuple[int, int] | None = None,
     onwards: pycolmap.Reconstruction | None = None,
     names: Sequence[str] = (),
+    weakest: bool = False,
 ) -> list[pycolmap.Reconstruction]:
     """Runs the mapper in a thread, so that it can be watched and stopped.
 
@@ -83,9 +87,14 @@ def map_incrementally(
         onwards: A model of these images, cameras and keypoints (see `carry_over`), to
             which the mapper adds; it stays as it is. One model comes back.
         names: The images to map; none for all.
+        weakest: Whether a first pair may have as few inliers as any pair, at 2 degrees;
+            COLMAP asks 25 and 4 degrees at least.
     """
     options = incremental_options(run)
     options.image_names = list(names)
+    if weakest:
+        options.mapper.init_min_num_inliers = run.config.min_num_matches
+        options.mapper.init_min_tri_angle = _MIN_ANGLE_DEG
     if start is not None:
         options.init_image_id1, options.init_image_id2 = start
         options.init_num_trials, options.multiple_models = 1, False
