@@ -197,6 +197,7 @@ def test_losses_are_named() -> None:
         row("turns", "sfmprep", registered=9, only_turns=True),
     ]
 
+    assert table.verdicts(table.board_of(rows), theirs="colmap-one-camera") == ""
     assert table.verdicts(table.board_of(rows)) == (
         "sfmprep against COLMAP SIFT, on 2 captures:\n"
         "\n"
