@@ -134,6 +134,19 @@ def test_canvas_of_a_lens_is_where_the_lens_sees() -> None:
         assert seen_at.ravel() == pytest.approx((column + 0.5, row + 0.5), abs=1e-3)
 
 
+def test_fronts_of_one_number_are_painted_alike_and_look_outwards() -> None:
+    _, *fronts = rendered_scenes._house((0, 1, 0, 2))
+
+    paint = [front.texture for front in fronts]
+    assert np.array_equal(paint[0], paint[2])
+    assert not np.array_equal(paint[0], paint[1])
+    assert not np.array_equal(paint[1], paint[3])
+    for front, out in zip(fronts, ((0, -1), (1, 0), (0, 1), (-1, 0)), strict=True):
+        middle, normal = front.sample(np.array([0.5]), np.array([0.5]))
+        assert middle[:, 0] == pytest.approx((3 * out[0], 3 * out[1], 1.8))
+        assert normal[:, 0] == pytest.approx((*out, 0))
+
+
 @pytest.mark.slow
 def test_game_is_played_once_and_goes_on(tmp_path: Path) -> None:
     how = Settings(results=tmp_path / "rows.jsonl", scratch=tmp_path / "scratch")
@@ -184,6 +197,7 @@ def test_losses_are_named() -> None:
         row("turns", "sfmprep", registered=9, only_turns=True),
     ]
 
+    assert table.verdicts(table.board_of(rows), theirs="colmap-one-camera") == ""
     assert table.verdicts(table.board_of(rows)) == (
         "sfmprep against COLMAP SIFT, on 2 captures:\n"
         "\n"

@@ -5,9 +5,10 @@
 Needs the scenes and weights of `../shared` (SFMPREP_SHARED names another place) and the
 package `poselib`. Pairs are the wide ones, whose cameras look 15 degrees or more apart;
 those in which fewer than 15 matches are near the true epipolar line stand apart. A pair
-that is not found counts as an error of 180 degrees. Where focal lengths are
-unknown, the true ones only turn the fundamental matrix into a pose. Milliseconds are of
-one thread; since the machine may be busy, their ratio to the first row is what counts.
+that is not found counts as an error of 180 degrees; so does one that COLMAP takes for a
+plane where it does not know focal lengths: it then gives no fundamental matrix, which
+the true ones turn into a pose here. Milliseconds are of one thread; since the machine
+may be busy, their ratio to the first row is what counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Captures of the courtyard that are harder than the demo, with exact poses."""
+"""Rendered captures that are harder than the demo, with exact poses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.demo.courtyard import build_courtyard, camera_walk
-from sfmprep.demo.raycast import Camera, Sphere, Surface, render_image
-from sfmprep.demo.textures import stone_painter, to_texture
+from sfmprep.demo.raycast import (
+    Camera,
+    Rectangle,
+    Sphere,
+    Surface,
+    look_at,
+    render_image,
+)
+from sfmprep.demo.textures import (
+    paint_masonry,
+    paint_paving,
+    paint_poster,
+    paint_window,
+    paste,
+    stone_painter,
+    to_texture,
+)
 from sfmprep.threads import thread_pool
 from sfmprep.types import Float32
 
 NUM_IMAGES = 24
+NUM_AROUND = 36
 SIZE = (960, 720)
 _NOISE = 1.5  # grey levels
 
@@ -86,6 +102,66 @@ def _balls(k: int, painted: NDArray[np.uint8]) -> Iterable[Surface]:
         yield Sphere(texture=painted, centre=place, radius=0.4)
 
 
+def house(sides: Sequence[int], folder: Path) -> None:
+    """A walk around a square house on paving; sides of one number are painted alike.
+
+    Args:
+        sides: Of the south, east, north and west side.
+        folder: See `Maker` in `scenes`.
+    """
+    surfaces, sky = _house(sides), np.full((2, 1, 3), 215, np.uint8)
+    angles = np.linspace(0, 2 * np.pi, NUM_AROUND, endpoint=False)
+    rng = np.random.default_rng(5)
+    cameras = [
+        look_at(
+            np.array([9 * np.cos(angle), 9 * np.sin(angle), 1.7 + rng.normal(0, 0.1)]),
+            np.array([0, 0, 1.6]) + rng.normal(0, 0.1, 3),
+            SIZE,
+            rng.normal(0, 1.5),
+        )
+        for angle in angles
+    ]
+    lens = Lens((0, 0, 0, 0, 0), 0.85)
+    entries = [_entry(camera, lens) for camera in cameras]
+    _write(folder, entries, lambda k: render_image(surfaces, cameras[k], sky))
+
+
+def _house(sides: Sequence[int]) -> list[Surface]:
+    long, high, yard = 6.0, 3.6, 24.0
+    painted = {number: _front(number, long, high) for number in set(sides)}
+    half, down = long / 2, np.array([0.0, 0.0, -high])
+    ground = paint_paving(np.random.default_rng(3), yard, yard)
+    surfaces: list[Surface] = [
+        Rectangle(
+            texture=ground,
+            corner=np.array([-yard / 2, yard / 2, 0.0]),
+            right=np.array([yard, 0.0, 0.0]),
+            down=np.array([0.0, -yard, 0.0]),
+        )
+    ]
+    for (x, y), number in zip(((0, -1), (1, 0), (0, 1), (-1, 0)), sides, strict=True):
+        out, right = np.array([x, y, 0.0]), np.array([-y, x, 0.0])
+        corner = half * out - half * right - down
+        surfaces.append(
+            Rectangle(
+                texture=painted[number], corner=corner, right=long * right, down=down
+            )
+        )
+    return surfaces
+
+
+def _front(number: int, long: float, high: float) -> NDArray[np.uint8]:
+    """Bricks, two windows and a poster."""
+    rng = np.random.default_rng([4, number])
+    colour = (100.0 + 15 * number, 118, 166 - 15 * number)
+    wall = paint_masonry(rng, long, high, course=0.13, length=0.3, colour=colour)
+    for x in (0.8, 3.9):
+        paste(wall, paint_window(rng, 1.1, 1.4), x, 0.9)
+    poster = paint_poster(rng, 0.7, 1.0, ("BAKERY", "REGATTA", "CHOIR")[number])
+    paste(wall, poster, 2.6, 1.2)
+    return wall
+
+
 # ------------------------------------------------------------------------------- lenses
 def _canvas(lens: Lens) -> tuple[Camera, NDArray[np.float32]]:
     """A pinhole camera that sees all that the lens does, and where it sees it.
@@ -147,3 +223,5 @@ def _write(
 
 courtyard_ordinary_lens = partial(courtyard_through, ORDINARY)
 courtyard_wide_lens = partial(courtyard_through, WIDE)
+twin_fronts = partial(house, (0, 1, 0, 2))
+fourfold_house = partial(house, (0, 0, 0, 0))

@@ -16,6 +16,8 @@ from tests.bench.scoreboard.rendered import (
     courtyard_ordinary_lens,
     courtyard_wide_lens,
     courtyard_with_passers_by,
+    fourfold_house,
+    twin_fronts,
 )
 from tests.bench.shared import scene_folder
 
@@ -87,6 +89,8 @@ WHOLE = (
     rendered("courtyard-lens", courtyard_ordinary_lens),
     rendered("courtyard-wide-lens", courtyard_wide_lens),
     rendered("courtyard-passers-by", courtyard_with_passers_by),
+    rendered("house-twin-fronts", twin_fronts),
+    rendered("house-fourfold", fourfold_house),
     shared("fox"),
     shared("buddha67"),
     shared("beer-video71", film=True),

@@ -71,7 +71,7 @@ def _short(row: Row) -> str:
 
 
 def verdicts(board: Board, ours: str = OURS, theirs: str = THEIRS) -> str:
-    """Where ours is better and where it loses, by name."""
+    """Where ours is better and where it loses, by name; empty where they never met."""
     both = {
         _title(key): (row[ours], row[theirs])
         for key, row in board.items()
@@ -82,6 +82,8 @@ def verdicts(board: Board, ours: str = OURS, theirs: str = THEIRS) -> str:
         "AUC@3, beyond half a point": (lambda row: (row["auc"] or {}).get("3"), 0.5),
         "seconds, beyond a twentieth": (lambda row: -row["seconds"], 0.05),
     }
+    if not both:
+        return ""
     lines = [f"{_TITLES[ours]} against {_TITLES[theirs]}, on {len(both)} captures:", ""]
     for words, (value, margin) in measures.items():
         better, worse = _compare(both, value, margin)
@@ -175,7 +177,7 @@ def page(board: Board) -> str:
         ),
         long_table(board),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(rows: Iterable[Row], readme: Path, target: Path) -> None:

@@ -99,5 +99,7 @@ def _front_end(out: Path) -> str:
     if not path.is_file():
         return ""
     recipe = yaml.safe_load(path.read_text("utf-8"))
-    features, matcher = recipe["features"], recipe["matcher"]
-    return " + ".join(part.get("model", part["type"]) for part in (features, matcher))
+    later = [recipe.get(name) for name in ("stronger", "dense")]
+    rungs = [recipe["matcher"], *(rung["matcher"] for rung in later if rung)]
+    parts = [recipe["features"], *rungs]
+    return " + ".join(part.get("model", part["type"]) for part in parts)
