@@ -78,7 +78,13 @@ def test_wrong_prior_is_refused(
     guess_px: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "database.db"
-    orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=guess_px, is_prior=True)
+    orbit(
+        path,
+        lens("SIMPLE_RADIAL", 650),
+        guess_px=guess_px,
+        is_prior=True,
+        num_images=8,
+    )
     camera = calibrated(path)
     assert camera.mean_focal_length() == pytest.approx(650, rel=0.03)
     assert camera.has_prior_focal_length
@@ -91,7 +97,13 @@ def test_wrong_prior_is_refused(
 
 def test_right_prior_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "database.db"
-    orbit(path, lens("SIMPLE_RADIAL", 650, 0.05), guess_px=680, is_prior=True)
+    orbit(
+        path,
+        lens("SIMPLE_RADIAL", 650, 0.05),
+        guess_px=680,
+        is_prior=True,
+        num_images=8,
+    )
     assert calibrated(path).mean_focal_length() == 680
     assert not caplog.messages
 
