@@ -29,7 +29,6 @@ viewer train plugins
 cli
 """
 ARROWS = {
-    ("terminal", "interrupts"),
     *(("coords", "types"), ("files", "errors"), ("devices", "errors")),
     ("pairing", "models"),
     ("semidense", "frontend"),
