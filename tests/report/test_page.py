@@ -125,7 +125,7 @@ def test_page_of_what_is_not_worth_training_on_has_no_training_command(
 def test_causes_are_grouped_not_one_card_a_photograph(run: Run, tmp_path: Path) -> None:
     broken = {f"broken{k:03}.jpg": "truncated" for k in range(400)}
     page = without_plotly(write(run, tmp_path, unreadable=broken))
-    assert "<h3>unreadable: 400 photographs</h3>" in page
+    assert "<h3>cannot be used: 400 photographs</h3>" in page
     assert page.count('<div class="card">') == 4
     assert page.count("<li><b>broken") == 300
     assert "<p>96 more are in the table below.</p>" in page
