@@ -194,9 +194,16 @@ class _Reader:
         self._images = {image.image_id: image for image in database.read_all_images()}
 
     def name_of(self, camera_id: int) -> str:
-        """The first image of a camera, by name."""
-        images = self._images.values()
-        return min(image.name for image in images if image.camera_id == camera_id)
+        """What a camera took, in words: its first image by name, and how many more."""
+        first, *others = sorted(
+            image.name
+            for image in self._images.values()
+            if image.camera_id == camera_id
+        )
+        if not others:
+            return first
+        more = f"{len(others)} other images" if len(others) > 1 else "another image"
+        return f"{first} and {more} of its camera"
 
     def read_telling(
         self,
@@ -252,21 +259,29 @@ def _telling(views: MatchedViews) -> float:
     return float(len(moved) * np.sqrt(np.median(moved)))
 
 
-def _log(name: str, camera: pycolmap.Camera, found: FocalLength) -> None:
+def _log(whose: str, camera: pycolmap.Camera, found: FocalLength) -> None:
     told = camera.mean_focal_length()
     if found.refused:
         logger.warning(
-            "%s and the other images of its camera: the focal length of %.0f px that"
-            " EXIF tells is contradicted by the matches, which fit %.0f px, and is not"
-            " used",
-            *(name, told, found.pixels),
+            "%s: the focal length of %.0f px that EXIF tells is contradicted by the"
+            " matches; %.0f px, which fit them, are used%s",
+            *(whose, told, found.pixels),
+            "" if found.is_known else " as a guess, since they hardly tell it",
         )
     elif not found.is_known:
         logger.warning(
-            "%s and the other images of its camera: the verified pairs do not tell the"
-            " focal length, so it stays a guess (%.0f px); poses may be wrong. If it is"
-            " known: --set database.focal_length=PIXELS",
-            *(name, found.pixels),
+            "%s: the verified pairs do not tell the focal length, so it stays a guess"
+            " (%.0f px); poses may be wrong. If it is known: --set"
+            " database.focal_length=PIXELS",
+            *(whose, found.pixels),
+        )
+    elif camera.has_prior_focal_length:
+        logger.info(
+            "%s: the matches do not contradict the focal length of %.0f px that EXIF"
+            " tells",
+            *(whose, told),
         )
     else:
-        logger.info("%s: calibrated, %.0f px for %.0f", name, found.pixels, told)
+        logger.info(
+            "%s: the matches tell a focal length of %.0f px", whose, found.pixels
+        )

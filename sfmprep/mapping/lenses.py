@@ -23,7 +23,7 @@ _SIMPLER = {
     _Model.RADIAL_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
     _Model.OPENCV_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
 }
-_NUM_SAMPLES = 50
+_NUM_SAMPLES = 1000
 _MAX_CHANGE = 1.5  # of the focal length, when the others are set free
 
 
@@ -78,28 +78,39 @@ def change_model(camera: pycolmap.Camera, model: pycolmap.CameraModelId) -> None
 def is_plausible(camera: pycolmap.Camera, before: pycolmap.Camera) -> bool:
     """Whether a lens that was set free is still one.
 
-    Images must grow with the angle from the axis as far as their corners, and the focal
-    length must be within half as much again as before.
+    What it images must move outwards with the angle from the axis as far as the corner
+    that is farthest from the principal point, and the focal length must be within half
+    as much again as before. How `before` is distorted does not count.
     """
     ratio = camera.mean_focal_length() / before.mean_focal_length()
     if not 1 / _MAX_CHANGE <= ratio <= _MAX_CHANGE:
         return False
-    centre = np.array([before.principal_point_x, before.principal_point_y])
-    size = np.array([before.width, before.height])
-    corner = np.where(centre > size / 2, 0.0, size)  # the farthest
-    towards = centre + np.linspace(0, 1, _NUM_SAMPLES)[1:, None] * (corner - centre)
-    rays = np.asarray(before.cam_ray_from_img(towards))
-    angle = np.arctan2(np.linalg.norm(rays[:, :2], axis=1), rays[:, 2])
-    radius = _radii(camera, angle)
-    return bool(np.isfinite(radius).all() and (np.diff(radius) > 0).all())
+    return is_monotonic(camera)
 
 
-def _radii(camera: pycolmap.Camera, angle: Float64) -> Float64:
+def is_monotonic(camera: pycolmap.Camera) -> bool:
+    """Whether no two angles from the axis share a place between middle and corners.
+
+    Rays behind the camera, which COLMAP does not image, do not count.
+    """
+    centre = np.array([camera.principal_point_x, camera.principal_point_y])
+    size = np.array([camera.width, camera.height])
+    corner = np.where(centre > size / 2, 0.0, size) - centre  # the farthest
+    distance = float(np.linalg.norm(corner))
+    angle = np.linspace(0, np.pi / 2, _NUM_SAMPLES, endpoint=False)
+    radius = _radii(camera, angle, corner / distance)
+    grows = np.diff(radius) > 0  # NaN does not
+    end = len(grows) if grows.all() else int(grows.argmin())
+    return end == len(grows) or bool(radius[end] >= distance)
+
+
+def _radii(camera: pycolmap.Camera, angle: Float64, towards: Float64) -> Float64:
     """How far from the principal point rays with these angles meet the image, pixels.
 
-    Along x; NaN for rays that do not meet it.
+    They lie in the plane of the axis and `towards` [2], which has unit length. NaN for
+    those that do not meet the image.
     """
-    rays = np.stack([np.sin(angle), np.zeros_like(angle), np.cos(angle)], axis=1)
+    rays = np.column_stack([np.sin(angle)[:, None] * towards, np.cos(angle)])
     xy = np.asarray(camera.img_from_cam(rays), np.float64)
     centre = np.array([camera.principal_point_x, camera.principal_point_y])
     radii: Float64 = np.linalg.norm(xy - centre, axis=1)
