@@ -28,6 +28,7 @@ from sfmprep.mapping.view_graph import (
     thin_cuts,
 )
 from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
+from sfmprep.report.focal_lengths import doubtful_focal_lengths
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
@@ -136,6 +137,7 @@ def collect_report(
         residuals=measured.residuals if measured else None,
         others=others,
     )
+    findings += doubtful_focal_lengths(images, recipe.database, database, models)
     if not models:
         failure = failure or _failure(images, recipe, pairs)
     verdict = judge(len(listed), result, findings, failure, others)
