@@ -251,7 +251,7 @@ STAGES = {
         ),
         Stage(
             name="export",
-            version=1,
+            version=2,
             reads=("outliers",),
             writes="dataset.json",
             settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),

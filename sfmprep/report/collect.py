@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep import __version__
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.geometry.uncertainty import PoseUncertainty
@@ -98,6 +100,7 @@ def collect_report(
         StoreError: the database is not one of COLMAP, or is locked.
     """
     pairs = read_pair_table(database, images.names) if database else None
+    scales = reduction_scales(images, recipe.features.max_size)
     reports = explain_images(
         images,
         recipe=recipe,
@@ -122,7 +125,7 @@ def collect_report(
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
-        _contradictions(database, models[0], pairs)
+        _contradictions(database, models[0], pairs, scales)
         if database and pairs and models
         else []
     )
@@ -136,6 +139,7 @@ def collect_report(
         contradictions=contradictions,
         residuals=measured.residuals if measured else None,
         others=others,
+        scale=median(scales.values()),
     )
     findings += doubtful_focal_lengths(images, recipe.database, database, models)
     if not models:
@@ -353,7 +357,10 @@ def _weak_links(
 
 
 def _contradictions(
-    database: Path, model: pycolmap.Reconstruction, pairs: PairTable
+    database: Path,
+    model: pycolmap.Reconstruction,
+    pairs: PairTable,
+    scales: Mapping[str, float],
 ) -> list[Contradiction]:
     return [
         Contradiction(
@@ -362,5 +369,5 @@ def _contradictions(
             ),
             share_fitting=found.share_fitting,
         )
-        for found in find_contradictions(database, model, pairs)
+        for found in find_contradictions(database, model, pairs, scales=scales)
     ]
