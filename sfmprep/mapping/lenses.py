@@ -75,6 +75,30 @@ def change_model(camera: pycolmap.Camera, model: pycolmap.CameraModelId) -> None
     camera.params = params.tolist()
 
 
+def with_model(
+    camera: pycolmap.Camera, model: pycolmap.CameraModelId
+) -> pycolmap.Camera:
+    """A copy with another model, which images as much as it can as the camera does."""
+    copy = pycolmap.Camera(camera.todict())
+    was_fisheye = copy.is_perspective_fisheye()
+    like = pycolmap.Camera.create_from_model_id(0, model, 1, 1, 1)
+    if was_fisheye or not like.is_perspective_fisheye():
+        change_model(copy, model)
+        return copy
+    # r = f (a + k1 a^3 + k2 a^5 ...) of the angle a from the axis, to the corner
+    angle, radius = _curve(camera)
+    extra = range(len(like.extra_params_idxs()))
+    powers = angle[:, None] ** np.array([1, *(2 * k + 3 for k in extra)])
+    found = np.linalg.lstsq(powers, radius, rcond=None)[0]
+    change_model(copy, _Model.SIMPLE_PINHOLE)
+    change_model(copy, model)
+    params = np.array(copy.params)
+    params[list(copy.focal_length_idxs())] = found[0]
+    params[list(copy.extra_params_idxs())] = found[1:] / found[0]
+    copy.params = params.tolist()
+    return copy
+
+
 def is_plausible(camera: pycolmap.Camera, before: pycolmap.Camera) -> bool:
     """Whether a lens that was set free is still one.
 
@@ -93,25 +117,33 @@ def is_monotonic(camera: pycolmap.Camera) -> bool:
 
     Rays behind the camera, which COLMAP does not image, do not count.
     """
-    centre = np.array([camera.principal_point_x, camera.principal_point_y])
-    size = np.array([camera.width, camera.height])
-    corner = np.where(centre > size / 2, 0.0, size) - centre  # the farthest
-    distance = float(np.linalg.norm(corner))
-    angle = np.linspace(0, np.pi / 2, _NUM_SAMPLES, endpoint=False)
-    radius = _radii(camera, angle, corner / distance)
-    grows = np.diff(radius) > 0  # NaN does not
-    end = len(grows) if grows.all() else int(grows.argmin())
-    return end == len(grows) or bool(radius[end] >= distance)
+    angle, radius = _curve(camera)
+    if len(angle) == _NUM_SAMPLES:
+        return True
+    return bool(radius[-1] >= _to_corner(camera)[1])
 
 
-def _radii(camera: pycolmap.Camera, angle: Float64, towards: Float64) -> Float64:
-    """How far from the principal point rays with these angles meet the image, pixels.
+def _curve(camera: pycolmap.Camera) -> tuple[Float64, Float64]:
+    """Angles from the axis and how far from the principal point they are imaged, px.
 
-    They lie in the plane of the axis and `towards` [2], which has unit length. NaN for
-    those that do not meet the image.
+    Both rise: they end behind the farthest corner, before the lens folds, or at 90
+    degrees.
     """
+    towards, distance = _to_corner(camera)
+    angle = np.linspace(0, np.pi / 2, _NUM_SAMPLES, endpoint=False)
     rays = np.column_stack([np.sin(angle)[:, None] * towards, np.cos(angle)])
     xy = np.asarray(camera.img_from_cam(rays), np.float64)
     centre = np.array([camera.principal_point_x, camera.principal_point_y])
-    radii: Float64 = np.linalg.norm(xy - centre, axis=1)
-    return radii
+    radius = np.linalg.norm(xy - centre, axis=1)
+    ends = ~(np.diff(radius) > 0) | (radius[:-1] >= distance)  # NaN does not grow
+    end = int(ends.argmax()) + 1 if ends.any() else len(angle)
+    return angle[:end], radius[:end]
+
+
+def _to_corner(camera: pycolmap.Camera) -> tuple[Float64, float]:
+    """The direction [2] from the principal point to the farthest corner; its pixels."""
+    centre = np.array([camera.principal_point_x, camera.principal_point_y])
+    size = np.array([camera.width, camera.height])
+    corner = np.where(centre > size / 2, 0.0, size) - centre
+    distance = float(np.linalg.norm(corner))
+    return corner / distance, distance

@@ -16,7 +16,8 @@ from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales, calibrate_database, calibrate_pairs
-from sfmprep.mapping.cameras import is_known
+from sfmprep.mapping.cameras import is_known, known_params
+from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
@@ -197,6 +198,10 @@ def _finished(
     models = []
     for model in found:
         restore_lenses(model, lenses)
+        if cameras.camera_model == "auto" and cameras.refine == "all":
+            images_of = model.images.values()
+            known = {i.camera_id for i in images_of if known_params(cameras, i.name)}
+            model = choose_lenses(model, known)
         models.append(refine_model(model, config, refine=cameras.refine))
     for number, model in enumerate(models):
         target = folder / str(number)

@@ -10,7 +10,7 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
-from sfmprep.mapping.cameras import is_known
+from sfmprep.mapping.cameras import first_model, is_known
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.focal_priors import exif_focal_length
 from sfmprep.report.schema import Finding
@@ -33,7 +33,7 @@ def doubtful_focal_lengths(
         database: With the cameras before mapping; None: nothing is contradicted.
         models: Largest first; may be empty.
     """
-    blank = pycolmap.Camera.create_from_model_name(0, config.camera_model, 1, 1, 1)
+    blank = pycolmap.Camera.create_from_model_name(0, first_model(config), 1, 1, 1)
     refused: dict[str, str] = {}
     doubted: list[str] = []
     for group in images.camera_groups(config.cameras):
