@@ -20,6 +20,7 @@ from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
+_CONTRADICTED = 1.5
 _POOL = 120  # pairs of one camera that are read, those with the most matches
 
 Scales = Mapping[str, float]
@@ -177,6 +178,59 @@ def calibrate_pairs(
                 chosen = np.asarray(found.inlier_matches)[:, 0]
                 found.inlier_matches = np.asarray(old.inlier_matches)[chosen]
                 database.update_two_view_geometry(*pair, found)
+
+
+def set_contradicted(
+    path: Path, model: pycolmap.Reconstruction, *, known: Collection[int] = ()
+) -> bool:
+    """Gives cameras the focal length of a model where that is far from their own.
+
+    Far is half as long again, or as short. They are then marked as having a prior.
+
+    Args:
+        path: A COLMAP database that the model is from; its cameras are changed.
+        model: One whose adjustments moved focal lengths.
+        known: Ids of cameras that are left alone.
+
+    Returns:
+        Whether there was one.
+    """
+    found = False
+    with pycolmap.Database.open(path) as database:
+        for camera in database.read_all_cameras():
+            key = camera.camera_id
+            if key in known or key not in model.cameras:
+                continue
+            was, now = (
+                each.mean_focal_length() for each in (camera, model.cameras[key])
+            )
+            if not 1 / _CONTRADICTED < now / was < _CONTRADICTED:
+                logger.info(
+                    "camera %d: the model's focal length of %.0f px contradicts the"
+                    " %.0f px that it was mapped with; mapping again",
+                    *(key, now, was),
+                )
+                database.update_camera(with_focal_length(camera, now))
+                found = True
+    return found
+
+
+def restore_pairs(path: Path, source: Path) -> None:
+    """Gives pairs back the two-view geometries that `calibrate_pairs` changed.
+
+    Args:
+        path: A COLMAP database; it is changed.
+        source: The one that it is a copy of.
+    """
+    with (
+        pycolmap.Database.open(path) as database,
+        pycolmap.Database.open(source) as original,
+    ):
+        ids, _ = original.read_two_view_geometry_num_inliers()
+        for pair in map(pycolmap.pair_id_to_image_pair, ids):
+            database.update_two_view_geometry(
+                *pair, original.read_two_view_geometry(*pair)
+            )
 
 
 class _Reader:

@@ -26,20 +26,24 @@ from sfmprep.types import Float64, Index
 logger = logging.getLogger(__name__)
 
 _Model = pycolmap.CameraModelId
-# Models that trainers read, with more and more coefficients. The last can be fitted to
-# a lens that sees more than a half circle, which no polynomial of the others can.
+# Models that trainers read, with more and more coefficients. Those of fisheye lenses
+# are polynomials of the angle, and fit wide lenses where those of its tangent fold.
 _LADDERS = {
-    _Model.SIMPLE_RADIAL: (_Model.RADIAL, _Model.OPENCV, _Model.OPENCV_FISHEYE),
+    _Model.SIMPLE_RADIAL: (
+        *(_Model.RADIAL, _Model.OPENCV, _Model.RADIAL_FISHEYE, _Model.OPENCV_FISHEYE),
+    ),
     _Model.SIMPLE_RADIAL_FISHEYE: (_Model.RADIAL_FISHEYE, _Model.OPENCV_FISHEYE),
 }
 
 _MIN_IMAGES = 8  # of a camera whose lens is to be told
-_MIN_TRACKS = 100  # left out, that a camera sees
+_MIN_TRACKS = 50  # left out, that a camera sees
 _MIN_VIEWS = 3  # of a track: two fit each other with almost any lens
 _LEFT_OUT = 5  # one track in so many
 _PER_IMAGE = 400  # observations of one image that are adjusted, about
-# What left-out tracks must gain: standard errors of the mean, and a share of it.
-_MIN_DEVIATIONS = 4.0
+# What left-out tracks must gain: standard errors of the mean, and a share of it. Tracks
+# of one image err together, so more than chance alone asks for: real scenes whose lens
+# has one coefficient gave up to 4 errors, lenses that have more 6 to 13.
+_MIN_DEVIATIONS = 5.0
 _MIN_GAIN = 0.005
 _LOSS_SCALE = 2.385  # standard deviations, of Cauchy's loss: see `adjust.py`
 _MAX_RATIO = 1e3  # of an error to that, where a ray does not meet its track
@@ -51,15 +55,14 @@ def choose_lenses(
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose cameras have the lens models that tracks tell.
 
-    Cameras of one coefficient, with eight images or more, are asked; with each model of
-    `SIMPLE_RADIAL`, `RADIAL`, `OPENCV` and `OPENCV_FISHEYE` (of a fisheye lens, with
-    those that end in this) the copy is adjusted to four fifths of the tracks, its
+    Cameras of one coefficient, with eight images or more, are asked; with `RADIAL`,
+    `OPENCV`, `RADIAL_FISHEYE` and `OPENCV_FISHEYE` (for a fisheye lens the last two),
+    one after the other, the copy is adjusted to four fifths of the tracks, its
     principal points free: else the decentring of OPENCV would be taken in their place.
-    The other fifth is then triangulated, and a model is taken
-    where their errors, by Cauchy's loss, fall by more than chance explains. A lens that
-    folds (see `is_plausible`) is none. Poses, points
-    and principal points are those of the model that came in: what follows is
-    `refine_model`.
+    The other fifth is then triangulated, and a model is taken where their errors, by
+    Cauchy's loss, fall by more than chance explains. A lens that folds (see
+    `is_plausible`) is none. Poses, points and principal points are those of the model
+    that came in: what follows is `refine_model`.
 
     Args:
         model: It stays as it is.
@@ -91,7 +94,7 @@ def choose_lenses(
         tried = split.adjusted({**best.cameras, **lenses}, held)
         if tried is None:
             continue
-        before, after = split.losses(best), split.losses(tried)
+        before, after = split.errors(best), split.errors(tried)
         gained = {
             key
             for key in lenses
@@ -129,15 +132,12 @@ class _Split:
     rest: pycolmap.Reconstruction
     left_out: Observations
     camera_ids: Index  # [M] of the observations left out
-    loss_scale: float  # pixels
 
     @staticmethod
     def of(model: pycolmap.Reconstruction, seed: int) -> _Split:
         """Of a sample of the tracks that three images or more see."""
         arrays = ModelArrays.of(model)
         views, observations = arrays.views, arrays.observations
-        errors = reprojection_errors(views, observations, arrays.xyz)
-        noise = float(np.median(errors)) / _MEDIAN_LENGTH if len(errors) else 0.0
         random = np.random.default_rng(seed)
         long = observations.counts() >= _MIN_VIEWS
         share = _PER_IMAGE * len(views) / max(observations.counts()[long].sum(), 1)
@@ -152,7 +152,6 @@ class _Split:
             rest=rest,
             left_out=left_out,
             camera_ids=of_view[left_out.view],
-            loss_scale=_LOSS_SCALE * max(noise, 1e-3),
         )
 
     def num_tracks(self, key: int) -> int:
@@ -174,24 +173,29 @@ class _Split:
             return None
         return model
 
-    def losses(self, model: pycolmap.Reconstruction) -> Float64:
-        """Cauchy's loss of the observations left out [M], triangulated anew."""
+    def errors(self, model: pycolmap.Reconstruction) -> Float64:
+        """Pixels [M] that the observations left out miss, triangulated anew."""
         views, seen = Views.of(model), self.left_out
         ray = np.empty((len(seen), 3))
         for view, rows in enumerate(seen.by_view(len(views))):
             ray[rows] = views.rays(view, seen.xy[rows])
         seen = replace(seen, ray=ray)
-        errors = reprojection_errors(views, seen, triangulate(views, seen))
-        ratio = np.minimum(errors / self.loss_scale, _MAX_RATIO)
-        losses: Float64 = np.log1p(ratio**2)
-        return losses
+        return reprojection_errors(views, seen, triangulate(views, seen))
 
     def is_gain(self, before: Float64, after: Float64, key: int) -> bool:
-        """Whether the losses of a camera's tracks fall by more than chance explains."""
+        """Whether the errors of a camera's tracks fall by more than chance explains.
+
+        They count by Cauchy's loss, with a scale of those before.
+        """
         own = self.camera_ids == key
+        scale = max(_LOSS_SCALE * float(np.median(before[own])) / _MEDIAN_LENGTH, 1e-3)
+        old, new = (
+            np.log1p(np.minimum(errors[own] / scale, _MAX_RATIO) ** 2)
+            for errors in (before, after)
+        )
         _, track = np.unique(self.left_out.point[own], return_inverse=True)
-        gain = np.bincount(track, (before - after)[own])
+        gain = np.bincount(track, old - new)
         mean, error = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
-        share = float(gain.sum() / max(before[own].sum(), 1e-12))
+        share = float(gain.sum() / max(old.sum(), 1e-12))
         logger.debug("camera %d: gain %.4f, %.1f errors", key, share, mean / error)
         return mean > _MIN_DEVIATIONS * error and share > _MIN_GAIN

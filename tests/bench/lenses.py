@@ -45,9 +45,9 @@ def mapped(camera: pycolmap.Camera, how: str) -> dict[str, object]:
             *(path, camera),
             guess_px=1.2 * WIDTH,
             num_images=20,
-            num_points=600,
+            num_points=1000,
             noise_px=0.5,
-            num_wrong=60,
+            num_wrong=100,
             known=known,
             stored_as=first,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -11,7 +12,7 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping import focal_length
+from sfmprep.mapping import focal_length, mapper
 from sfmprep.mapping.calibrate import calibrate_database
 from sfmprep.mapping.focal_length import (
     MatchedViews,
@@ -275,3 +276,43 @@ def calibrated(path: Path, known: Collection[int] = ()) -> pycolmap.Camera:
     calibrate_database(path, known=known, max_error_px=4.0)
     with pycolmap.Database.open(path) as database:
         return database.read_camera(1)
+
+
+# ----------------------------------------------------------- contradicted by the model
+@pytest.mark.parametrize("kind", ["incremental", "global"])
+def test_wrong_calibration_cuts_no_link(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are missing come back with the focal length of the model."""
+
+    def misled(path: Path, **_: object) -> None:
+        with pycolmap.Database.open(path) as database:
+            camera = database.read_camera(1)
+            database.update_camera(with_focal_length(camera, 2000))
+
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650, 0.02), guess_px=900)
+    monkeypatch.setattr(mapper, "calibrate_database", misled)
+    told: list[float] = []
+    name = "_map_globally" if kind == "global" else "_start_often"
+    own = getattr(mapper, name)
+
+    def first_of_few(run: Any) -> list[pycolmap.Reconstruction]:
+        with pycolmap.Database.open(run.database) as database:
+            told.append(database.read_camera(1).mean_focal_length())
+        found: list[pycolmap.Reconstruction] = own(run)
+        if len(told) == 1:
+            found[0].deregister_frame(found[0].images[1].frame_id)
+        return found
+
+    monkeypatch.setattr(mapper, name, first_of_few)
+    with pycolmap.Database.open(path) as database:
+        names = tuple(sorted(image.name for image in database.read_all_images()))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig())
+    (model,) = map_images(
+        *(path, ImageSet(tmp_path, names, {}, {}), tmp_path / "models"),
+        MappingConfig.model_validate({"type": kind}),
+    )
+    assert told == [2000, pytest.approx(650, rel=0.15)]
+    assert model.num_reg_images() == 14
+    assert model.cameras[1].mean_focal_length() == pytest.approx(650, rel=0.01)

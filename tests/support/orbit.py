@@ -5,6 +5,8 @@ Other than COLMAP's own, the points fill the image, so that the lens can be told
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,54 @@ def orbit(
                     both = np.flatnonzero(seen0 & seen1).astype(np.uint32)
                     database.write_matches(id0, id1, np.stack([both, both], axis=1))
     return poses
+
+
+def orbit_model(
+    cameras: Sequence[pycolmap.Camera],
+    *,
+    num_images: int = 20,
+    num_points: int = 1000,
+    noise_px: float = 0.5,
+) -> tuple[pycolmap.Reconstruction, dict[str, CameraPose]]:
+    """A model of the same capture, images by the cameras in turn, and true poses.
+
+    Its cameras have the ids 1, 2, ..., the true focal lengths, principal points in the
+    middle and no distortion; poses and points are true.
+    """
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-0.7, 0.7, (num_points, 3))  # none near a camera
+    model = pycolmap.Reconstruction()
+    for k, camera in enumerate(cameras, 1):
+        fisheye = "_FISHEYE" if camera.is_perspective_fisheye() else ""
+        first = lens(f"SIMPLE_RADIAL{fisheye}", camera.mean_focal_length())
+        first.camera_id = k
+        model.add_camera_with_trivial_rig(first)
+    poses, seen_by = {}, defaultdict(list)
+    for k, angle in enumerate(np.linspace(0, np.pi, num_images), 1):
+        centre = 1.6 * np.array([np.cos(angle), 0, np.sin(angle)])
+        centre += rng.uniform(-0.3, 0.3, 3)
+        rotation = _looking(rng.uniform(-0.3, 0.3, 3) - centre)
+        number = k % len(cameras)
+        camera = cameras[number]
+        xy = np.asarray(camera.img_from_cam((points - centre) @ rotation.T))
+        xy = xy + rng.normal(0, noise_px, xy.shape)
+        seen = ((xy > 0) & (xy < [camera.width, camera.height])).all(axis=1)
+        for row, point in enumerate(np.flatnonzero(seen).tolist()):
+            seen_by[point].append(pycolmap.TrackElement(k, row))
+        image = pycolmap.Image(
+            name=f"{k:02}.jpg",
+            points2D=pycolmap.Point2DList([pycolmap.Point2D(q) for q in xy[seen]]),
+            camera_id=number + 1,
+            image_id=k,
+        )
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), -rotation @ centre)
+        model.add_image_with_trivial_frame(image, pose)
+        poses[image.name] = CameraPose(rotation=rotation, centre=centre)
+    for point, elements in seen_by.items():
+        if len(elements) > 1:
+            model.add_point3D(points[point], pycolmap.Track(elements), np.zeros(3))
+    model.update_point_3d_errors()
+    return model, poses
 
 
 def _looking(forward: Float64) -> Float64:
