@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from sfmprep.progress import Progress, silent
 logger = logging.getLogger(__name__)
 
 _CONTRADICTED = 1.5
-_POOL = 120  # pairs of one camera that are read, those with the most matches
+# Pairs of one camera that are read, those with the most matches: of one of many cameras
+# fewer, so that a capture with one an image reads ten pairs an image and not all.
+_POOL = 120
+_MIN_POOL = 10
 
 Scales = Mapping[str, float]
 """How many pixels of its file a pixel of what the features saw is, by image name."""
@@ -267,18 +271,16 @@ class _Reader:
         inliers: bool,
     ) -> list[MatchedViews]:
         """The pairs of some cameras, those that tell most first."""
-        pool: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        limit = max(_POOL // max(len(asked), 1), _MIN_POOL)
+        taken: Counter[tuple[int, bool]] = Counter()  # by camera, its own and shared
+        chosen = []
         for pair in sorted(counts, key=lambda pair: (-counts[pair], pair)):
-            cameras = tuple(sorted(self._images[k].camera_id for k in pair))
-            chosen = pool.setdefault(cameras, [])
-            if set(cameras) & set(asked) and len(chosen) < _POOL:
+            cameras = {self._images[k].camera_id for k in pair}
+            kinds = [(key, len(cameras) == 1) for key in cameras.intersection(asked)]
+            if counts[pair] and any(taken[kind] < limit for kind in kinds):
+                taken.update(kinds)
                 chosen.append(pair)
-        views = [
-            self.read(pair, inliers=inliers)
-            for pairs in pool.values()
-            for pair in pairs
-            if counts[pair]
-        ]
+        views = (self.read(pair, inliers=inliers) for pair in chosen)
         return sorted(views, key=_telling, reverse=True)
 
     def read(self, pair: tuple[int, int], *, inliers: bool) -> MatchedViews:
