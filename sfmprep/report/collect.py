@@ -141,7 +141,9 @@ def collect_report(
         others=others,
         scale=median(scales.values()),
     )
-    findings += doubtful_focal_lengths(images, recipe.database, database, models)
+    # poses that cannot be trusted contradict nothing
+    trusted = () if any(f.blocks_training for f in findings) else models
+    findings += doubtful_focal_lengths(images, recipe.database, database, trusted)
     if not models:
         failure = failure or _failure(images, recipe, pairs)
     verdict = judge(len(listed), result, findings, failure, others)

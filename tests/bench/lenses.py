@@ -4,7 +4,7 @@
 
 Synthetic orbits of 20 images, 1024 x 768, keypoints with 0.5 px of noise, a tenth of
 the matches wrong. The focal length starts at COLMAP's guess, 1.2 times the longer side,
-the principal point in the middle. Prints what stands in examples/lenses.md.
+the principal point in the middle. Prints a table; nothing is asserted here.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def told(capsys: Capture, *options: str) -> str:
         (
             ("--camera-model", "OPENVC"),
             "invalid choice 'OPENVC' for argument '--camera-model'. Expected one of"
-            " ('SIMPLE_PINHOLE', 'PINHOLE',",
+            " ('auto', 'SIMPLE_PINHOLE', 'PINHOLE',",
         ),
         (("--recipee", "fast"), "Perhaps you meant: --recipe NAME|FILE"),
         (("--max-keypoints", "9"), "a setting: --set features.max_keypoints=VALUE."),
