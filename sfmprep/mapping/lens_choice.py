@@ -82,16 +82,16 @@ def choose_lenses(
     asked = {key for key in asked if split.num_tracks(key) >= _MIN_TRACKS}
     held = cameras_in(model).keys() - asked
     first = {key: model.cameras[key].model for key in asked}
-    best = split.adjusted(model.cameras, held) if asked else None
+    best = split.adjusted({}, held) if asked else None
+    if best is None:
+        return model
     for step in range(max(map(len, _LADDERS.values()))):
-        if best is None:
-            return model
         lenses = {
             key: with_model(best.cameras[key], _LADDERS[first[key]][step])
             for key in asked
             if step < len(_LADDERS[first[key]])
         }
-        tried = split.adjusted({**best.cameras, **lenses}, held)
+        tried = split.adjusted({**_cameras(best), **lenses}, held)
         if tried is None:
             continue
         before, after = split.errors(best), split.errors(tried)
@@ -105,7 +105,7 @@ def choose_lenses(
             best = tried
         elif gained:  # the others keep what they had, which moves all again
             lenses = {key: lenses[key] for key in gained}
-            best = split.adjusted({**best.cameras, **lenses}, held) or best
+            best = split.adjusted({**_cameras(best), **lenses}, held) or best
     chosen = pycolmap.Reconstruction(model)
     for key in sorted(asked):
         camera = best.cameras[key]
@@ -123,6 +123,10 @@ def choose_lenses(
             chosen.cameras[key].model = camera.model
             chosen.cameras[key].params = params.tolist()
     return chosen
+
+
+def _cameras(model: pycolmap.Reconstruction) -> dict[int, pycolmap.Camera]:
+    return dict(model.cameras.items())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,11 +165,14 @@ class _Split:
     def adjusted(
         self, cameras: Mapping[int, pycolmap.Camera], held: Collection[int]
     ) -> pycolmap.Reconstruction | None:
-        """The rest with these cameras, adjusted; None where there is no solution."""
+        """The rest with these cameras, adjusted; None where there is no solution.
+
+        Cameras that are not named stay.
+        """
         model = pycolmap.Reconstruction(self.rest)
         for key, camera in cameras.items():
             model.cameras[key].model = camera.model
-            model.cameras[key].params = camera.params
+            model.cameras[key].params = camera.params.tolist()
         try:
             adjust(model, fixed=held, centres=True)
         except ReconstructionError as error:
