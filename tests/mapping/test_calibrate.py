@@ -294,8 +294,7 @@ def test_wrong_calibration_cuts_no_link(
     orbit(path, lens("SIMPLE_RADIAL", 650, 0.02), guess_px=900)
     monkeypatch.setattr(mapper, "calibrate_database", misled)
     told: list[float] = []
-    name = "_map_globally" if kind == "global" else "_start_often"
-    own = getattr(mapper, name)
+    own = mapper._first_models
 
     def first_of_few(run: Any) -> list[pycolmap.Reconstruction]:
         with pycolmap.Database.open(run.database) as database:
@@ -305,7 +304,7 @@ def test_wrong_calibration_cuts_no_link(
             found[0].deregister_frame(found[0].images[1].frame_id)
         return found
 
-    monkeypatch.setattr(mapper, name, first_of_few)
+    monkeypatch.setattr(mapper, "_first_models", first_of_few)
     with pycolmap.Database.open(path) as database:
         names = tuple(sorted(image.name for image in database.read_all_images()))
     verify_matches(path, exhaustive_pairs(names), DatabaseConfig())
