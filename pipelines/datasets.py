@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pycolmap
 
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.masks import has_masks
 from sfmprep.config import Recipe
 from sfmprep.dataset.initial_points import seed_points
@@ -128,6 +129,7 @@ def _export_model(
     seeded = seed_points(
         *(model, ModelArrays.of(model), images, features, matches),
         recipe.export.seed,
+        scales=reduction_scales(images, recipe.features.max_size),
         progress=progress,
     )
     return export_dataset(

@@ -224,7 +224,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=1,
+            version=2,
             reads=("database",),
             writes="work/mapped.zip",
             settings=lambda r: {"mapping": _dump(r.mapping), "seed": r.seed},
@@ -273,7 +273,7 @@ STAGES = {
         ),
         Stage(
             name="export",
-            version=1,
+            version=2,
             reads=("outliers",),
             writes="dataset.json",
             settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),

@@ -9,6 +9,8 @@ from typing import get_args
 import pycolmap
 from pydantic import ValidationError
 
+from sfmprep.api.given import max_size_of
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import ExportConfig, Recipe, Target
 from sfmprep.config.load import load_recipe
@@ -49,7 +51,8 @@ def export(
         folder: Made if it is missing. A dataset of an earlier export is replaced.
         targets: What will open it, in place of those of `config`.
         config: World frame, initial points, sizes and quality.
-        features: What the model was made from; needed for `seed.level: semi` only.
+        features: What the model was made from, whose scale thresholds in pixels then
+            follow; needed for `seed.level: semi` only.
         matches: Likewise.
         progress: Wraps the loop over images; tqdm fits.
 
@@ -85,6 +88,9 @@ def export(
         FeatureStore() if features is None else features,
         MatchStore() if matches is None else matches,
         config.seed,
+        scales=None
+        if features is None
+        else reduction_scales(images, max_size_of(features)),
         progress=progress,
     )
     return export_dataset(

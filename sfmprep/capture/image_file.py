@@ -76,6 +76,7 @@ class ImageInfo:
     lens_model: str | None = None
     focal_length_mm: float | None = None
     focal_length_35mm: float | None = None
+    digital_zoom: float = 1.0  # what it says to be cut out; 1 where it says nothing
     has_alpha: bool = False  # transparency, which `read_pixels` drops
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
@@ -225,6 +226,7 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         lens_model=text(tags.get(Base.LensModel)),
         focal_length_mm=positive(tags.get(Base.FocalLength)),
         focal_length_35mm=positive(tags.get(Base.FocalLengthIn35mmFilm)),
+        digital_zoom=max(positive(tags.get(Base.DigitalZoomRatio)) or 1.0, 1.0),
         has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
         gps=position(gps),
         gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),

@@ -116,8 +116,9 @@ class ImageSet:
     def camera_groups(self, how: Grouping) -> list[tuple[str, ...]]:
         """Groups the names by the camera that took them.
 
-        `auto` puts together what has the same make, model, lens, focal length, size on
-        disk and folder; frames without EXIF share a camera if size and folder agree.
+        `auto` puts together what has the same make, model, lens, focal length, zoom,
+        size on disk and folder; frames without EXIF share a camera if size and folder
+        agree.
 
         Returns:
             Groups in the order of their first names; none where there is no image.
@@ -145,6 +146,7 @@ class ImageSet:
                     info.lens_model,
                     info.focal_length_mm,
                     info.focal_length_35mm,
+                    info.digital_zoom,
                 )
 
 

@@ -115,6 +115,13 @@ class Options:
         _one_of(DatabaseConfig, "camera_model"),
         arg(metavar="MODEL", help="COLMAP's model of new cameras, such as OPENCV."),
     ] = None
+    camera_params: Annotated[
+        str | None,
+        arg(
+            metavar="NUMBERS",
+            help="Its numbers where they are known, in pixels, such as 1520,960,540,0.",
+        ),
+    ] = None
     single_camera: Annotated[
         Flag, arg(help="One camera with one zoom took everything.")
     ] = False
@@ -175,6 +182,8 @@ class Options:
         found = [] if self.pairs is None else [_pairs_setting(self.pairs)]
         if self.camera_model is not None:
             found.append(setting("database.camera_model", self.camera_model))
+        if self.camera_params is not None:
+            found.append(_camera_setting(self.camera_params))
         if self.single_camera:
             found.append("database.cameras=single")
         if self.mapper is not None:
@@ -264,6 +273,17 @@ def _pairs_setting(how: str) -> str:
         f"--pairs {how}: it is none of {', '.join(kinds)}, and no such file is there."
         f"{did_you_mean(how, kinds)}"
     )
+
+
+def _camera_setting(numbers: str) -> str:
+    """The setting that `--camera-params` stands for."""
+    try:
+        return setting("database.camera_params", [float(n) for n in numbers.split(",")])
+    except ValueError as error:
+        raise ConfigError(
+            f"--camera-params {numbers}: expected numbers with commas between them, in"
+            " COLMAP's order for the camera model, such as 1520,960,540,0."
+        ) from error
 
 
 def limit_threads(number: int) -> None:

@@ -47,9 +47,10 @@ class SeedConfig(Config):
     min_track_length: Annotated[int, Field(ge=2)] = 2
     """Points seen in fewer images are dropped."""
     max_error_px: PositiveFloat = 2.0
-    """Points whose mean reprojection error is larger are dropped, pixels.
+    """Points whose mean reprojection error is larger are dropped.
 
-    Of `semi` also the largest distance of a match from its epipolar line, and of a
+    In pixels of what the features saw: of the file reduced to `features.max_size`. Of
+    `semi` also the largest distance of a match from its epipolar line, and of a
     keypoint from its new point.
     """
     min_angle_deg: Annotated[float, Field(ge=0, lt=180)] = 1.0

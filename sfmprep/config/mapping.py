@@ -13,6 +13,7 @@ class DatabaseConfig(Config):
     """Cameras and geometric verification."""
 
     camera_model: Literal[
+        "auto",
         "SIMPLE_PINHOLE",
         "PINHOLE",
         "SIMPLE_RADIAL",
@@ -22,14 +23,21 @@ class DatabaseConfig(Config):
         "SIMPLE_RADIAL_FISHEYE",
         "RADIAL_FISHEYE",
         "OPENCV_FISHEYE",
-    ] = "SIMPLE_RADIAL"
-    """COLMAP's camera model for new cameras."""
+    ] = "auto"
+    """COLMAP's camera model for new cameras.
+
+    auto: SIMPLE_RADIAL, and after mapping RADIAL, OPENCV, RADIAL_FISHEYE or
+    OPENCV_FISHEYE for cameras of which tracks that were left out of an adjustment fit
+    clearly better with it.
+    """
     cameras: Literal["auto", "single", "per-folder", "per-image"] = "auto"
     """Which images share a camera; auto: same make, model, lens, size and folder."""
     focal_length: PositiveFloat | None = None
     """Focal length in pixels of every image where it is known; null: EXIF or guess."""
     camera_params: list[float] | dict[str, list[float]] | None = None
     """Numbers of `camera_model` where they are known, as COLMAP orders them; by folder.
+
+    With auto, of SIMPLE_RADIAL.
 
     Pixels of the files. `{left: [...], right: [...]}` is for images in folders `left`
     and `right`; `.` is for all that are in none of those named. A folder counts for

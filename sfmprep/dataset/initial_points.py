@@ -8,6 +8,7 @@ mapper does not triangulate. What is left is thinned evenly where it is too much
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import pycolmap
@@ -46,6 +47,7 @@ def seed_points(
     matches: MatchReader,
     config: SeedConfig,
     *,
+    scales: Mapping[str, float] | None = None,
     progress: Progress = silent,
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose points are those to start training from.
@@ -61,6 +63,8 @@ def seed_points(
         features: What the model was made from (level semi only).
         matches: Likewise, of all pairs, verified or not.
         config: Level, thresholds and the cap.
+        scales: Pixels of a file for one of what its features saw, by image name, which
+            thresholds follow; None for 1.
         progress: Wraps the loop over pairs and that over photographs.
 
     Returns:
@@ -73,7 +77,8 @@ def seed_points(
     """
     views = arrays.views
     noise = noise_px(arrays)
-    old = measured(views, arrays.observations, arrays.xyz)
+    by_view = np.array([(scales or {}).get(name, 1.0) for name in views.names])
+    old = measured(views, by_view, arrays.observations, arrays.xyz)
     kept = _well_supported(views, old, noise, config)
     old, ids = old.select(kept), arrays.point_ids[kept]
     joined = np.empty(0, np.int64)
@@ -84,14 +89,17 @@ def seed_points(
         links = consistent_links(
             *(views, keypoints, matches),
             max_error_px=config.max_error_px,
+            scales=by_view,
             progress=progress,
         )
         owner = owners(keypoints, old)
         joined = join_keypoints(
-            *(views, keypoints, links, owner, old.xyz), config.max_error_px
+            *(views, by_view, keypoints, links, owner, old.xyz), config.max_error_px
         )
         free = np.all(owner[links.ends] < 0, axis=1)
-        new = new_points(views, keypoints, links.select(free), noise, config)
+        new = new_points(
+            *(views, by_view, keypoints, links.select(free), noise, config)
+        )
         new = new.select(among_neighbours(views, old, new))
     stays = _thinned(
         np.concatenate((old.xyz, new.xyz)),

@@ -6,9 +6,16 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sfmprep.config import SeedConfig
-from sfmprep.dataset.support import Points, concatenated, measured, nothing, refused_by
+from sfmprep.dataset.support import (
+    Points,
+    concatenated,
+    measured,
+    nothing,
+    refused_by,
+    scaled_errors,
+)
 from sfmprep.geometry.tracks import Keypoints, Links, link_tracks
-from sfmprep.geometry.triangulate import reprojection_errors, triangulate
+from sfmprep.geometry.triangulate import triangulate
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.types import Float64, Index, Mask
 
@@ -31,6 +38,7 @@ def owners(keypoints: Keypoints, points: Points) -> Index:
 
 def join_keypoints(
     views: Views,
+    scales: Float64,
     keypoints: Keypoints,
     links: Links,
     owner: Index,
@@ -52,7 +60,7 @@ def join_keypoints(
         keypoint = np.where(owner[first] < 0, first, second)
         point = np.maximum(owner[first], owner[second])
         candidates = keypoints.observations(keypoint, point)
-        errors = reprojection_errors(views, candidates, xyz)
+        errors = scaled_errors(views, scales, candidates, xyz)
         order = np.argsort(errors, kind="stable")
         order = order[errors[order] <= max_error_px]
         place = point * len(views) + candidates.view
@@ -71,7 +79,12 @@ def join_keypoints(
 
 
 def new_points(
-    views: Views, keypoints: Keypoints, links: Links, noise: float, config: SeedConfig
+    views: Views,
+    scales: Float64,
+    keypoints: Keypoints,
+    links: Links,
+    noise: float,
+    config: SeedConfig,
 ) -> Points:
     """Triangulates what the links join, and keeps what meets the thresholds."""
     keypoint, track = link_tracks(links, keypoints)
@@ -83,14 +96,16 @@ def new_points(
         observations = keypoints.observations(
             keypoint[start:stop], track[start:stop] - track[start]
         )
-        points = _fitted(views, observations, config.max_error_px)
+        points = _fitted(views, scales, observations, config.max_error_px)
         refused = refused_by(views, points, noise, config)
         found.append(points.select(~np.any(list(refused.values()), axis=0)))
         start = stop
     return concatenated(found)
 
 
-def _fitted(views: Views, observations: Observations, max_error_px: float) -> Points:
+def _fitted(
+    views: Views, scales: Float64, observations: Observations, max_error_px: float
+) -> Points:
     """Points from tracks, without the observations that do not fit, worst first."""
     observations = observations.select(np.all(np.isfinite(observations.ray), axis=1))
     found = []
@@ -100,10 +115,10 @@ def _fitted(views: Views, observations: Observations, max_error_px: float) -> Po
         if not len(observations):
             break
         xyz = triangulate(views, observations)
-        errors = reprojection_errors(views, observations, xyz)
+        errors = scaled_errors(views, scales, observations, xyz)
         largest = np.maximum.reduceat(errors, observations.starts)
         fits = largest <= max_error_px
-        found.append(measured(views, observations, xyz).select(fits))
+        found.append(measured(views, scales, observations, xyz).select(fits))
         worst = errors == largest[observations.point]
         observations = observations.select(~(fits[observations.point] | worst))
     return concatenated([nothing(), *found])

@@ -22,7 +22,7 @@ class Points:
 
     xyz: Float64  # [N, 3]
     observations: Observations
-    errors: Float64  # [N] mean reprojection error, pixels
+    errors: Float64  # [N] mean reprojection error, pixels of what the features saw
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -36,13 +36,27 @@ class Points:
         )
 
 
-def measured(views: Views, observations: Observations, xyz: Float64) -> Points:
-    """Points with their mean reprojection errors."""
-    errors = reprojection_errors(views, observations, xyz)
+def measured(
+    views: Views, scales: Float64, observations: Observations, xyz: Float64
+) -> Points:
+    """Points with their mean reprojection errors.
+
+    `scales` [V] are the pixels of a view's file for one of what its features saw.
+    """
+    errors = scaled_errors(views, scales, observations, xyz)
     means = np.empty(0)
     if len(errors):
         means = np.add.reduceat(errors, observations.starts) / observations.counts()
     return Points(xyz=xyz, observations=observations, errors=means)
+
+
+def scaled_errors(
+    views: Views, scales: Float64, observations: Observations, xyz: Float64
+) -> Float64:
+    """Reprojection errors [M] in pixels of what the features saw, see `measured`."""
+    errors = reprojection_errors(views, observations, xyz)
+    scaled: Float64 = errors / scales[observations.view]
+    return scaled
 
 
 def refused_by(

@@ -140,6 +140,7 @@ def consistent_links(
     matches: MatchReader,
     *,
     max_error_px: float,
+    scales: Float64 | None = None,
     progress: Progress = silent,
 ) -> Links:
     """The matches of all pairs of views that fit their epipolar geometry.
@@ -152,12 +153,15 @@ def consistent_links(
         keypoints: Of all views.
         matches: Of pairs of images; those of images without a pose are passed over.
         max_error_px: The largest distance from the epipolar line in either image.
+        scales: What `max_error_px` is multiplied by [V], of two views the larger; None
+            for 1.
         progress: Wraps the loop over pairs.
 
     Raises:
         StoreError: Matches name keypoints that are not there.
     """
     rows = {name: row for row, name in enumerate(views.names)}
+    factors = np.ones(len(views)) if scales is None else scales
     found: list[Links] = []
     for block in _blocks(matches, rows, progress):
         links, count = block
@@ -174,7 +178,8 @@ def consistent_links(
         rays = keypoints.ray[ends].astype(np.float64)
         errors = epipolar_errors_px(views, view0, view1, rays[:, 0], rays[:, 1])
         links = Links(ends=ends.astype(np.int32), scores=links.scores)
-        found.append(links.select(errors <= max_error_px))
+        limit_px = max_error_px * np.maximum(factors[view0], factors[view1])
+        found.append(links.select(errors <= limit_px))
     return Links(
         ends=np.concatenate([np.empty((0, 2), np.int32), *(k.ends for k in found)]),
         scores=np.concatenate([np.empty(0, np.float32), *(k.scores for k in found)]),

@@ -70,15 +70,15 @@ def refine_model(
     loss_scale = None
     if robust:
         loss_scale = _LOSS_SCALE * _noise_px(model)
-        _adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
+        adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
     when = config.refine_principal_point
     if when == "never" or refine != "all":
         return model
     few = held | (_cameras_of_few(model) if when == "auto" else set())
-    if few >= _cameras_in(model).keys():
+    if few >= cameras_in(model).keys():
         return model
     moved = pycolmap.Reconstruction(model)
-    _adjust(moved, loss_scale=loss_scale, centres=True, fixed=few)
+    adjust(moved, loss_scale=loss_scale, centres=True, fixed=few)
     if when == "always":
         return moved
     return _with_told_centres(model, moved, few, loss_scale)
@@ -90,14 +90,14 @@ def _with_lenses(
     """An adjusted copy, and the cameras whose lens would not be one any more: held."""
     before = model
     held = _cameras_of_few(model) & {
-        key for key in _cameras_in(model) if _is_held_back(model.cameras[key])
+        key for key in cameras_in(model) if _is_held_back(model.cameras[key])
     }
     while True:
         model = pycolmap.Reconstruction(before)
-        _adjust(model, refine=refine, fixed=held)
+        adjust(model, refine=refine, fixed=held)
         lost = {
             key
-            for key in _cameras_in(model).keys() - held
+            for key in cameras_in(model).keys() - held
             if not is_plausible(model.cameras[key], before.cameras[key])
         }
         if not lost:
@@ -119,7 +119,7 @@ def _with_told_centres(
     loss_scale: float | None,
 ) -> pycolmap.Reconstruction:
     """A model with those coordinates of principal points moved that the errors tell."""
-    free = sorted(_cameras_in(model).keys() - set(fixed))
+    free = sorted(cameras_in(model).keys() - set(fixed))
     before, after = _losses(model, loss_scale), _losses(moved, loss_scale)
     told = {key: _is_told(before[key], after[key]) for key in free}
     logger.debug("principal points lower the loss by %s means", told)
@@ -163,7 +163,7 @@ def _with_centres(
             which, _centre(camera), _centre(model.cameras[key])
         )
         camera.params = params.tolist()
-    _adjust(mixed, loss_scale=loss_scale)
+    adjust(mixed, loss_scale=loss_scale)
     return mixed
 
 
@@ -185,7 +185,7 @@ def _losses(
     owner = np.array([camera.camera_id for camera in views.cameras])[observations.view]
     return {
         key: (float(squared[owner == key].sum()), 2 * int((owner == key).sum()))
-        for key in _cameras_in(model)
+        for key in cameras_in(model)
     }
 
 
@@ -193,7 +193,7 @@ def _centre(camera: pycolmap.Camera) -> Float64:
     return np.array([camera.principal_point_x, camera.principal_point_y])
 
 
-def _cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
+def cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
     """How many registered images each camera took."""
     counts: dict[int, int] = {}
     for image_id in model.reg_image_ids():
@@ -203,7 +203,7 @@ def _cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
 
 
 def _cameras_of_few(model: pycolmap.Reconstruction) -> set[int]:
-    return {key for key, n in _cameras_in(model).items() if n < _MIN_IMAGES}
+    return {key for key, n in cameras_in(model).items() if n < _MIN_IMAGES}
 
 
 def _noise_px(model: pycolmap.Reconstruction) -> float:
@@ -216,7 +216,7 @@ def _noise_px(model: pycolmap.Reconstruction) -> float:
     return max(float(np.median(errors)) / _MEAN_LENGTH, 1e-6) if errors else 1.0
 
 
-def _adjust(
+def adjust(
     model: pycolmap.Reconstruction,
     *,
     refine: Refine = "all",

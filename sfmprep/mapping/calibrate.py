@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
-_POOL = 120  # pairs of one camera that are read, those with the most matches
+_CONTRADICTED = 1.5
+# Pairs of one camera that are read, those with the most matches: of one of many cameras
+# fewer, so that a capture with one an image reads ten pairs an image and not all.
+_POOL = 120
+_MIN_POOL = 10
 
 Scales = Mapping[str, float]
 """How many pixels of its file a pixel of what the features saw is, by image name."""
@@ -179,6 +184,59 @@ def calibrate_pairs(
                 database.update_two_view_geometry(*pair, found)
 
 
+def set_contradicted(
+    path: Path, model: pycolmap.Reconstruction, *, known: Collection[int] = ()
+) -> bool:
+    """Gives cameras the focal length of a model where that is far from their own.
+
+    Far is half as long again, or as short. They are then marked as having a prior.
+
+    Args:
+        path: A COLMAP database that the model is from; its cameras are changed.
+        model: One whose adjustments moved focal lengths.
+        known: Ids of cameras that are left alone.
+
+    Returns:
+        Whether there was one.
+    """
+    found = False
+    with pycolmap.Database.open(path) as database:
+        for camera in database.read_all_cameras():
+            key = camera.camera_id
+            if key in known or key not in model.cameras:
+                continue
+            was, now = (
+                each.mean_focal_length() for each in (camera, model.cameras[key])
+            )
+            if not 1 / _CONTRADICTED < now / was < _CONTRADICTED:
+                logger.info(
+                    "camera %d: the model's focal length of %.0f px contradicts the"
+                    " %.0f px that it was mapped with; mapping again",
+                    *(key, now, was),
+                )
+                database.update_camera(with_focal_length(camera, now))
+                found = True
+    return found
+
+
+def restore_pairs(path: Path, source: Path) -> None:
+    """Gives pairs back the two-view geometries that `calibrate_pairs` changed.
+
+    Args:
+        path: A COLMAP database; it is changed.
+        source: The one that it is a copy of.
+    """
+    with (
+        pycolmap.Database.open(path) as database,
+        pycolmap.Database.open(source) as original,
+    ):
+        ids, _ = original.read_two_view_geometry_num_inliers()
+        for pair in map(pycolmap.pair_id_to_image_pair, ids):
+            database.update_two_view_geometry(
+                *pair, original.read_two_view_geometry(*pair)
+            )
+
+
 class _Reader:
     """Reads the matches of pairs, with what is known of their images."""
 
@@ -194,9 +252,16 @@ class _Reader:
         self._images = {image.image_id: image for image in database.read_all_images()}
 
     def name_of(self, camera_id: int) -> str:
-        """The first image of a camera, by name."""
-        images = self._images.values()
-        return min(image.name for image in images if image.camera_id == camera_id)
+        """What a camera took, in words: its first image by name, and how many more."""
+        first, *others = sorted(
+            image.name
+            for image in self._images.values()
+            if image.camera_id == camera_id
+        )
+        if not others:
+            return first
+        more = f"{len(others)} other images" if len(others) > 1 else "another image"
+        return f"{first} and {more} of its camera"
 
     def read_telling(
         self,
@@ -206,18 +271,16 @@ class _Reader:
         inliers: bool,
     ) -> list[MatchedViews]:
         """The pairs of some cameras, those that tell most first."""
-        pool: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        limit = max(_POOL // max(len(asked), 1), _MIN_POOL)
+        taken: Counter[tuple[int, bool]] = Counter()  # by camera, its own and shared
+        chosen = []
         for pair in sorted(counts, key=lambda pair: (-counts[pair], pair)):
-            cameras = tuple(sorted(self._images[k].camera_id for k in pair))
-            chosen = pool.setdefault(cameras, [])
-            if set(cameras) & set(asked) and len(chosen) < _POOL:
+            cameras = {self._images[k].camera_id for k in pair}
+            kinds = [(key, len(cameras) == 1) for key in cameras.intersection(asked)]
+            if counts[pair] and any(taken[kind] < limit for kind in kinds):
+                taken.update(kinds)
                 chosen.append(pair)
-        views = [
-            self.read(pair, inliers=inliers)
-            for pairs in pool.values()
-            for pair in pairs
-            if counts[pair]
-        ]
+        views = (self.read(pair, inliers=inliers) for pair in chosen)
         return sorted(views, key=_telling, reverse=True)
 
     def read(self, pair: tuple[int, int], *, inliers: bool) -> MatchedViews:
@@ -252,21 +315,29 @@ def _telling(views: MatchedViews) -> float:
     return float(len(moved) * np.sqrt(np.median(moved)))
 
 
-def _log(name: str, camera: pycolmap.Camera, found: FocalLength) -> None:
+def _log(whose: str, camera: pycolmap.Camera, found: FocalLength) -> None:
     told = camera.mean_focal_length()
     if found.refused:
         logger.warning(
-            "%s and the other images of its camera: the focal length of %.0f px that"
-            " EXIF tells is contradicted by the matches, which fit %.0f px, and is not"
-            " used",
-            *(name, told, found.pixels),
+            "%s: the focal length of %.0f px that EXIF tells is contradicted by the"
+            " matches; %.0f px, which fit them, are used%s",
+            *(whose, told, found.pixels),
+            "" if found.is_known else " as a guess, since they hardly tell it",
         )
     elif not found.is_known:
         logger.warning(
-            "%s and the other images of its camera: the verified pairs do not tell the"
-            " focal length, so it stays a guess (%.0f px); poses may be wrong. If it is"
-            " known: --set database.focal_length=PIXELS",
-            *(name, found.pixels),
+            "%s: the verified pairs do not tell the focal length, so it stays a guess"
+            " (%.0f px); poses may be wrong. If it is known: --set"
+            " database.focal_length=PIXELS",
+            *(whose, found.pixels),
+        )
+    elif camera.has_prior_focal_length:
+        logger.info(
+            "%s: the matches do not contradict the focal length of %.0f px that EXIF"
+            " tells",
+            *(whose, told),
         )
     else:
-        logger.info("%s: calibrated, %.0f px for %.0f", name, found.pixels, told)
+        logger.info(
+            "%s: the matches tell a focal length of %.0f px", whose, found.pixels
+        )

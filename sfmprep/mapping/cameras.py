@@ -31,7 +31,7 @@ def infer_camera(
     """
     size = images.infos[name].size
     camera = pycolmap.Camera.create_from_model_name(
-        0, config.camera_model, 1.2 * max(size), *size
+        0, first_model(config), 1.2 * max(size), *size
     )
     params = known_params(config, name)
     if params is not None:
@@ -46,6 +46,11 @@ def infer_camera(
         if prior.doubt:
             logger.warning("%s: %s. It is not used.", images.path(name), prior.doubt)
     return camera if focal is None else with_focal_length(camera, focal)
+
+
+def first_model(config: DatabaseConfig) -> str:
+    """The camera model before one is chosen by what the photographs tell."""
+    return "SIMPLE_RADIAL" if config.camera_model == "auto" else config.camera_model
 
 
 def is_known(config: DatabaseConfig, name: str) -> bool:

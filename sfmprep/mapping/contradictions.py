@@ -6,6 +6,7 @@ verification; a model that is right elsewhere contradicts them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,14 +41,25 @@ def find_contradictions(
     model: pycolmap.Reconstruction,
     pairs: PairTable,
     *,
+    scales: Mapping[str, float] | None = None,
     max_pairs: int = 20,
 ) -> list[Contradiction]:
     """Finds verified pairs that the poses contradict, strongest first.
 
     A pair is contradicted if it has 30 or more verified matches of which fewer than
-    30 % lie within 8 px of the model's epipolar lines. The ten strongest pairs of each
-    image are looked at; none are found among images without a pose.
+    30 % lie within 8 px, of what the features saw, of the model's epipolar lines. The
+    ten strongest pairs of each image are looked at; none are found among images without
+    a pose.
+
+    Args:
+        database: Where the verified matches are.
+        model: The poses.
+        pairs: The pairs of the database.
+        scales: Pixels of a file for one of what its features saw, by image name; of two
+            images the larger counts. None for 1.
+        max_pairs: The most that are returned.
     """
+    scales = scales or {}
     views = Views.of(model)
     view_of = {name: view for view, name in enumerate(views.names)}
     index, weights = pairs.verified_edges()
@@ -73,7 +85,8 @@ def find_contradictions(
                 *(views, view0, view1),
                 *(rays(view0)[matches[:, 0]], rays(view1)[matches[:, 1]]),
             )
-            share = float(np.mean(errors < _FITS_PX))
+            scale = max(scales.get(name0, 1.0), scales.get(name1, 1.0))
+            share = float(np.mean(errors < _FITS_PX * scale))
             if share < _MAX_SHARE_FITTING:
                 found.append(
                     Contradiction(

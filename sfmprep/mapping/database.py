@@ -20,6 +20,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping.cameras import infer_camera
+from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
@@ -43,9 +44,11 @@ def update_database(
     """Makes a database, or brings one up to date and keeps its verified pairs.
 
     The result is the one that is made of nothing, with the same ids. A pair whose
-    matches, their keypoints and cameras are as they were keeps its two-view geometry;
-    for all others `verify_matches` has to be called. Images and pairs that are no
-    longer wanted are not in it. It is written whole or not at all.
+    matches, their keypoints and cameras are as they were keeps its two-view geometry,
+    unless one of them is a fisheye lens of unknown focal length: more matches may tell
+    another one to verify by. For all others `verify_matches` has to be called. Images
+    and pairs that are no longer wanted are not in it. It is written whole or not at
+    all.
 
     Args:
         path: A database that this function made, or nothing. Its pairs were verified
@@ -295,7 +298,8 @@ class _Source:
     ) -> None:
         """Notes whether an image has the same camera and the same first keypoints.
 
-        Those that one of both has beyond are in no match that both have.
+        Those that one of both has beyond are in no match that both have. A fisheye lens
+        of unknown focal length is not the same, see `update_database`.
         """
         if (image := self._images.get(name)) is None:
             return
@@ -303,8 +307,11 @@ class _Source:
         old_camera.camera_id = camera.camera_id
         old = self._database.read_keypoints(image.image_id)
         count = min(len(old), len(keypoints))
-        if old_camera == camera and np.array_equal(
-            old[:count, :2], keypoints[:count, :2]
+        is_told = camera.has_prior_focal_length or not is_fisheye(camera)
+        if (
+            is_told
+            and old_camera == camera
+            and np.array_equal(old[:count, :2], keypoints[:count, :2])
         ):
             self._unchanged.add(name)
 

@@ -79,7 +79,8 @@ def find_focal_lengths(
 
     Cameras with many pairs of their own come first. Where there are fewer than three,
     those with other cameras are asked as well: the other's focal length is the one
-    that is known or was found, else as many longer sides as that which is tried.
+    that is known, was found or is a prior that nothing contradicted yet, else as many
+    longer sides as that which is tried.
 
     Args:
         cameras: By id. A focal length marked as a prior stays, unless the pairs
@@ -92,8 +93,10 @@ def find_focal_lengths(
     Returns:
         By camera id; none for cameras whose pairs all have fewer than 30 matches.
     """
-    settled = {key: cameras[key] for key in known}
-    plan = _plan(pairs, [key for key in cameras if key not in settled])
+    trusted = {
+        key: camera for key, camera in cameras.items() if camera.has_prior_focal_length
+    }
+    plan = _plan(pairs, [key for key in cameras if key not in known])
     found: dict[int, FocalLength] = {}
 
     def search() -> Iterator[None]:
@@ -103,7 +106,7 @@ def find_focal_lengths(
             for candidates in (_coarse, _fine):
                 tried = candidates(camera, pixels, costs)
                 jobs = [
-                    pool.submit(_costs, pair, key, cameras, dict(settled), tried, seed)
+                    pool.submit(_costs, pair, key, cameras, dict(trusted), tried, seed)
                     for pair in chosen
                 ]
                 total = np.zeros(len(tried))
@@ -113,7 +116,9 @@ def find_focal_lengths(
                 pixels, costs = np.append(pixels, tried), np.append(costs, total)
             if chosen:
                 found[key] = _judge(camera, pixels, costs)
-                settled[key] = with_focal_length(camera, found[key].pixels)
+                trusted.pop(key, None)
+                if found[key].is_known:
+                    trusted[key] = with_focal_length(camera, found[key].pixels)
 
     num_steps = 2 * sum(map(len, plan.values()))
     with thread_pool() as pool:
@@ -123,10 +128,13 @@ def find_focal_lengths(
 
 
 def with_focal_length(camera: pycolmap.Camera, pixels: float) -> pycolmap.Camera:
-    """A copy of a camera that has this focal length, in x and y, as a prior."""
+    """A copy of a camera that has this mean focal length, as a prior.
+
+    Where there is one in x and one in y, their ratio stays.
+    """
     changed = pycolmap.Camera(camera.todict())
     params = np.array(camera.params)
-    params[list(camera.focal_length_idxs())] = pixels
+    params[list(camera.focal_length_idxs())] *= pixels / camera.mean_focal_length()
     changed.params = params.tolist()
     changed.has_prior_focal_length = True
     return changed
@@ -204,7 +212,7 @@ def _costs(
     pair: MatchedViews,
     key: int,
     cameras: Mapping[int, pycolmap.Camera],
-    settled: Mapping[int, pycolmap.Camera],
+    trusted: Mapping[int, pycolmap.Camera],
     pixels: Float64,
     seed: int,
 ) -> Float64:
@@ -215,8 +223,8 @@ def _costs(
     costs = np.empty(len(pixels))
     for k, focal in enumerate(pixels):
         views = [
-            settled[other]
-            if other != key and other in settled
+            trusted[other]
+            if other != key and other in trusted
             else with_focal_length(
                 camera, focal / side * max(camera.width, camera.height)
             )

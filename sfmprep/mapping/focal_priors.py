@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pycolmap
@@ -38,7 +39,9 @@ def exif_focal_length(
 
     It is refused where no lens sees as much, or as little; and where the same make and
     model has, in three other images or more, another crop factor: that between the
-    length of the lens and its equivalent on 35 mm film.
+    length of the lens and its equivalent on 35 mm film. A digital zoom, which EXIF
+    tells as well, is part of that equivalent for some makers and not for others; the
+    crop factor of images without zoom says which.
 
     Args:
         images: The capture.
@@ -51,14 +54,20 @@ def exif_focal_length(
     """
     info = images.infos[name]
     diagonal = float(np.hypot(*info.size))
+    usual, own = _usual_crop_factor(images, info), _crop_factor(info)
     if info.focal_length_35mm:
         pixels = info.focal_length_35mm * diagonal / _FILM_DIAGONAL_MM
         told = f"{info.focal_length_35mm:g} mm on 35 mm film"
+        has_zoom = not usual or not own or not _is_about(own, usual)
     else:
         sensor = _by_sensor(images, name)
         if sensor is None:
             return FocalPrior(pixels=None)
         pixels, told = sensor, f"{info.focal_length_mm:g} mm"
+        has_zoom = False
+    if info.digital_zoom > 1:
+        told += f" and a digital zoom of {info.digital_zoom:g}"
+        pixels *= 1 if has_zoom else info.digital_zoom
     low, high = _VIEWS_DEG[is_fisheye]
     view = _view_deg(pixels, diagonal, is_fisheye)
     if not low <= view <= high:
@@ -67,9 +76,7 @@ def exif_focal_length(
             doubt=f"EXIF tells a focal length of {told}, with which it would see"
             f" {view:.3g} degrees; lenses see {low:g} to {high:g}",
         )
-    usual = _usual_crop_factor(images, info)
-    own = _crop_factor(info)
-    if usual and own and not 1 / _MAX_CROP_RATIO <= own / usual <= _MAX_CROP_RATIO:
+    if usual and own and has_zoom and not _is_about(own, usual * info.digital_zoom):
         return FocalPrior(
             pixels=None,
             doubt=f"EXIF tells a focal length of {info.focal_length_mm:g} mm that is"
@@ -77,6 +84,10 @@ def exif_focal_length(
             f" {usual:.3g} times",
         )
     return FocalPrior(pixels=pixels)
+
+
+def _is_about(factor: float, expected: float) -> bool:
+    return 1 / _MAX_CROP_RATIO <= factor / expected <= _MAX_CROP_RATIO
 
 
 def _view_deg(pixels: float, diagonal: float, is_fisheye: bool) -> float:
@@ -107,15 +118,21 @@ def _crop_factor(info: ImageInfo) -> float | None:
 
 
 def _usual_crop_factor(images: ImageSet, info: ImageInfo) -> float | None:
-    """The median of the images that the same model and lens took; None for few."""
-    if not info.model:
-        return None
-    factors = [
-        factor
-        for other in images.infos.values()
-        if other is not info
-        and (other.make, other.model, other.lens_model)
-        == (info.make, info.model, info.lens_model)
-        and (factor := _crop_factor(other))
-    ]
-    return float(np.median(factors)) if len(factors) >= _MIN_OTHERS else None
+    """The median of images without zoom of the same model and lens; None for few."""
+    factors = _crop_factors(images).get((info.make, info.model, info.lens_model), [])
+    others = len(factors) - (info.digital_zoom == 1 and _crop_factor(info) is not None)
+    return float(np.median(factors)) if others >= _MIN_OTHERS else None
+
+
+@lru_cache(maxsize=1)
+def _crop_factors(
+    images: ImageSet,
+) -> dict[tuple[str | None, ...], list[float]]:
+    """Of all images without zoom, by make, model and lens."""
+    found: dict[tuple[str | None, ...], list[float]] = {}
+    for info in images.infos.values():
+        factor = _crop_factor(info)
+        if info.model and factor and info.digital_zoom == 1:
+            key = info.make, info.model, info.lens_model
+            found.setdefault(key, []).append(factor)
+    return found

@@ -23,7 +23,7 @@ _SIMPLER = {
     _Model.RADIAL_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
     _Model.OPENCV_FISHEYE: _Model.SIMPLE_RADIAL_FISHEYE,
 }
-_NUM_SAMPLES = 50
+_NUM_SAMPLES = 1000
 _MAX_CHANGE = 1.5  # of the focal length, when the others are set free
 
 
@@ -75,32 +75,75 @@ def change_model(camera: pycolmap.Camera, model: pycolmap.CameraModelId) -> None
     camera.params = params.tolist()
 
 
+def with_model(
+    camera: pycolmap.Camera, model: pycolmap.CameraModelId
+) -> pycolmap.Camera:
+    """A copy with another model, which images as much as it can as the camera does."""
+    copy = pycolmap.Camera(camera.todict())
+    was_fisheye = copy.is_perspective_fisheye()
+    like = pycolmap.Camera.create_from_model_id(0, model, 1, 1, 1)
+    if was_fisheye or not like.is_perspective_fisheye():
+        change_model(copy, model)
+        return copy
+    # r = f (a + k1 a^3 + k2 a^5 ...) of the angle a from the axis, to the corner
+    angle, radius = _curve(camera)
+    extra = range(len(like.extra_params_idxs()))
+    powers = angle[:, None] ** np.array([1, *(2 * k + 3 for k in extra)])
+    found = np.linalg.lstsq(powers, radius, rcond=None)[0]
+    change_model(copy, _Model.SIMPLE_PINHOLE)
+    change_model(copy, model)
+    params = np.array(copy.params)
+    params[list(copy.focal_length_idxs())] = found[0]
+    params[list(copy.extra_params_idxs())] = found[1:] / found[0]
+    copy.params = params.tolist()
+    return copy
+
+
 def is_plausible(camera: pycolmap.Camera, before: pycolmap.Camera) -> bool:
     """Whether a lens that was set free is still one.
 
-    Images must grow with the angle from the axis as far as their corners, and the focal
-    length must be within half as much again as before.
+    What it images must move outwards with the angle from the axis as far as the corner
+    that is farthest from the principal point, and the focal length must be within half
+    as much again as before. How `before` is distorted does not count.
     """
     ratio = camera.mean_focal_length() / before.mean_focal_length()
     if not 1 / _MAX_CHANGE <= ratio <= _MAX_CHANGE:
         return False
-    centre = np.array([before.principal_point_x, before.principal_point_y])
-    size = np.array([before.width, before.height])
-    corner = np.where(centre > size / 2, 0.0, size)  # the farthest
-    towards = centre + np.linspace(0, 1, _NUM_SAMPLES)[1:, None] * (corner - centre)
-    rays = np.asarray(before.cam_ray_from_img(towards))
-    angle = np.arctan2(np.linalg.norm(rays[:, :2], axis=1), rays[:, 2])
-    radius = _radii(camera, angle)
-    return bool(np.isfinite(radius).all() and (np.diff(radius) > 0).all())
+    return is_monotonic(camera)
 
 
-def _radii(camera: pycolmap.Camera, angle: Float64) -> Float64:
-    """How far from the principal point rays with these angles meet the image, pixels.
+def is_monotonic(camera: pycolmap.Camera) -> bool:
+    """Whether no two angles from the axis share a place between middle and corners.
 
-    Along x; NaN for rays that do not meet it.
+    Rays behind the camera, which COLMAP does not image, do not count.
     """
-    rays = np.stack([np.sin(angle), np.zeros_like(angle), np.cos(angle)], axis=1)
+    angle, radius = _curve(camera)
+    if len(angle) == _NUM_SAMPLES:
+        return True
+    return bool(radius[-1] >= _to_corner(camera)[1])
+
+
+def _curve(camera: pycolmap.Camera) -> tuple[Float64, Float64]:
+    """Angles from the axis and how far from the principal point they are imaged, px.
+
+    Both rise: they end behind the farthest corner, before the lens folds, or at 90
+    degrees.
+    """
+    towards, distance = _to_corner(camera)
+    angle = np.linspace(0, np.pi / 2, _NUM_SAMPLES, endpoint=False)
+    rays = np.column_stack([np.sin(angle)[:, None] * towards, np.cos(angle)])
     xy = np.asarray(camera.img_from_cam(rays), np.float64)
     centre = np.array([camera.principal_point_x, camera.principal_point_y])
-    radii: Float64 = np.linalg.norm(xy - centre, axis=1)
-    return radii
+    radius = np.linalg.norm(xy - centre, axis=1)
+    ends = ~(np.diff(radius) > 0) | (radius[:-1] >= distance)  # NaN does not grow
+    end = int(ends.argmax()) + 1 if ends.any() else len(angle)
+    return angle[:end], radius[:end]
+
+
+def _to_corner(camera: pycolmap.Camera) -> tuple[Float64, float]:
+    """The direction [2] from the principal point to the farthest corner; its pixels."""
+    centre = np.array([camera.principal_point_x, camera.principal_point_y])
+    size = np.array([camera.width, camera.height])
+    corner = np.where(centre > size / 2, 0.0, size) - centre
+    distance = float(np.linalg.norm(corner))
+    return corner / distance, distance

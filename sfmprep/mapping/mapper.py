@@ -15,8 +15,15 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.calibrate import Scales, calibrate_database, calibrate_pairs
-from sfmprep.mapping.cameras import is_known
+from sfmprep.mapping.calibrate import (
+    Scales,
+    calibrate_database,
+    calibrate_pairs,
+    restore_pairs,
+    set_contradicted,
+)
+from sfmprep.mapping.cameras import is_known, known_params
+from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
@@ -41,12 +48,17 @@ def map_images(
     copy of the database. Of `tum-fr2-desk20` with ALIKED the incremental mapper found a
     wrong model (focal length 375 for 521) from each of three seeds without that, and a
     right one from each with it. Lenses of many coefficients are mapped with the first.
+    Where images are missing and the model contradicts a calibrated focal length, it is
+    mapped again with that of the model, and the larger result is kept.
 
     Where one model does not hold all images that verified pairs join to it, more
     follows (see `complete`).
 
     COLMAP's thresholds, such as the 4 pixels of its filter of points, are multiplied by
     the median of `scales`: it has one of each for all images.
+
+    COLMAP adds up in several threads, in an order that differs: the same seed gives the
+    same model but for some 0.01 degrees in rotations, and another scale by a per cent.
 
     Args:
         database: A COLMAP database whose pairs are verified; it is not changed.
@@ -74,17 +86,13 @@ def map_images(
         budget_seconds=budget_seconds,
     ) as (run, lenses):
         began = time.perf_counter()
-        if config.type == "global":
-            calibrate_pairs(
-                run.database,
-                max_error_px=cameras.max_error_px,
-                scales=scales,
-                seed=seed,
-                progress=progress,
-            )
-            found = map_globally(run)
-        else:
-            found = sorted_models(map_incrementally(run))
+        found = _first_models(run)
+        has_lost = found and found[0].num_reg_images() < len(images)
+        if has_lost and cameras.refine != "none":
+            told = _told_cameras(database, cameras)
+            if set_contradicted(run.database, found[0], known=told):
+                restore_pairs(run.database, database)  # some may have been cut
+                found = max(found, _first_models(run), key=_num_registered)
         found = complete(run, found, time.perf_counter() - began)
     return _finished(found, lenses, images, folder, config, cameras)
 
@@ -136,6 +144,23 @@ def continue_models(
     ) as (run, lenses):
         found = go_on(run, list(models))
     return _finished(found, lenses, images, folder, config, cameras)
+
+
+def _first_models(run: Run) -> list[pycolmap.Reconstruction]:
+    if run.config.type != "global":
+        return sorted_models(map_incrementally(run))
+    calibrate_pairs(
+        run.database,
+        max_error_px=run.cameras.max_error_px,
+        scales=run.scales,
+        seed=run.seed,
+        progress=run.progress,
+    )
+    return map_globally(run)
+
+
+def _num_registered(models: Sequence[pycolmap.Reconstruction]) -> int:
+    return models[0].num_reg_images() if models else 0
 
 
 @contextmanager
@@ -197,6 +222,10 @@ def _finished(
     models = []
     for model in found:
         restore_lenses(model, lenses)
+        if cameras.camera_model == "auto" and cameras.refine == "all":
+            images_of = model.images.values()
+            known = {i.camera_id for i in images_of if known_params(cameras, i.name)}
+            model = choose_lenses(model, known)
         models.append(refine_model(model, config, refine=cameras.refine))
     for number, model in enumerate(models):
         target = folder / str(number)

@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep import __version__
+from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.geometry.uncertainty import PoseUncertainty
@@ -28,6 +30,7 @@ from sfmprep.mapping.view_graph import (
     thin_cuts,
 )
 from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
+from sfmprep.report.focal_lengths import doubtful_focal_lengths
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
@@ -100,6 +103,7 @@ def collect_report(
         StoreError: the database is not one of COLMAP, or is locked.
     """
     pairs = read_pair_table(database, images.names) if database else None
+    scales = reduction_scales(images, recipe.features.max_size)
     reports = explain_images(
         images,
         recipe=recipe,
@@ -124,7 +128,7 @@ def collect_report(
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
     contradictions = (
-        _contradictions(database, models[0], pairs)
+        _contradictions(database, models[0], pairs, scales)
         if database and pairs and models
         else []
     )
@@ -138,7 +142,11 @@ def collect_report(
         contradictions=contradictions,
         residuals=measured.residuals if measured else None,
         others=others,
+        scale=median(scales.values()),
     )
+    # poses that cannot be trusted contradict nothing
+    trusted = () if any(f.blocks_training for f in findings) else models
+    findings += doubtful_focal_lengths(images, recipe.database, database, trusted)
     if not models:
         failure = failure or _failure(images, recipe, pairs)
     verdict = judge(len(listed), result, findings, failure, others)
@@ -355,7 +363,10 @@ def _weak_links(
 
 
 def _contradictions(
-    database: Path, model: pycolmap.Reconstruction, pairs: PairTable
+    database: Path,
+    model: pycolmap.Reconstruction,
+    pairs: PairTable,
+    scales: Mapping[str, float],
 ) -> list[Contradiction]:
     return [
         Contradiction(
@@ -364,5 +375,5 @@ def _contradictions(
             ),
             share_fitting=found.share_fitting,
         )
-        for found in find_contradictions(database, model, pairs)
+        for found in find_contradictions(database, model, pairs, scales=scales)
     ]

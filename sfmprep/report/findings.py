@@ -29,7 +29,8 @@ _MIN_ANGLE_DEG = (2.0, 4.0)  # COLMAP drops points below 1.5
 _MIN_PARALLAX_DEG = 0.5  # a turn by hand gives 0.2, a step to the side 1.5 to 10
 _BAD_COVERAGE = 0.15
 _BLURRED_SHARE = 0.25  # of the median number of keypoints
-_LARGE_ERROR_PX = 1.5
+_LARGE_ERROR_PX = 1.5  # of what the features saw, as all errors here
+_USUAL_ERROR_PX = (0.3, 1.0)
 _LEFTOVER_PX = 0.5
 _FIELD_OF_VIEW_DEG = (8.0, 125.0)
 _CENTRE_SHARE = 0.05  # of the longer side
@@ -46,10 +47,12 @@ def list_findings(
     contradictions: Sequence[Contradiction],
     residuals: Residuals | None,
     others: Sequence[OtherModel] = (),
+    scale: float = 1.0,
 ) -> list[Finding]:
     """Everything that deserves a warning, most important first.
 
-    What makes training pointless comes before the rest.
+    What makes training pointless comes before the rest. `scale` is how many pixels of
+    the files one of what the features saw is; thresholds in pixels follow it.
     """
     found: list[Finding] = []
     found += _of_parts(images, result, graph, others)
@@ -58,8 +61,8 @@ def list_findings(
         found += _of_floors(result, images)
         found += _of_thin_cuts(result, links)
         found += _of_contradictions(contradictions)
-        found += _of_cameras(cameras)
-        found += _of_errors(residuals)
+        found += _of_cameras(cameras, scale)
+        found += _of_errors(residuals, scale)
     found += _of_images(images)
     return sorted(found, key=lambda finding: not finding.blocks_training)
 
@@ -237,7 +240,7 @@ def _of_contradictions(contradictions: Sequence[Contradiction]) -> Iterator[Find
     )
 
 
-def _of_cameras(cameras: Sequence[CameraReport]) -> Iterator[Finding]:
+def _of_cameras(cameras: Sequence[CameraReport], scale: float) -> Iterator[Finding]:
     narrow, wide = _FIELD_OF_VIEW_DEG
     for camera in cameras:
         label = f"Camera {camera.camera_id} ({camera.width} x {camera.height})"
@@ -263,7 +266,7 @@ def _of_cameras(cameras: Sequence[CameraReport]) -> Iterator[Finding]:
                 " --set mapping.refine_principal_point=never",
             )
         left = camera.residuals.leftover_px
-        if left > _LEFTOVER_PX:
+        if left > _LEFTOVER_PX * scale:
             yield Finding(
                 code="leftover_distortion",
                 text=f"{label} has {left:.2f} px of lens distortion that its model"
@@ -273,12 +276,13 @@ def _of_cameras(cameras: Sequence[CameraReport]) -> Iterator[Finding]:
             )
 
 
-def _of_errors(residuals: Residuals | None) -> Iterator[Finding]:
-    if residuals is not None and residuals.mean_px > _LARGE_ERROR_PX:
+def _of_errors(residuals: Residuals | None, scale: float) -> Iterator[Finding]:
+    if residuals is not None and residuals.mean_px > _LARGE_ERROR_PX * scale:
+        low, high = (usual * scale for usual in _USUAL_ERROR_PX)
         yield Finding(
             code="large_error",
             text=f"Points are {residuals.mean_px:.2f} px from where they should be on"
-            " average; 0.3 to 1.0 is usual.",
+            f" average; {low:.1f} to {high:.1f} is usual.",
             advice="Moving things, rolling shutter or a zoom lens cause this. Mask what"
             " moves; let images have their own camera where the zoom changed (--set"
             " database.cameras=per-image).",

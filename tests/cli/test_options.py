@@ -9,6 +9,8 @@ import subprocess
 import pytest
 
 from sfmprep.cli.commands import run
+from sfmprep.cli.options import Options
+from sfmprep.errors import ConfigError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,7 +34,7 @@ def told(capsys: Capture, *options: str) -> str:
         (
             ("--camera-model", "OPENVC"),
             "invalid choice 'OPENVC' for argument '--camera-model'. Expected one of"
-            " ('SIMPLE_PINHOLE', 'PINHOLE',",
+            " ('auto', 'SIMPLE_PINHOLE', 'PINHOLE',",
         ),
         (("--recipee", "fast"), "Perhaps you meant: --recipe NAME|FILE"),
         (("--max-keypoints", "9"), "a setting: --set features.max_keypoints=VALUE."),
@@ -77,3 +79,17 @@ def test_bash_completes(capsys: Capture, words: list[str], expected: set[str]) -
 def test_zsh_has_its_own_script(capsys: Capture) -> None:
     assert run(["completion", "zsh"]) == 0
     assert capsys.readouterr().out.startswith("#compdef sfmprep\n")
+
+
+def test_camera_params_are_numbers_of_the_recipe() -> None:
+    options = Options(camera_params="1520, 960,540,-0.02")
+    assert options.load("splat").database.camera_params == [1520, 960, 540, -0.02]
+
+
+def test_wrong_camera_params_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Options(camera_params="1520,x").load("splat")
+    assert str(caught.value) == (
+        "--camera-params 1520,x: expected numbers with commas between them, in COLMAP's"
+        " order for the camera model, such as 1520,960,540,0."
+    )

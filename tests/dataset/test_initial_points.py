@@ -41,10 +41,13 @@ class Scene:
     matches: MatchStore
     truth: dict[tuple[str, int], np.ndarray]  # by image and keypoint; wrong ones not
 
-    def seed(self, config: SeedConfig = SEMI) -> pycolmap.Reconstruction:
+    def seed(
+        self, config: SeedConfig = SEMI, scale: float | None = None
+    ) -> pycolmap.Reconstruction:
         return seed_points(
             *(self.model, ModelArrays.of(self.model), self.images),
             *(self.features, self.matches, config),
+            scales=scale and dict.fromkeys(self.images.names, scale),
         )
 
 
@@ -189,6 +192,27 @@ def test_matches_of_two_views_become_points_near_the_truth(scene: Scene) -> None
     assert len(errors) > 0.8 * NUM_PAIRED
     assert np.median(errors) < 0.004
     assert np.mean(np.array(errors) < 0.01) > 0.9
+
+
+@pytest.mark.parametrize("level", ["sparse", "semi"])
+def test_thresholds_are_pixels_of_what_the_features_saw(
+    level: str, scene: Scene
+) -> None:
+    """Half as many pixels of a picture of twice the size."""
+    file, features = (
+        SeedConfig.model_validate({"level": level, "max_error_px": limit})
+        for limit in (0.8, 0.4)
+    )
+    expected = tracks(scene.seed(file))
+    assert tracks(scene.seed(features, scale=2.0)) == expected
+    assert tracks(scene.seed(features)) != expected
+
+
+def tracks(model: pycolmap.Reconstruction) -> set[tuple[object, ...]]:
+    return {
+        tuple((e.image_id, e.point2D_idx) for e in point.track.elements)
+        for point in model.points3D.values()
+    }
 
 
 def test_wrong_matches_do_not_survive(scene: Scene) -> None:

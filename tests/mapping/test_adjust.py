@@ -10,16 +10,16 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.evaluation.reference import CameraPose
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
-from sfmprep.types import Float64
 from tests.support.orbit import lens, orbit
 
 
 def map_orbit(
     folder: Path, offset: tuple[float, float], sway: float = 0.0
-) -> tuple[pycolmap.Reconstruction, dict[str, Float64]]:
+) -> tuple[pycolmap.Reconstruction, dict[str, CameraPose]]:
     """An orbit, level without `sway`; its principal point is `offset` off."""
     camera = lens("SIMPLE_RADIAL", 800)
     camera.params = [800.0, 512 + offset[0], 384 + offset[1], 0.0]
@@ -34,12 +34,12 @@ def map_orbit(
 
 
 def rotation_error_deg(
-    model: pycolmap.Reconstruction, truth: dict[str, Float64]
+    model: pycolmap.Reconstruction, truth: dict[str, CameraPose]
 ) -> float:
     """The mean angle to the true rotations, after the best rotation of the world."""
     images = [model.images[k] for k in model.reg_image_ids()]
     own = np.array([i.cam_from_world().rotation.matrix() for i in images])
-    true = np.array([truth[i.name] for i in images])
+    true = np.array([truth[i.name].rotation for i in images])
     u, _, vt = np.linalg.svd(np.einsum("vji,vjk->ik", own, true))
     between = own @ (u @ vt) @ true.transpose(0, 2, 1)
     cosine = (np.trace(between, axis1=1, axis2=2) - 1) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -11,11 +12,18 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping import focal_length, mapper
 from sfmprep.mapping.calibrate import calibrate_database
+from sfmprep.mapping.focal_length import (
+    MatchedViews,
+    find_focal_lengths,
+    with_focal_length,
+)
 from sfmprep.mapping.lenses import is_plausible
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
+from sfmprep.types import Float64
 from tests.support.orbit import WIDTH, lens, orbit
 
 
@@ -72,6 +80,20 @@ def test_lens_that_runs_away_is_none() -> None:
     assert not is_plausible(lens("OPENCV_FISHEYE", 900), before)
 
 
+def test_lens_before_may_be_none() -> None:
+    """What a lens was does not count, also where it shows no ray at the corners."""
+    before = lens("SIMPLE_RADIAL", 450, -0.5)
+    assert np.isnan(before.cam_ray_from_img(np.array([[0.0, 0.0]]))).all()
+    assert is_plausible(lens("SIMPLE_RADIAL", 450, -0.05), before)
+    assert not is_plausible(before, before)
+
+
+def test_fisheye_lens_may_see_no_corner() -> None:
+    """Its half sphere ends inside the image."""
+    small = lens("SIMPLE_RADIAL_FISHEYE", 200)
+    assert is_plausible(small, small)
+
+
 # --------------------------------------------------------------------------- pinholes
 @pytest.mark.parametrize("guess_px", [325, 1300, 6000])
 def test_wrong_prior_is_refused(
@@ -89,9 +111,10 @@ def test_wrong_prior_is_refused(
     assert camera.mean_focal_length() == pytest.approx(650, rel=0.03)
     assert camera.has_prior_focal_length
     (message,) = caplog.messages
-    assert message.startswith(
-        "00.jpg and the other images of its camera: the focal length of"
-        f" {guess_px} px that EXIF tells is contradicted by the matches, which fit 6"
+    assert message == (
+        f"00.jpg and 13 other images of its camera: the focal length of {guess_px} px"
+        " that EXIF tells is contradicted by the matches;"
+        f" {camera.mean_focal_length():.0f} px, which fit them, are used"
     )
 
 
@@ -106,6 +129,65 @@ def test_right_prior_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     )
     assert calibrated(path).mean_focal_length() == 680
     assert not caplog.messages
+
+
+def test_prior_keeps_the_ratio_of_x_and_y() -> None:
+    camera = pycolmap.Camera(
+        model="PINHOLE", width=1024, height=768, params=[600, 800, 512, 384]
+    )
+    changed = with_focal_length(camera, 1400)
+    assert changed.params.tolist() == [1200, 1600, 512, 384]
+    assert changed.has_prior_focal_length
+
+
+def two_cameras(
+    is_prior: tuple[bool, bool], told: tuple[float, float], sway: float = 0.3
+) -> tuple[dict[int, pycolmap.Camera], list[MatchedViews]]:
+    """Two zooms, 600 and 1200 px, that share pairs and have none of their own."""
+    rng = np.random.default_rng(0)
+    cameras, true, pairs = {}, (600.0, 1200.0), []
+    for k in range(2):
+        cameras[k] = lens("SIMPLE_PINHOLE", told[k])
+        cameras[k].has_prior_focal_length = is_prior[k]
+    for _ in range(10):
+        points = rng.uniform(-1, 1, (200, 3)) * (1.2, 0.9, 1) + (0, 0, 4)
+        xy = []
+        for focal in true:
+            turn = rng.uniform(-sway, sway, 3)
+            seen = points - (*rng.uniform(-0.8, 0.8, 2), rng.uniform(-0.5, 0.5))
+            seen = seen @ pycolmap.Rotation3d(turn * (0.5, 0.5, 1)).matrix().T
+            xy.append(focal * seen[:, :2] / seen[:, 2:] + rng.normal(0, 0.3, (200, 2)))
+        pairs.append(
+            MatchedViews(
+                camera_ids=(0, 1), xy=(xy[0] + 512, xy[1] + 512), max_error_px=4.0
+            )
+        )
+    return cameras, pairs
+
+
+def test_prior_of_the_partner_is_used() -> None:
+    """As many longer sides for both would be wrong: they are two zooms."""
+    cameras, pairs = two_cameras((True, False), (600, 1229))
+    found = find_focal_lengths(cameras, pairs)
+    assert found[0].pixels == 600
+    assert not found[0].refused
+    assert found[1].is_known
+    assert found[1].pixels == pytest.approx(1200, rel=0.05)
+
+
+def test_guess_is_no_truth_for_the_partner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pairs of one camera do not tell is not held for another one's."""
+    trusted: list[set[int]] = []
+
+    def costs(*args: object) -> Float64:
+        trusted.append(set(args[3]))  # type: ignore[call-overload]
+        return np.ones(len(args[4]))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(focal_length, "_costs", costs)
+    cameras, pairs = two_cameras((False, False), (1229, 1229))
+    found = find_focal_lengths(cameras, pairs)
+    assert not found[0].is_known
+    assert all(not keys for keys in trusted)
 
 
 def test_known_camera_is_not_asked(tmp_path: Path) -> None:
@@ -123,7 +205,7 @@ def test_guess_stays_a_guess_where_pairs_do_not_tell(
     assert camera.mean_focal_length() == 900
     assert not camera.has_prior_focal_length
     assert caplog.messages == [
-        "00.jpg and the other images of its camera: the verified pairs do not tell the"
+        "00.jpg and 5 other images of its camera: the verified pairs do not tell the"
         " focal length, so it stays a guess (900 px); poses may be wrong. If it is"
         " known: --set database.focal_length=PIXELS"
     ]
@@ -206,3 +288,42 @@ def calibrated(path: Path, known: Collection[int] = ()) -> pycolmap.Camera:
     calibrate_database(path, known=known, max_error_px=4.0)
     with pycolmap.Database.open(path) as database:
         return database.read_camera(1)
+
+
+# ----------------------------------------------------------- contradicted by the model
+@pytest.mark.parametrize("kind", ["incremental", "global"])
+def test_wrong_calibration_cuts_no_link(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are missing come back with the focal length of the model."""
+
+    def misled(path: Path, **_: object) -> None:
+        with pycolmap.Database.open(path) as database:
+            camera = database.read_camera(1)
+            database.update_camera(with_focal_length(camera, 2000))
+
+    path = tmp_path / "database.db"
+    orbit(path, lens("SIMPLE_RADIAL", 650, 0.02), guess_px=900)
+    monkeypatch.setattr(mapper, "calibrate_database", misled)
+    told: list[float] = []
+    own = mapper._first_models
+
+    def first_of_few(run: Any) -> list[pycolmap.Reconstruction]:
+        with pycolmap.Database.open(run.database) as database:
+            told.append(database.read_camera(1).mean_focal_length())
+        found: list[pycolmap.Reconstruction] = own(run)
+        if len(told) == 1:
+            found[0].deregister_frame(found[0].images[1].frame_id)
+        return found
+
+    monkeypatch.setattr(mapper, "_first_models", first_of_few)
+    with pycolmap.Database.open(path) as database:
+        names = tuple(sorted(image.name for image in database.read_all_images()))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig())
+    (model,) = map_images(
+        *(path, ImageSet(tmp_path, names, {}, {}), tmp_path / "models"),
+        MappingConfig.model_validate({"type": kind}),
+    )
+    assert told == [2000, pytest.approx(650, rel=0.15)]
+    assert model.num_reg_images() == 14
+    assert model.cameras[1].mean_focal_length() == pytest.approx(650, rel=0.01)

@@ -14,7 +14,7 @@ from sfmprep.errors import ConfigError
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.mapping.focal_priors import exif_focal_length
 
-FOCAL_LENGTH, IN_35MM = 0x920A, 0xA405
+FOCAL_LENGTH, IN_35MM, ZOOM = 0x920A, 0xA405, 0xA404
 
 
 def photographs(folder: Path, *exif: dict[int, object]) -> ImageSet:
@@ -83,6 +83,42 @@ def test_crop_factor_must_be_that_of_the_other_images(tmp_path: Path) -> None:
         "EXIF tells a focal length of 4 mm that is 300 mm on 35 mm film, 75 times as"
         " much; other images of the same camera say 7 times"
     )
+
+
+@pytest.mark.parametrize(
+    ("in_35mm", "pixels"), [(56, 1120), (28, 1120), (27, 1080), (57, 1140)]
+)
+def test_digital_zoom_is_part_of_the_focal_length(
+    in_35mm: int, pixels: float, tmp_path: Path
+) -> None:
+    """Some makers multiply the equivalent on film by it, others do not."""
+    phone = {FOCAL_LENGTH: IFDRational(4, 1), IN_35MM: 28}
+    zoomed = {**phone, IN_35MM: in_35mm, ZOOM: IFDRational(2, 1)}
+    images = photographs(tmp_path, phone, phone, phone, zoomed)
+    prior = exif_focal_length(images, "3.jpg")
+    assert prior.doubt is None
+    assert prior.pixels == pytest.approx(pixels)
+    assert len(images.camera_groups("auto")) == 2
+
+
+def test_equivalent_that_no_zoom_explains_is_refused(tmp_path: Path) -> None:
+    phone = {FOCAL_LENGTH: IFDRational(4, 1), IN_35MM: 28}
+    zoomed = {**phone, IN_35MM: 140, ZOOM: IFDRational(2, 1)}
+    images = photographs(tmp_path, phone, phone, phone, zoomed)
+    assert exif_focal_length(images, "3.jpg").doubt == (
+        "EXIF tells a focal length of 4 mm that is 140 mm on 35 mm film and a digital"
+        " zoom of 2, 35 times as much; other images of the same camera say 7 times"
+    )
+
+
+def test_zoom_of_a_camera_without_others_is_in_the_equivalent(tmp_path: Path) -> None:
+    images = photographs(tmp_path, {IN_35MM: 56, ZOOM: IFDRational(2, 1)})
+    assert exif_focal_length(images, "0.jpg").pixels == pytest.approx(1120)
+
+
+def test_zoom_that_is_not_used_is_none(tmp_path: Path) -> None:
+    images = photographs(tmp_path, {IN_35MM: 28, ZOOM: IFDRational(0, 1)})
+    assert images.infos["0.jpg"].digital_zoom == 1
 
 
 # -------------------------------------------------------------------- known intrinsics

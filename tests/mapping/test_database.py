@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -393,6 +394,7 @@ class Views:
         self.names = tuple(names)
         self.sizes = {name: (640, 480) for name in names}
         self.seeds = {name: k for k, name in enumerate(names)}
+        self.camera_model: Any = "SIMPLE_RADIAL"
 
     def update(
         self, path: Path, *, without: str = "", pairs: Pairs | None = None
@@ -412,7 +414,7 @@ class Views:
             index[90:, 1] = index[:89:-1, 1]  # a quarter is wrong
             found = Matches(index=index, scores=np.ones(len(index), np.float32))
             matches.append([(pair, found) for pair in exhaustive_pairs(names)])
-            config = DatabaseConfig()
+            config = DatabaseConfig(camera_model=self.camera_model)
             kept = update_database(path, images, features, matches, pairs, config)
             verify_matches(path, pairs, config)
         return kept
@@ -449,6 +451,18 @@ def test_database_that_grew_is_the_one_made_at_once(
     assert content(grown) == content(fresh)
     # nothing new: nothing is verified
     assert views.update(grown) == 15
+    assert content(grown) == content(fresh)
+
+
+def test_pairs_of_fisheye_lenses_are_verified_by_one_focal_length(
+    views: Views, tmp_path: Path
+) -> None:
+    """It is searched anew in all matches, so that what was verified is not kept."""
+    grown, fresh = tmp_path / "grown.db", tmp_path / "fresh.db"
+    views.camera_model = "SIMPLE_RADIAL_FISHEYE"
+    views.update(grown, without="5.jpg")
+    assert views.update(grown) == 0
+    views.update(fresh)
     assert content(grown) == content(fresh)
 
 

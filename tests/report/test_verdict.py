@@ -17,7 +17,7 @@ from sfmprep.cli.commands import run as run_command
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.report.findings import list_findings
 from sfmprep.report.parallax import parallax_deg
-from sfmprep.report.schema import Finding, ImageReport, Result
+from sfmprep.report.schema import Finding, Histogram, ImageReport, Residuals, Result
 from sfmprep.report.verdict import exit_code, judge, per_cent
 from tests.support.synthetic_run import synthesize
 
@@ -63,6 +63,32 @@ def verdict(num_images: int = 30, **changes: Any) -> tuple[str, bool, str]:
         num_images, Result(**{**GOOD, **changes}), findings(**changes), failure=None
     )
     return found.grade, found.trainable, found.sentence
+
+
+def test_large_errors_are_large_for_what_the_features_saw() -> None:
+    residuals = Residuals(
+        mean_px=2.0,
+        median_px=1.5,
+        p90_px=4,
+        p99_px=6,
+        histogram=Histogram(edges=[0, 1], counts=[1]),
+    )
+    nothing: dict[str, Any] = {"cameras": [], "links": [], "contradictions": []}
+    (found,) = list_findings(
+        *([],), result=Result(**GOOD), graph=None, residuals=residuals, **nothing
+    )
+    assert found.code == "large_error"
+    assert found.text == (
+        "Points are 2.00 px from where they should be on average; 0.3 to 1.0 is usual."
+    )
+    assert not list_findings(
+        *([],),
+        result=Result(**GOOD),
+        graph=None,
+        residuals=residuals,
+        scale=2.0,
+        **nothing,
+    )
 
 
 # -------------------------------------------------------------------------- the floors
