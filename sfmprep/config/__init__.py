@@ -18,6 +18,7 @@ from sfmprep.config.features import (
     SuperPointConfig,
     XFeatConfig,
 )
+from sfmprep.config.film import FilmConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "ExhaustiveConfig",
     "ExportConfig",
     "FeaturesConfig",
+    "FilmConfig",
     "Frontend",
     "LightGlueConfig",
     "LoftrConfig",

@@ -196,7 +196,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
     infos = images.infos.values()
     devices = {device_name(info.make or "", info.model or "") for info in infos}
     return Capture(
-        folder="/".join(images.root.resolve().parts[-2:]),
+        folder="/".join(images.source.resolve().parts[-2:]),
         num_images=len(reports),
         num_bytes=sum(info.num_bytes for info in infos),
         sizes=[
