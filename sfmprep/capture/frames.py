@@ -20,7 +20,7 @@ from sfmprep.threads import thread_pool
 
 _QUALITY = 97
 _MAX_WAITING = 2  # frames that wait to be written
-_TURNED = 0.1  # share of points with parallax, below which a turn explains the step
+_TURNED = 0.2  # share of points with parallax, below which a turn explains the step
 _SLACK = 0.05  # of the length that a film says, which is often rounded
 _MAX_CURVE = 400
 

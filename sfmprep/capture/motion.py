@@ -24,6 +24,7 @@ _SPACING = 12  # of the grid, in pixels of the reduced picture
 _MIN_TEXTURE = 2.0  # standard deviation of grey levels around a point
 _CHECK_PX, _CHECK_SHARE = 0.7, 0.05  # forward and backward flow agree so well
 _MIN_CONSISTENT = 0.2  # share of points; below it two frames show different things
+_MIN_BRIDGED = 0.4  # the same where frames are missing, which a guess is made for
 _MIN_ALIVE = 0.4  # share of the points that were there when a frame was taken
 _LOST_FRAMES = 3  # in a row, after which it was no flash but a cut
 _TURN_PX, _TURN_SHARE = 1.0, 0.02  # a homography explains a point so well
@@ -43,6 +44,7 @@ class Motion:
 class Mark:
     """Where the points were in one frame; what `MotionTracker.restart` goes back to."""
 
+    sowing: int  # which set of points
     xy: Float32  # [N, 2]
     alive: NDArray[np.bool_]  # [N]
 
@@ -54,9 +56,12 @@ class MotionTracker:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._grey: Grey | None = None  # the last frame that went together
         self._lost: Grey | None = None
-        self._num_lost = 0
+        self._num_missing = 0  # frames since then
+        self._num_lost = 0  # of these the last ones, which go together
+        self._speed = np.empty((0, 0, 2), np.float32)  # flow [H, W, 2] of a frame
         self._xy = self._origin = np.empty((0, 2), np.float32)
         self._alive = np.empty(0, np.bool_)
+        self._sowing = 0
 
     def push(self, picture: Grey) -> Motion:
         """Looks at the next frame, of any size but always the same."""
@@ -65,8 +70,10 @@ class MotionTracker:
             self._begin(grey)
             return Motion(0.0)
         if self._follow(self._grey, grey):
-            self._grey, self._num_lost, self._lost = grey, 0, None
+            self._grey, self._lost = grey, None
+            self._num_lost = self._num_missing = 0
             return Motion(self.moved())
+        self._num_missing += 1
         if self._lost is not None and _goes_together(self._flow, self._lost, grey):
             self._num_lost += 1
         else:
@@ -79,7 +86,7 @@ class MotionTracker:
 
     def mark(self) -> Mark:
         """Where the points are in the frame that was pushed last."""
-        return Mark(self._xy.copy(), self._alive.copy())
+        return Mark(self._sowing, self._xy.copy(), self._alive.copy())
 
     def restart(self, mark: Mark) -> float:
         """Counts motion from that frame on, and seeds points where there are none.
@@ -88,6 +95,8 @@ class MotionTracker:
             The share, 0..1, of points that moved from the old origin to the new one as
             no turn of the camera and no flat scene explains; nan for too few points.
         """
+        if mark.sowing != self._sowing:  # points of a scene before
+            return float("nan")
         parallax = _parallax(self._origin[mark.alive], mark.xy[mark.alive])
         self._origin = mark.xy.copy()
         dead = ~(self._alive & mark.alive)
@@ -104,8 +113,11 @@ class MotionTracker:
 
     # ------------------------------------------------------------------- internals
     def _begin(self, grey: Grey) -> None:
-        self._grey, self._num_lost, self._lost = grey, 0, None
+        self._grey, self._lost = grey, None
+        self._num_lost = self._num_missing = 0
+        self._speed = np.zeros((*grey.shape, 2), np.float32)
         self._xy = self._grid()
+        self._sowing += 1
         self._origin = self._xy.copy()
         self._alive = np.ones(len(self._xy), np.bool_)
 
@@ -116,21 +128,24 @@ class MotionTracker:
         xs = np.arange(_SPACING / 2, width, _SPACING, np.float32)
         ys = np.arange(_SPACING / 2, height, _SPACING, np.float32)
         grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-        mean = cv2.blur(self._grey.astype(np.float32), (_SPACING, _SPACING))
-        square = cv2.blur(self._grey.astype(np.float32) ** 2, (_SPACING, _SPACING))
-        texture = np.sqrt(np.maximum(square - mean**2, 0))
-        at = grid.astype(np.int64)
-        return grid[texture[at[:, 1], at[:, 0]] >= _MIN_TEXTURE]
+        return grid[_has_texture(self._grey, grid)]
 
     def _follow(self, before: Grey, now: Grey) -> bool:
         """Carries the points on; False, and nothing changed, if hardly any go on."""
+        if len(self._alive) < _FEW_POINTS:  # too plain a picture to tell, until now
+            self._begin(now)
+            return True
         inside = self._alive.copy()
-        if inside.sum() < _FEW_POINTS:  # too plain a picture to tell
+        if inside.sum() < _FEW_POINTS:
             return True
         start = self._xy[inside]
-        end, good = _carried(self._flow, before, now, start)
-        if good.mean() < _MIN_CONSISTENT:
+        # over frames that are lost it goes on as before
+        count = self._num_missing + 1
+        guess = self._speed * count if count > 1 else None
+        there, end, good = _carried(self._flow, before, now, start, guess)
+        if good.mean() < (_MIN_BRIDGED if count > 1 else _MIN_CONSISTENT):
             return False
+        self._speed = there / count
         self._xy[inside] = end
         self._alive[inside] = good & _is_inside(end, now)
         return True
@@ -161,22 +176,39 @@ def _evened(picture: Grey) -> Grey:
 
 
 def _carried(
-    flow: cv2.DISOpticalFlow, before: Grey, now: Grey, xy: Float32
-) -> tuple[Float32, NDArray[np.bool_]]:
-    """Where points [N, 2] go, and whether the way back leads to where they were."""
-    there = _sampled(flow.calc(before, now, None), xy)
-    end = xy + there
-    back = _sampled(flow.calc(now, before, None), end)
-    error = np.linalg.norm(there + back, axis=1)
-    good = error < _CHECK_PX + _CHECK_SHARE * np.linalg.norm(there, axis=1)
-    return end, good
+    flow: cv2.DISOpticalFlow,
+    before: Grey,
+    now: Grey,
+    xy: Float32,
+    guess: Float32 | None = None,
+) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+    """The flow, where points [N, 2] go, and whether the way back leads back."""
+    there = flow.calc(before, now, None if guess is None else guess.copy())
+    back = flow.calc(now, before, None if guess is None else -guess)
+    shift = _sampled(there, xy)
+    end = xy + shift
+    error = np.linalg.norm(shift + _sampled(back, end), axis=1)
+    good = error < _CHECK_PX + _CHECK_SHARE * np.linalg.norm(shift, axis=1)
+    # where nothing is to be seen, as in a flash, everything fits
+    return there, end, good & _has_texture(now, end)
+
+
+def _has_texture(grey: Grey, xy: Float32) -> NDArray[np.bool_]:
+    """Whether grey levels differ around points [N, 2], which may lie outside."""
+    values = grey.astype(np.float32)
+    mean = cv2.blur(values, (_SPACING, _SPACING))
+    variance = cv2.blur(values**2, (_SPACING, _SPACING)) - mean**2
+    height, width = grey.shape
+    column, row = np.clip(xy.astype(np.int64), 0, (width - 1, height - 1)).T
+    textured: NDArray[np.bool_] = variance[row, column] >= _MIN_TEXTURE**2
+    return textured
 
 
 def _goes_together(flow: cv2.DISOpticalFlow, before: Grey, now: Grey) -> bool:
     height, width = now.shape
     xs, ys = np.arange(8, width, 24), np.arange(8, height, 24)
     xy = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
-    return bool(_carried(flow, before, now, xy)[1].mean() > 2 * _MIN_CONSISTENT)
+    return bool(_carried(flow, before, now, xy)[2].mean() > _MIN_BRIDGED)
 
 
 def _sampled(field: Float32, xy: Float32) -> Float32:
