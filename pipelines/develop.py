@@ -62,8 +62,9 @@ def find_capture(
         if source.is_file() and (reason := developed.failures.get(source.name)):
             raise ImageError(f"{source}: {reason}")
         for film in developed.films:
+            logger.info("%s", film.summary())
             for remark in film.remarks():
-                logger.warning("%s", remark)
+                logger.warning("%s %s", *remark)
     return find_photographs(
         source,
         mask_root=recipe.masks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from sfmprep.capture.folder import (
     find_files,
@@ -19,6 +19,13 @@ from sfmprep.capture.folder import (
 _TURNED = 0.8  # share of the steps, from where on it is said
 _FEW_STEPS = 4
 _MANY_BLURRED = 0.3
+
+
+class Remark(NamedTuple):
+    """What a person should know of a film, and what to do about it."""
+
+    text: str
+    advice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,37 +58,54 @@ class Film:
             shots.setdefault(segment, []).append(name)
         return list(shots.values())
 
-    def remarks(self) -> list[str]:
-        """What a person should know, each a sentence or two; mostly none."""
+    def summary(self) -> str:
+        """What was taken of it, in a sentence."""
+        used = f"{len(self.frames)} of {self.num_frames:,} frames"
+        if not self.num_thinned:
+            return f"{self.name}: {used} are used"
+        worth = len(self.frames) + self.num_thinned
+        return (
+            f"{self.name}: {used} are used, as film.frames limits the {worth} that are"
+            f" worth it; up to {self.most_new:.0%} of the picture is new from one to the"
+            " next"
+        )
+
+    def remarks(self) -> list[Remark]:
+        """What a person should know; mostly nothing."""
         found = []
         if self.lost_seconds:
             found.append(
-                f"{self.name} cannot be decoded beyond {self.seconds:.1f} of"
-                f" {self.seconds + self.lost_seconds:.1f} s; what comes before is used."
-                " Copy it from the camera again."
+                Remark(
+                    f"{self.name} cannot be decoded beyond {self.seconds:.1f} of"
+                    f" {self.seconds + self.lost_seconds:.1f} s; what comes before is"
+                    " used.",
+                    "Copy it from the camera again.",
+                )
             )
         if len(self.frames) == 1:
             found.append(
-                f"in the {self.seconds:.1f} s of {self.name} nothing moves, so one"
-                " frame is all that it gives. Walk around what you film."
+                Remark(
+                    f"In the {self.seconds:.1f} s of {self.name} nothing moves, so one"
+                    " frame is all that it gives.",
+                    "Walk around what you film.",
+                )
             )
         if len(self.frames) > _FEW_STEPS and self.share_turned >= _TURNED:
             found.append(
-                f"in {self.share_turned:.0%} of {self.name} the camera only turns, or"
-                " what it shows is flat: that gives no depth. Walk while you film."
-            )
-        if self.num_thinned:
-            found.append(
-                f"{len(self.frames)} frames of {self.name} are used, as many as"
-                f" film.frames allows, of {len(self.frames) + self.num_thinned} that"
-                f" are worth it; up to {self.most_new:.0%} of the picture is new from"
-                " one to the next."
+                Remark(
+                    f"In {self.share_turned:.0%} of {self.name} the camera only turns,"
+                    " or what it shows is flat: that gives no depth.",
+                    "Walk while you film.",
+                )
             )
         if self.num_blurred_used > _MANY_BLURRED * len(self.frames):
             found.append(
-                f"{self.num_blurred_used} of the {len(self.frames)} frames of"
-                f" {self.name} that are used are blurred: nothing sharper is around"
-                " them. Move more slowly, in more light."
+                Remark(
+                    f"{self.num_blurred_used} of the {len(self.frames)} frames of"
+                    f" {self.name} that are used are blurred: nothing sharper is around"
+                    " them.",
+                    "Move more slowly, in more light.",
+                )
             )
         return found
 

@@ -34,6 +34,7 @@ from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,
     Contradiction,
+    FilmReport,
     ImageReport,
     OtherModel,
     Report,
@@ -135,6 +136,7 @@ def collect_report(
         contradictions=contradictions,
         residuals=measured.residuals if measured else None,
         others=others,
+        films=images.films,
     )
     if not models:
         failure = failure or _failure(images, recipe, pairs)
@@ -204,6 +206,19 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
             for (width, height), count in Counter(i.size for i in infos).most_common()
         ],
         devices=sorted(devices - {""}),
+        films=[
+            FilmReport(
+                name=film.name,
+                seconds=film.seconds,
+                num_frames=film.num_frames,
+                num_blurred=film.num_blurred,
+                num_blurred_used=film.num_blurred_used,
+                num_cuts=film.num_cuts,
+                times=list(film.times),
+                curve=list(film.curve),
+            )
+            for film in images.films
+        ],
     )
 
 
