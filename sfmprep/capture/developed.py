@@ -66,8 +66,8 @@ class Film:
         worth = len(self.frames) + self.num_thinned
         return (
             f"{self.name}: {used} are used, as film.frames limits the {worth} that are"
-            f" worth it; up to {self.most_new:.0%} of the picture is new from one to the"
-            " next"
+            f" worth it; up to {self.most_new:.0%} of the picture is new from one to"
+            " the next"
         )
 
     def remarks(self) -> list[Remark]:

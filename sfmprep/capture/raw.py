@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from sfmprep.errors import ImageError
@@ -74,8 +74,9 @@ def _taken_over(path: Path) -> Image.Exif:
     """What EXIF of a RAW file says of camera, lens, exposure and position."""
     after = Image.Exif()
     try:
-        with TiffImagePlugin.TiffImageFile(path) as source:
-            before = Image.Image.getexif(source)
+        with path.open("rb") as file:
+            before = Image.Exif()
+            before.load_from_fp(file)
             for tag in (Base.Make, Base.Model):
                 if isinstance(before.get(tag), str):
                     after[tag] = before[tag]

@@ -140,7 +140,8 @@ def test_film_by_another_name_says_so(film: Path, tmp_path: Path) -> None:
     write(folder / "a.jpg")
     shutil.copy(film, folder / "b.jpg")
     assert find_capture(folder, tmp_path / "out", RECIPE).unreadable == {
-        "b.jpg": "its content is that of a film; give it the ending of one, such as .mp4"
+        "b.jpg": "its content is that of a film; give it the ending of one, such as"
+        " .mp4"
     }
 
 
@@ -160,7 +161,9 @@ def test_film_in_which_nothing_moves_ends_with_what_to_do(
 
 # -------------------------------------------------------------------------------- RAW
 def colours() -> np.ndarray:
-    return np.asarray(picture(64, 48) // 2 + 40, np.uint8)
+    """Grey ones: what a camera's matrix makes of others is not of interest here."""
+    grey = picture(64, 48)[..., :1] // 2 + 40
+    return np.repeat(grey, 3, axis=2).astype(np.uint8)
 
 
 def test_raw_is_developed_as_stored(tmp_path: Path) -> None:
@@ -176,8 +179,11 @@ def test_raw_is_developed_as_stored(tmp_path: Path) -> None:
     assert images.path("b.jpg") == tmp_path / "in" / "b.jpg"
     assert images.developed is not None
     assert images.developed.names == {"a.jpg"}
-    developed = images.read_pixels("a.jpg").astype(float).ravel()
-    assert np.corrcoef(developed, colours().astype(float).ravel())[0, 1] > 0.9
+    developed, expected = (
+        pixels.mean(axis=2).ravel()
+        for pixels in (images.read_pixels("a.jpg"), colours())
+    )
+    assert np.corrcoef(developed, expected)[0, 1] > 0.9
 
 
 def test_raw_without_rawpy_says_what_to_do(
