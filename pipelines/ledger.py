@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import Recipe
@@ -24,16 +25,23 @@ class Ledger:
         out: The output folder.
         recipe: That of this run, with one choice of features and matcher.
         images: Checksum of the content of each photograph and its mask, by name.
+        films: Checksum of the content of each film and RAW file, by name.
 
     Raises:
         StoreError: `stages.json` is damaged.
     """
 
-    def __init__(self, out: Path, recipe: Recipe, images: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        recipe: Recipe,
+        images: Mapping[str, str],
+        films: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._out = out
         self._path = out / "work" / "stages.json"
         recorded = {k: v["settings"] for k, v in read_table(self._path).items()}
-        self.keys = Keys(recipe, images, recorded)
+        self.keys = Keys(recipe, images, recorded, films)
 
     def file(self, name: str) -> Path:
         """Where the artefact of a stage lies."""
@@ -79,7 +87,7 @@ class Ledger:
         """
         keys = self.keys
         read = (*STAGES[name].reads, *STAGES[name].over)
-        stages = (_nearest(keys, other) for other in read if other != IMAGES)
+        stages = (_nearest(keys, other) for other in read if other in STAGES)
         is_whole = all(map(self.is_done, stages))
         written = _sha256(self.file(name)) if STAGES[name].is_text else None
         self._write(name, state=keys.state(name) if is_whole else None, sha256=written)

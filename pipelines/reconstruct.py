@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pycolmap
 
-from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.pipelines import reporting, stages
 from sfmprep.pipelines.artefacts import open_keypoints
 from sfmprep.pipelines.datasets import export_models
+from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reporting import timed
@@ -25,20 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 def reconstruct(
-    image_folder: Path,
+    source: Path,
     out: Path,
     recipe: Recipe,
     *,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Report:
-    """Turns a folder of photographs into a dataset, doing only what is missing.
+    """Turns photographs and films into a dataset, doing only what is missing.
 
     What was found is also in `out/report.json` and `out/report.html`, even where no
     poses were.
 
     Args:
-        image_folder: Photographs, also in sub-folders; they are never modified.
+        source: A folder of photographs and films, also in sub-folders, or one film;
+            they are never modified.
         out: A new folder, or that of an earlier run.
         recipe: What to do; see `sfmprep.load_recipe`.
         device: Where networks run, such as `cpu`, `cuda`, or `cuda:0,cuda:1`: one
@@ -48,10 +49,11 @@ def reconstruct(
     Raises:
         SfmprepError: see `errors.py`; what is done until then is kept.
     """
-    images = find_photographs(
-        image_folder, mask_root=recipe.masks, keep_damaged=recipe.keep_damaged
-    )
     seconds: dict[str, float] = {}
+    with timed(seconds, "develop"):
+        images = find_capture(source, out, recipe, progress=progress)
+    if images.developed is None:
+        seconds.clear()  # there was nothing to develop
     with open_run(images, out, recipe, progress=progress) as run:
         with (
             match_photographs(run, seconds, device=device, progress=progress) as found,

@@ -70,7 +70,7 @@ def write_report(
         outliers=poses.outliers,
         uncertainties=in_world(poses.uncertainties, world),
         world=world.to_json() if world else None,
-        command=making_command(images.root, workspace.out),
+        command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         num_dataset_points=num_dataset_points,
         folders=datasets_below(workspace.out) if world else {},

@@ -118,7 +118,9 @@ def open_run(
         _note(workspace, images, contents)
         has_features = workspace.features.is_file()
         write_text(workspace.recipe, (chosen if has_features else recipe).to_yaml())
-        yield Run(images, workspace, chosen, Ledger(out, chosen, contents.now))
+        films = images.developed.checksums if images.developed else {}
+        ledger = Ledger(out, chosen, contents.now, films)
+        yield Run(images, workspace, chosen, ledger)
 
 
 def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
@@ -138,7 +140,7 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
             f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
-    workspace.check_place(images.root)
+    workspace.check_place(images.source)
 
 
 def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:

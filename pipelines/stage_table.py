@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import DenseConfig, PairsFileConfig, Recipe, StrongerConfig
@@ -31,6 +32,7 @@ from sfmprep.models.identity import identity_with
 from sfmprep.weights import weights_here
 
 IMAGES = "images"  # not a stage: the photographs and masks as they are now
+FILMS = "films and RAW files"  # nor these: as they are now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,15 @@ def _damage_settings(recipe: Recipe) -> dict[str, object]:
 STAGES = {
     stage.name: stage
     for stage in (
+        Stage(
+            name="develop",
+            version=1,
+            over=(FILMS,),
+            grows=True,
+            writes="work/developed",
+            command="reconstruct",
+            settings=lambda r: _dump(r.film),
+        ),
         Stage(
             name="extract",
             version=1,
@@ -291,6 +302,7 @@ class Keys:
         images: Checksum of the content of each photograph and its mask, by name.
         recorded: The settings that stages were done with, by stage. They count for a
             network whose weights are not on this machine, if all else is equal.
+        films: Checksum of the content of each film and RAW file, by name.
     """
 
     def __init__(
@@ -298,17 +310,21 @@ class Keys:
         recipe: Recipe,
         images: Mapping[str, str],
         recorded: Mapping[str, Any],
+        films: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.recipe = recipe
         self.images = images
+        self.films = films
         self._recorded = recorded
         self.key = cache(self._key)
         self.state = cache(self._state)
         self.settings = cache(self._settings)
 
     def applies(self, name: str) -> bool:
-        """Whether the recipe has this stage."""
-        return STAGES[name].applies(self.recipe)
+        """Whether the recipe has this stage, and the capture what it works on."""
+        stage = STAGES[name]
+        is_idle = FILMS in stage.over and not self.films
+        return stage.applies(self.recipe) and not is_idle
 
     def reads(self, name: str) -> dict[str, str]:
         """The checksum of everything that a stage's key depends on, by its name."""
@@ -343,6 +359,8 @@ class Keys:
     def _state(self, name: str) -> str:
         if name == IMAGES:
             return checksum(dict(self.images))
+        if name == FILMS:
+            return checksum(dict(self.films))
         stage = STAGES[name]
         if not self.applies(name):
             return self.state(passes_on(stage))

@@ -168,8 +168,10 @@ def make_pairs(
     names = [name for name in run.images.names if name in features]
     if run.ledger.is_done("pairs"):
         return pairs_from_file(path, names)
+    shots: list[list[str]] = []
     if isinstance(config, AutoPairsConfig):
-        small = len(names) <= config.exhaustive_up_to
+        small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
+        shots = [shot for film in run.images.films for shot in film.shots()]
         config = ExhaustiveConfig() if small else config.retrieval
     match config:
         case ExhaustiveConfig():
@@ -186,6 +188,13 @@ def make_pairs(
             pairs = pairs_from_file(config.path, names)
         case _:
             assert_never(config)
+    for shot in shots:
+        neighbours = sequential_pairs(
+            [name for name in shot if name in features],
+            window=in_films.window,
+            quadratic=in_films.quadratic,
+        )
+        pairs = Pairs.of([*pairs, *neighbours])
     run.begin("pairs")
     pairs.write(path)
     run.finish("pairs")

@@ -18,6 +18,7 @@ out/
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
+        developed/     photographs that films and RAW files became; developed.json
         lock           held by the run that is going on
 """
 
@@ -36,6 +37,8 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.files import not_written
 
 logger = logging.getLogger(__name__)
+
+_EARLY = {"lock", "developed", "developed.json", "stages.json"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,16 @@ class Workspace:
     def earlier_dataset(self) -> Path:
         """The dataset of an earlier run, until there is one of this run."""
         return self.earlier / "dataset"
+
+    @property
+    def developed(self) -> Path:
+        """Photographs that films and RAW files became."""
+        return self.work / "developed"
+
+    @property
+    def developed_table(self) -> Path:
+        """Which film and RAW file became which of them."""
+        return self.work / "developed.json"
 
     @property
     def features(self) -> Path:
@@ -221,8 +234,8 @@ class Workspace:
         if self.recipe.is_file() or not self.out.is_dir():
             return
         found = sorted(entry.name for entry in self.out.iterdir())
-        if found == ["work"] and {e.name for e in self.work.iterdir()} <= {"lock"}:
-            return  # a run that was stopped at once
+        if found == ["work"] and {e.name for e in self.work.iterdir()} <= _EARLY:
+            return  # a run that was stopped before there was a recipe
         if found:
             raise ConfigError(
                 f"{self.out} is not empty and not an output of sfmprep (it holds"

@@ -7,7 +7,7 @@ import re
 import shlex
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from sfmprep.errors import ImageError
@@ -42,6 +42,26 @@ _DERIVED = re.compile(
 def is_image(name: str) -> bool:
     """Whether a file is read as an image, by its ending in any case."""
     return _suffix(name) in EXTENSIONS
+
+
+def is_film(name: str) -> bool:
+    """Whether a file is taken for a film, by its ending in any case."""
+    return _suffix(name) in _FILM_EXTENSIONS
+
+
+def is_raw(name: str) -> bool:
+    """Whether a file is taken for a RAW file, by its ending in any case."""
+    return _suffix(name) in _RAW_EXTENSIONS
+
+
+def without_twin(names: Iterable[str], images: Iterable[str]) -> list[str]:
+    """Files that do not belong to an image: not RAW beside JPEG, no live photograph."""
+    stems = {_stem(name) for name in images}
+    return [name for name in names if _stem(name) not in stems]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")).lower()
 
 
 def _suffix(name: str) -> str:

@@ -56,7 +56,7 @@ def content_sha256(
         ImageError: a file cannot be read.
     """
     paths = {name: images.path(name) for name in images.names}
-    return _digests(paths, known or {}, progress)
+    return files_sha256(paths, known, progress=progress)
 
 
 def masks_sha256(
@@ -76,7 +76,7 @@ def masks_sha256(
     """
     found = {name: mask_path(images, name) for name in images.names}
     paths = {name: path for name, path in found.items() if path is not None}
-    return _digests(paths, known or {}, progress)
+    return files_sha256(paths, known, progress=progress)
 
 
 def signature(digests: Mapping[str, FileDigest]) -> str:
@@ -94,9 +94,18 @@ def masks_signature(images: ImageSet) -> str | None:
     return None if images.mask_root is None else signature(masks_sha256(images))
 
 
-def _digests(
-    paths: Mapping[str, Path], known: Mapping[str, FileDigest], progress: Progress
+def files_sha256(
+    paths: Mapping[str, Path],
+    known: Mapping[str, FileDigest] | None = None,
+    *,
+    progress: Progress = silent,
 ) -> dict[str, FileDigest]:
+    """Hashes files as `content_sha256` does those of images, by whatever name.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
+    known = known or {}
     num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
     with thread_pool(num_threads, "sfmprep-identity") as pool:
         digests: Iterable[FileDigest] = pool.map(

@@ -152,6 +152,10 @@ def _plugin(head: bytes) -> type[ImageFile.ImageFile]:
             raise ImageError("HEIC cannot be read; install sfmprep[heic]") from error
         heif: type[ImageFile.ImageFile] = HeifImageFile
         return heif
+    if head[4:8] == b"ftyp" or head[8:12] == b"AVI " or head[:4] == b"\x1aE\xdf\xa3":
+        raise ImageError(
+            "its content is that of a film; give it the ending of one, such as .mp4"
+        )
     raise ImageError(
         "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF, JPEG 2000"
     )

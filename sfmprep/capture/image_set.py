@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sfmprep.capture.developed import Developed, Film
 from sfmprep.capture.folder import (
     EXTENSIONS,
     describe_passed_over,
@@ -43,13 +44,26 @@ class ImageSet:
     mask_root: Path | None = None
     passed_over: tuple[str, ...] = ()  # films, RAW and other files that are not read
     keep_damaged: bool = False  # use what is left of a damaged file
+    developed: Developed | None = None  # what films and RAW files became
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, name: str) -> Path:
         """Where the image `name` lies."""
+        if self.developed is not None and name in self.developed.names:
+            return self.developed.folder / name
         return self.root / name
+
+    @property
+    def source(self) -> Path:
+        """What the capture was made from: a folder, or a film."""
+        return self.root if self.developed is None else self.developed.source
+
+    @property
+    def films(self) -> tuple[Film, ...]:
+        """The films of which frames are among the images."""
+        return () if self.developed is None else self.developed.films
 
     def read_pixels(self, name: str) -> NDArray[np.uint8]:
         """The pixels of the image `name`, as `image_file.read_pixels` gives them."""
@@ -62,6 +76,7 @@ class ImageSet:
         *,
         mask_root: Path | None = None,
         keep_damaged: bool = False,
+        developed: Developed | None = None,
         progress: Progress = silent,
     ) -> ImageSet:
         """Finds all images below `root` and reads their headers, not their pixels.
@@ -76,13 +91,16 @@ class ImageSet:
             root: The folder of photographs.
             mask_root: A folder of masks; it may lie inside `root`.
             keep_damaged: Use what is left of damaged photographs.
+            developed: What films and RAW files became. These images join those of
+                `root`, or are all of them: then `root` is the folder where they lie.
             progress: Wraps the loop over files.
 
         Raises:
             ImageError: a folder is missing or is a file, `mask_root` is `root`, or no
                 image can be read.
         """
-        expect_folder(root, "image")
+        if developed is None or root.exists() is False:
+            expect_folder(root, "image")
         if mask_root is not None:
             expect_folder(mask_root, "mask")
             if mask_root.samefile(root):
@@ -91,13 +109,20 @@ class ImageSet:
                     " are told apart by folder. Move the masks to their own one."
                 )
         unreadable: dict[str, str] = {}
-        files = sorted(find_files(root, mask_root, unreadable))
-        found = [name for name in files if is_image(name)]
-        passed_over = tuple(name for name in files if not is_image(name))
+        files = sorted(find_files(root, mask_root, unreadable)) if root.is_dir() else []
+        paths = {name: root / name for name in files if is_image(name)}
+        passed_over = [name for name in files if not is_image(name)]
+        if developed is not None:
+            if not paths:
+                root = developed.folder
+            paths |= {name: developed.folder / name for name in developed.names}
+            passed_over = [n for n in passed_over if n not in developed.checksums]
+            unreadable |= developed.failures
+        found = sorted(paths)
         infos: dict[str, ImageInfo] = {}
         with thread_pool(_SCAN_THREADS, "sfmprep-scan") as pool:
             answers = pool.map(
-                lambda name: _info_or_reason(root / name, keep_damaged), found
+                lambda name: _info_or_reason(paths[name], keep_damaged), found
             )
             for name, answer in progress(
                 zip(found, answers, strict=True), desc="scan", total=len(found)
@@ -109,8 +134,9 @@ class ImageSet:
         if not infos:
             raise ImageError(_explain_nothing(root, unreadable, passed_over))
         return cls(
-            *(root, tuple(infos), infos, unreadable, mask_root, passed_over),
+            *(root, tuple(infos), infos, unreadable, mask_root, tuple(passed_over)),
             keep_damaged=keep_damaged,
+            developed=developed,
         )
 
     def camera_groups(self, how: Grouping) -> list[tuple[str, ...]]:

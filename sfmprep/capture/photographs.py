@@ -10,7 +10,13 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
-from sfmprep.capture.folder import describe_passed_over, is_image, photograph_folder
+from sfmprep.capture.developed import Developed
+from sfmprep.capture.folder import (
+    describe_passed_over,
+    is_image,
+    photograph_folder,
+    without_twin,
+)
 from sfmprep.capture.identity import content_sha256
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
@@ -28,6 +34,7 @@ def find_photographs(
     *,
     mask_root: Path | None = None,
     keep_damaged: bool = False,
+    developed: Developed | None = None,
     progress: Progress = silent,
 ) -> ImageSet:
     """Scans a folder, in known layouts the right one in it, with each photograph once.
@@ -38,9 +45,10 @@ def find_photographs(
     name scaled copies, panoramas and files that are not read.
 
     Args:
-        root: The folder of photographs, or of such a scene.
+        root: The folder of photographs, or of such a scene; a film that is developed.
         mask_root: A folder of masks; it may lie inside `root`.
         keep_damaged: Use what is left of damaged photographs.
+        developed: What films and RAW files became; these join the photographs.
         progress: Wraps the loop over files.
 
     Raises:
@@ -57,12 +65,17 @@ def find_photographs(
             f"; not read is what lies in {', '.join(beside)}" if beside else "",
         )
     images = ImageSet.scan(
-        folder, mask_root=mask_root, keep_damaged=keep_damaged, progress=progress
+        folder,
+        mask_root=mask_root,
+        keep_damaged=keep_damaged,
+        developed=developed,
+        progress=progress,
     )
     images = without_duplicates(images)
     _warn_of_scaled_copies(images)
     _warn_of_panoramas(images)
-    alone = _without_twin(images.passed_over, [*images.names, *images.unreadable])
+    known = filter(is_image, [*images.names, *images.unreadable])
+    alone = without_twin(images.passed_over, known)
     if alone:
         logger.warning(
             "not read in %s: %s", images.root, describe_passed_over(images.root, alone)
@@ -138,7 +151,10 @@ def _warn_of_scaled_copies(images: ImageSet) -> None:
 def _scaled_copies(images: ImageSet) -> Iterator[tuple[str, str, int]]:
     """Larger, smaller and factor of images that share a stem but not a folder."""
     by_stem = defaultdict(list)
+    frames = {name for film in images.films for name in film.frames}
     for name in images.names:
+        if name in frames:
+            continue  # they are called by their times
         by_stem[PurePosixPath(name).stem.lower()].append(name)
     for names in by_stem.values():
         for pair in combinations(names, 2):
@@ -172,13 +188,3 @@ def _warn_of_panoramas(images: ImageSet) -> None:
             images.root,
             found[0],
         )
-
-
-def _without_twin(passed_over: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Files that do not belong to an image: not RAW beside JPEG, no live photograph."""
-    stems = {_stem(name) for name in known if is_image(name)}
-    return [name for name in passed_over if _stem(name) not in stems]
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")).lower()

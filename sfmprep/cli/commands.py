@@ -377,12 +377,10 @@ def status(
     """Say of each stage whether it is done, and why it would run again."""
     loaded = options.load(_recipe_of(out))
     options.start_logging()
-    from sfmprep.capture.photographs import find_photographs
+    from sfmprep.pipelines.develop import find_capture
     from sfmprep.pipelines.status import stages_of
 
-    scanned = find_photographs(
-        images, mask_root=loaded.masks, keep_damaged=loaded.keep_damaged
-    )
+    scanned = find_capture(images, out, loaded, develops=False)
     for stage in stages_of(scanned, out, loaded, progress=show_progress):
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
@@ -623,12 +621,10 @@ def _open(
 ) -> Iterator[Run]:
     """Scans the images and opens the output folder for one stage."""
     loaded = _begin(images, out, options, default)
-    from sfmprep.capture.photographs import find_photographs
+    from sfmprep.pipelines.develop import find_capture
     from sfmprep.pipelines.run import open_run
 
-    scanned = find_photographs(
-        images, mask_root=loaded.masks, keep_damaged=loaded.keep_damaged
-    )
+    scanned = find_capture(images, out, loaded, progress=show_progress)
     with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
         yield run
 

@@ -29,7 +29,9 @@ from sfmprep.terminal import StageProgress, start_logging
 
 T = TypeVar("T")
 
-Images = Annotated[Positional[Path], arg(metavar="IMAGES", help="Folder of images.")]
+Images = Annotated[
+    Positional[Path], arg(metavar="IMAGES", help="Folder of images, or a film.")
+]
 Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results.")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[

@@ -18,6 +18,7 @@ from sfmprep.config.features import (
     SuperPointConfig,
     XFeatConfig,
 )
+from sfmprep.config.film import FilmConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "ExhaustiveConfig",
     "ExportConfig",
     "FeaturesConfig",
+    "FilmConfig",
     "Frontend",
     "LightGlueConfig",
     "LoftrConfig",

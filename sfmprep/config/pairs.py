@@ -47,13 +47,15 @@ class PairsFileConfig(Config):
 
 
 class AutoPairsConfig(Config):
-    """Exhaustive for small captures, retrieval for the others."""
+    """Exhaustive for small captures; else retrieval, and in films neighbours too."""
 
     type: Literal["auto"] = "auto"
     exhaustive_up_to: NonNegativeInt = 60
     """With so many images or fewer, every image is paired with every other."""
     retrieval: RetrievalConfig = RetrievalConfig()
     """How pairs are found above that."""
+    sequential: SequentialConfig = SequentialConfig()
+    """How frames of one film are paired beside that, never across a cut."""
 
 
 PairsConfig = Annotated[

@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from sfmprep.config.base import Config
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
+from sfmprep.config.film import FilmConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -70,6 +71,8 @@ class Recipe(Config):
     """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
     keep_damaged: bool = False
     """Use what is left of damaged photographs; what is lost is grey or black."""
+    film: FilmConfig = FilmConfig()
+    """Which frames of films are taken."""
     pairs: PairsConfig = AutoPairsConfig()
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""

@@ -37,6 +37,7 @@ from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,
     Contradiction,
+    FilmReport,
     ImageReport,
     OtherModel,
     Report,
@@ -143,6 +144,7 @@ def collect_report(
         residuals=measured.residuals if measured else None,
         others=others,
         scale=median(scales.values()),
+        films=images.films,
     )
     # poses that cannot be trusted contradict nothing
     trusted = () if any(f.blocks_training for f in findings) else models
@@ -208,7 +210,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
     infos = images.infos.values()
     devices = {device_name(info.make or "", info.model or "") for info in infos}
     return Capture(
-        folder="/".join(images.root.resolve().parts[-2:]),
+        folder="/".join(images.source.resolve().parts[-2:]),
         num_images=len(reports),
         num_bytes=sum(info.num_bytes for info in infos),
         sizes=[
@@ -216,6 +218,19 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
             for (width, height), count in Counter(i.size for i in infos).most_common()
         ],
         devices=sorted(devices - {""}),
+        films=[
+            FilmReport(
+                name=film.name,
+                seconds=film.seconds,
+                num_frames=film.num_frames,
+                num_blurred=film.num_blurred,
+                num_blurred_used=film.num_blurred_used,
+                num_cuts=film.num_cuts,
+                times=list(film.times),
+                curve=list(film.curve),
+            )
+            for film in images.films
+        ],
     )
 
 

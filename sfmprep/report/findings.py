@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from sfmprep.capture.developed import Film
 from sfmprep.report.schema import (
     CameraReport,
     Contradiction,
@@ -48,6 +49,7 @@ def list_findings(
     residuals: Residuals | None,
     others: Sequence[OtherModel] = (),
     scale: float = 1.0,
+    films: Sequence[Film] = (),
 ) -> list[Finding]:
     """Everything that deserves a warning, most important first.
 
@@ -64,6 +66,11 @@ def list_findings(
         found += _of_cameras(cameras, scale)
         found += _of_errors(residuals, scale)
     found += _of_images(images)
+    found += [
+        Finding(code="film", text=remark.text, advice=remark.advice)
+        for film in films
+        for remark in film.remarks()
+    ]
     return sorted(found, key=lambda finding: not finding.blocks_training)
 
 

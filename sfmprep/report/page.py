@@ -82,6 +82,7 @@ def write_page(
         *sections.scene(report, data["scene"]),
         *sections.left_out(report, images, features),
         *sections.registered(report, images),
+        *sections.films(report),
         *sections.links(report, images, database),
         *sections.graph(report),
         *sections.quality(report),

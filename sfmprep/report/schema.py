@@ -45,6 +45,27 @@ class SizeCount(Record):
     """Readable images of this size."""
 
 
+class FilmReport(Record):
+    """A film, of which frames are among the images."""
+
+    name: str
+    """POSIX path relative to the folder of photographs."""
+    seconds: float
+    """As far as it can be decoded."""
+    num_frames: int
+    """Frames that could be decoded."""
+    num_blurred: int
+    """Frames that are blurred against those around them."""
+    num_blurred_used: int
+    """How many of these are used all the same."""
+    num_cuts: int
+    """Cuts between frames that are used."""
+    times: list[float]
+    """When the frames that are used are, seconds from the start."""
+    curve: list[tuple[float, float]]
+    """Seconds, and sharpness against the median of the film; at most 400 points."""
+
+
 class Capture(Record):
     """The photographs that went in."""
 
@@ -58,6 +79,8 @@ class Capture(Record):
     """Sizes, most frequent first."""
     devices: list[str]
     """Makes and models of the cameras that EXIF names, sorted."""
+    films: list[FilmReport] = []
+    """Films, of which frames are used, sorted by name."""
 
 
 class Result(Record):

@@ -13,11 +13,12 @@ import yaml
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.report.pictures import draw_keypoints, draw_matches
-from sfmprep.report.schema import ImageReport, Report, Status, ViewPair
+from sfmprep.report.schema import FilmReport, ImageReport, Report, Status, ViewPair
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Float32
 
 MAX_CAMERAS = 6
+_MAX_FILMS = 20
 _MAX_PAIRS_DRAWN = 6
 _MAX_CONTRADICTIONS_DRAWN = 4
 _MAX_DRAWN_OF_A_CAUSE = 4
@@ -222,6 +223,47 @@ def registered(report: Report, images: ImageSet) -> Iterator[str]:
             f" {_count(image.num_points, 'point')}</figcaption></figure>"
         )
     yield "</div></section>"
+
+
+def films(report: Report) -> Iterator[str]:
+    """Sharpness over time, and which frames were taken."""
+    if not report.capture.films:
+        return
+    yield "<section><h2>Films</h2>"
+    for film in report.capture.films[:_MAX_FILMS]:
+        cuts = f", {_count(film.num_cuts, 'cut')}" if film.num_cuts else ""
+        blurred = (
+            f"; {film.num_blurred:,} are blurred, of which {film.num_blurred_used:,}"
+            " are used"
+        )
+        yield (
+            f"<h3>{escape(film.name)}</h3><p>{len(film.times):,} of"
+            f" {_count(film.num_frames, 'frame')} in {_duration(film.seconds)} are"
+            f" used{cuts}{blurred if film.num_blurred else ''}.</p>{_strip(film)}"
+        )
+    yield (
+        '<p class="hint">The line is sharpness over time; the marks below it are the'
+        " frames that are used.</p></section>"
+    )
+
+
+def _strip(film: FilmReport) -> str:
+    """An SVG of the sharpness of a film and its frames."""
+    width, height = 1000, 60
+    length = max(film.seconds, 1e-9)
+    line = " ".join(
+        f"{seconds / length * width:.0f},{height * (1 - min(value, 2) / 2):.0f}"
+        for seconds, value in film.curve
+    )
+    marks = "".join(
+        f"M{seconds / length * width:.1f} {height + 4}v12" for seconds in film.times
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height + 18}" role="img"'
+        f' aria-label="sharpness of {escape(film.name)}">'
+        f'<polyline points="{line}" fill="none" stroke="currentColor"/>'
+        f'<path d="{marks}" stroke="currentColor" stroke-width="1.5"/></svg>'
+    )
 
 
 def scene(report: Report, data: dict[str, Any] | None) -> Iterator[str]:

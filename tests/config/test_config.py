@@ -31,7 +31,7 @@ from sfmprep.errors import ConfigError
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, masks,"
-    " keep_damaged, pairs, dense, database, mapping, second_round, refinement,"
+    " keep_damaged, film, pairs, dense, database, mapping, second_round, refinement,"
     " export, engine, seed, like."
 )
 

@@ -1,0 +1,174 @@
+"""What is no photograph yet: films and RAW files, and what they became."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from sfmprep.capture.folder import (
+    find_files,
+    is_film,
+    is_image,
+    is_raw,
+    photograph_folder,
+    without_twin,
+)
+
+_TURNED = 0.8  # share of the steps, from where on it is said
+_FEW_STEPS = 4
+_MANY_BLURRED = 0.3
+
+
+class Remark(NamedTuple):
+    """What a person should know of a film, and what to do about it."""
+
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A film, and the frames of it that are used as photographs."""
+
+    name: str  # of the file, as those of photographs
+    seconds: float  # as far as it can be decoded
+    lost_seconds: float  # that it says to have beyond that
+    num_frames: int
+    frames: tuple[str, ...]  # names of the photographs, in the order of time
+    times: tuple[float, ...]  # of each, seconds
+    segments: tuple[int, ...]  # of each: 0, and one more after every cut
+    num_blurred: int  # frames that are blurred against those around them
+    num_blurred_used: int
+    num_thinned: int  # taken at first, but more than was asked for
+    most_new: float  # 0..1: the largest share of the picture new from one to the next
+    share_turned: float  # 0..1: of the steps that a turn, or a flat scene, explains
+    curve: tuple[tuple[float, float], ...]  # seconds, sharpness against its median
+
+    @property
+    def num_cuts(self) -> int:
+        """Cuts between frames that are used."""
+        return len(set(self.segments)) - 1 if self.segments else 0
+
+    def shots(self) -> list[list[str]]:
+        """Names of the frames between one cut and the next, in the order of time."""
+        shots: dict[int, list[str]] = {}
+        for name, segment in zip(self.frames, self.segments, strict=True):
+            shots.setdefault(segment, []).append(name)
+        return list(shots.values())
+
+    def summary(self) -> str:
+        """What was taken of it, in a sentence."""
+        used = f"{len(self.frames)} of {self.num_frames:,} frames"
+        if not self.num_thinned:
+            return f"{self.name}: {used} are used"
+        worth = len(self.frames) + self.num_thinned
+        return (
+            f"{self.name}: {used} are used, as film.frames limits the {worth} that are"
+            f" worth it; up to {self.most_new:.0%} of the picture is new from one to"
+            " the next"
+        )
+
+    def remarks(self) -> list[Remark]:
+        """What a person should know; mostly nothing."""
+        found = []
+        if self.lost_seconds:
+            found.append(
+                Remark(
+                    f"{self.name} cannot be decoded beyond {self.seconds:.1f} of"
+                    f" {self.seconds + self.lost_seconds:.1f} s; what comes before is"
+                    " used.",
+                    "Copy it from the camera again.",
+                )
+            )
+        if len(self.frames) == 1:
+            found.append(
+                Remark(
+                    f"In the {self.seconds:.1f} s of {self.name} nothing moves, so one"
+                    " frame is all that it gives.",
+                    "Walk around what you film.",
+                )
+            )
+        if len(self.frames) > _FEW_STEPS and self.share_turned >= _TURNED:
+            found.append(
+                Remark(
+                    f"In {self.share_turned:.0%} of {self.name} the camera only turns,"
+                    " or what it shows is flat: that gives no depth.",
+                    "Walk while you film.",
+                )
+            )
+        if self.num_blurred_used > _MANY_BLURRED * len(self.frames):
+            found.append(
+                Remark(
+                    f"{self.num_blurred_used} of the {len(self.frames)} frames of"
+                    f" {self.name} that are used are blurred: nothing sharper is around"
+                    " them.",
+                    "Move more slowly, in more light.",
+                )
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Film:
+        """What `to_json` has written."""
+        pairs = tuple((float(x), float(y)) for x, y in data["curve"])
+        lists = {key: tuple(data[key]) for key in ("frames", "times", "segments")}
+        return cls(**{**data, **lists, "curve": pairs})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Developed:
+    """The photographs that films and RAW files of a capture became."""
+
+    source: Path  # what the user gave: a folder, or a film
+    folder: Path  # where the photographs lie
+    names: frozenset[str]  # of the photographs, POSIX paths relative to `folder`
+    checksums: Mapping[str, str]  # of the content of each film and RAW file, by name
+    failures: Mapping[str, str]  # why nothing came of a file, by its name
+    films: tuple[Film, ...]
+
+
+def files_to_develop(source: Path, mask_root: Path | None) -> dict[str, Path]:
+    """The films and RAW files of a capture by name, sorted.
+
+    Not a RAW file beside its JPEG, nor the moving part of a live photograph. None where
+    there is no such folder.
+
+    Args:
+        source: A folder of photographs, or a film.
+        mask_root: A folder that is not entered, or None.
+    """
+    if source.is_file():
+        return {source.name: source} if is_film(source.name) else {}
+    if not source.is_dir():
+        return {}
+    folder, _ = photograph_folder(source)
+    files = sorted(find_files(folder, mask_root, {}))
+    images = [name for name in files if is_image(name)]
+    others = [name for name in files if is_film(name) or is_raw(name)]
+    return {name: folder / name for name in without_twin(others, images)}
+
+
+def places(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Where films and RAW files are developed to, and which cannot be.
+
+    Returns:
+        By name the folder of a film's frames, `walk` for `walk.mp4`, or the JPEG of a
+        RAW file; and by name why there is none.
+    """
+    taken: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        place = str(path.with_suffix("" if is_film(name) else ".jpg"))
+        if place in taken.values():
+            first = next(other for other, its in taken.items() if its == place)
+            failures[name] = f"it has the name of {first}, which is used; rename it"
+        else:
+            taken[name] = place
+    return taken, failures

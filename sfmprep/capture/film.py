@@ -1,0 +1,160 @@
+"""Films: their frames one after the other, upright and with their times.
+
+OpenCV decodes them, whose wheels bring an FFmpeg under the LGPL. It turns frames as the
+film's rotation says, and colours of 10 bits become 8.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.errors import ImageError
+from sfmprep.threads import thread_pool
+
+_MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_MAX_INDEX_BYTES = 1 << 26
+_FALLBACK_RATE = 30.0  # frames a second, where a film has no times of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One decoded frame."""
+
+    number: int  # of the frames that could be decoded, from 0
+    seconds: float  # from the start of the film, always more than the one before
+    pixels: NDArray[np.uint8]  # [H, W, 3] BGR, upright
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmHeader:
+    """What a film says of itself; it may be wrong."""
+
+    num_frames: int  # 0 where it is not said
+    seconds: float  # 0 where it is not said
+
+
+def read_header(path: Path) -> FilmHeader:
+    """How long a film says that it is.
+
+    Raises:
+        ImageError: there is no film that can be decoded. The message is the bare
+            reason: it does not name the file.
+    """
+    import cv2
+
+    capture = _open(path)
+    try:
+        count, rate = (
+            capture.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS)
+        )
+    finally:
+        capture.release()
+    count = max(count, 0) if math.isfinite(count) else 0
+    return FilmHeader(num_frames=int(count), seconds=count / rate if rate > 0 else 0)
+
+
+def read_frames(path: Path) -> Generator[Frame]:
+    """Decodes all frames in order, one ahead of the consumer and no more.
+
+    The times are those of the film, whatever its frame rate does. A film that breaks
+    off yields the frames before that.
+
+    Raises:
+        ImageError: as `read_header`, or not one frame can be decoded.
+    """
+    import cv2
+
+    capture = _open(path)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    step = 1 / (rate if 0 < rate < 1000 else _FALLBACK_RATE)
+
+    def read_one() -> tuple[NDArray[np.uint8] | None, float]:
+        is_there, pixels = capture.read()
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return (np.asarray(pixels, np.uint8) if is_there else None), seconds
+
+    number, last = 0, -step
+    try:
+        with thread_pool(1, "sfmprep-film") as pool:
+            task = pool.submit(read_one)
+            while True:
+                pixels, seconds = task.result()
+                if pixels is None:
+                    break
+                task = pool.submit(read_one)
+                if not math.isfinite(seconds) or seconds <= last:
+                    seconds = last + step  # of films that have no times, or wrong ones
+                yield Frame(number, seconds, pixels)
+                number, last = number + 1, seconds
+    finally:
+        capture.release()
+    if number == 0:
+        raise ImageError("not one frame of it can be decoded; copy the film again")
+
+
+def _open(path: Path) -> Any:
+    import cv2
+
+    if reason := _why_not(path):
+        raise ImageError(reason)
+    # by name, so that no `%d` in it makes OpenCV look for numbered pictures
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        converted = shlex.quote(path.stem + "-new.mp4")
+        raise ImageError(
+            "it is no film that can be decoded: sound alone, damaged, or of a rare"
+            f" kind. Convert it, for example: ffmpeg -i {shlex.quote(str(path))}"
+            f" {converted}"
+        )
+    return capture
+
+
+def _why_not(path: Path) -> str | None:
+    """What is wrong with an MP4 or MOV file, of which its boxes tell; None if nothing.
+
+    Their format: ISO/IEC 14496-12.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            if not head:
+                return "the file is empty; copy it again"
+            if head[4:8] not in _MP4_FIRST:
+                return None
+            index = _find_index(file)
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror}"
+    if index is None:
+        return (
+            "its index (moov) is missing: the recording or the copy was not finished."
+            " Copy it from the camera again, or play it there once, which repairs it"
+        )
+    if b"vide" not in index and b"soun" in index:
+        return "it holds sound but no picture; give the film itself"
+    return None
+
+
+def _find_index(file: BinaryIO) -> bytes | None:
+    """The content of the box `moov` of an MP4 file; None where there is none."""
+    place = 0
+    while True:
+        file.seek(place)
+        head = file.read(16)
+        if len(head) < 8:
+            return None
+        size = int.from_bytes(head[:4])
+        if size == 1:
+            size = int.from_bytes(head[8:16])
+        if head[4:8] == b"moov":
+            return file.read(min(size, _MAX_INDEX_BYTES) if size else _MAX_INDEX_BYTES)
+        if size < 8:  # 0: to the end of the file
+            return None
+        place += size

@@ -1,0 +1,197 @@
+"""Which frames of a film become photographs.
+
+A frame is taken where enough of the picture is new since the last one, and of those
+around it the sharpest. Standing still adds nothing, a fast pan gets more. Sharpness is
+only ever compared between frames that show nearly the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.capture.film import Frame
+from sfmprep.capture.motion import Mark, MotionTracker
+
+_MAX_RATE = 31.0  # frames a second that are looked at
+_LONGER_SIDE = 960  # at which sharpness is measured
+_WINDOW = 0.6  # of the step: from here on frames are candidates
+_MOST = 1.8  # of the step: so long a sharp one is waited for
+_BLURRED = 0.6  # of the sharpness that is usual around it
+_USUAL_FRAMES = 31
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What was measured of one frame."""
+
+    number: int
+    seconds: float
+    sharpness: float  # of the Laplacian against the picture itself
+    is_blurred: bool  # against what is usual around it
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """A frame that is taken."""
+
+    frame: Frame
+    look: Look
+    segment: int  # 0, and one more after every cut
+    moved: float  # 0..1: share of the picture that is new since the one before
+    parallax: float  # share of points that moved as no turn explains; nan if unknown
+
+    def without_pixels(self) -> Keyframe:
+        """The same without what takes memory."""
+        nothing = np.empty((0, 0, 3), np.uint8)
+        return replace(self, frame=replace(self.frame, pixels=nothing))
+
+    def after(self, moved: float) -> Keyframe:
+        """The same, so far from the one before."""
+        return replace(self, moved=min(moved, 1.0))
+
+
+def sharpness(grey: NDArray[np.uint8]) -> float:
+    """How much of the contrast of a picture [H, W] is in its finest detail.
+
+    Neither exposure nor contrast changes it. 0 for a plain picture.
+    """
+    contrast = float(cv2.meanStdDev(grey)[1][0, 0])
+    if contrast < 1:
+        return 0.0
+    detail = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0]
+    return float((detail / contrast) ** 2)
+
+
+def _reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] BGR in grey, its longer side 960 pixels or fewer."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    scale = min(_LONGER_SIDE / max(grey.shape), 1)
+    size = [max(round(side * scale), 1) for side in grey.shape[::-1]]
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+class Chooser:
+    """Chooses among the frames of a film as they come.
+
+    No more than the best frame so far is kept in memory.
+
+    Args:
+        max_overlap: Share of the picture, below 1, that two frames that are taken one
+            after the other have in common.
+    """
+
+    def __init__(self, max_overlap: float) -> None:
+        self.looks: list[Look] = []
+        self._step = 1 - max_overlap
+        self._tracker = MotionTracker()
+        self._recent: deque[float] = deque(maxlen=_USUAL_FRAMES)
+        self._segment = 0
+        self._has_one = False  # in this segment
+        self._best: tuple[Frame, Look, Mark, float] | None = None
+
+    def push(self, frame: Frame) -> Iterator[Keyframe]:
+        """Looks at the next frame; yields those before it that are taken."""
+        if self.looks and frame.seconds - self.looks[-1].seconds < 1 / _MAX_RATE:
+            return
+        grey = _reduced(frame.pixels)
+        motion = self._tracker.push(grey)
+        if motion.is_cut:
+            yield from self.finish()
+            self._segment += 1
+            self._has_one = False
+        look = self._look(frame, sharpness(grey))
+        if motion.is_lost:
+            return
+        moved = motion.moved
+        if self._best is not None and self._is_due(moved):
+            yield self._take()
+            moved = self._tracker.moved()
+        if moved >= self._from():
+            self._consider(frame, look, moved)
+
+    def finish(self) -> Iterator[Keyframe]:
+        """Yields what is left at the end of the film."""
+        if self._best is not None:
+            yield self._take()
+
+    # ------------------------------------------------------------------- internals
+    def _look(self, frame: Frame, value: float) -> Look:
+        self._recent.append(value)
+        usual = float(np.median(self._recent))
+        look = Look(frame.number, frame.seconds, value, value < _BLURRED * usual)
+        self.looks.append(look)
+        return look
+
+    def _from(self) -> float:
+        """How far the picture must have moved for a frame to be a candidate."""
+        return _WINDOW * self._step if self._has_one else 0.0
+
+    def _is_due(self, moved: float) -> bool:
+        assert self._best is not None
+        look = self._best[1]
+        # the first of a segment is one of its first frames
+        end = self._step if self._has_one else (1 - _WINDOW) * self._step
+        if look.sharpness < _BLURRED * float(np.median(self._recent)):
+            end *= _MOST
+        return moved >= end
+
+    def _consider(self, frame: Frame, look: Look, moved: float) -> None:
+        if self._best is None or look.sharpness > self._best[1].sharpness:
+            self._best = frame, look, self._tracker.mark(), moved
+
+    def _take(self) -> Keyframe:
+        assert self._best is not None
+        frame, look, mark, moved = self._best
+        parallax = self._tracker.restart(mark)
+        if not self._has_one:
+            parallax = float("nan")
+        self._best, self._has_one = None, True
+        return Keyframe(frame, look, self._segment, moved, parallax)
+
+
+def choose(frames: Iterable[Frame], chooser: Chooser) -> Iterator[Keyframe]:
+    """The frames of a film that are taken, in order."""
+    for frame in frames:
+        yield from chooser.push(frame)
+    yield from chooser.finish()
+
+
+def thin_out(
+    moved: Sequence[float], sharp: Sequence[float], segments: Sequence[int], most: int
+) -> list[int]:
+    """Which of the frames that were taken to keep, where they are too many.
+
+    Again and again the frame goes between whose neighbours least is new, a blurred one
+    sooner; never the first or the last of a segment, of which there may be more than
+    `most`.
+
+    Args:
+        moved: Share of the picture that is new since the frame before, each.
+        sharp: Sharpness, each.
+        segments: Number of the segment, each, ascending.
+        most: How many may stay, 1 or more.
+
+    Returns:
+        Positions in these sequences, ascending.
+    """
+    kept = list(range(len(moved)))
+    gaps = list(moved)
+    while len(kept) > most:
+        costs = [
+            (gaps[k] + gaps[k + 1]) * sharp[kept[k]]
+            if segments[kept[k - 1]] == segments[kept[k]] == segments[kept[k + 1]]
+            else np.inf
+            for k in range(1, len(kept) - 1)
+        ]
+        if not costs or not np.isfinite(min(costs)):
+            break
+        k = int(np.argmin(costs)) + 1
+        gaps[k + 1] += gaps[k]
+        del kept[k], gaps[k]
+    return kept

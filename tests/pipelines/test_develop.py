@@ -1,0 +1,239 @@
+"""Films and RAW files become photographs of the capture, once."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sfmprep.capture import frames as frames_module
+from sfmprep.capture.raw import develop_raw
+from sfmprep.cli.commands import run
+from sfmprep.config.load import load_recipe
+from sfmprep.errors import ImageError
+from sfmprep.pipelines.develop import find_capture
+from tests.support.films import Walk, sound_only, write_film
+from tests.support.pictures import picture, write
+from tests.support.raw import write_dng
+
+RECIPE = load_recipe("sift")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    walk = Walk()
+    folder = tmp_path_factory.mktemp("film")
+    return write_film(folder / "walk.mp4", [walk.at(2 * k) for k in range(40)])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the films that are decoded."""
+    names: list[str] = []
+    read = frames_module.read_frames
+
+    def noted(path: Path):
+        names.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(frames_module, "read_frames", noted)
+    return names
+
+
+# ------------------------------------------------------------------------------ films
+def test_film_is_a_capture(film: Path, tmp_path: Path, decoded: list[str]) -> None:
+    images = find_capture(film, tmp_path / "out", RECIPE)
+    assert images.root == tmp_path / "out" / "work" / "developed"
+    assert images.source == film
+    assert images.names == images.films[0].frames
+    assert all(name.startswith("walk/00h00m0") for name in images.names)
+    assert images.read_pixels(images.names[0]).shape == (120, 160, 3)
+    assert len(images.camera_groups("auto")) == 1
+    again = find_capture(film, tmp_path / "out", RECIPE)
+    assert (again.names, again.films) == (images.names, images.films)
+    assert decoded == ["walk.mp4"]
+
+
+def test_films_and_photographs_are_one_capture(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.jpg")
+    write(folder / "IMG_1.JPG", picture(seed=1))
+    shutil.copy(film, folder / "img_1.MOV")  # a live photograph
+    (folder / "sub").mkdir()
+    shutil.copy(film, folder / "sub" / "walk.mp4")
+    images = find_capture(folder, tmp_path / "out", RECIPE)
+    own = [name for name in images.names if not name.startswith("sub/walk/")]
+    assert own == ["IMG_1.JPG", "a.jpg"]
+    assert images.root == folder == images.source
+    frame = images.films[0].frames[0]
+    assert images.path(frame) == tmp_path / "out" / "work" / "developed" / frame
+    assert images.path("a.jpg") == folder / "a.jpg"
+
+
+def test_only_what_changed_is_made_anew(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(film, folder / "a.mp4")
+    find_capture(folder, out, RECIPE)
+    write_film(folder / "b.mp4", [Walk(5).at(2 * k) for k in range(20)])
+    first = find_capture(folder, out, RECIPE)
+    assert decoded == ["a.mp4", "b.mp4"]
+    first.path(first.films[1].frames[0]).unlink()
+    assert find_capture(folder, out, RECIPE).names == first.names
+    assert decoded == ["a.mp4", "b.mp4", "b.mp4"]
+    more = load_recipe("sift", ["film.max_overlap=0.95"])
+    assert len(find_capture(folder, out, more)) > len(first)
+    assert decoded[3:] == ["a.mp4", "b.mp4"]
+    (folder / "b.mp4").unlink()
+    assert len(find_capture(folder, out, more).films) == 1
+
+
+def test_without_developing_nothing_is_made(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    with pytest.raises(ImageError):
+        find_capture(film, tmp_path / "out", RECIPE, develops=False)
+    assert decoded == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_films_of_one_name(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(film, folder / "walk.mov")
+    shutil.copy(film, folder / "walk.mp4")
+    images = find_capture(folder, tmp_path / "out", RECIPE)
+    assert images.unreadable == {
+        "walk.mp4": "it has the name of walk.mov, which is used; rename it"
+    }
+    assert len(images.films) == 1
+
+
+def test_film_that_cannot_be_used_is_left_out(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(film, folder / "a.mp4")
+    (folder / "b.mp4").write_bytes(sound_only())
+    images = find_capture(folder, tmp_path / "out", RECIPE)
+    assert images.unreadable == {
+        "b.mp4": "it holds sound but no picture; give the film itself"
+    }
+    assert images.passed_over == ()
+
+
+def test_film_alone_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "b.mp4"
+    path.write_bytes(b"")
+    with pytest.raises(ImageError) as caught:
+        find_capture(path, tmp_path / "out", RECIPE)
+    assert str(caught.value) == f"{path}: the file is empty; copy it again"
+
+
+def test_film_by_another_name_says_so(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.jpg")
+    shutil.copy(film, folder / "b.jpg")
+    assert find_capture(folder, tmp_path / "out", RECIPE).unreadable == {
+        "b.jpg": "its content is that of a film; give it the ending of one, such as"
+        " .mp4"
+    }
+
+
+def test_film_in_which_nothing_moves_ends_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_film(tmp_path / "a.mp4", [Walk().at(0)] * 31)
+    assert run(["reconstruct", str(path), str(tmp_path / "out")]) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert (
+        "In the 1.0 s of a.mp4 nothing moves, so one frame is all that it gives. Walk"
+        " around what you film." in printed
+    )
+    assert "poses need at least two" in printed
+    assert "Traceback" not in printed
+
+
+# -------------------------------------------------------------------------------- RAW
+def colours() -> np.ndarray:
+    """Grey ones: what a camera's matrix makes of others is not of interest here."""
+    grey = picture(64, 48)[..., :1] // 2 + 40
+    return np.repeat(grey, 3, axis=2).astype(np.uint8)
+
+
+def test_raw_is_developed_as_stored(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy", reason="the extra raw is not installed")
+    write_dng(tmp_path / "in" / "a.DNG", colours(), orientation=6)
+    write_dng(tmp_path / "in" / "b.dng", colours()[::-1])
+    write(tmp_path / "in" / "b.jpg")  # what the camera made of it
+    images = find_capture(tmp_path / "in", tmp_path / "out", RECIPE)
+    assert images.names == ("a.jpg", "b.jpg")
+    info = images.infos["a.jpg"]
+    assert (info.size, info.orientation) == ((64, 48), 6)
+    assert (info.make, info.model) == ("Maker", "Model 1")
+    assert images.path("b.jpg") == tmp_path / "in" / "b.jpg"
+    assert images.developed is not None
+    assert images.developed.names == {"a.jpg"}
+    developed, expected = (
+        pixels.mean(axis=2).ravel()
+        for pixels in (images.read_pixels("a.jpg"), colours())
+    )
+    assert np.corrcoef(developed, expected)[0, 1] > 0.9
+
+
+def test_raw_without_rawpy_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args, **options):
+        if name == "rawpy":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImageError) as caught:
+        develop_raw(tmp_path / "a.dng", tmp_path / "a.jpg")
+    assert str(caught.value) == (
+        "RAW cannot be read; install sfmprep[raw], or develop it to JPEG or to TIFF of"
+        " 16 bits"
+    )
+
+
+def test_damaged_raw_is_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy", reason="the extra raw is not installed")
+    write(tmp_path / "in" / "b.jpg")
+    (tmp_path / "in" / "a.nef").write_bytes(b"no RAW file" * 100)
+    images = find_capture(tmp_path / "in", tmp_path / "out", RECIPE)
+    assert list(images.unreadable) == ["a.nef"]
+    assert images.unreadable["a.nef"].startswith("rawpy cannot read it (")
+    assert images.unreadable["a.nef"].endswith("or develop it to JPEG")
+
+
+# ----------------------------------------------------------------------------- whole
+@pytest.mark.slow
+def test_film_becomes_a_dataset(demo_scene: Path, tmp_path: Path, capsys) -> None:
+    """The demo scene as a film: between its photographs the camera stands still."""
+    pictures = [
+        cv2.resize(cv2.imread(str(path)), (480, 360), interpolation=cv2.INTER_AREA)
+        for path in sorted((demo_scene / "images").iterdir())
+    ]
+    path = write_film(tmp_path / "walk.mp4", [p for p in pictures for _ in range(4)])
+    out = tmp_path / "out"
+    settings = ["--recipe", "sift", "--set", "features.max_keypoints=1500"]
+    assert run(["reconstruct", str(path), str(out), *settings]) == 0
+    capsys.readouterr()
+    used = sorted(file.name for file in (out / "images").rglob("*.jpg"))
+    assert 6 <= len(used) <= len(pictures)
+    page = (out / "report.html").read_text("utf-8")
+    assert "<h2>Films</h2>" in page
+    assert "walk.mp4" in page
+    assert run(["status", str(path), str(out), *settings]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["develop", "done", str(out / "work" / "developed")]
+    assert all("done" in line for line in lines)

@@ -1,0 +1,140 @@
+"""Small films with known content, times and rotation."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmprep.capture.film import Frame
+
+Pixels = NDArray[np.uint8]
+SIZE = (160, 120)
+
+
+def texture(width: int, height: int, seed: int = 0) -> Pixels:
+    """Random detail at three scales, [H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(
+            rng.integers(0, 256, (-(-height // n), -(-width // n), 3), np.uint8),
+            (width, height),
+            interpolation=cv2.INTER_CUBIC,
+        ).astype(np.float32)
+        for n in (3, 8, 24)
+    ]
+    mixed = 0.3 * layers[0] + 0.3 * layers[1] + 0.4 * layers[2]
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+class Walk:
+    """What a camera sees that moves sideways past a wall and columns before it.
+
+    A step of 1 moves the wall by one pixel, and the columns by two.
+    """
+
+    def __init__(self, seed: int = 0, size: tuple[int, int] = SIZE) -> None:
+        self.size = size
+        self._wall = texture(2400, size[1], seed)
+        self._columns = texture(4800, size[1], seed + 1)
+        self._is_column = (np.arange(4800) // 20) % 4 == 0
+
+    def at(self, x: float, blur: float = 0, gain: float = 1) -> Pixels:
+        """The frame at x, 0..2000; `blur` pixels of motion, `gain` of exposure."""
+        width, height = self.size
+
+        def window(layer: Pixels, start: float) -> Pixels:
+            shift = np.float32([[1, 0, -start], [0, 1, 0]])
+            return cv2.warpAffine(layer, shift, (width, height))
+
+        wall, columns = window(self._wall, x), window(self._columns, 2 * x)
+        mask = np.repeat(self._is_column[None, :, None], height, 0).astype(np.uint8)
+        near = window(np.ascontiguousarray(mask[..., 0]), 2 * x) > 0
+        seen = np.where(near[..., None], columns, wall).astype(np.float32)
+        if blur:
+            seen = cv2.blur(seen, (max(round(blur), 1), 1))
+        return np.clip(seen * gain, 0, 255).astype(np.uint8)
+
+
+def as_frames(pictures: Iterable[Pixels], rate: float = 30) -> list[Frame]:
+    """Frames as they come from a film."""
+    return [Frame(k, k / rate, pixels) for k, pixels in enumerate(pictures)]
+
+
+def write_film(
+    path: Path,
+    pictures: Sequence[Pixels],
+    *,
+    rate: float = 30,
+    quarter_turns: int = 0,
+    durations: Sequence[float] | None = None,
+) -> Path:
+    """Writes an MP4 of MPEG-4 frames, [H, W, 3] BGR each.
+
+    Args:
+        path: The file; its folder is made.
+        pictures: The frames as stored.
+        rate: Frames a second.
+        quarter_turns: Clockwise, by which a player turns them.
+        durations: Of each frame, in units of 1 / `rate`; their mean is 1.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pictures[0].shape[:2]
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, (width, height))
+    assert writer.isOpened()
+    for pixels in pictures:
+        writer.write(pixels)
+    writer.release()
+    data = path.read_bytes()
+    if quarter_turns:
+        data = _turned(data, quarter_turns, width, height)
+    if durations is not None:
+        data = _timed(data, durations)
+    path.write_bytes(data)
+    return path
+
+
+def _turned(data: bytes, quarter_turns: int, width: int, height: int) -> bytes:
+    """Sets the matrix of the track header (ISO/IEC 14496-12, 8.3.2)."""
+    one = 1 << 16
+    a, b, x, y = {
+        1: (0, one, height, 0),
+        2: (-one, 0, width, height),
+        3: (0, -one, 0, width),
+    }[quarter_turns]
+    matrix = struct.pack(">9i", a, b, 0, -b, a, 0, x * one, y * one, 1 << 30)
+    start = data.index(b"tkhd") + 44
+    return data[:start] + matrix + data[start + 36 :]
+
+
+def _timed(data: bytes, durations: Sequence[float]) -> bytes:
+    """Sets the duration of each frame (8.6.1.2); the index lies behind the frames."""
+    start = data.index(b"stts")
+    (old_size,) = struct.unpack(">I", data[start - 4 : start])
+    (unit,) = struct.unpack(">I", data[start + 16 : start + 20])
+    entries = b"".join(struct.pack(">II", 1, round(unit * d)) for d in durations)
+    box = b"stts" + struct.pack(">II", 0, len(durations)) + entries
+    grown = len(box) + 4 - old_size
+    out = bytearray(data)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place = data.rindex(name, 0, start) - 4
+        (size,) = struct.unpack(">I", data[place : place + 4])
+        out[place : place + 4] = struct.pack(">I", size + grown)
+    head = struct.pack(">I", len(box) + 4)
+    return bytes(out[: start - 4]) + head + box + bytes(out[start - 4 + old_size :])
+
+
+def sound_only() -> bytes:
+    """The skeleton of an MP4 file with sound and no picture."""
+
+    def box(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content) + 8) + name + content
+
+    handler = box(b"hdlr", bytes(8) + b"soun" + bytes(13))
+    index = box(b"moov", box(b"trak", box(b"mdia", handler)))
+    return box(b"ftyp", b"isom\0\0\2\0isomiso2") + index
