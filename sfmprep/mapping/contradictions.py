@@ -69,11 +69,10 @@ def find_contradictions(
                 in_database[name0], in_database[name1]
             ).inlier_matches
             view0, view1 = view_of[name0], view_of[name1]
-            errors = _errors_px(
+            share = share_fitting(
                 *(views, view0, view1),
                 *(rays(view0)[matches[:, 0]], rays(view1)[matches[:, 1]]),
             )
-            share = float(np.mean(errors < _FITS_PX))
             if share < _MAX_SHARE_FITTING:
                 found.append(
                     Contradiction(
@@ -85,6 +84,13 @@ def find_contradictions(
                 )
     found.sort(key=lambda contradiction: -contradiction.num_inliers)
     return found[:max_pairs]
+
+
+def share_fitting(
+    views: Views, view0: int, view1: int, ray0: Float64, ray1: Float64
+) -> float:
+    """Share, 0..1, of matches [M], 1 or more, within 8 px of what two poses allow."""
+    return float(np.mean(_errors_px(views, view0, view1, ray0, ray1) < _FITS_PX))
 
 
 def _errors_px(
