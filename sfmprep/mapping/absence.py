@@ -28,12 +28,12 @@ _OCCLUSION_CELLS = 16  # across and down
 _BEHIND = 1.1  # times the depth of what is seen there
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
     """What one view sees of what another should share with it."""
 
     num_expected: int  # points that it should see
-    num_found: int  # of these
+    found: Index  # rows of those that are found
     num_absent: int  # of the others, those around which none is found
 
 
@@ -70,13 +70,13 @@ class Visibility:
         xy, good = self._expected(points, view, other)
         xy, mine = xy[good], mine[good]
         if not len(xy):
-            return Seen(num_expected=0, num_found=0, num_absent=0)
+            return Seen(num_expected=0, found=points[good], num_absent=0)
         count = min(_NEIGHBOURS + 1, len(xy))
         _, around = cKDTree(xy).query(xy, count)
         absent = ~mine[around.reshape(len(xy), count)].any(axis=1)
         return Seen(
             num_expected=len(xy),
-            num_found=int(mine.sum()),
+            found=points[good][mine],
             num_absent=int(absent.sum()),
         )
 

@@ -1,10 +1,18 @@
-"""Which verified pairs join images that do not show the same place."""
+"""Which verified pairs join images of two places that look alike.
+
+The decision is made on the graph, not pair by pair: each pair that agrees with the
+model says by what is absent whether its two views show one place, views are gathered as
+long as the sum of what is said between two groups is for it, and between groups that
+the sum keeps apart all agreeing pairs are wrong. What leads from one group to the other
+in another way contradicts the wrong overlay, does not agree with the model, and stays.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,129 +22,256 @@ from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.absence import Visibility
 from sfmprep.mapping.contradictions import share_fitting
 from sfmprep.mapping.view_graph import strongest_edges
+from sfmprep.pairing.pairs import natural_order
 from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
 _MIN_INLIERS = 15
-_FITS = 0.75  # share of the matches of a pair that agrees with the poses
-_MIN_EXPECTED = 20  # points in either view
+_AGREES = 0.75  # share of the matches of a pair that fit the poses
+_MIN_EXPECTED = 20  # points, in either view
 _ABSENT = 0.04  # share of them that speaks neither for nor against
 _MOST_AGAINST = 3.0
-_UNTESTED = 1.0  # weight of a pair that cannot be asked
+_UNKNOWN = 1.0  # weight of a pair that cannot be asked
+_MIN_AGAINST = 3  # pairs that speak against, between two groups
+_IN_ORDER = 0.8  # of the images' successors, so many are among the strongest partners
+_MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
+_MAX_CACHED = 512
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongPair:
+    """A pair whose images look alike, but do not show the same place."""
+
+    name0: str
+    name1: str
+    num_inliers: int
+    absent: float | None  # share 0..1 of what both should see and do not; None: unknown
+    certainty: float  # 0..1: how far the pairs of the two groups agree that it is wrong
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Asked:
-    """What a model says of verified pairs of its images."""
+    """What a model says of the verified pairs of its images."""
 
+    names: tuple[str, ...]  # of the views
     index: Index  # [P, 2] rows of the views
     num_inliers: Index  # [P]
-    fitting: Float64  # [P] share 0..1 of the matches that agree with the poses
-    absent: Float64  # [P] share 0..1 of what both should see and do not; nan: not asked
-    found: Index  # [P] points that were expected and found, in the worse direction
+    fitting: Float64  # [P] share 0..1 of their matches that fit the poses
+    absent: Float64  # [P] share 0..1 of what both should see and do not; NaN: unknown
+    found: Index  # [P] points that either should see and does, but for repeated ones
+    shared: list[Index]  # [P] of pairs that miss much, all points that they share
+
+    @property
+    def agrees(self) -> Mask:
+        """Which pairs agree with the poses [P]."""
+        agrees: Mask = self.fitting >= _AGREES
+        return agrees
+
+
+def wrong_pairs_in(database: Path, arrays: ModelArrays) -> list[WrongPair]:
+    """Finds the pairs that lay one place on another, strongest first.
+
+    If there are such, the points that the two places share are known, and the decision
+    is made again with what else is found: two views that have nothing but look-alikes
+    in common say little.
+
+    Args:
+        database: Where the pairs are; its keypoints are those of the model.
+        arrays: Of the model.
+    """
+    asked = ask_pairs(database, arrays)
+    wrong = _wrong(asked)[0]
+    if not wrong.any():
+        return []
+    shared = [asked.shared[row] for row in np.flatnonzero(wrong).tolist()]
+    times = np.bincount(np.concatenate(shared), minlength=len(arrays.xyz))
+    repeated = times >= _MIN_SHARED
+    return find_wrong_pairs(ask_pairs(database, arrays, repeated=repeated))
 
 
 def ask_pairs(
-    database: Path, arrays: ModelArrays
+    database: Path, arrays: ModelArrays, *, repeated: Mask | None = None
 ) -> Asked:
+    """Asks of the verified pairs of a model's images what is absent in them.
+
+    The twenty strongest pairs of each image are asked, with 15 inliers or more; those
+    that do not agree with the poses are only compared with these. Both directions of a
+    pair have to miss something: what one view misses may be hidden.
+
+    Args:
+        database: Where the pairs are; its keypoints are those of the model.
+        arrays: Of the model.
+        repeated: [N] points that are known to look like others; None: none is.
+    """
     views, visibility = arrays.views, Visibility(arrays)
     row_of = {name: row for row, name in enumerate(views.names)}
     with pycolmap.Database.open(database) as opened:
-        ids = {i.image_id: i.name for i in opened.read_all_images()}
-        edges = []
-        for pair_id, count in zip(
-            *opened.read_two_view_geometry_num_inliers(), strict=True
-        ):
-            pair = pycolmap.pair_id_to_image_pair(pair_id)
-            rows = [row_of.get(ids[k], -1) for k in pair]
-            if count >= _MIN_INLIERS and min(rows) >= 0:
-                edges.append((*rows, count, *pair))
-        table = np.array(edges, np.int64).reshape(-1, 5)
-        table = table[strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)]
-        keypoints = {
-            int(k): opened.read_keypoints(int(k))[:, :2].astype(np.float64)
-            for k in np.unique(table[:, 3:])
-        }
-        rays = {k: views.rays(row_of[ids[k]], xy) for k, xy in keypoints.items()}
-        fitting, absent, found = [], [], []
-        for row0, row1, _, id0, id1 in table.tolist():
-            matches = opened.read_two_view_geometry(id0, id1).inlier_matches
-            ray0, ray1 = rays[id0][matches[:, 0]], rays[id1][matches[:, 1]]
-            fitting.append(share_fitting(views, row0, row1, ray0, ray1))
-            absent.append(np.nan)
-            found.append(0)
-            if fitting[-1] < _FITS:
-                continue
-            both = (
-                visibility.seen(row0, row1, matches[:, 0]),
-                visibility.seen(row1, row0, matches[:, 1]),
+        id_of = {image.name: image.image_id for image in opened.read_all_images()}
+        table = _strongest(opened, row_of)
+
+        @lru_cache(_MAX_CACHED)
+        def rays(row: int) -> Float64:
+            xy = opened.read_keypoints(id_of[views.names[row]])[:, :2]
+            return views.rays(row, xy.astype(np.float64))
+
+        answers, shared = [], []
+        counts = np.ones(len(arrays.xyz), bool) if repeated is None else ~repeated
+        for row0, row1, _ in table.tolist():
+            matches = np.asarray(
+                opened.read_two_view_geometry(
+                    id_of[views.names[row0]], id_of[views.names[row1]]
+                ).inlier_matches,
+                np.int64,
             )
-            if min(seen.num_expected for seen in both) >= _MIN_EXPECTED:
-                absent[-1] = min(s.num_absent / s.num_expected for s in both)
-                found[-1] = min(s.num_found for s in both)
+            fitting = share_fitting(
+                views, row0, row1, rays(row0)[matches[:, 0]], rays(row1)[matches[:, 1]]
+            )
+            absent, found = np.nan, 0
+            shared.append(_NO_ROWS)
+            if fitting >= _AGREES:
+                seen = (
+                    visibility.seen(row0, row1, matches[:, 0]),
+                    visibility.seen(row1, row0, matches[:, 1]),
+                )
+                if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
+                    absent = min(s.num_absent / s.num_expected for s in seen)
+                    found = min(int(counts[side.found].sum()) for side in seen)
+                    if absent > _ABSENT:
+                        shared[-1] = np.union1d(seen[0].found, seen[1].found)
+            answers.append((fitting, absent, found))
+    columns = np.array(answers, np.float64).reshape(-1, 3)
     return Asked(
+        names=views.names,
         index=table[:, :2],
         num_inliers=table[:, 2],
-        fitting=np.array(fitting),
-        absent=np.array(absent),
-        found=np.array(found, np.int64),
+        fitting=columns[:, 0],
+        absent=columns[:, 1],
+        found=columns[:, 2].astype(np.int64),
+        shared=shared,
     )
 
 
-def weights(asked: Asked) -> Float64:
-    with np.errstate(invalid="ignore"):
-        side = (1 - asked.absent / _ABSENT).clip(-_MOST_AGAINST, 1)
-    found: Float64 = np.where(
-        np.isnan(asked.absent), _UNTESTED, np.maximum(asked.found, 10) * side
-    )
-    return found
+def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
+    """Finds the pairs that lay one place on another, strongest first.
 
-
-def cluster(num: int, index: Index, weights: Float64) -> Index:
-    """Greedy additive contraction: joins while the sum between two groups is positive.
-
-    Keuper et al., Efficient decomposition of image and mesh graphs by lifted
-    multicuts, ICCV 2015.
+    None are found where fewer than three pairs between two groups speak against.
     """
-    between: list[dict[int, float]] = [{} for _ in range(num)]
-    for (i, j), weight in zip(index.tolist(), weights.tolist(), strict=True):
-        between[i][j] = between[j][i] = between[i].get(j, 0.0) + weight
-    heap = [(-w, i, j) for i in range(num) for j, w in between[i].items() if i < j and w > 0]
-    heapq.heapify(heap)
-    label = np.arange(num)
-    alive = [True] * num
-    members = [[i] for i in range(num)]
-    while heap:
-        weight, i, j = heapq.heappop(heap)
-        if not (alive[i] and alive[j]) or between[i].get(j) != -weight:
-            continue
-        if len(between[i]) < len(between[j]):
-            i, j = j, i
-        alive[j] = False
-        members[i] += members[j]
-        for k, w in between[j].items():
-            del between[k][j]
-            if k == i:
-                continue
-            total = between[i].get(k, 0.0) + w
-            between[i][k] = between[k][i] = total
-            if total > 0:
-                heapq.heappush(heap, (-total, min(i, k), max(i, k)))
-        between[j] = {}
-    for i in range(num):
-        if alive[i]:
-            label[members[i]] = i
-    return np.unique(label, return_inverse=True)[1]
+    wrong, certainty = _wrong(asked)
+    found = []
+    for row in np.flatnonzero(wrong).tolist():
+        name0, name1 = sorted(asked.names[view] for view in asked.index[row])
+        absent = float(asked.absent[row])
+        found.append(
+            WrongPair(
+                name0=name0,
+                name1=name1,
+                num_inliers=int(asked.num_inliers[row]),
+                absent=None if np.isnan(absent) else round(absent, 3),
+                certainty=round(float(certainty[row]), 3),
+            )
+        )
+    return sorted(found, key=lambda pair: (-pair.num_inliers, pair.name0, pair.name1))
 
 
-def cut(num: int, asked: Asked) -> tuple[Index, Mask]:
-    """Labels of views, and which pairs are to go."""
-    fits = asked.fitting >= _FITS
-    weight = weights(asked)
-    label = cluster(num, asked.index[fits], weight[fits])
+def _wrong(asked: Asked) -> tuple[Mask, Float64]:
+    """Which pairs [P] are wrong, and how far those of its two groups say so, -1..1."""
+    agrees, weights = asked.agrees, _weights(asked)
+    label = gather(len(asked.names), asked.index[agrees], weights[agrees])
     ends = np.sort(label[asked.index], axis=1)
-    key = ends[:, 0] * num + ends[:, 1]
-    total = np.zeros(num * num)
-    np.add.at(total, key[fits], weight[fits])
-    wrong = (ends[:, 0] != ends[:, 1]) & fits & (total[key] < 0)
-    return label, wrong
+    _, between = np.unique(ends, axis=0, return_inverse=True)
+    between = between.reshape(-1)
+    sums = np.zeros((int(between.max(initial=-1)) + 1, 3))  # all, absolute, against
+    said = np.column_stack([weights, np.abs(weights), weights < 0])
+    np.add.at(sums, between[agrees], said[agrees])
+    total, absolute, against = sums[between].T
+    wrong = agrees & (ends[:, 0] != ends[:, 1])
+    wrong &= (total < 0) & (against >= _MIN_AGAINST)
+    return wrong, -total / np.maximum(absolute, 1e-9)
+
+
+def gather(num_views: int, index: Index, weights: Float64) -> Index:
+    """Labels [V] of groups: the two with the largest sum are joined while it is above 0.
+
+    Greedy additive edge contraction (Keuper et al., Efficient decomposition of image
+    and mesh graphs by lifted multicuts, ICCV 2015).
+
+    Args:
+        num_views: How many there are.
+        index: Pairs of views [P, 2], each once.
+        weights: [P] above 0 for what belongs together, below 0 for what does not.
+    """
+    sums: list[dict[int, float]] = [{} for _ in range(num_views)]
+    heap: list[tuple[float, int, int]] = []
+    for (one, two), weight in zip(index.tolist(), weights.tolist(), strict=True):
+        sums[one][two] = sums[two][one] = weight
+        heap.append((-weight, min(one, two), max(one, two)))
+    heapq.heapify(heap)
+    members = [[view] for view in range(num_views)]
+    while heap and heap[0][0] < 0:
+        weight, one, two = heapq.heappop(heap)
+        if sums[one].get(two) != -weight:
+            continue  # joined, or another sum by now
+        if len(sums[one]) < len(sums[two]):
+            one, two = two, one
+        members[one] += members[two]
+        members[two] = []
+        del sums[one][two], sums[two][one]
+        for other, more in sums[two].items():
+            del sums[other][two]
+            total = sums[one].get(other, 0.0) + more
+            sums[one][other] = sums[other][one] = total
+            heapq.heappush(heap, (-total, min(one, other), max(one, other)))
+        sums[two] = {}
+    label = np.empty(num_views, np.int64)
+    for number, group in enumerate(members):
+        label[group] = number
+    return label
+
+
+def _strongest(
+    database: pycolmap.Database, row_of: dict[str, int]
+) -> Index:
+    """Rows of the views and inliers [P, 3] of the pairs to ask, in the order of ids."""
+    names = {image.image_id: image.name for image in database.read_all_images()}
+    found = []
+    counts = database.read_two_view_geometry_num_inliers()
+    for pair_id, count in sorted(zip(*counts, strict=True)):
+        pair = pycolmap.pair_id_to_image_pair(pair_id)
+        rows = [row_of.get(names[image_id], -1) for image_id in pair]
+        if count >= _MIN_INLIERS and min(rows) >= 0:
+            found.append((*rows, count))
+    table = np.array(found, np.int64).reshape(-1, 3)
+    return table[strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)]
+
+
+def _weights(asked: Asked) -> Float64:
+    """What each pair [P] says: above 0, that its views show one place."""
+    known = ~np.isnan(asked.absent)
+    side = (1 - np.where(known, asked.absent, 0) / _ABSENT).clip(-_MOST_AGAINST, 1)
+    # against, all that is shared counts: it may be repeated
+    found = np.maximum(np.where(side < 0, asked.num_inliers, asked.found), _UNKNOWN)
+    said = np.where(known, side * found, _UNKNOWN)
+    follows = _follows(asked)
+    trusted: Float64 = np.where(follows, np.maximum(said, asked.num_inliers), said)
+    return trusted
+
+
+def _follows(asked: Asked) -> Mask:
+    """Which pairs [P] are neighbours in time; none where names have no such order.
+
+    Names are in the order of time if next to every image is among the five strongest
+    partners of the one before.
+    """
+    follows = _next_to_each_other(asked.names, asked.index)
+    strong = follows & strongest_edges(asked.index, asked.num_inliers, 5)
+    if strong.sum() < _IN_ORDER * max(len(asked.names) - 1, 1):
+        return np.zeros(len(follows), bool)
+    return follows
+
+
+def _next_to_each_other(names: Sequence[str], index: Index) -> Mask:
+    place_of = {name: place for place, name in enumerate(natural_order(names))}
+    place = np.array([place_of[name] for name in names], np.int64)
+    gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1
+    return gap

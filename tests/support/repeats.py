@@ -23,13 +23,13 @@ SIZE = (960, 720)
 _FOCAL = 820.0
 _NOISE_PX = 0.6
 _FOUND = 0.75  # share of the points in view that become keypoints
-_SAME_DEG = 22.0  # how far a look survives a change of the direction it is seen from
+_SAME_DEG = 25.0  # how far a look survives a change of the direction it is seen from
 _WRONG = 0.04  # matches that are nothing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """Points on the walls of boxes and on the ground, and the cameras that see them."""
+    """Points on the walls of boxes, on the ground and behind, and what sees them."""
 
     xyz: Float64  # [N, 3]
     normal: Float64  # [N, 3] unit, outwards
@@ -51,10 +51,11 @@ def facades(seed: int) -> Scene:
     parts.wall(fronts, wide, high, deep / 2, turns=(0, 180), same=True)
     parts.wall(int(rng.integers(200, 400)), deep, high, wide / 2, turns=(90,))
     parts.wall(int(rng.integers(200, 400)), deep, high, wide / 2, turns=(270,))
-    reach = 1.9 * max(wide, deep)
-    parts.ground(int(rng.integers(500, 1100)), reach, box)
-    radius = rng.uniform(1.25, 1.5) * max(wide, deep)
-    return parts.scene([box], *_ring(rng, int(rng.integers(32, 44)), radius, high / 2))
+    size = max(wide, deep)
+    parts.ground(int(rng.integers(500, 1100)), 1.9 * size, box)
+    parts.surroundings(int(rng.integers(150, 400)), 4 * size, 1.5 * high)
+    radius = rng.uniform(1.25, 1.5) * size
+    return parts.scene([box], *_ring(rng, int(rng.integers(40, 56)), radius, high / 2))
 
 
 def fourfold(seed: int) -> Scene:
@@ -66,8 +67,9 @@ def fourfold(seed: int) -> Scene:
     sides = int(rng.integers(250, 400))
     parts.wall(sides, wide, high, wide / 2, turns=(0, 90, 180, 270), same=True)
     parts.ground(int(rng.integers(250, 700)), 2.6 * wide, box)
+    parts.surroundings(int(rng.integers(100, 300)), 7 * wide, 2 * high)
     radius = rng.uniform(2.3, 3.0) * wide
-    return parts.scene([box], *_ring(rng, int(rng.integers(32, 44)), radius, high / 2))
+    return parts.scene([box], *_ring(rng, int(rng.integers(40, 56)), radius, high / 2))
 
 
 def plain(seed: int) -> Scene:
@@ -121,6 +123,16 @@ class _Parts:
         up = np.tile([0.0, 0.0, 1.0], (count, 1))
         frame = np.tile(np.eye(3), (count, 1, 1))
         self._columns.append((local, up, frame, self._new_looks(count)))
+
+    def surroundings(self, count: int, away: float, high: float) -> None:
+        """Points of things far behind the cameras, all around."""
+        angle = self._rng.uniform(0, 2 * np.pi, count)
+        far = away * self._rng.uniform(0.8, 1.5, count)
+        inwards = -np.column_stack([np.cos(angle), np.sin(angle), 0 * angle])
+        local = -far[:, None] * inwards
+        local[:, 2] = self._rng.uniform(0, high, count)
+        frame = np.tile(np.eye(3), (count, 1, 1))
+        self._columns.append((local, inwards, frame, self._new_looks(count)))
 
     def _new_looks(self, count: int) -> Index:
         self._looks += count
