@@ -22,6 +22,7 @@ from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.trust import map_trusted
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
@@ -60,22 +61,29 @@ def map_into(
 ) -> int:
     """Maps into an archive; returns how many models there are, and writes none for 0.
 
+    Beside it goes `consistency.json`: what the largest model is worth.
+
     Raises:
-        SfmprepError: see `map_images` and `write_packed`.
+        SfmprepError: see `map_images`, `Trust.write` and `write_packed`.
     """
-    folder = packed.with_name(".mapping")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
-    try:
-        models = map_images(
-            *(database, images, folder, config),
+
+    def mapper(path: Path, place: Path) -> list[pycolmap.Reconstruction]:
+        return map_images(
+            *(path, images, place, config),
             cameras=cameras,
             scales=scales,
             seed=seed,
             progress=progress,
         )
+
+    folder = packed.with_name(".mapping")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    try:
+        models, trust = map_trusted(database, folder, mapper)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if models:
+        trust.write(packed.with_name("consistency.json"))
         write_packed(packed, models)
     return len(models)
 

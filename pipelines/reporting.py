@@ -16,6 +16,7 @@ from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import read_table, write_text
+from sfmprep.mapping.trust import Trust
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses
 from sfmprep.pipelines.datasets import datasets_below
 from sfmprep.pipelines.run import Run
@@ -69,6 +70,7 @@ def write_report(
         world=world.to_json() if world else None,
         command=making_command(images.root, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
+        trust=Trust.read(workspace.consistency) if models else None,
         num_dataset_points=num_dataset_points,
         folders=datasets_below(workspace.out) if world else {},
         failure=failure,

@@ -220,7 +220,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=1,
+            version=2,
             reads=("database",),
             writes="work/mapped.zip",
             settings=lambda r: {"mapping": _dump(r.mapping), "seed": r.seed},

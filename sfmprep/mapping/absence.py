@@ -91,9 +91,7 @@ class Visibility:
         xy = views.cameras[view].img_from_cam(local)
         return np.asarray(xy, np.float64).reshape(-1, 2), local[:, 2]
 
-    def _expected(
-        self, points: Index, view: int, other: int
-    ) -> tuple[Float64, Mask]:
+    def _expected(self, points: Index, view: int, other: int) -> tuple[Float64, Mask]:
         """Where points lie in another view, and which of them it should see."""
         views, camera = self._views, self._views.cameras[other]
         ray0 = self._xyz[points] - views.centres[view]

@@ -6,6 +6,7 @@ verification; a model that is right elsewhere contradicts them.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,13 +41,15 @@ def find_contradictions(
     model: pycolmap.Reconstruction,
     pairs: PairTable,
     *,
+    explained: Container[tuple[str, str]] = (),
     max_pairs: int = 20,
 ) -> list[Contradiction]:
     """Finds verified pairs that the poses contradict, strongest first.
 
     A pair is contradicted if it has 30 or more verified matches of which fewer than
     30 % lie within 8 px of the model's epipolar lines. The ten strongest pairs of each
-    image are looked at; none are found among images without a pose.
+    image are looked at; none are found among images without a pose, or of those that
+    are `explained` (names in their order): that they contradict is no news.
     """
     views = Views.of(model)
     view_of = {name: view for view, name in enumerate(views.names)}
@@ -64,6 +67,8 @@ def find_contradictions(
         for (row0, row1), inliers in zip(index[keep], weights[keep], strict=True):
             name0, name1 = pairs.names[row0], pairs.names[row1]
             if name0 not in view_of or name1 not in view_of:
+                continue
+            if (min(name0, name1), max(name0, name1)) in explained:
                 continue
             matches = opened.read_two_view_geometry(
                 in_database[name0], in_database[name1]

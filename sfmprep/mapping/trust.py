@@ -61,7 +61,7 @@ class Trust:
         """Reads what `write` wrote.
 
         Raises:
-            StoreError: the file is damaged.
+            StoreError: the file is damaged, or there is none.
         """
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -70,10 +70,10 @@ class Trust:
                 for key in ("left_out", "overlaid")
             }
             return Trust(**found, **pairs)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(
-                f"{path} is damaged ({error}). Delete it and work/mapped.zip beside it;"
-                " the next run makes them again."
+                f"{path} is missing or damaged ({error}). Delete mapped.zip beside it;"
+                " the next run makes both again."
             ) from error
 
 
@@ -147,7 +147,10 @@ def measure_trust(
     known = {(pair.name0, pair.name1) for pair in left_out}
     own = [asked.names[row] for row in asked.index.reshape(-1)]
     explained = np.array(
-        [tuple(sorted(pair)) in known for pair in zip(own[::2], own[1::2], strict=True)],
+        [
+            tuple(sorted(pair)) in known
+            for pair in zip(own[::2], own[1::2], strict=True)
+        ],
         bool,
     ).reshape(-1)
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)

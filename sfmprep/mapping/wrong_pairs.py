@@ -95,9 +95,9 @@ def ask_pairs(
 ) -> Asked:
     """Asks of the verified pairs of a model's images what is absent in them.
 
-    The twenty strongest pairs of each image are asked, with 15 inliers or more; those
-    that do not agree with the poses are only compared with these. Both directions of a
-    pair have to miss something: what one view misses may be hidden.
+    Pairs with 15 inliers or more are compared with the poses, and of those that agree
+    the twenty strongest of each image are asked. Both directions of a pair have to miss
+    something: what one view misses may be hidden.
 
     Args:
         database: Where the pairs are; its keypoints are those of the model.
@@ -108,7 +108,8 @@ def ask_pairs(
     row_of = {name: row for row, name in enumerate(views.names)}
     with pycolmap.Database.open(database) as opened:
         id_of = {image.name: image.image_id for image in opened.read_all_images()}
-        table = _strongest(opened, row_of)
+        table = _pairs_between(opened, row_of)
+        strong = strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)
 
         @lru_cache(_MAX_CACHED)
         def rays(row: int) -> Float64:
@@ -117,7 +118,7 @@ def ask_pairs(
 
         answers, shared = [], []
         counts = np.ones(len(arrays.xyz), bool) if repeated is None else ~repeated
-        for row0, row1, _ in table.tolist():
+        for (row0, row1, _), is_strong in zip(table.tolist(), strong, strict=True):
             matches = np.asarray(
                 opened.read_two_view_geometry(
                     id_of[views.names[row0]], id_of[views.names[row1]]
@@ -129,7 +130,7 @@ def ask_pairs(
             )
             absent, found = np.nan, 0
             shared.append(_NO_ROWS)
-            if fitting >= _AGREES:
+            if is_strong and fitting >= _AGREES:
                 seen = (
                     visibility.seen(row0, row1, matches[:, 0]),
                     visibility.seen(row1, row0, matches[:, 1]),
@@ -191,7 +192,7 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
 
 
 def gather(num_views: int, index: Index, weights: Float64) -> Index:
-    """Labels [V] of groups: the two with the largest sum are joined while it is above 0.
+    """Labels [V] of groups: those of the largest sum are joined while it is above 0.
 
     Greedy additive edge contraction (Keuper et al., Efficient decomposition of image
     and mesh graphs by lifted multicuts, ICCV 2015).
@@ -229,10 +230,8 @@ def gather(num_views: int, index: Index, weights: Float64) -> Index:
     return label
 
 
-def _strongest(
-    database: pycolmap.Database, row_of: dict[str, int]
-) -> Index:
-    """Rows of the views and inliers [P, 3] of the pairs to ask, in the order of ids."""
+def _pairs_between(database: pycolmap.Database, row_of: dict[str, int]) -> Index:
+    """Rows of the views and inliers [P, 3] of verified pairs, in the order of ids."""
     names = {image.image_id: image.name for image in database.read_all_images()}
     found = []
     counts = database.read_two_view_geometry_num_inliers()
@@ -241,8 +240,7 @@ def _strongest(
         rows = [row_of.get(names[image_id], -1) for image_id in pair]
         if count >= _MIN_INLIERS and min(rows) >= 0:
             found.append((*rows, count))
-    table = np.array(found, np.int64).reshape(-1, 3)
-    return table[strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)]
+    return np.array(found, np.int64).reshape(-1, 3)
 
 
 def _weights(asked: Asked) -> Float64:

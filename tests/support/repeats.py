@@ -228,9 +228,7 @@ def photograph(
     }
 
 
-def _seen(
-    scene: Scene, view: int, rng: np.random.Generator
-) -> tuple[Float64, Index]:
+def _seen(scene: Scene, view: int, rng: np.random.Generator) -> tuple[Float64, Index]:
     """Keypoints [K, 2] of one camera and the points [K] that they show."""
     rotation, centre = scene.rotations[view], scene.centres[view]
     local = (scene.xyz - centre) @ rotation.T
