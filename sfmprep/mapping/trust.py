@@ -24,7 +24,7 @@ from sfmprep.mapping.wrong_pairs import WrongPair, ask_pairs, wrong_pairs_in
 
 logger = logging.getLogger(__name__)
 
-_MAX_ROUNDS = 4
+_MAX_ROUNDS = 7
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
 
@@ -82,7 +82,7 @@ def map_trusted(
 ) -> tuple[list[pycolmap.Reconstruction], Trust]:
     """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
 
-    At most three times again. Where nothing is wrong, there is one mapping and the
+    At most six times again. Where nothing is wrong, there is one mapping and the
     models are the mapper's.
 
     Args:

@@ -34,6 +34,7 @@ _MOST_AGAINST = 3.0
 _UNKNOWN = 1.0  # weight of a pair that cannot be asked
 _MIN_AGAINST = 3  # pairs that speak against, between two groups
 _IN_ORDER = 0.8  # of the images' successors, so many are among the strongest partners
+_ALL_REPEATED = 0.9  # share of the matches of a pair
 _MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
 _MAX_CACHED = 512
 _NO_ROWS = np.empty(0, np.int64)
@@ -57,6 +58,7 @@ class Asked:
     names: tuple[str, ...]  # of the views
     index: Index  # [P, 2] rows of the views
     num_inliers: Index  # [P]
+    repeated: Float64  # [P] share 0..1 of their matches that are on repeated points
     fitting: Float64  # [P] share 0..1 of their matches that fit the poses
     absent: Float64  # [P] share 0..1 of what both should see and do not; NaN: unknown
     found: Index  # [P] points that either should see and does, but for repeated ones
@@ -74,7 +76,7 @@ def wrong_pairs_in(database: Path, arrays: ModelArrays) -> list[WrongPair]:
 
     If there are such, the points that the two places share are known, and the decision
     is made again with what else is found: two views that have nothing but look-alikes
-    in common say little.
+    in common say little, and where they contradict the poses as well, they are wrong.
 
     Args:
         database: Where the pairs are; its keypoints are those of the model.
@@ -117,7 +119,9 @@ def ask_pairs(
             return views.rays(row, xy.astype(np.float64))
 
         answers, shared = [], []
-        counts = np.ones(len(arrays.xyz), bool) if repeated is None else ~repeated
+        if repeated is None:
+            repeated = np.zeros(len(arrays.xyz), bool)
+        look_alike = _keypoints_of(arrays, repeated)
         for (row0, row1, _), is_strong in zip(table.tolist(), strong, strict=True):
             matches = np.asarray(
                 opened.read_two_view_geometry(
@@ -137,15 +141,18 @@ def ask_pairs(
                 )
                 if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
                     absent = min(s.num_absent / s.num_expected for s in seen)
-                    found = min(int(counts[side.found].sum()) for side in seen)
+                    found = min(int((~repeated[s.found]).sum()) for s in seen)
                     if absent > _ABSENT:
                         shared[-1] = np.union1d(seen[0].found, seen[1].found)
-            answers.append((fitting, absent, found))
-    columns = np.array(answers, np.float64).reshape(-1, 3)
+            on_repeated = np.isin(matches[:, 0], look_alike[row0])
+            on_repeated |= np.isin(matches[:, 1], look_alike[row1])
+            answers.append((fitting, absent, found, float(on_repeated.mean())))
+    columns = np.array(answers, np.float64).reshape(-1, 4)
     return Asked(
         names=views.names,
         index=table[:, :2],
         num_inliers=table[:, 2],
+        repeated=columns[:, 3],
         fitting=columns[:, 0],
         absent=columns[:, 1],
         found=columns[:, 2].astype(np.int64),
@@ -188,6 +195,8 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     total, absolute, against = sums[between].T
     wrong = agrees & (ends[:, 0] != ends[:, 1])
     wrong &= (total < 0) & (against >= _MIN_AGAINST)
+    # what is repeated is known by now: what has nothing else and does not agree, too
+    wrong |= ~agrees & (asked.repeated >= _ALL_REPEATED)
     return wrong, -total / np.maximum(absolute, 1e-9)
 
 
@@ -241,6 +250,16 @@ def _pairs_between(database: pycolmap.Database, row_of: dict[str, int]) -> Index
         if count >= _MIN_INLIERS and min(rows) >= 0:
             found.append((*rows, count))
     return np.array(found, np.int64).reshape(-1, 3)
+
+
+def _keypoints_of(arrays: ModelArrays, points: Mask) -> list[Index]:
+    """By view, the keypoints that see some of the points [N]."""
+    observations = arrays.observations
+    seen = points[observations.point]
+    return [
+        observations.keypoint[rows[seen[rows]]]
+        for rows in observations.by_view(len(arrays.views))
+    ]
 
 
 def _weights(asked: Asked) -> Float64:
