@@ -33,6 +33,7 @@ _ABSENT = 0.04  # share of them that speaks neither for nor against
 _MOST_AGAINST = 3.0
 _UNKNOWN = 1.0  # weight of a pair that cannot be asked
 _MIN_AGAINST = 3  # pairs that speak against, between two groups
+_CERTAIN = 0.5  # of all that pairs between two groups say, less what is for them
 _IN_ORDER = 0.8  # of the images' successors, so many are among the strongest partners
 _ALL_REPEATED = 0.9  # share of the matches of a pair
 _MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
@@ -163,7 +164,8 @@ def ask_pairs(
 def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
     """Finds the pairs that lay one place on another, strongest first.
 
-    None are found where fewer than three pairs between two groups speak against.
+    None are found where fewer than three pairs between two groups speak against, or
+    others speak for them a third as loud.
     """
     wrong, certainty = _wrong(asked)
     found = []
@@ -194,10 +196,11 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     np.add.at(sums, between[agrees], said[agrees])
     total, absolute, against = sums[between].T
     wrong = agrees & (ends[:, 0] != ends[:, 1])
-    wrong &= (total < 0) & (against >= _MIN_AGAINST)
+    certainty = -total / np.maximum(absolute, 1e-9)
+    wrong &= (certainty >= _CERTAIN) & (against >= _MIN_AGAINST)
     # what is repeated is known by now: what has nothing else and does not agree, too
     wrong |= ~agrees & (asked.repeated >= _ALL_REPEATED)
-    return wrong, -total / np.maximum(absolute, 1e-9)
+    return wrong, certainty
 
 
 def gather(num_views: int, index: Index, weights: Float64) -> Index:
