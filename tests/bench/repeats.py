@@ -3,10 +3,10 @@
     python -m tests.bench.repeats [NUM_SEEDS] [SCENE ...]
 
 Captures made of points (`tests/support/repeats.py`), each mapped by COLMAP's
-incremental mapper with its defaults on the same database, once plainly and once as `map_trusted`
-does. A model is wrong if more than 2 % of the pairs of its images are turned against
-each other by more than 8 degrees; it is flagged if pairs are told that are overlaid in
-it, or if less than 90 % of the pairs agree.
+incremental mapper with its defaults on the same database, once plainly and once as
+`map_trusted` does. A model is wrong if more than 2 % of the pairs of its images are
+turned against each other by more than 8 degrees; it is flagged if pairs are told that
+are overlaid in it, or if less than 90 % of the pairs agree.
 """
 
 from __future__ import annotations
