@@ -65,12 +65,13 @@ class Trust:
         """
         try:
             found = json.loads(path.read_text("utf-8"))
-            pairs = {
-                key: tuple(WrongPair(**pair) for pair in found.pop(key))
-                for key in ("left_out", "overlaid")
-            }
-            return Trust(**found, **pairs)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            return Trust(
+                num_asked=found["num_asked"],
+                num_contradicted=found["num_contradicted"],
+                left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
+                overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
+            )
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"{path} is missing or damaged ({error}). Delete mapped.zip beside it;"
                 " the next run makes both again."

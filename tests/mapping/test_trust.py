@@ -93,6 +93,6 @@ def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         Trust.read(path)
     assert str(caught.value) == (
-        f"{path} is missing or damaged ('left_out'). Delete"
+        f"{path} is missing or damaged ('num_asked'). Delete"
         " mapped.zip beside it; the next run makes both again."
     )
