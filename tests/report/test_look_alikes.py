@@ -57,8 +57,8 @@ def test_consistency_is_a_threshold(run: Run) -> None:
     report = run.report(trust=trust())
     assert check_thresholds(report, ["consistency=0.95"]) == []
     assert check_thresholds(report, ["consistency=0.96"]) == [
-        "95.0% of the verified pairs agree with the poses, but at least 96.0% are wanted"
-        " (consistency)."
+        "95.0% of the verified pairs agree with the poses, but at least 96.0% are"
+        " wanted (consistency)."
     ]
     nothing = run.report()
     assert nothing.consistency is None
