@@ -20,8 +20,10 @@ from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
+from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.trust import Trust, leave_out, map_trusted, measure_trust
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
@@ -60,22 +62,29 @@ def map_into(
 ) -> int:
     """Maps into an archive; returns how many models there are, and writes none for 0.
 
+    Beside it goes `consistency.json`: what the largest model is worth.
+
     Raises:
-        SfmprepError: see `map_images` and `write_packed`.
+        SfmprepError: see `map_images`, `Trust.write` and `write_packed`.
     """
-    folder = packed.with_name(".mapping")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
-    try:
-        models = map_images(
-            *(database, images, folder, config),
+
+    def mapper(path: Path, place: Path) -> list[pycolmap.Reconstruction]:
+        return map_images(
+            *(path, images, place, config),
             cameras=cameras,
             scales=scales,
             seed=seed,
             progress=progress,
         )
+
+    folder = packed.with_name(".mapping")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    try:
+        models, trust = map_trusted(database, folder, mapper)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if models:
+        trust.write(packed.with_name("consistency.json"))
         write_packed(packed, models)
     return len(models)
 
@@ -94,14 +103,24 @@ def continue_into(
 ) -> int:
     """Goes on with the models of an archive, into another; returns how many there are.
 
+    Pairs that were left out before stay so, and what the largest model is worth is
+    measured again.
+
     Raises:
-        SfmprepError: see `continue_models`, `read_packed` and `write_packed`.
+        SfmprepError: see `continue_models`, `read_packed`, `Trust` and `write_packed`.
     """
     folder = packed.with_name(".mapping")
     shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    trust = Trust.read(packed.with_name("consistency.json"))
     try:
+        folder.mkdir()
+        reduced = database
+        if trust.left_out:
+            reduced = folder / "reduced.db"
+            copy_database(database, reduced)
+            leave_out(reduced, trust.left_out)
         models = continue_models(
-            *(read_packed(mapped), database, images, folder, config),
+            *(read_packed(mapped), reduced, images, folder / "models", config),
             cameras=cameras,
             scales=scales,
             seed=seed,
@@ -109,6 +128,8 @@ def continue_into(
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    trust = measure_trust(database, models, trust.left_out)
+    trust.write(packed.with_name("consistency.json"))
     write_packed(packed, models)
     return len(models)
 

@@ -16,6 +16,7 @@ from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import read_table, write_text
+from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import Pair, pairs_from_file
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
@@ -72,6 +73,7 @@ def write_report(
         world=world.to_json() if world else None,
         command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
+        trust=Trust.read(workspace.consistency) if models else None,
         num_dataset_points=num_dataset_points,
         folders=datasets_below(workspace.out) if world else {},
         failure=failure,

@@ -148,6 +148,11 @@ class Workspace:
         return self.work / "mapped_on.zip"
 
     @property
+    def consistency(self) -> Path:
+        """How far verified pairs and the largest model agree, and pairs left out."""
+        return self.work / "consistency.json"
+
+    @property
     def refined(self) -> Path:
         """The mapper's models after their keypoints were refined, packed."""
         return self.work / "refined.zip"

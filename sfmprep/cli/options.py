@@ -43,7 +43,8 @@ Thresholds = Annotated[
     arg(
         metavar="NAME=VALUE",
         help="Exit with 3 if the result is less, such as registered=0.9 of the images;"
-        " also points, track_length, angle_deg, image_points, image_coverage.",
+        " also points, track_length, angle_deg, image_points, image_coverage,"
+        " consistency.",
     ),
 ]
 AsJson = Annotated[

@@ -58,6 +58,10 @@ def print_report(report: Report, out: Path) -> None:
         )
     if graph := report.view_graph:
         show(f"{graph.num_pairs} of {graph.num_matched_pairs} pairs verified")
+    if trust := report.consistency:
+        agrees = per_cent(round(1000 * trust.consistency), 1000)
+        out_of = f"{trust.num_asked} of them that were asked"
+        show(f"{agrees} of {out_of} agree with the poses")
     show(f"features: {report.frontend}")
     for finding in report.warnings:
         say(f"warning: {finding.text} {finding.advice}")

@@ -6,7 +6,7 @@ verification; a model that is right elsewhere contradicts them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +42,7 @@ def find_contradictions(
     pairs: PairTable,
     *,
     scales: Mapping[str, float] | None = None,
+    explained: Container[tuple[str, str]] = (),
     max_pairs: int = 20,
 ) -> list[Contradiction]:
     """Finds verified pairs that the poses contradict, strongest first.
@@ -57,6 +58,7 @@ def find_contradictions(
         pairs: The pairs of the database.
         scales: Pixels of a file for one of what its features saw, by image name; of two
             images the larger counts. None for 1.
+        explained: Pairs, names in their order, of which it is no news.
         max_pairs: The most that are returned.
     """
     scales = scales or {}
@@ -77,16 +79,17 @@ def find_contradictions(
             name0, name1 = pairs.names[row0], pairs.names[row1]
             if name0 not in view_of or name1 not in view_of:
                 continue
+            if (min(name0, name1), max(name0, name1)) in explained:
+                continue
             matches = opened.read_two_view_geometry(
                 in_database[name0], in_database[name1]
             ).inlier_matches
             view0, view1 = view_of[name0], view_of[name1]
-            errors = _errors_px(
+            share = share_fitting(
                 *(views, view0, view1),
                 *(rays(view0)[matches[:, 0]], rays(view1)[matches[:, 1]]),
+                scale=max(scales.get(name0, 1.0), scales.get(name1, 1.0)),
             )
-            scale = max(scales.get(name0, 1.0), scales.get(name1, 1.0))
-            share = float(np.mean(errors < _FITS_PX * scale))
             if share < _MAX_SHARE_FITTING:
                 found.append(
                     Contradiction(
@@ -98,6 +101,23 @@ def find_contradictions(
                 )
     found.sort(key=lambda contradiction: -contradiction.num_inliers)
     return found[:max_pairs]
+
+
+def share_fitting(
+    views: Views,
+    view0: int,
+    view1: int,
+    ray0: Float64,
+    ray1: Float64,
+    *,
+    scale: float = 1.0,
+) -> float:
+    """Share, 0..1, of matches [M], 1 or more, within 8 px of what two poses allow.
+
+    The pixels are those of the file divided by `scale`.
+    """
+    errors = _errors_px(views, view0, view1, ray0, ray1)
+    return float(np.mean(errors < _FITS_PX * scale))
 
 
 def _errors_px(

@@ -22,6 +22,7 @@ from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
 from sfmprep.mapping.failure import explain_failure
+from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.view_graph import (
     PairTable,
     parts,
@@ -29,6 +30,7 @@ from sfmprep.mapping.view_graph import (
     strongest_edges,
     thin_cuts,
 )
+from sfmprep.mapping.wrong_pairs import WrongPair
 from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
 from sfmprep.report.focal_lengths import doubtful_focal_lengths
 from sfmprep.report.measure import ModelMeasure, measure_model
@@ -36,9 +38,11 @@ from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,
+    Consistency,
     Contradiction,
     FilmReport,
     ImageReport,
+    LookAlike,
     OtherModel,
     Report,
     Result,
@@ -55,6 +59,7 @@ _MAX_EDGES = 20_000
 _EDGES_PER_IMAGE = 10  # above that
 _MAX_LINKS = 20
 _MAX_NAMES = 10
+_MAX_LOOK_ALIKES = 100
 
 
 def collect_report(
@@ -72,6 +77,7 @@ def collect_report(
     world: Mapping[str, Any] | None,
     command: str,
     next_steps: Sequence[str],
+    trust: Trust | None = None,
     num_dataset_points: int | None = None,
     rungs: Sequence[Rung] = (),
     folders: Mapping[int, str] | None = None,
@@ -95,6 +101,7 @@ def collect_report(
         world: The content of world_from_sfm.json, where there is one.
         command: What makes this result.
         next_steps: What opens it, if it is worth that.
+        trust: How far the pairs and the first model agree; None without a model.
         num_dataset_points: Points that training starts from, where there is a dataset.
         folders: Datasets of models beside the first, by the model's number.
         failure: Why there is no model or no dataset, where that is known.
@@ -128,8 +135,10 @@ def collect_report(
     )
     graph = _view_graph(pairs, listed, images) if pairs else None
     links = _weak_links(pairs, models) if pairs else []
+    consistency = _consistency(trust) if trust else None
+    explained = {(p.name0, p.name1) for p in trust.left_out} if trust else set()
     contradictions = (
-        _contradictions(database, models[0], pairs, scales)
+        _contradictions(database, models[0], pairs, scales, explained)
         if database and pairs and models
         else []
     )
@@ -141,6 +150,7 @@ def collect_report(
         graph=graph,
         links=links,
         contradictions=contradictions,
+        consistency=consistency,
         residuals=measured.residuals if measured else None,
         others=others,
         scale=median(scales.values()),
@@ -175,6 +185,7 @@ def collect_report(
         view_graph=graph,
         weak_links=links,
         contradictions=contradictions,
+        consistency=consistency,
         residuals=measured.residuals if measured else None,
         track_lengths=measured.track_lengths if measured else None,
         angles_deg=measured.angles_deg if measured else None,
@@ -377,11 +388,38 @@ def _weak_links(
     ]
 
 
+def _consistency(trust: Trust) -> Consistency:
+    return Consistency(
+        consistency=round(trust.consistency, 4),
+        num_asked=trust.num_asked,
+        num_contradicted=trust.num_contradicted,
+        num_overlaid=len(trust.overlaid),
+        overlaid=_look_alikes(trust.overlaid),
+        num_left_out=len(trust.left_out),
+        left_out=_look_alikes(trust.left_out),
+    )
+
+
+def _look_alikes(pairs: Sequence[WrongPair]) -> list[LookAlike]:
+    strongest = sorted(pairs, key=lambda p: (-p.num_inliers, p.name0, p.name1))
+    return [
+        LookAlike(
+            pair=ViewPair(
+                name0=each.name0, name1=each.name1, num_inliers=each.num_inliers
+            ),
+            absent=each.absent,
+            certainty=each.certainty,
+        )
+        for each in strongest[:_MAX_LOOK_ALIKES]
+    ]
+
+
 def _contradictions(
     database: Path,
     model: pycolmap.Reconstruction,
     pairs: PairTable,
     scales: Mapping[str, float],
+    explained: set[tuple[str, str]],
 ) -> list[Contradiction]:
     return [
         Contradiction(
@@ -390,5 +428,7 @@ def _contradictions(
             ),
             share_fitting=found.share_fitting,
         )
-        for found in find_contradictions(database, model, pairs, scales=scales)
+        for found in find_contradictions(
+            database, model, pairs, scales=scales, explained=explained
+        )
     ]

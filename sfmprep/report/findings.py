@@ -9,9 +9,11 @@ import numpy as np
 from sfmprep.capture.developed import Film
 from sfmprep.report.schema import (
     CameraReport,
+    Consistency,
     Contradiction,
     Finding,
     ImageReport,
+    LookAlike,
     OtherModel,
     Residuals,
     Result,
@@ -50,6 +52,7 @@ def list_findings(
     others: Sequence[OtherModel] = (),
     scale: float = 1.0,
     films: Sequence[Film] = (),
+    consistency: Consistency | None = None,
 ) -> list[Finding]:
     """Everything that deserves a warning, most important first.
 
@@ -62,6 +65,7 @@ def list_findings(
         found += _of_parallax(result, graph)
         found += _of_floors(result, images)
         found += _of_thin_cuts(result, links)
+        found += _of_look_alikes(consistency)
         found += _of_contradictions(contradictions)
         found += _of_cameras(cameras, scale)
         found += _of_errors(residuals, scale)
@@ -224,6 +228,41 @@ def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Findin
             advice="Let neighbours share two thirds of what they show.",
             blocks_training=True,
         )
+
+
+def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
+    if consistency is None:
+        return
+    if consistency.overlaid:
+        pair = consistency.overlaid[0].pair
+        yield Finding(
+            code="overlaid",
+            text="Places that look alike lie on each other:"
+            f" {_count(consistency.num_overlaid, 'pair')} of images such as"
+            f" {pair.name0} and {pair.name1} fit the poses, but much of what each shows"
+            " is missing in the other. The poses of one of the places are wrong.",
+            advice="Take photographs of what tells the places apart, with a step"
+            " between them from one to the other, or leave one of the places out.",
+            blocks_training=True,
+            images=_images_of(consistency.overlaid),
+        )
+    if consistency.left_out:
+        pair = consistency.left_out[0].pair
+        yield Finding(
+            code="look_alikes",
+            text=f"{_count(consistency.num_left_out, 'pair')} of images such as"
+            f" {pair.name0} and {pair.name1} match with"
+            f" {pair.num_inliers} matches, but show different places that look alike:"
+            " much of what each shows is missing in the other. They were left out of"
+            " the mapping.",
+            advice="Check in the 3D view that each place stands where it should.",
+            images=_images_of(consistency.left_out),
+        )
+
+
+def _images_of(pairs: Sequence[LookAlike]) -> list[str]:
+    names = [name for each in pairs for name in (each.pair.name0, each.pair.name1)]
+    return list(dict.fromkeys(names))[:_MAX_NAMES]
 
 
 def _of_contradictions(contradictions: Sequence[Contradiction]) -> Iterator[Finding]:

@@ -262,6 +262,40 @@ class Contradiction(Record):
     """Share, 0..1, of its verified matches within 8 px of the model's epipolar line."""
 
 
+class LookAlike(Record):
+    """A pair of images that match, but show two places that look alike."""
+
+    pair: ViewPair
+    """The pair."""
+    absent: float | None
+    """Share, 0..1, of the points that both should see in each other and around which
+    nothing is found there; null where too few are expected."""
+    certainty: float
+    """0..1: how far the pairs between these two groups of images agree that they do
+    not show the same place."""
+
+
+class Consistency(Record):
+    """How far the verified pairs and the largest model agree."""
+
+    consistency: float
+    """Share, 0..1, of the pairs asked that neither contradict the poses nor lay one
+    place on another."""
+    num_asked: int
+    """Verified pairs between its images, the twenty strongest of each at least; without
+    those left out."""
+    num_contradicted: int
+    """Of these, pairs of 30 verified matches or more of which fewer than 30 % fit."""
+    num_overlaid: int
+    """Of these, pairs that agree with the poses and lay one place on another."""
+    overlaid: list[LookAlike]
+    """The strongest of these, at most 100."""
+    num_left_out: int
+    """Pairs that would have laid one place on another, and were not mapped with."""
+    left_out: list[LookAlike]
+    """The strongest of these, at most 100."""
+
+
 class Histogram(Record):
     """Counts between edges."""
 
@@ -364,6 +398,8 @@ class Report(Record):
     """Thinnest first, at most 20."""
     contradictions: list[Contradiction]
     """Strongest pairs first, at most 20."""
+    consistency: Consistency | None = None
+    """Null where there is no model."""
     residuals: Residuals | None
     """Null where there is no model."""
     track_lengths: Histogram | None

@@ -13,7 +13,15 @@ import yaml
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.report.pictures import draw_keypoints, draw_matches
-from sfmprep.report.schema import FilmReport, ImageReport, Report, Status, ViewPair
+from sfmprep.report.schema import (
+    Consistency,
+    FilmReport,
+    ImageReport,
+    LookAlike,
+    Report,
+    Status,
+    ViewPair,
+)
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Float32
 
@@ -307,6 +315,8 @@ def links(report: Report, images: ImageSet, database: Path | None) -> Iterator[s
         images,
         database,
     )
+    for title, hint, pairs in _look_alikes(report.consistency):
+        yield from _pair_section(title, hint, pairs, images, database)
     contradicting = [
         (c.pair, f"Only {c.share_fitting:.0%} of its matches fit the poses; it has")
         for c in report.contradictions[:_MAX_CONTRADICTIONS_DRAWN]
@@ -319,6 +329,42 @@ def links(report: Report, images: ImageSet, database: Path | None) -> Iterator[s
         images,
         database,
     )
+
+
+def _look_alikes(
+    consistency: Consistency | None,
+) -> Iterator[tuple[str, str, list[tuple[ViewPair, str]]]]:
+    """Titles, hints and pairs of two sections; none without a model."""
+    if consistency is None:
+        return
+    for title, hint, pairs in (
+        (
+            "Places that lie on each other",
+            "These fit the poses, but much of what each shows is missing in the other:"
+            " the poses of one place are wrong.",
+            consistency.overlaid,
+        ),
+        (
+            "Pairs that were left out",
+            "These match, but show places that look alike, not the same place; they"
+            " were not mapped with.",
+            consistency.left_out,
+        ),
+    ):
+        yield (
+            title,
+            hint,
+            [
+                (p.pair, f"{_missing(p)} (certainty {p.certainty:.2f}); it has")
+                for p in pairs[:_MAX_CONTRADICTIONS_DRAWN]
+            ],
+        )
+
+
+def _missing(pair: LookAlike) -> str:
+    if pair.absent is None:
+        return "It goes with others of these"
+    return f"{pair.absent:.0%} of what they should share is missing"
 
 
 def _pair_section(

@@ -81,6 +81,13 @@ _MEASURES = {
         1,
         "0.2",
     ),
+    "consistency": _Measure(
+        lambda r: r.consistency.consistency if r.consistency else 0,
+        "{value:.1%} of the verified pairs agree with the poses, but at least"
+        " {least:.1%} are wanted (consistency).",
+        1,
+        "0.9",
+    ),
 }
 THRESHOLDS = tuple(_MEASURES)
 
@@ -94,7 +101,8 @@ def check_thresholds(report: Report, thresholds: Sequence[str]) -> list[str]:
             `registered`, share 0..1 of all images that are in the dataset; `points`,
             3D points; `track_length`, images that see a point on average; `angle_deg`,
             median over the points of the largest angle between rays; `image_points`
-            and `image_coverage`, points and covered share 0..1 of the worst image.
+            and `image_coverage`, points and covered share 0..1 of the worst image;
+            `consistency`, share 0..1 of the verified pairs that agree with the poses.
 
     Returns:
         A sentence for each measure that is below.

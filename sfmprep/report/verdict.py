@@ -16,6 +16,7 @@ _WHY_NOT = {
     "few_images": "the photographs in it are too few",
     "few_model_points": "it has too few 3D points",
     "loose_poses": "most photographs see too few points",
+    "overlaid": "places that look alike lie on each other",
 }
 
 

@@ -1,0 +1,297 @@
+"""Which verified pairs join images of two places that look alike.
+
+The decision is made on the graph, not pair by pair: each pair that agrees with the
+model says by what is absent whether its two views show one place, views are gathered as
+long as the sum of what is said between two groups is for it, and between groups that
+the sum keeps apart all agreeing pairs are wrong. What leads from one group to the other
+in another way contradicts the wrong overlay, does not agree with the model, and stays.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.absence import Visibility
+from sfmprep.mapping.contradictions import share_fitting
+from sfmprep.mapping.view_graph import strongest_edges
+from sfmprep.pairing.pairs import natural_order
+from sfmprep.types import Float64, Index, Mask
+
+_PER_IMAGE = 20  # strongest pairs of each image that are asked
+_MIN_INLIERS = 15
+_AGREES = 0.75  # share of the matches of a pair that fit the poses
+_MIN_EXPECTED = 20  # points, in either view
+_ABSENT = 0.04  # share of them that speaks neither for nor against
+_MOST_AGAINST = 3.0
+_UNKNOWN = 1.0  # weight of a pair that cannot be asked
+_MIN_AGAINST = 3  # pairs that speak against, between two groups
+_CERTAIN = 0.5  # of all that pairs between two groups say, less what is for them
+_IN_ORDER = 0.8  # of the images' successors, so many are among the strongest partners
+_ALL_REPEATED = 0.9  # share of the matches of a pair
+_MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
+_MAX_CACHED = 512
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongPair:
+    """A pair whose images look alike, but do not show the same place."""
+
+    name0: str
+    name1: str
+    num_inliers: int
+    absent: float | None  # share 0..1 of what both should see and do not; None: unknown
+    certainty: float  # 0..1: how far the pairs of the two groups agree that it is wrong
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a model says of the verified pairs of its images."""
+
+    names: tuple[str, ...]  # of the views
+    index: Index  # [P, 2] rows of the views
+    num_inliers: Index  # [P]
+    repeated: Float64  # [P] share 0..1 of their matches that are on repeated points
+    fitting: Float64  # [P] share 0..1 of their matches that fit the poses
+    absent: Float64  # [P] share 0..1 of what both should see and do not; NaN: unknown
+    found: Index  # [P] points that either should see and does, but for repeated ones
+    shared: list[Index]  # [P] of pairs that miss much, all points that they share
+
+    @property
+    def agrees(self) -> Mask:
+        """Which pairs agree with the poses [P]."""
+        agrees: Mask = self.fitting >= _AGREES
+        return agrees
+
+
+def wrong_pairs_in(database: Path, arrays: ModelArrays) -> list[WrongPair]:
+    """Finds the pairs that lay one place on another, strongest first.
+
+    If there are such, the points that the two places share are known, and the decision
+    is made again with what else is found: two views that have nothing but look-alikes
+    in common say little, and where they contradict the poses as well, they are wrong.
+
+    Args:
+        database: Where the pairs are; its keypoints are those of the model.
+        arrays: Of the model.
+    """
+    asked = ask_pairs(database, arrays)
+    wrong = _wrong(asked)[0]
+    if not wrong.any():
+        return []
+    shared = [asked.shared[row] for row in np.flatnonzero(wrong).tolist()]
+    times = np.bincount(np.concatenate(shared), minlength=len(arrays.xyz))
+    repeated = times >= _MIN_SHARED
+    return find_wrong_pairs(ask_pairs(database, arrays, repeated=repeated))
+
+
+def ask_pairs(
+    database: Path, arrays: ModelArrays, *, repeated: Mask | None = None
+) -> Asked:
+    """Asks of the verified pairs of a model's images what is absent in them.
+
+    Pairs with 15 inliers or more are compared with the poses, and of those that agree
+    the twenty strongest of each image are asked. Both directions of a pair have to miss
+    something: what one view misses may be hidden.
+
+    Args:
+        database: Where the pairs are; its keypoints are those of the model.
+        arrays: Of the model.
+        repeated: [N] points that are known to look like others; None: none is.
+    """
+    views, visibility = arrays.views, Visibility(arrays)
+    row_of = {name: row for row, name in enumerate(views.names)}
+    with pycolmap.Database.open(database) as opened:
+        id_of = {image.name: image.image_id for image in opened.read_all_images()}
+        table = _pairs_between(opened, row_of)
+        strong = strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)
+
+        @lru_cache(_MAX_CACHED)
+        def rays(row: int) -> Float64:
+            xy = opened.read_keypoints(id_of[views.names[row]])[:, :2]
+            return views.rays(row, xy.astype(np.float64))
+
+        answers, shared = [], []
+        if repeated is None:
+            repeated = np.zeros(len(arrays.xyz), bool)
+        look_alike = _keypoints_of(arrays, repeated)
+        for (row0, row1, _), is_strong in zip(table.tolist(), strong, strict=True):
+            matches = np.asarray(
+                opened.read_two_view_geometry(
+                    id_of[views.names[row0]], id_of[views.names[row1]]
+                ).inlier_matches,
+                np.int64,
+            )
+            fitting = share_fitting(
+                views, row0, row1, rays(row0)[matches[:, 0]], rays(row1)[matches[:, 1]]
+            )
+            absent, found = np.nan, 0
+            shared.append(_NO_ROWS)
+            if is_strong and fitting >= _AGREES:
+                seen = (
+                    visibility.seen(row0, row1, matches[:, 0]),
+                    visibility.seen(row1, row0, matches[:, 1]),
+                )
+                if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
+                    absent = min(s.num_absent / s.num_expected for s in seen)
+                    found = min(int((~repeated[s.found]).sum()) for s in seen)
+                    if absent > _ABSENT:
+                        shared[-1] = np.union1d(seen[0].found, seen[1].found)
+            on_repeated = np.isin(matches[:, 0], look_alike[row0])
+            on_repeated |= np.isin(matches[:, 1], look_alike[row1])
+            answers.append((fitting, absent, found, float(on_repeated.mean())))
+    columns = np.array(answers, np.float64).reshape(-1, 4)
+    return Asked(
+        names=views.names,
+        index=table[:, :2],
+        num_inliers=table[:, 2],
+        repeated=columns[:, 3],
+        fitting=columns[:, 0],
+        absent=columns[:, 1],
+        found=columns[:, 2].astype(np.int64),
+        shared=shared,
+    )
+
+
+def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
+    """Finds the pairs that lay one place on another, strongest first.
+
+    None are found where fewer than three pairs between two groups speak against, or
+    others speak for them a third as loud.
+    """
+    wrong, certainty = _wrong(asked)
+    found = []
+    for row in np.flatnonzero(wrong).tolist():
+        name0, name1 = sorted(asked.names[view] for view in asked.index[row])
+        absent = float(asked.absent[row])
+        found.append(
+            WrongPair(
+                name0=name0,
+                name1=name1,
+                num_inliers=int(asked.num_inliers[row]),
+                absent=None if np.isnan(absent) else round(absent, 3),
+                certainty=round(float(certainty[row]), 3),
+            )
+        )
+    return sorted(found, key=lambda pair: (-pair.num_inliers, pair.name0, pair.name1))
+
+
+def _wrong(asked: Asked) -> tuple[Mask, Float64]:
+    """Which pairs [P] are wrong, and how far those of its two groups say so, -1..1."""
+    agrees, weights = asked.agrees, _weights(asked)
+    label = gather(len(asked.names), asked.index[agrees], weights[agrees])
+    ends = np.sort(label[asked.index], axis=1)
+    _, between = np.unique(ends, axis=0, return_inverse=True)
+    between = between.reshape(-1)
+    sums = np.zeros((int(between.max(initial=-1)) + 1, 3))  # all, absolute, against
+    said = np.column_stack([weights, np.abs(weights), weights < 0])
+    np.add.at(sums, between[agrees], said[agrees])
+    total, absolute, against = sums[between].T
+    wrong = agrees & (ends[:, 0] != ends[:, 1])
+    certainty = -total / np.maximum(absolute, 1e-9)
+    wrong &= (certainty >= _CERTAIN) & (against >= _MIN_AGAINST)
+    # what is repeated is known by now: what has nothing else and does not agree, too
+    wrong |= ~agrees & (asked.repeated >= _ALL_REPEATED)
+    return wrong, certainty
+
+
+def gather(num_views: int, index: Index, weights: Float64) -> Index:
+    """Labels [V] of groups: those of the largest sum are joined while it is above 0.
+
+    Greedy additive edge contraction (Keuper et al., Efficient decomposition of image
+    and mesh graphs by lifted multicuts, ICCV 2015).
+
+    Args:
+        num_views: How many there are.
+        index: Pairs of views [P, 2], each once.
+        weights: [P] above 0 for what belongs together, below 0 for what does not.
+    """
+    sums: list[dict[int, float]] = [{} for _ in range(num_views)]
+    heap: list[tuple[float, int, int]] = []
+    for (one, two), weight in zip(index.tolist(), weights.tolist(), strict=True):
+        sums[one][two] = sums[two][one] = weight
+        heap.append((-weight, min(one, two), max(one, two)))
+    heapq.heapify(heap)
+    members = [[view] for view in range(num_views)]
+    while heap and heap[0][0] < 0:
+        weight, one, two = heapq.heappop(heap)
+        if sums[one].get(two) != -weight:
+            continue  # joined, or another sum by now
+        if len(sums[one]) < len(sums[two]):
+            one, two = two, one
+        members[one] += members[two]
+        members[two] = []
+        del sums[one][two], sums[two][one]
+        for other, more in sums[two].items():
+            del sums[other][two]
+            total = sums[one].get(other, 0.0) + more
+            sums[one][other] = sums[other][one] = total
+            heapq.heappush(heap, (-total, min(one, other), max(one, other)))
+        sums[two] = {}
+    label = np.empty(num_views, np.int64)
+    for number, group in enumerate(members):
+        label[group] = number
+    return label
+
+
+def _pairs_between(database: pycolmap.Database, row_of: dict[str, int]) -> Index:
+    """Rows of the views and inliers [P, 3] of verified pairs, in the order of ids."""
+    names = {image.image_id: image.name for image in database.read_all_images()}
+    found = []
+    counts = database.read_two_view_geometry_num_inliers()
+    for pair_id, count in sorted(zip(*counts, strict=True)):
+        pair = pycolmap.pair_id_to_image_pair(pair_id)
+        rows = [row_of.get(names[image_id], -1) for image_id in pair]
+        if count >= _MIN_INLIERS and min(rows) >= 0:
+            found.append((*rows, count))
+    return np.array(found, np.int64).reshape(-1, 3)
+
+
+def _keypoints_of(arrays: ModelArrays, points: Mask) -> list[Index]:
+    """By view, the keypoints that see some of the points [N]."""
+    observations = arrays.observations
+    seen = points[observations.point]
+    return [
+        observations.keypoint[rows[seen[rows]]]
+        for rows in observations.by_view(len(arrays.views))
+    ]
+
+
+def _weights(asked: Asked) -> Float64:
+    """What each pair [P] says: above 0, that its views show one place."""
+    known = ~np.isnan(asked.absent)
+    side = (1 - np.where(known, asked.absent, 0) / _ABSENT).clip(-_MOST_AGAINST, 1)
+    # against, all that is shared counts: it may be repeated
+    found = np.maximum(np.where(side < 0, asked.num_inliers, asked.found), _UNKNOWN)
+    said = np.where(known, side * found, _UNKNOWN)
+    follows = _follows(asked)
+    trusted: Float64 = np.where(follows, np.maximum(said, asked.num_inliers), said)
+    return trusted
+
+
+def _follows(asked: Asked) -> Mask:
+    """Which pairs [P] are neighbours in time; none where names have no such order.
+
+    Names are in the order of time if next to every image is among the five strongest
+    partners of the one before.
+    """
+    follows = _next_to_each_other(asked.names, asked.index)
+    strong = follows & strongest_edges(asked.index, asked.num_inliers, 5)
+    if strong.sum() < _IN_ORDER * max(len(asked.names) - 1, 1):
+        return np.zeros(len(follows), bool)
+    return follows
+
+
+def _next_to_each_other(names: Sequence[str], index: Index) -> Mask:
+    place_of = {name: place for place, name in enumerate(natural_order(names))}
+    place = np.array([place_of[name] for name in names], np.int64)
+    gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1
+    return gap

@@ -1,0 +1,98 @@
+"""Places that look alike: what is absent, which pairs go, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.errors import StoreError
+from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.trust import Trust, map_trusted, measure_trust
+from sfmprep.mapping.wrong_pairs import WrongPair, gather, wrong_pairs_in
+from tests.bench.repeats import map_plainly
+from tests.support.repeats import facades, photograph, plain, wrong_share
+
+PAIR = WrongPair(
+    name0="a.jpg", name1="b.jpg", num_inliers=50, absent=0.25, certainty=0.9
+)
+
+
+def test_a_house_with_two_equal_fronts_is_unfolded(tmp_path: Path) -> None:
+    database = tmp_path / "database.db"
+    truth = photograph(facades(0), database, seed=0)
+    folded: list[pycolmap.Reconstruction] = []
+
+    def mapper(path: Path, folder: Path) -> list[pycolmap.Reconstruction]:
+        models = map_plainly(path, folder)
+        folded.append(models[0])
+        return models
+
+    (model,), trust = map_trusted(database, tmp_path / "models", mapper)
+    assert wrong_share(folded[0], truth) > 0.3
+    assert model.num_reg_images() == len(truth)
+    assert wrong_share(model, truth) == 0
+    assert trust.consistency > 0.95
+    assert not trust.overlaid
+    # every pair that was left out joins two sides of the house
+    for pair in trust.left_out:
+        axes = [truth[name].rotation[2] for name in (pair.name0, pair.name1)]
+        assert axes[0] @ axes[1] < 0.5
+    # the folded model itself is told to be wrong
+    assert measure_trust(database, folded[:1]).overlaid
+
+
+def test_a_house_without_repetition_is_mapped_once(tmp_path: Path) -> None:
+    database = tmp_path / "database.db"
+    truth = photograph(plain(0), database, seed=0)
+    places: list[Path] = []
+
+    def mapper(path: Path, folder: Path) -> list[pycolmap.Reconstruction]:
+        places.append(path)
+        return map_plainly(path, folder)
+
+    models, trust = map_trusted(database, tmp_path / "models", mapper)
+    assert places == [database]
+    assert wrong_share(models[0], truth) == 0
+    assert (trust.left_out, trust.overlaid) == ((), ())
+    assert trust.consistency == 1
+
+
+def test_no_model_is_worth_nothing_and_nothing_is_wrong(tmp_path: Path) -> None:
+    models, trust = map_trusted(tmp_path / "x.db", tmp_path / "models", lambda *_: [])
+    assert models == []
+    assert (trust.num_asked, trust.consistency) == (0, 1.0)
+    database = tmp_path / "empty.db"
+    pycolmap.Database.open(database).close()
+    assert wrong_pairs_in(database, ModelArrays.of(pycolmap.Reconstruction())) == []
+
+
+def test_groups_are_joined_while_the_sum_is_for_it() -> None:
+    index = np.array([(0, 1), (1, 2), (2, 3), (0, 2), (0, 3), (1, 3)])
+    label = gather(5, index, np.array([9.0, 2.0, 9.0, -3.0, -3.0, 1.0]))
+    assert label[0] == label[1]
+    assert label[2] == label[3]
+    assert len(set(label.tolist())) == 3
+    together = gather(5, index, np.array([9.0, 2.0, 9.0, -3.0, 1.0, 1.0]))
+    assert len(set(together.tolist())) == 2
+    assert gather(0, np.empty((0, 2), np.int64), np.empty(0)).tolist() == []
+
+
+def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    trust = Trust(num_asked=20, num_contradicted=1, left_out=(PAIR,), overlaid=(PAIR,))
+    trust.write(tmp_path / "consistency.json")
+    assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
+    assert trust.consistency == 0.9
+
+
+def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "consistency.json"
+    path.write_text("{}")
+    with pytest.raises(StoreError) as caught:
+        Trust.read(path)
+    assert str(caught.value) == (
+        f"{path} is missing or damaged ('num_asked'). Delete"
+        " mapped.zip beside it; the next run makes both again."
+    )
