@@ -9,6 +9,7 @@ a change of exposure is no motion.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +54,8 @@ class MotionTracker:
     """Follows points through a film, frame by frame."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        preset = cv2.DISOPTICAL_FLOW_PRESET_FAST
+        self._flow: Any = cv2.DISOpticalFlow_create(preset)  # type: ignore[attr-defined]
         self._grey: Grey | None = None  # the last frame that went together
         self._lost: Grey | None = None
         self._num_missing = 0  # frames since then
@@ -125,9 +127,9 @@ class MotionTracker:
         """Points of the frame now that have texture around them, [N, 2]."""
         assert self._grey is not None
         height, width = self._grey.shape
-        xs = np.arange(_SPACING / 2, width, _SPACING, np.float32)
-        ys = np.arange(_SPACING / 2, height, _SPACING, np.float32)
-        grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
+        xs = np.arange(_SPACING // 2, width, _SPACING)
+        ys = np.arange(_SPACING // 2, height, _SPACING)
+        grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
         return grid[_has_texture(self._grey, grid)]
 
     def _follow(self, before: Grey, now: Grey) -> bool:
@@ -176,7 +178,7 @@ def _evened(picture: Grey) -> Grey:
 
 
 def _carried(
-    flow: cv2.DISOpticalFlow,
+    flow: Any,
     before: Grey,
     now: Grey,
     xy: Float32,
@@ -186,7 +188,7 @@ def _carried(
     there = flow.calc(before, now, None if guess is None else guess.copy())
     back = flow.calc(now, before, None if guess is None else -guess)
     shift = _sampled(there, xy)
-    end = xy + shift
+    end: Float32 = np.asarray(xy + shift, np.float32)
     error = np.linalg.norm(shift + _sampled(back, end), axis=1)
     good = error < _CHECK_PX + _CHECK_SHARE * np.linalg.norm(shift, axis=1)
     # where nothing is to be seen, as in a flash, everything fits
@@ -204,7 +206,7 @@ def _has_texture(grey: Grey, xy: Float32) -> NDArray[np.bool_]:
     return textured
 
 
-def _goes_together(flow: cv2.DISOpticalFlow, before: Grey, now: Grey) -> bool:
+def _goes_together(flow: Any, before: Grey, now: Grey) -> bool:
     height, width = now.shape
     xs, ys = np.arange(8, width, 24), np.arange(8, height, 24)
     xy = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
