@@ -60,7 +60,9 @@ class MotionTracker:
         self._lost: Grey | None = None
         self._num_missing = 0  # frames since then
         self._num_lost = 0  # of these the last ones, which go together
-        self._speed = np.empty((0, 0, 2), np.float32)  # flow [H, W, 2] of a frame
+        self._speed: Float32 = np.empty(
+            (0, 0, 2), np.float32
+        )  # flow [H, W, 2] of a frame
         self._xy = self._origin = np.empty((0, 2), np.float32)
         self._alive = np.empty(0, np.bool_)
         self._sowing = 0
@@ -147,7 +149,7 @@ class MotionTracker:
         there, end, good = _carried(self._flow, before, now, start, guess)
         if good.mean() < (_MIN_BRIDGED if count > 1 else _MIN_CONSISTENT):
             return False
-        self._speed = there / count
+        self._speed = there / np.float32(count)
         self._xy[inside] = end
         self._alive[inside] = good & _is_inside(end, now)
         return True
@@ -215,16 +217,19 @@ def _goes_together(flow: Any, before: Grey, now: Grey) -> bool:
 
 def _sampled(field: Float32, xy: Float32) -> Float32:
     """A field [H, W, 2] at points [N, 2], bilinear."""
-    maps = np.ascontiguousarray(xy[:, None, :])
+    columns, rows = (np.ascontiguousarray(each[:, None]) for each in xy.T)
     return np.asarray(
-        cv2.remap(field, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
+        cv2.remap(
+            *(field, columns, rows, cv2.INTER_LINEAR), borderMode=cv2.BORDER_REPLICATE
+        ),
         np.float32,
     ).reshape(-1, 2)
 
 
 def _is_inside(xy: Float32, grey: Grey) -> NDArray[np.bool_]:
     height, width = grey.shape
-    inside: NDArray[np.bool_] = ((xy >= 0) & (xy <= (width - 1, height - 1))).all(1)
+    fits = (xy >= 0) & (xy <= (width - 1, height - 1))
+    inside: NDArray[np.bool_] = fits[:, 0] & fits[:, 1]
     return inside
 
 
