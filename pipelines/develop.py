@@ -70,7 +70,6 @@ def find_capture(
         mask_root=recipe.masks,
         keep_damaged=recipe.keep_damaged,
         developed=developed,
-        progress=progress,
     )
 
 

@@ -112,7 +112,7 @@ def test_wrong_prior_is_refused(
     assert camera.has_prior_focal_length
     (message,) = caplog.messages
     assert message == (
-        f"00.jpg and 13 other images of its camera: the focal length of {guess_px} px"
+        f"00.jpg and 7 other images of its camera: the focal length of {guess_px} px"
         " that EXIF tells is contradicted by the matches;"
         f" {camera.mean_focal_length():.0f} px, which fit them, are used"
     )
@@ -127,8 +127,12 @@ def test_right_prior_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         is_prior=True,
         num_images=8,
     )
+    caplog.set_level("INFO")
     assert calibrated(path).mean_focal_length() == 680
-    assert not caplog.messages
+    assert caplog.messages == [
+        "00.jpg and 7 other images of its camera: the matches do not contradict the"
+        " focal length of 680 px that EXIF tells"
+    ]
 
 
 def test_prior_keeps_the_ratio_of_x_and_y() -> None:

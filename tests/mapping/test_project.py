@@ -338,7 +338,7 @@ def test_stopped_filling_leaves_the_project_as_it_was(
     before = dump(path)
 
     def stop(*_: object) -> None:
-        raise RuntimeError("stopped")
+        raise RuntimeError("SQLite error: disk I/O error")
 
     monkeypatch.setattr(pycolmap.Database, "write_matches", stop)
     assert fill(project) == 1

@@ -38,9 +38,10 @@ def _quiet_colmap() -> None:
 
 def capture(path: Path, num_images: int = 10, turn: float = 1.6) -> Rotations:
     """A database with the matches of an orbit, not verified; the true rotations."""
-    return orbit(
+    poses = orbit(
         path, LENS, guess_px=650, is_prior=True, num_images=num_images, turn=turn
     )
+    return {name: pose.rotation for name, pose in poses.items()}
 
 
 def verify(path: Path, pairs: Pairs) -> None:

@@ -104,6 +104,7 @@ def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
         *("features.h5", "pairs.txt", "matches.h5", "database.db", "models"),
         *("images.json", "stages.json", "poses.json", "mapped.zip", "lock"),
         *("second_pairs.txt", "lost_pairs.txt", "mapped_on.zip"),
+        "consistency.json",
     }
 
 
@@ -124,7 +125,8 @@ def test_same_inputs_and_seed_give_same_stores_in_the_program(
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
         f"reading the photographs of {images}",
         *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
-        *("[4/6] import", "[4/6] verify", "[5/6] calibrate", "0000.jpg", "[5/6] map"),
+        *("[4/6] import", "[4/6] verify", "[5/6] calibrate"),
+        *("0000.jpg and 7 other images of its camera", "[5/6] map"),
         *("seed cloud", "[6/6] export", "warning", "warning"),
     ]
 

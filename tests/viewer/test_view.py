@@ -362,10 +362,16 @@ def open_page(profile: Path, url: str) -> list[tuple[str, Any]]:
             socket.send(json.dumps({"id": 1, "method": method, "params": params}))
             while "id" not in (message := json.loads(socket.recv(timeout=300))):
                 events.append((message["method"], message["params"]))
-            return message["result"]
+            return message.get("result", {})
 
         for domain in ("Network", "Runtime", "Page"):
             call(f"{domain}.enable")
         call("Page.navigate", url=url)
-        wait_until(lambda: is_drawn(b64decode(call("Page.captureScreenshot")["data"])))
+
+        def shows_something() -> bool:
+            # a browser that is still busy with the page may take no picture yet
+            picture = call("Page.captureScreenshot").get("data")
+            return picture is not None and is_drawn(b64decode(picture))
+
+        wait_until(shows_something)
     return events
