@@ -28,6 +28,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from sfmprep.errors import ConfigError
 from sfmprep.evaluation.reference import CameraPose, registered_poses
@@ -239,7 +240,7 @@ def relative_pose_errors(
         truth: The same of the reference.
         turn_deg: All estimated cameras are turned by this vector [3], degrees.
     """
-    turn = _rotation_matrix(turn_deg)
+    turn = Rotation.from_rotvec(turn_deg, degrees=True).as_matrix()
     residual = turn @ estimate[0] @ turn.T @ truth[0].transpose(0, 2, 1)
     skew = residual - residual.transpose(0, 2, 1)
     # atan2 is exact near 0, where the arc cosine of the trace is not
@@ -250,18 +251,6 @@ def relative_pose_errors(
     along = (turned * truth[1]).sum(axis=1)
     angles = np.stack([np.arctan2(sine, cosine), np.arctan2(across, along)], axis=1)
     return np.asarray(np.degrees(angles))
-
-
-def _rotation_matrix(vector_deg: Float64) -> Float64:
-    """The rotation about a vector by its length in degrees (Rodrigues)."""
-    angle = float(np.radians(np.linalg.norm(vector_deg)))
-    if angle == 0:
-        return np.eye(3)
-    x, y, z = np.radians(vector_deg) / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.asarray(
-        np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    )
 
 
 def _axis_rotation(
@@ -353,7 +342,8 @@ def _distances_after_fit(
 ) -> Float64:
     """Distances [N] after the least-squares similarity of the chosen points.
 
-    Umeyama, PAMI 1991.
+    Umeyama, PAMI 1991. pycolmap's has no answer for cameras on one line, as of a
+    slider, for which the distances are as clear.
     """
     source_mean, target_mean = source[chosen].mean(axis=0), target[chosen].mean(axis=0)
     centred, aim = source[chosen] - source_mean, target[chosen] - target_mean
