@@ -15,7 +15,7 @@ from typing import Any
 
 from sfmprep.config import Recipe
 from sfmprep.files import read_table, write_text
-from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of, passes_on
+from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of
 
 
 class Ledger:
@@ -87,7 +87,7 @@ class Ledger:
         """
         keys = self.keys
         read = (*STAGES[name].reads, *STAGES[name].over)
-        stages = (_nearest(keys, other) for other in read if other in STAGES)
+        stages = (keys.nearest(other) for other in read if other in STAGES)
         is_whole = all(map(self.is_done, stages))
         written = _sha256(self.file(name)) if STAGES[name].is_text else None
         self._write(name, state=keys.state(name) if is_whole else None, sha256=written)
@@ -124,7 +124,7 @@ class Ledger:
         yield from changed_settings(record["settings"], keys.settings(name))
         for other, checksum in keys.reads(name).items():
             if record["reads"].get(other) != checksum:
-                yield f"{_nearest(keys, other)} changed"
+                yield f"{keys.nearest(other)} changed"
         for other in stage.over:
             if record["over"].get(other) != keys.state(other):
                 what = "photographs or masks" if other == IMAGES else other
@@ -159,13 +159,6 @@ def _sha256(file: Path) -> str | None:
     if not file.is_file():
         return None
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _nearest(keys: Keys, name: str) -> str:
-    """The stage whose artefact is read: one that is left out passes another on."""
-    while not keys.applies(name):
-        name = passes_on(STAGES[name])
-    return name
 
 
 def changed_settings(was: Any, now: Any, prefix: str = "") -> Iterator[str]:

@@ -326,6 +326,12 @@ class Keys:
         is_idle = FILMS in stage.over and not self.films
         return stage.applies(self.recipe) and not is_idle
 
+    def nearest(self, name: str) -> str:
+        """The stage whose artefact is read for this one: one left out passes it on."""
+        while not self.applies(name):
+            name = passes_on(STAGES[name])
+        return name
+
     def reads(self, name: str) -> dict[str, str]:
         """The checksum of everything that a stage's key depends on, by its name."""
         stage = STAGES[name]

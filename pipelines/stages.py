@@ -378,10 +378,11 @@ def refine(
     if not run.ledger.is_done("refine"):
         run.begin("refine")
         place, names = run.workspace, run.images.names
+        mapped = run.ledger.file(run.ledger.keys.nearest("map on"))
         has_dense = run.recipe.dense is not None
         tried = pairs_from_file(place.pairs_left, names) if has_dense else None
         apart(
-            *(refine_into, packed, place.mapped, place.dense, tried),
+            *(refine_into, packed, mapped, place.dense, tried),
             *(run.images, run.recipe),
             progress=progress,
         )

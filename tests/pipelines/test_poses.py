@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,8 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.mapping.verify import read_verified
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs, pairs_from_file
-from sfmprep.pipelines import artefacts, poses
+from sfmprep.pipelines import artefacts, poses, stages
+from sfmprep.pipelines.apart import apart, refine_into
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.workspace import Workspace
@@ -93,3 +96,23 @@ def test_a_recipe_can_leave_the_second_round_out(
     reconstruct(images.root, out, recipe)
     assert not Workspace(out).second_pairs.exists()
     assert not Workspace(out).mapped_on.exists()
+
+
+def test_what_is_refined_are_the_models_of_the_last_round(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Pairs.of(exhaustive_pairs(images.names).items[::2])
+    refined: list[Path] = []
+
+    def run_here(function: Callable[..., object], *args: Any, **how: Any) -> object:
+        if function is refine_into:
+            refined.append(args[1])
+        return apart(function, *args, **how)
+
+    monkeypatch.setattr(stages, "apart", run_here)
+    for setting in ("second_round={}", "second_round=null"):
+        out = tmp_path / setting
+        recipe = with_pairs(tmp_path / "few.txt", few, "refinement={}", setting)
+        reconstruct(images.root, out, recipe)
+    with_second, without = (path.name for path in refined)
+    assert (with_second, without) == ("mapped_on.zip", "mapped.zip")
