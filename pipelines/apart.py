@@ -7,7 +7,8 @@ and no more; and it can be stopped at once. Models come back through files.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
 from sfmprep.semidense.remeasure import remeasure
 from sfmprep.stores.tables import DenseStore
+
+_CONSISTENCY = "consistency.json"  # beside the archive: what its largest model is worth
 
 
 def apart(function: Callable[..., Any], *args: Any, progress: Progress = silent) -> Any:
@@ -77,14 +80,10 @@ def map_into(
             progress=progress,
         )
 
-    folder = packed.with_name(".mapping")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
-    try:
+    with _scratch(packed) as folder:
         models, trust = map_trusted(database, folder, mapper)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if models:
-        trust.write(packed.with_name("consistency.json"))
+        trust.write(packed.with_name(_CONSISTENCY))
         write_packed(packed, models)
     return len(models)
 
@@ -109,11 +108,8 @@ def continue_into(
     Raises:
         SfmprepError: see `continue_models`, `read_packed`, `Trust` and `write_packed`.
     """
-    folder = packed.with_name(".mapping")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
-    trust = Trust.read(packed.with_name("consistency.json"))
-    try:
-        folder.mkdir()
+    trust = Trust.read(packed.with_name(_CONSISTENCY))
+    with _scratch(packed) as folder:
         reduced = database
         if trust.left_out:
             reduced = folder / "reduced.db"
@@ -126,12 +122,22 @@ def continue_into(
             seed=seed,
             progress=progress,
         )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     trust = measure_trust(database, models, trust.left_out)
-    trust.write(packed.with_name("consistency.json"))
+    trust.write(packed.with_name(_CONSISTENCY))
     write_packed(packed, models)
     return len(models)
+
+
+@contextmanager
+def _scratch(packed: Path) -> Iterator[Path]:
+    """A new folder beside an archive, for what is in between; it is gone afterwards."""
+    folder = packed.with_name(".mapping")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refine_into(

@@ -87,10 +87,7 @@ def _barred() -> str:
 
 
 def _report(frontend: Frontend, lacking: list[str]) -> None:
-    needed = frontend.needed_weights()
-    if frontend.stronger is not None:
-        needed = [*needed, *frontend.stronger.matcher.needed_weights()]
-    licences = sorted({WEIGHTS[name].licence for name, _ in needed})
+    licences = sorted({WEIGHTS[name].licence for name, _ in frontend.all_weights()})
     why = ""
     if lacking:
         names = ", ".join(lacking)

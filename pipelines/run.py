@@ -118,8 +118,7 @@ def open_run(
         _note(workspace, images, contents)
         has_features = workspace.features.is_file()
         write_text(workspace.recipe, (chosen if has_features else recipe).to_yaml())
-        films = images.developed.checksums if images.developed else {}
-        ledger = Ledger(out, chosen, contents.now, films)
+        ledger = Ledger(out, chosen, contents.now, images.developed_sha256)
         yield Run(images, workspace, chosen, ledger)
 
 

@@ -44,8 +44,9 @@ def stages_of(
     contents = read_contents(workspace, images, progress=progress)
     here = (frontend for frontend in recipe.frontends if has_weights(frontend))
     choice = earlier_choice(workspace, recipe) or next(here, recipe.frontends[0])
-    films = images.developed.checksums if images.developed else {}
-    ledger = Ledger(out, recipe.with_frontend(choice), contents.now, films)
+    ledger = Ledger(
+        out, recipe.with_frontend(choice), contents.now, images.developed_sha256
+    )
     for name in STAGES:
         if ledger.keys.applies(name):
             yield StageStatus(

@@ -65,6 +65,11 @@ class ImageSet:
         """The films of which frames are among the images."""
         return () if self.developed is None else self.developed.films
 
+    @property
+    def developed_sha256(self) -> Mapping[str, str]:
+        """The checksum of each film and RAW file that images were made of, by name."""
+        return {} if self.developed is None else self.developed.checksums
+
     def read_pixels(self, name: str) -> NDArray[np.uint8]:
         """The pixels of the image `name`, as `image_file.read_pixels` gives them."""
         return read_pixels(self.path(name), keep_damaged=self.keep_damaged)

@@ -454,10 +454,7 @@ def recipes(
     print(recipe.to_yaml())
     for number, frontend in enumerate(recipe.frontends, 1):
         print(f"# choice {number}: {frontend.ladder_label()}")
-        stronger = (
-            frontend.stronger.matcher.needed_weights() if frontend.stronger else []
-        )
-        for weight, path in [*frontend.needed_weights(), *stronger]:
+        for weight, path in frontend.all_weights():
             print(_described(weight, path))
     if recipe.dense is not None:
         print(f"# semi-dense: {recipe.dense.matcher.type}")

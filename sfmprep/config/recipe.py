@@ -34,6 +34,11 @@ class Frontend(Config):
         """Weights that it cannot do without: the name, and the file to use instead."""
         return [*self.features.needed_weights(), *self.matcher.needed_weights()]
 
+    def all_weights(self) -> list[tuple[str, Path | None]]:
+        """As `needed_weights`, with those of what tries weak pairs."""
+        stronger = self.stronger.matcher.needed_weights() if self.stronger else []
+        return [*self.needed_weights(), *stronger]
+
     def label(self) -> str:
         """A short name for messages, such as `xfeat + lighterglue`."""
         return f"{self.features.name} + {self.matcher.name}"

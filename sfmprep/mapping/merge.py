@@ -11,7 +11,7 @@ import pycolmap
 
 from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import add_model, carry_over
-from sfmprep.mapping.runs import Run, incremental_options
+from sfmprep.mapping.runs import Run, incremental_options, refine_globally
 from sfmprep.mapping.similarity import MIN_LINKS, find_links, place
 
 logger = logging.getLogger(__name__)
@@ -198,13 +198,7 @@ def adjust_tracks(
         mapper.triangulate_image(triangulation, image_id)
     mapper.complete_and_merge_tracks(loose)
     mapper.retriangulate(triangulation)
-    mapper.iterative_global_refinement(
-        pipeline.ba_global_max_refinements,
-        pipeline.ba_global_max_refinement_change,
-        options,
-        pipeline.get_global_bundle_adjustment(),
-        triangulation,
-    )
+    refine_globally(mapper, pipeline, options, triangulation)
     mapper.end_reconstruction(False)
 
 

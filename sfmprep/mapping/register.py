@@ -19,7 +19,7 @@ import pycolmap
 
 from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import carry_over
-from sfmprep.mapping.runs import Run, incremental_options
+from sfmprep.mapping.runs import Run, incremental_options, refine_globally
 from sfmprep.mapping.significance import needed_inliers
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,7 @@ def register_more(
             frame_id = grown.images[image_id].frame_id
             mapper.observation_manager.deregister_frame(frame_id)
     if added:
-        mapper.iterative_global_refinement(
-            pipeline.ba_global_max_refinements,
-            pipeline.ba_global_max_refinement_change,
-            options,
-            pipeline.get_global_bundle_adjustment(),
-            triangulation,
-        )
+        refine_globally(mapper, pipeline, options, triangulation)
     mapper.end_reconstruction(False)
     if not added:
         return model, []

@@ -156,6 +156,22 @@ def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
     return options
 
 
+def refine_globally(
+    mapper: pycolmap.IncrementalMapper,
+    pipeline: pycolmap.IncrementalPipelineOptions,
+    options: pycolmap.IncrementalMapperOptions,
+    triangulation: pycolmap.IncrementalTriangulatorOptions,
+) -> None:
+    """Adjusts all that a mapper holds, as often as its pipeline would."""
+    mapper.iterative_global_refinement(
+        pipeline.ba_global_max_refinements,
+        pipeline.ba_global_max_refinement_change,
+        options,
+        pipeline.get_global_bundle_adjustment(),
+        triangulation,
+    )
+
+
 def map_globally(run: Run) -> list[pycolmap.Reconstruction]:
     """Runs the global mapper; of pairs it takes those that have a relative pose."""
     options = pycolmap.GlobalPipelineOptions()
