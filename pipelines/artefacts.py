@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import pycolmap
 
-from sfmprep.dataset.world_frame import WorldFrame
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.mapping.models import read_model
@@ -218,10 +217,9 @@ def refuse(run: Run, stage: str) -> NoReturn:
 
 
 def in_world(
-    uncertainties: Mapping[str, PoseUncertainty], world: WorldFrame | None
+    uncertainties: Mapping[str, PoseUncertainty], scale: float
 ) -> dict[str, PoseUncertainty]:
-    """In units of the dataset, or as they are without one."""
-    scale = float(world.world_from_sfm.scale) if world else 1.0
+    """In units of the dataset, which are `scale` to one of the reconstruction."""
     return {
         name: replace(each, position_stddev=scale * each.position_stddev)
         for name, each in uncertainties.items()

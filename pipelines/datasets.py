@@ -25,6 +25,7 @@ from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.export.install import INIT, SUBMODELS, WORLD
 from sfmprep.export.listing import LISTING, is_begun, is_export
 from sfmprep.export.targets import plan_folders
+from sfmprep.export.tracks import TRACKS
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.pipelines.artefacts import in_world, open_result, read_poses
 from sfmprep.pipelines.run import Run
@@ -133,12 +134,14 @@ def _export_model(
         progress=progress,
     )
     return export_dataset(
-        apply_world(seeded, world),
+        apply_world(seeded, world.world_from_sfm),
         images,
         folder,
         recipe.export,
         world=world,
-        uncertainties=in_world(read_poses(run, number).uncertainties, world),
+        uncertainties=in_world(
+            read_poses(run, number).uncertainties, world.world_from_sfm.scale
+        ),
         progress=progress,
     )
 
@@ -152,6 +155,8 @@ def _is_whole(run: Run, out: Path, *, has_others: bool) -> bool:
             entries += [f"images_{factor}" for factor in config.downscales]
         if folder.layout.has_json:
             entries.append("transforms.json")
+        if config.tracks:
+            entries.append(TRACKS)
         if has_others and not folder.name and folder.layout.pixels == "upright":
             entries.append(INIT)
         place = out / folder.name

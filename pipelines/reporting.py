@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycolmap
 
-from sfmprep.dataset.world_frame import WorldFrame, apply_world
+from sfmprep.dataset.world_frame import apply_world
 from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
@@ -55,8 +56,11 @@ def write_report(
     path = result_database(run)
     database = path if path.is_file() else None
     world = num_dataset_points = None
+    shown = next(iter(models), None)
     if models and run.ledger.is_done("export"):
-        world = WorldFrame.from_json(_read_json(workspace.out / WORLD))
+        world = _read_json(workspace.out / WORLD)
+        world_from_sfm = pycolmap.Sim3d(np.array(world["world_from_sfm"])[:3])
+        shown = apply_world(models[0], world_from_sfm)
         num_dataset_points = _read_json(workspace.out / LISTING)["num_points"]
     report = collect_report(
         images,
@@ -69,8 +73,10 @@ def write_report(
         seconds=seconds,
         unreadable=unreadable,
         outliers=poses.outliers,
-        uncertainties=in_world(poses.uncertainties, world),
-        world=world.to_json() if world else None,
+        uncertainties=in_world(
+            poses.uncertainties, world["scale_factor"] if world else 1.0
+        ),
+        world=world,
         command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         trust=Trust.read(workspace.consistency) if models else None,
@@ -83,7 +89,7 @@ def write_report(
         workspace.report_page,
         report,
         images,
-        model=apply_world(models[0], world) if world else next(iter(models), None),
+        model=shown,
         features=features,
         database=database,
     )

@@ -134,7 +134,7 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
     check_masks(images)
     plan_folders(recipe.export, with_masks=images.mask_root is not None)
     with_gps = sum(images.infos[name].gps is not None for name in images.names)
-    if recipe.export.world.georeference and with_gps < MIN_POSITIONS:
+    if recipe.export.world.georeference is True and with_gps < MIN_POSITIONS:
         raise ConfigError(
             f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."

@@ -88,7 +88,7 @@ def test_every_capture_has_a_world_frame(
     assert 0 < up.stddev_deg < math.inf
     config = WorldConfig(centre=centre, unit_scale=unit_scale)
     world = find_world(model, images, config)
-    moved = centres_of(apply_world(model, world))
+    moved = centres_of(apply_world(model, world.world_from_sfm))
     assert np.isfinite(moved).all()
     if unit_scale:
         assert np.linalg.norm(moved, axis=1).max() < 1 + 1e-6
@@ -238,7 +238,7 @@ def test_degenerate_capture_becomes_a_dataset(layout: str, tmp_path: Path) -> No
     world = find_world(model, images, WorldConfig())
     out = tmp_path / "out"
     export_dataset(
-        apply_world(model, world),
+        apply_world(model, world.world_from_sfm),
         images,
         out,
         ExportConfig(downscales=[]),

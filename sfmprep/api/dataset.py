@@ -94,7 +94,7 @@ def export(
         progress=progress,
     )
     return export_dataset(
-        *(apply_world(seeded, world), images, folder, config),
+        *(apply_world(seeded, world.world_from_sfm), images, folder, config),
         world=world,
         uncertainties=in_world(pose_uncertainties(model, arrays), world),
         progress=progress,

@@ -234,7 +234,11 @@ class TargetOptions(Options):
         ),
     ] = ()
     georeference: Annotated[
-        Flag, arg(help="Metres and east, north, up from the photographs' GPS.")
+        Flag,
+        arg(
+            help="Insist on metres and east, north, up from the photographs' GPS:"
+            " without it, only where that tells the scale well."
+        ),
     ] = False
 
     def overrides(self) -> list[str]:

@@ -15,7 +15,9 @@ from pydantic import (
 from sfmprep.config.base import Config
 from sfmprep.config.mapping import OutlierConfig
 
-Target = Literal["nerfstudio", "gsplat", "3dgs", "brush", "colmap"]
+Target = Literal[
+    "nerfstudio", "gsplat", "3dgs", "brush", "lichtfeld", "postshot", "3dgrut", "colmap"
+]
 
 
 class WorldConfig(Config):
@@ -27,12 +29,20 @@ class WorldConfig(Config):
     """Whether the origin moves to the middle of what the cameras look at."""
     unit_scale: bool = False
     """Whether all cameras are scaled into a ball of radius 1."""
-    georeference: bool = False
-    """Whether GPS in the photographs gives metres, and x east, y north, z up."""
+    georeference: bool | Literal["auto"] = "auto"
+    """Whether GPS in the photographs gives metres, and x east, y north, z up.
+
+    auto: where it tells the scale to 5 % and nothing else is asked of scale and up.
+    """
+
+    @property
+    def has_own_frame(self) -> bool:
+        """Whether scale or up is asked for that GPS would not give."""
+        return self.unit_scale or self.up == "keep"
 
     @model_validator(mode="after")
     def _one_frame(self) -> Self:
-        if self.georeference and (self.unit_scale or self.up == "keep"):
+        if self.georeference is True and self.has_own_frame:
             raise ValueError("georeference gives scale and up; drop unit_scale and up")
         return self
 
@@ -74,6 +84,8 @@ class ExportConfig(Config):
     """Longer side in pixels of the exported images, or null for full resolution."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of images that had to be written anew."""
+    tracks: bool = False
+    """Whether poses, tracks and their uncertainties are written to tracks.npz too."""
     models: tuple[NonNegativeInt, ...] | None = None
     """Numbers of the models that become datasets beside the largest, which is 0.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from sfmprep.dataset.gravity import Upright, rotation_to_z
 from sfmprep.errors import ReconstructionError
 from sfmprep.types import Float64, Mask
 
-logger = logging.getLogger(__name__)
-
 Fit = Callable[[Float64, Float64], pycolmap.Sim3d | None]
 
 MIN_POSITIONS = 3  # that fix a similarity
 _NUM_SAMPLES = 500
 _MAX_SIGMAS = 3.0  # between up by GPS and up without; beyond it GPS is believed
 _MAX_SCALE_ERROR = 0.3  # relative standard deviation; above it GPS tells no scale
-_WARN_SCALE_ERROR = 0.05
+_GOOD_SCALE_ERROR = 0.05
+_GOOD_POSITIONS = 6  # fewer leave too little over to tell how well they fit
 _ONE_SPOT_M = 1e-6  # what is left of the earth's radius in float64, and no GPS tells
 
 
@@ -36,6 +34,14 @@ class Georeference:
     origin: tuple[float, float, float]  # latitude, longitude in degrees, altitude in m
     up: str  # how it was found, in words
     scale: str
+    scale_error: float  # relative standard deviation
+    num_positions: int  # that agree with each other
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it can be used where nobody asked for it."""
+        enough = self.num_positions >= _GOOD_POSITIONS
+        return enough and self.scale_error <= _GOOD_SCALE_ERROR
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,19 +107,13 @@ def georeference(
             f" (rms) of their middle but known to {noise_m:.1f} m only, which tells no"
             " scale. Turn georeferencing off: export.world.georeference=false"
         )
-    if scale_error > _WARN_SCALE_ERROR:
-        logger.warning(
-            "GPS tells the scale only to %.0f %%: its positions are within %.1f m (rms)"
-            " of their middle and known to %.1f m",
-            100 * scale_error,
-            spread_m,
-            noise_m,
-        )
     return Georeference(
         enu_from_sfm=alignment.enu_from_sfm,
         origin=origin,
         up=up,
         scale=_describe(alignment, len(registered), scale_error, has_height),
+        scale_error=scale_error,
+        num_positions=int(alignment.near.sum()),
     )
 
 

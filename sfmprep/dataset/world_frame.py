@@ -6,7 +6,7 @@ One similarity transform is found here, and applied here to the whole model; it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,17 @@ import pycolmap
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import WorldConfig
 from sfmprep.coords import beyond_rounding
-from sfmprep.dataset.georeference import georeference, transform_points
-from sfmprep.dataset.gravity import find_up, rotation_to_z
+from sfmprep.dataset.georeference import (
+    Georeference,
+    georeference,
+    transform_points,
+)
+from sfmprep.dataset.gravity import Upright, find_up, rotation_to_z
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.types import Float64
 
-_ORIGIN_KEYS = ("latitude_deg", "longitude_deg", "altitude_m")
+logger = logging.getLogger(__name__)
+
 _POINTS_SHARE = 0.1  # how much the points' median counts beside the optical axes
 
 
@@ -40,8 +45,8 @@ class WorldFrame:
         1. `world_from_sfm`, `sfm_from_world`: 4x4, with the scale in them.
         2. `scale_factor`, `rotation` (3x3), `translation`: the parts of the first.
         3. `up`, `scale`: how they were found, in words.
-        4. `origin`: `latitude_deg`, `longitude_deg`, `altitude_m` by WGS84 of the point
-           (0, 0, 0), with x east and y north in metres; null without GPS.
+        4. `is_metric`: whether it is in metres, x east and y north; where on the earth
+           is in `georeference.json`.
         """
         sfm_from_world = self.world_from_sfm.inverse()
         return {
@@ -52,23 +57,8 @@ class WorldFrame:
             "translation": np.asarray(self.world_from_sfm.translation).tolist(),
             "up": self.up,
             "scale": self.scale,
-            "origin": (
-                None
-                if self.origin is None
-                else dict(zip(_ORIGIN_KEYS, self.origin, strict=True))
-            ),
+            "is_metric": self.origin is not None,
         }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> WorldFrame:
-        """What `to_json` gave."""
-        origin = content["origin"]
-        return cls(
-            world_from_sfm=pycolmap.Sim3d(np.array(content["world_from_sfm"])[:3]),
-            up=content["up"],
-            scale=content["scale"],
-            origin=origin and tuple(origin[key] for key in _ORIGIN_KEYS),
-        )
 
 
 def find_world(
@@ -87,19 +77,19 @@ def find_world(
             the photographs' GPS does not allow it.
     """
     _check(model, images)
-    origin = None
-    if config.georeference:
-        found = georeference(model, images, find_up(model, images))
-        world, origin = found.enu_from_sfm, found.origin
-        up, scale = found.up, found.scale
-    elif config.up == "auto":
+    origin, scale = None, "arbitrary, as reconstructed"
+    if config.up == "auto":
         upright = find_up(model, images)
         rotation = pycolmap.Rotation3d(rotation_to_z(upright.direction))
         world, up = pycolmap.Sim3d(1.0, rotation, np.zeros(3)), upright.how
-        scale = "arbitrary, as reconstructed"
+        found = _georeference(model, images, upright, config)
+        if isinstance(found, Georeference):
+            world, origin = found.enu_from_sfm, found.origin
+            up, scale = found.up, found.scale
+        elif found is not None:
+            scale += f"; GPS is not used: {found}"
     else:
         world, up = pycolmap.Sim3d(), "kept as reconstructed"
-        scale = "arbitrary, as reconstructed"
     if config.centre:
         centre = transform_points(world, _centre(model)[None])[0]
         if origin is not None:
@@ -120,15 +110,50 @@ def find_world(
 
 
 def apply_world(
-    model: pycolmap.Reconstruction, world: WorldFrame
+    model: pycolmap.Reconstruction, world_from_sfm: pycolmap.Sim3d
 ) -> pycolmap.Reconstruction:
     """Returns a transformed copy of the model; the argument is unchanged.
 
     Poses, rigs and points are transformed together, so residuals stay as they are.
     """
     transformed = pycolmap.Reconstruction(model)
-    transformed.transform(world.world_from_sfm)
+    transformed.transform(world_from_sfm)
     return transformed
+
+
+def _georeference(
+    model: pycolmap.Reconstruction,
+    images: ImageSet,
+    upright: Upright,
+    config: WorldConfig,
+) -> Georeference | str | None:
+    """The frame by GPS; why it is not used, in words; None where there is no GPS.
+
+    Raises:
+        ReconstructionError: it is insisted on, and GPS tells no scale.
+    """
+    if config.georeference is True:
+        found = georeference(model, images, upright)
+        if not found.is_good:
+            logger.warning(
+                "GPS tells the scale only to %.0f %%, by %d positions",
+                100 * found.scale_error,
+                found.num_positions,
+            )
+        return found
+    has_gps = any(images.infos[i.name].gps is not None for i in model.images.values())
+    if not config.georeference or config.has_own_frame or not has_gps:
+        return None
+    try:
+        found = georeference(model, images, upright)
+    except ReconstructionError:
+        return "it tells no scale"
+    if found.is_good:
+        return found
+    return (
+        f"it tells the scale only to {100 * found.scale_error:.0f} %, by"
+        f" {found.num_positions} positions (--georeference uses it all the same)"
+    )
 
 
 def _check(model: pycolmap.Reconstruction, images: ImageSet) -> None:

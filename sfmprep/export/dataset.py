@@ -6,11 +6,14 @@
     sparse/0/            cameras, images, points3D, rigs, frames (.bin), points3D.ply
     transforms.json      the same poses and points for nerfstudio
     world_from_sfm.json  the transform from the mapper's frame, if there is one
+    georeference.json    where on the earth it is, if it is metric: see `place.py`
+    tracks.npz           tracks and uncertainties, on request: see `tracks.py`
     dataset.json         original names, splits, uncertainties: see `listing.py`
 
 Targets that need other files have a folder of their own below `targets/`, or the output
 folder itself if they are named first (`targets.py` says what each needs): for 3dgs
-masks become the alpha channel of RGBA images; for colmap images/ has the photographs
+masks become the alpha channel of RGBA images; for 3dgrut they lie beside the images as
+STEM_mask.png; lichtfeld has no transforms.json; for colmap images/ has the photographs
 byte by byte, sparse/0 their distorted cameras, and colmap_masks/ NAME.png.
 
 COLMAP model, JSON and PLY share one world frame, in all folders. Mirrored EXIF
@@ -37,8 +40,10 @@ from sfmprep.export.model import export_model, renamed, stored_model
 from sfmprep.export.names import flat_names
 from sfmprep.export.nerfstudio import transforms
 from sfmprep.export.pixels import Destination, ImageWriter
+from sfmprep.export.place import GEOREFERENCE, georeference_json
 from sfmprep.export.ply import write_ply
 from sfmprep.export.targets import plan_folders
+from sfmprep.export.tracks import TRACKS, write_tracks
 from sfmprep.geometry.normals import SurfaceShapes, surface_shapes
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.undistort import Undistortion
@@ -104,6 +109,7 @@ def export_dataset(
         )
     originals = list(names)
     with_masks = has_masks(images)
+    sure = {name: u for name, u in (uncertainties or {}).items() if name in names}
     folders = plan_folders(config, with_masks=with_masks)
     places = [folder.name for folder in folders]
     expect_replaceable(out, places, images)
@@ -133,12 +139,18 @@ def export_dataset(
             model = renamed(models[destination.layout.pixels], destination.names)
             _write_model(destination, model, shapes, with_masks=with_masks)
             content = listing(
-                *(reconstruction, destination.names, uncertainties or {}),
+                *(reconstruction, destination.names, sure),
                 num_points=model.num_points3D(),
             )
             write_json(destination.folder / LISTING, content)
             if world is not None:
                 write_json(destination.folder / WORLD, world.to_json())
+                if world.origin is not None:
+                    place = georeference_json(world.origin, model)
+                    write_json(destination.folder / GEOREFERENCE, place)
+            if config.tracks:
+                known = {destination.names[k]: u for k, u in sure.items()}
+                write_tracks(destination.folder / TRACKS, model, known)
         writer = ImageWriter(
             images=images,
             destinations=destinations,

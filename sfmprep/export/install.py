@@ -24,7 +24,9 @@ from sfmprep.export.listing import (
     is_export,
     write_json,
 )
+from sfmprep.export.place import GEOREFERENCE
 from sfmprep.export.targets import FOLDERS_BELOW
+from sfmprep.export.tracks import TRACKS
 
 WORLD = "world_from_sfm.json"
 _REDUCED = ("_2", "_4", "_8")
@@ -33,7 +35,8 @@ INIT = "init.ply"
 SUBMODELS = "submodels"
 _ENTRIES = (
     *("transforms.json", "sparse", INIT, "images", *(f"images{r}" for r in _REDUCED)),
-    *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks", WORLD),
+    *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks"),
+    *(WORLD, GEOREFERENCE, TRACKS),
 )
 _FOLDERS = ("", *(f"{FOLDERS_BELOW}/{target}" for target in get_args(Target)))
 # gsplat fills these from images/ and never renews them: stale once images/ changes.

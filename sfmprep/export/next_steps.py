@@ -51,6 +51,15 @@ def _opens(target: Target, folder: Path) -> str:
             return f"python train.py -s {path}  # 3DGS"
         case "brush":
             return f"brush {path}"
+        case "lichtfeld":
+            return f"LichtFeld-Studio -d {path} -o splats"
+        case "postshot":
+            return f"# Postshot: drag the folder {path} into its window"
+        case "3dgrut":
+            return (
+                "python train.py --config-name apps/colmap_3dgut.yaml"
+                f" path={path} out_dir=runs dataset.downsample_factor=1  # 3dgrut"
+            )
         case "colmap":
             model, pictures, database = (
                 shlex.quote(str(folder / name))

@@ -23,7 +23,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import read_mask
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ImageError
-from sfmprep.export.targets import Layout
+from sfmprep.export.targets import BESIDE, Layout
 from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
 from sfmprep.threads import thread_pool
 from sfmprep.types import Bytes, Mask
@@ -57,8 +57,11 @@ class Destination:
 
     def mask_folder(self, factor: int = 1) -> Path:
         """Where their masks go."""
-        if self.layout.masks == "appended":
-            return self.folder / "colmap_masks"
+        match self.layout.masks:
+            case "appended":
+                return self.folder / "colmap_masks"
+            case "beside":
+                return self.image_folder(factor)
         return self.folder / ("masks" if factor == 1 else f"masks_{factor}")
 
     def image_path(self, name: str, factor: int = 1) -> Path:
@@ -68,7 +71,13 @@ class Destination:
     def mask_path(self, name: str, factor: int = 1) -> Path:
         """The file of its mask."""
         file = PurePosixPath(self.names[name])
-        stem = file.name if self.layout.masks == "appended" else file.stem
+        match self.layout.masks:
+            case "appended":
+                stem = file.name
+            case "beside":
+                stem = file.stem + BESIDE
+            case _:
+                stem = file.stem
         return self.mask_folder(factor) / f"{stem}.png"
 
 
@@ -102,7 +111,7 @@ class ImageWriter:
             for factor in (1,) if stored else (1, *self.config.downscales):
                 destination.image_folder(factor).mkdir(parents=True)
                 if self.with_masks and destination.layout.masks != "alpha":
-                    destination.mask_folder(factor).mkdir()
+                    destination.mask_folder(factor).mkdir(exist_ok=True)
         maps = _SharedMaps(undistortions.values())
         cameras = {name: view.target.camera_id for name, view in undistortions.items()}
         with thread_pool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:

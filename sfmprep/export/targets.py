@@ -16,6 +16,7 @@ from sfmprep.config import ExportConfig, Target
 from sfmprep.errors import ConfigError
 
 FOLDERS_BELOW = "targets"
+BESIDE = "_mask"  # ends the stem of a mask that lies beside its image
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,17 @@ class Layout:
 
     pixels: Literal["upright", "stored"]
     """upright: warped, in several sizes; stored: byte by byte as they were."""
-    masks: Literal["files", "alpha", "appended"]
-    """files: masks/STEM.png; alpha: in the image; appended: colmap_masks/NAME.png."""
+    masks: Literal["files", "alpha", "appended", "beside"]
+    """files: masks/STEM.png; alpha: in the image; appended: colmap_masks/NAME.png;
+    beside: STEM_mask.png next to the image."""
+    with_json: bool = True
+    """Whether transforms.json may lie beside the COLMAP model."""
 
     @property
     def has_json(self) -> bool:
         """Whether transforms.json goes with it."""
-        return self.pixels == "upright" and self.masks == "files"
+        upright = self.pixels == "upright" and self.masks == "files"
+        return self.with_json and upright
 
     def file_names(self, names: Mapping[str, str]) -> dict[str, str]:
         """Maps original names to those of the files here, in the same order.
@@ -43,6 +48,8 @@ class Layout:
                 return {n: _with_suffix(new, _suffix(n)) for n, new in names.items()}
             case Layout(masks="alpha"):
                 return {n: _with_suffix(new, ".png") for n, new in names.items()}
+            case Layout(masks="beside"):
+                return _apart_from_masks(names)
         return dict(names)
 
 
@@ -53,6 +60,11 @@ LAYOUTS: dict[Target, Layout] = {
     "gsplat": Layout("upright", "files"),
     "brush": Layout("upright", "files"),
     "3dgs": Layout("upright", "alpha"),
+    # It opens transforms.json before sparse/, or after, as it happens, and then takes
+    # the first camera for all images and starts from random points.
+    "lichtfeld": Layout("upright", "files", with_json=False),
+    "postshot": Layout("upright", "files"),
+    "3dgrut": Layout("upright", "beside"),
     "colmap": Layout("stored", "appended"),
 }
 _PINHOLE_ONLY: tuple[Target, ...] = ("3dgs",)
@@ -86,13 +98,25 @@ def plan_folders(config: ExportConfig, *, with_masks: bool) -> tuple[Folder, ...
                 " leave out export.camera=original"
             )
         layout = LAYOUTS[target]
-        if layout.masks == "alpha" and not with_masks:
+        if layout.masks in ("alpha", "beside") and not with_masks:
             layout = replace(layout, masks="files")
         readers.setdefault(layout, []).append(target)
     return tuple(
         Folder(f"{FOLDERS_BELOW}/{targets[0]}" if number else "", layout, (*targets,))
         for number, (layout, targets) in enumerate(readers.items())
     )
+
+
+def _apart_from_masks(names: Mapping[str, str]) -> dict[str, str]:
+    """The names, numbered where an image would be taken for the mask of another."""
+    stems = {PurePosixPath(name).stem.lower() for name in names.values()}
+    if not any(f"{stem}{BESIDE}" in stems for stem in stems):
+        return dict(names)
+    digits = max(4, len(str(len(names))))
+    return {
+        old: f"{number:0{digits}d}{_suffix(new)}"
+        for number, (old, new) in enumerate(names.items(), 1)
+    }
 
 
 def _suffix(name: str) -> str:

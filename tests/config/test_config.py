@@ -168,7 +168,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             f"{SIFT}export: {{jpeg: 3}}",
             "unknown key 'export.jpeg'. Keys here: targets, camera, downscales,"
-            " max_size, jpeg_quality, models, world, seed, outliers.",
+            " max_size, jpeg_quality, tracks, models, world, seed, outliers.",
         ),
         (
             f"{SIFT}otherwise: [{{feature: 1}}]",

@@ -344,7 +344,7 @@ def test_unit_scale_puts_all_cameras_into_the_unit_ball() -> None:
     model, images = capture(orbit())
     moved, _ = disguised(model)
     frame = find_world(moved, images, WorldConfig(unit_scale=True))
-    done = apply_world(moved, frame)
+    done = apply_world(moved, frame.world_from_sfm)
     radii = [np.linalg.norm(i.projection_center()) for i in done.images.values()]
     assert max(radii) == pytest.approx(1)
     assert frame.scale == "all cameras are within 1 of the origin"
@@ -384,7 +384,7 @@ def test_transform_keeps_residuals_and_the_argument() -> None:
     images = ImageSet(Path("photographs"), tuple(names), infos, {})
     before = pycolmap.Reconstruction(model)
     frame = find_world(model, images, WorldConfig(unit_scale=True))
-    done = apply_world(model, frame)
+    done = apply_world(model, frame.world_from_sfm)
     sim = frame.world_from_sfm
     for point_id, point in model.points3D.items():
         np.testing.assert_array_equal(point.xyz, before.points3D[point_id].xyz)
@@ -424,7 +424,7 @@ def test_json_holds_the_transform_and_its_inverse() -> None:
         atol=1e-12,
     )
     np.testing.assert_allclose(matrix[:3, 3], written["translation"])
-    assert written["origin"] is None
+    assert written["is_metric"] is False
     assert written["up"] == frame.up
     assert written["scale"] == frame.scale
 
@@ -494,7 +494,7 @@ def test_gps_gives_metres_north_and_the_origin(
     moved, sfm_from_true = disguised(model)
     images = located(images, poses, origin=origin)
     frame = find_world(moved, images, WorldConfig(georeference=True, centre=False))
-    done = apply_world(moved, frame)
+    done = apply_world(moved, frame.world_from_sfm)
     assert frame.origin is not None
     for image in done.images.values():
         enu = np.asarray(image.projection_center())[None]
@@ -544,11 +544,9 @@ def test_origin_moves_with_the_centre() -> None:
     centre = sfm_from_true.inverse() * (frame.world_from_sfm.inverse() * np.zeros(3))
     np.testing.assert_allclose(np.asarray(expected)[0], centre, atol=1e-2)
     assert np.linalg.norm(centre[:2]) < 5
-    assert frame.to_json()["origin"] == {
-        "latitude_deg": frame.origin[0],
-        "longitude_deg": frame.origin[1],
-        "altitude_m": frame.origin[2],
-    }
+    written = frame.to_json()
+    assert written["is_metric"] is True
+    assert "latitude" not in json.dumps(written)  # georeference.json alone tells it
 
 
 def test_wrong_positions_are_left_out() -> None:
@@ -645,7 +643,60 @@ def test_rough_scale_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     images = located(images, poses, accuracy_m=4.0)
     with caplog.at_level(logging.WARNING):
         find_world(moved, images, WorldConfig(georeference=True))
-    assert "GPS tells the scale only to 16 %" in caplog.text
+    assert "GPS tells the scale only to 16 %, by 12 positions" in caplog.text
+
+
+def test_good_gps_is_used_unasked() -> None:
+    poses = block()
+    model, images = capture(poses)
+    moved, sfm_from_true = disguised(model)
+    images = located(images, poses, noise_m=0.3)
+    frame = find_world(moved, images, WorldConfig())
+    assert frame.origin is not None
+    assert frame.scale.startswith("metres, by the GPS of ")
+    scale, _ = world_from_true(frame, sfm_from_true)
+    assert scale == pytest.approx(1, abs=0.02)
+    assert tilt_deg(frame, sfm_from_true) < 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"georeference": False},
+        {"unit_scale": True},
+        {"up": "keep"},
+    ],
+)
+def test_good_gps_gives_way_to_what_is_asked(config: dict[str, object]) -> None:
+    poses = block(12)
+    model, images = capture(poses)
+    images = located(images, poses)
+    frame = find_world(model, images, WorldConfig.model_validate(config))
+    assert frame.origin is None
+    assert "GPS" not in frame.scale
+
+
+@pytest.mark.parametrize(
+    ("number", "accuracy_m", "why"),
+    [
+        (12, 4.0, "it tells the scale only to 16 %, by 12 positions"),
+        (5, 0.01, "it tells the scale only to 0 %, by 5 positions"),
+        (2, 0.01, "it tells no scale"),
+        (12, 100.0, "it tells no scale"),
+    ],
+)
+def test_doubtful_gps_is_not_used_unasked(
+    number: int, accuracy_m: float, why: str
+) -> None:
+    poses = block(number, size=10)
+    model, images = capture(poses)
+    moved, _ = disguised(model)
+    frame = find_world(
+        moved, located(images, poses, accuracy_m=accuracy_m), WorldConfig()
+    )
+    assert frame.origin is None
+    start = "arbitrary, as reconstructed; GPS is not used: "
+    assert frame.scale.startswith(start + why)
 
 
 def gps_error(images: ImageSet, poses: Sequence[Float64]) -> str:

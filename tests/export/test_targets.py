@@ -90,7 +90,13 @@ def read_json(path: Path) -> Any:
         (("3dgs", "gsplat", "brush"), True, {"": 1, "targets/gsplat": 2}),
         (("colmap",), True, {"": 1}),
         (("colmap", "3dgs", "colmap"), False, {"": 1, "targets/3dgs": 1}),
-        (ALL, True, {"": 3, "targets/3dgs": 1, "targets/colmap": 1}),
+        (
+            ALL,
+            True,
+            {"": 4}
+            | {f"targets/{n}": 1 for n in ("3dgs", "lichtfeld", "3dgrut", "colmap")},
+        ),
+        (ALL, False, {"": 6, "targets/lichtfeld": 1, "targets/colmap": 1}),
     ],
 )
 def test_targets_that_agree_share_a_folder(
@@ -124,7 +130,10 @@ def test_each_folder_holds_what_its_targets_read_and_nothing_else(
         "nerfstudio": out,
         "gsplat": out,
         "brush": out,
+        "postshot": out,
         "3dgs": out / "targets" / "3dgs",
+        "lichtfeld": out / "targets" / "lichtfeld",
+        "3dgrut": out / "targets" / "3dgrut",
         "colmap": out / "targets" / "colmap",
     }
     found = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
@@ -132,9 +141,13 @@ def test_each_folder_holds_what_its_targets_read_and_nothing_else(
     sparse = {f"sparse/0/{name}.bin" for name in bins} | {"dataset.json"}
     ply = {"sparse/0/points3D.ply"}
     numbers = [*range(1, 5)]
-    expected = sparse | ply | {"transforms.json"}
-    expected |= {f"images{s}/{i}.jpg" for s in ("", "_2") for i in numbers}
-    expected |= {f"masks{s}/{i}.png" for s in ("", "_2") for i in numbers}
+    pictures = {f"images{s}/{i}.jpg" for s in ("", "_2") for i in numbers}
+    beside = {f"images{s}/{i}_mask.png" for s in ("", "_2") for i in numbers}
+    files = sparse | ply | pictures
+    files |= {f"masks{s}/{i}.png" for s in ("", "_2") for i in numbers}
+    expected = files | {"transforms.json"}
+    expected |= {f"targets/lichtfeld/{name}" for name in files}
+    expected |= {f"targets/3dgrut/{n}" for n in sparse | ply | pictures | beside}
     alpha = sparse | ply | {f"images{s}/{i}.png" for s in ("", "_2") for i in numbers}
     stored = sparse | {f"images/{i}.jpg" for i in numbers}
     # The last image has no mask: COLMAP uses all of it, nerfstudio wants a white one.
@@ -468,6 +481,43 @@ def test_masks_lie_on_what_they_mask(
                     np.testing.assert_array_equal(picture.getchannel("A"), mask)
 
 
+def test_masks_of_3dgrut_are_found_beside_the_images(tmp_path: Path) -> None:
+    """It looks for STEM_mask.png, and takes each file of sparse/ for an image."""
+    model = synthesize("OPENCV")
+    taken = ("a.jpg", "a_mask.jpg", "b.jpg", "c.jpg")  # an image with a mask's name
+    names = dict(zip(sorted(i.name for i in model.images.values()), taken, strict=True))
+    images = masked(write_images(model, tmp_path / "photos", names=names))
+    out = tmp_path / "out"
+    summary = export(model, images, out, targets=("3dgrut", "gsplat"), downscales=(2,))
+    assert summary.renamed == {n: f"{k:04d}.jpg" for k, n in enumerate(taken, 1)}
+    for suffix in ("", "_2"):
+        for k, name in enumerate(taken, 1):
+            beside = read_grey(out / f"images{suffix}" / f"{k:04d}_mask.png")
+            other = out / "targets" / "gsplat" / f"masks{suffix}"
+            expected = read_grey(other / f"{Path(name).stem}.png")
+            np.testing.assert_array_equal(beside, expected)
+    model = read_model(out)
+    assert sorted(i.name for i in model.images.values()) == [
+        f"{k:04d}.jpg" for k in range(1, 5)
+    ]
+
+
+def test_lichtfeld_finds_nothing_but_a_colmap_model_of_pinholes(tmp_path: Path) -> None:
+    """transforms.json would do as well for it, and give random initial points."""
+    model = synthesize("OPENCV", "SIMPLE_RADIAL", num_frames=3)
+    images = write_images(model, tmp_path / "photos")
+    out = tmp_path / "out"
+    summary = export(model, images, out, targets=("lichtfeld",))
+    assert summary.folders == {"lichtfeld": out}
+    assert not [*out.rglob("transforms*.json"), *out.rglob("pointcloud.ply")]
+    written = read_model(out)
+    assert {c.model_name for c in written.cameras.values()} == {"PINHOLE"}
+    assert {i.name for i in written.images.values()} == {
+        path.name for path in (out / "images").iterdir()
+    }
+    assert (out / "sparse" / "0" / "points3D.bin").stat().st_size > 8
+
+
 def test_masks_of_colmap_are_as_stored(tmp_path: Path) -> None:
     model = synthesize("OPENCV")
     images = masked(write_images(model, tmp_path / "photos", orientations=(6,)))
@@ -586,6 +636,71 @@ def test_world_is_written_down_and_taken_away(tmp_path: Path) -> None:
         )
     export(model, images, out)
     assert not (out / "world_from_sfm.json").exists()
+
+
+def test_place_is_written_where_lengths_are_metres(tmp_path: Path) -> None:
+    model = synthesize("PINHOLE")
+    images = write_images(model, tmp_path / "photos")
+    out = tmp_path / "out"
+    origin = (52.5, 13.4, 99.0)
+    world = WorldFrame(
+        world_from_sfm=pycolmap.Sim3d(), up="kept", scale="metres", origin=origin
+    )
+    config = ExportConfig(targets=("gsplat",))
+    export_dataset(model, images, out, config, world=world)
+    place = read_json(out / "georeference.json")
+    assert place["origin"] == {
+        "latitude_deg": 52.5,
+        "longitude_deg": 13.4,
+        "altitude_m": 99.0,
+    }
+    earth = pycolmap.GPSTransform()
+    ecef_from_dataset = np.array(place["ecef_from_dataset"])
+    for image in read_model(out).images.values():
+        ecef = ecef_from_dataset @ [*image.projection_center(), 1]
+        known = earth.ellipsoid_to_ecef(np.array([place["images"][image.name]]))
+        np.testing.assert_allclose(ecef[:3], np.asarray(known)[0], atol=1e-5)
+    export_dataset(model, images, out, config)
+    assert not (out / "georeference.json").exists()
+
+
+def test_tracks_hold_what_the_model_holds(tmp_path: Path) -> None:
+    model = synthesize("OPENCV")
+    images = write_images(model, tmp_path / "photos")
+    name, *_ = images.names
+    known = {name: PoseUncertainty(rotation_stddev_deg=0.1, position_stddev=0.2)}
+    out = tmp_path / "out"
+    config = ExportConfig(targets=("gsplat",), tracks=True)
+    export_dataset(model, images, out, config, uncertainties=known)
+    with np.load(out / "tracks.npz") as tracks:
+        kept = dict(tracks)
+    written = read_model(out)
+    assert kept["names"].tolist() == sorted(i.name for i in written.images.values())
+    assert kept["point_ids"].tolist() == sorted(written.points3D)
+    by_name = {image.name: image for image in written.images.values()}
+    point = np.repeat(
+        np.arange(len(kept["xyz"])), np.diff([*kept["starts"], len(kept["view"])])
+    )
+    for row, image_name in enumerate(kept["names"].tolist()):
+        image = by_name[image_name]
+        np.testing.assert_allclose(
+            kept["cam_from_world"][row], image.cam_from_world().matrix(), atol=1e-12
+        )
+        seen = kept["view"] == row
+        assert seen.sum() == image.num_points3D
+        camera = written.cameras[image.camera_id]
+        local = (
+            kept["cam_from_world"][row]
+            @ np.column_stack([kept["xyz"][point[seen]], np.ones(seen.sum())]).T
+        )
+        np.testing.assert_allclose(
+            camera.img_from_cam(local.T), kept["xy"][seen], atol=1e-3
+        )
+    is_known = kept["names"] == name
+    assert kept["rotation_stddev_deg"][is_known].tolist() == [0.1]
+    assert kept["position_stddev"][is_known].tolist() == [0.2]
+    assert np.isnan(kept["rotation_stddev_deg"][~is_known]).all()
+    assert (kept["distance_stddev"] >= 0).all() and kept["noise_px"] < 1e-3
 
 
 # ------------------------------------------------------------------------- the cloud
