@@ -148,8 +148,6 @@ class Transformer(nn.Module):
         self,
         x0: torch.Tensor,  # [N, L, D]
         x1: torch.Tensor,  # [N, S, D]
-        mask0: torch.Tensor | None = None,  # [N, L] bool
-        mask1: torch.Tensor | None = None,  # [N, S]
         *,
         first_layer: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,11 +159,11 @@ class Transformer(nn.Module):
             if index < first_layer:
                 continue
             if index % 2 == 0:
-                x0 = layer(x0, x0, mask0, mask0)
-                x1 = layer(x1, x1, mask1, mask1)
+                x0 = layer(x0, x0)
+                x1 = layer(x1, x1)
             else:
-                x0 = layer(x0, x1, mask0, mask1)
-                x1 = layer(x1, x0, mask1, mask0)
+                x0 = layer(x0, x1)
+                x1 = layer(x1, x0)
         return x0, x1
 
 
@@ -190,27 +188,15 @@ class _Attention(nn.Module):
         self,
         x: torch.Tensor,  # [N, L, D]
         source: torch.Tensor,  # [N, S, D]
-        mask: torch.Tensor | None,  # [N, L] bool
-        source_mask: torch.Tensor | None,  # [N, S]
     ) -> torch.Tensor:
         """Returns `x` with what it found in `source` added, [N, L, D]."""
-        message: torch.Tensor = self.norm1(self._attend(x, source, mask, source_mask))
+        message: torch.Tensor = self.norm1(self._attend(x, source))
         message = self.norm2(self.mlp(torch.cat((x, message), dim=2)))
         return x + message
 
-    def _attend(
-        self,
-        x: torch.Tensor,
-        source: torch.Tensor,
-        mask: torch.Tensor | None,
-        source_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         queries = F.elu(self.q_proj(x)) + 1
         keys = F.elu(self.k_proj(source)) + 1
-        if mask is not None:
-            queries = queries * mask[:, :, None]
-        if source_mask is not None:
-            keys = keys * source_mask[:, :, None]
         count, width = source.shape[1:]
         head = torch.arange(_HEADS, device=x.device).repeat_interleave(width // _HEADS)
         own = F.one_hot(head, _HEADS).to(keys.dtype)  # [D, heads]
