@@ -2,9 +2,9 @@
 
 Paper: Li, Zhao, Xia, "Sparse-to-Local-Dense Matching for Geometry-Guided Correspondence
 Estimation", IEEE Transactions on Image Processing 32, 2023. Written from a description
-of the authors' network, whose code has no licence; none of it is here. Backbone,
-position encoding and transformer follow kornia's `feature.loftr` (Apache-2.0, Sun et
-al., "LoFTR", CVPR 2021). What changed there: attention sums the keys times tokens
+of the authors' network, whose code has no licence; none of it is here. The backbone is
+kornia's, position encoding and transformer follow its `feature.loftr` (Apache-2.0, Sun
+et al., "LoFTR", CVPR 2021). What changed there: attention sums the keys times tokens
 before the projections to values and to the message, which saves two products over all
 tokens; nothing is masked; windows are gathered around matches alone.
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import torch
+from kornia.feature.loftr.backbone.resnet_fpn import ResNetFPN_8_2
 from torch import nn
 
 from sfmprep.models.semidense.dual_softmax import (
@@ -30,7 +31,6 @@ from sfmprep.models.semidense.dual_softmax import (
     without_border,
 )
 from sfmprep.models.semidense.s2ld_layers import (
-    Backbone,
     FeatureAdjuster,
     KeypointDetector,
     Transformer,
@@ -44,6 +44,7 @@ MAX_SIDE = 2048
 """Longest side in pixels that the position encoding was made for."""
 WINDOW_REACH = 4.0
 """How far in pixels a match may be from the keypoint of its cell, each way."""
+_BACKBONE = {"initial_dim": 128, "block_dims": [128, 196, 256]}
 _WINDOW = 5  # fine cells, each way
 _FINE = 2  # pixels that a fine cell covers
 
@@ -76,7 +77,7 @@ class S2ldNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = Backbone()
+        self.backbone = ResNetFPN_8_2(_BACKBONE)
         self.keypoint_detector = KeypointDetector()
         self.feature_adjuster = FeatureAdjuster()
         self.s2ld_coarse = Transformer(256, num_layers=8)
