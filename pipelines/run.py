@@ -48,7 +48,7 @@ class Run:
     ledger: Ledger
 
     def begin(self, stage: str) -> None:
-        """Notes that an artefact is being written.
+        """Notes that an artefact is being written, and by which recipe.
 
         A dataset of an earlier run, which it will not belong to, is moved out of sight
         until the next one is complete.
@@ -59,6 +59,8 @@ class Run:
         self.expect_unedited(stage)
         if not self.ledger.is_done("export"):
             set_dataset_aside(self.workspace.out, self.workspace.earlier_dataset)
+        if self.workspace.features.is_file():  # else the choice is still open
+            write_text(self.workspace.recipe, self.recipe.to_yaml())
         self.ledger.begin(stage)
 
     def finish(self, stage: str) -> None:
@@ -116,10 +118,13 @@ def open_run(
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
-        has_features = workspace.features.is_file()
-        write_text(workspace.recipe, (chosen if has_features else recipe).to_yaml())
+        now = chosen if workspace.features.is_file() else recipe
+        if not goes_on:  # else not before it is known that this stage can
+            write_text(workspace.recipe, now.to_yaml())
         ledger = Ledger(out, chosen, contents.now, images.developed_sha256)
         yield Run(images, workspace, chosen, ledger)
+        if goes_on:
+            write_text(workspace.recipe, now.to_yaml())
 
 
 def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:

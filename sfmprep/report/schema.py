@@ -27,10 +27,13 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class Record(BaseModel):
-    """Frozen, and its attribute docstrings are the descriptions in its JSON schema."""
+    """Frozen; its attribute docstrings are the descriptions in its JSON schema.
+
+    `model_validate` also takes an object that has attributes of these names.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True
+        frozen=True, extra="forbid", from_attributes=True, use_attribute_docstrings=True
     )
 
 
