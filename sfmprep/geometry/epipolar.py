@@ -41,8 +41,8 @@ def errors_by_poses_px(
     """How far matches [M] are from fitting the poses of two views, pixels.
 
     The distance from the epipolar line, or from the place that the rotation alone gives
-    where that is nearer: without a baseline there is no line. Infinite where a camera cannot
-    see its keypoint.
+    where that is nearer: without a baseline there is no line. Infinite where a camera
+    cannot see its keypoint.
 
     Args:
         views: The cameras, of any model.

@@ -28,7 +28,7 @@ _NEAR = 0.5  # of that: keypoints may lie on what is nearer than all points
 _FITS_PX = 8.0
 _MIN_KEYPOINTS = 40
 _CHANCE = 1e-3  # that a region of matched things has no match by chance
-_MIN_REGIONS = 4  # fewer that can be told from chance tell nothing
+_MIN_REGIONS = 20  # fewer that can be told from chance tell nothing
 _AREA_OF = 8  # keypoints whose extent is the area that one of them stands for
 _MAX_CACHED = 512
 
@@ -49,12 +49,17 @@ class SameView:
         self.rays = lru_cache(_MAX_CACHED)(self._rays)
         self._areas = lru_cache(_MAX_CACHED)(self._areas_of)
 
-    def are_close(self, view: int, other: int) -> bool:
-        """Whether two views are as near to each other as `missing` asks, or nearly."""
+    def are_close(self, index: Index) -> Mask:
+        """Which pairs of views [P, 2] are next to each other; others are not asked.
+
+        Those whose cameras are not further apart than a scale of 1.3 allows.
+        """
+        one, two = index.T
         centres = self._views.centres
-        apart = float(np.linalg.norm(centres[view] - centres[other]))
-        near = max(float(self._near[view]), float(self._near[other]))
-        return apart < (_MAX_SCALE - 1) * near
+        apart = np.linalg.norm(centres[one] - centres[two], axis=1)
+        near = np.maximum(self._near[one], self._near[two])
+        close: Mask = apart < (_MAX_SCALE - 1) * near
+        return close
 
     def missing(self, view: int, other: int, matches: Index) -> float:
         """Share, 0..1, of what both should see of which nothing is found in the other.
@@ -74,6 +79,8 @@ class SameView:
         )
         fitting = matches[errors < _FITS_PX]
         there = self._missing(view, other, fitting[:, 0])
+        if math.isnan(there):
+            return there
         back = self._missing(other, view, fitting[:, 1])
         return float(np.minimum(there, back))
 
@@ -82,10 +89,12 @@ class SameView:
         if len(expected) < _MIN_KEYPOINTS:
             return math.nan
         found = np.isin(expected, matched)
-        share = float(found.mean())
+        share = min(float(found.mean()), 0.999)
+        if share == 0:
+            return math.nan
         # so many together without a match are not there by chance
-        together = math.ceil(math.log(_CHANCE) / math.log1p(-min(share, 0.999)))
-        if share == 0 or together * _MIN_REGIONS > len(expected):
+        together = math.ceil(math.log(_CHANCE) / math.log1p(-share))
+        if together * _MIN_REGIONS > len(expected):
             return math.nan
         xy = self._keypoints(view)[expected]
         _, around = cKDTree(xy).query(xy, max(together, 2))
@@ -117,8 +126,8 @@ class SameView:
         local[~(local[:, 2] > 0)] = np.nan
         xy = np.asarray(self._views.cameras[view].img_from_cam(local), np.float64)
         xy = xy.reshape(-1, 2)
-        inside: Mask = ((xy > _MARGIN * size) & (xy < (1 - _MARGIN) * size)).all(axis=1)
-        return inside
+        within = (xy > _MARGIN * size) & (xy < (1 - _MARGIN) * size)
+        return np.asarray(within.all(axis=1), bool)
 
     def _rays(self, view: int) -> Float64:
         return self._views.rays(view, self._keypoints(view))
@@ -129,11 +138,11 @@ class SameView:
         if len(xy) <= _AREA_OF:
             return np.ones(len(xy))
         extent = cKDTree(xy).query(xy, [_AREA_OF + 1])[0][:, 0] ** 2
-        return np.minimum(extent, np.percentile(extent, 95))
+        return np.asarray(np.minimum(extent, np.percentile(extent, 95)), np.float64)
 
 
 def _nearest_depths(arrays: ModelArrays) -> Float64:
-    """Of each view [V], a depth that next to nothing is nearer than; 0 without points."""
+    """By view [V], a depth that next to nothing is nearer than; 0 without points."""
     views, seen = arrays.views, arrays.observations
     ahead = arrays.xyz[seen.point] - views.centres[seen.view]
     depth = np.einsum("mi,mi->m", ahead, views.rotations[seen.view, 2])

@@ -27,6 +27,7 @@ from sfmprep.pairing.pairs import natural_order
 from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
+_CLOSE_PER_IMAGE = 5  # of these, that are asked for what no point was made of
 _MIN_INLIERS = 15
 _AGREES = 0.75  # share of the matches of a pair that fit the poses
 _MIN_EXPECTED = 20  # points, in either view
@@ -131,11 +132,16 @@ def ask_pairs(
 
         same_view = SameView(arrays, keypoints)
         rays = same_view.rays
+        is_close = same_view.are_close(table[:, :2])
+        weights = np.where(is_close, table[:, 2], 0)
+        is_close &= strongest_edges(table[:, :2], weights, _CLOSE_PER_IMAGE)
         answers, shared = [], []
         if repeated is None:
             repeated = np.zeros(len(arrays.xyz), bool)
         look_alike = _keypoints_of(arrays, repeated)
-        for (row0, row1, _), is_strong in zip(table.tolist(), strong, strict=True):
+        for (row0, row1, _), is_strong, close in zip(
+            table.tolist(), strong, is_close, strict=True
+        ):
             ids = id_of[views.names[row0]], id_of[views.names[row1]]
             verified = opened.read_two_view_geometry(*ids).inlier_matches
             matches = np.asarray(verified, np.int64)
@@ -152,7 +158,7 @@ def ask_pairs(
                 if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
                     absent = min(s.num_absent / s.num_expected for s in seen)
                     found = min(int((~repeated[s.found]).sum()) for s in seen)
-                if same_view.are_close(row0, row1):
+                if close:
                     tried = opened.read_matches(*ids).astype(np.int64)
                     absent = np.fmax(absent, same_view.missing(row0, row1, tried))
                 if absent > _ABSENT:
