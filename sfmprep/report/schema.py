@@ -271,8 +271,9 @@ class LookAlike(Record):
     pair: ViewPair
     """The pair."""
     absent: float | None
-    """Share, 0..1, of the points that both should see in each other and around which
-    nothing is found there; null where too few are expected."""
+    """Share, 0..1, of the points that both should see in each other, or of the image of
+    photographs from one place, in which nothing is found there; null where too few are
+    expected."""
     certainty: float
     """0..1: how far the pairs between these two groups of images agree that they do
     not show the same place."""
