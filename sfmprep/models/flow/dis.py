@@ -79,8 +79,8 @@ class Dis:
         """Estimates the flow of each pair; see `FlowEstimator.flow`."""
         starts = [None] * len(pairs) if starts is None else starts
         return [
-            self._one(*(_mine(image) for image in pair), start)
-            for pair, start in zip(pairs, starts, strict=True)
+            self._one(_mine(first), _mine(second), start)
+            for (first, second), start in zip(pairs, starts, strict=True)
         ]
 
     def _one(self, first: DisImage, second: DisImage, start: Float32 | None) -> Float32:

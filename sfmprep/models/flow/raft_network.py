@@ -68,8 +68,8 @@ class RaftNetwork(nn.Module):
             Per cell [B, 2, h, w] in cells, and per pixel [B, 2, H, W] in pixels.
         """
         correlation = Correlation(features, others, self._radius)
-        hidden, rest = context.split([self._hidden, context.shape[1] - self._hidden], 1)
-        hidden, rest = hidden.tanh(), rest.relu()
+        hidden = context[:, : self._hidden].tanh()
+        rest = context[:, self._hidden :].relu()
         height, width = features.shape[2:]
         grid = torch.stack(
             torch.meshgrid(
@@ -148,7 +148,8 @@ class Correlation:
             window = window[:, :, :-1] * (1 - x) + window[:, :, 1:] * x
             window = window[..., :-1] * (1 - y) + window[..., 1:] * y
             found.append(window.flatten(2).transpose(1, 2))
-        return torch.cat(found, 1).unflatten(2, target.shape[2:])
+        around: Tensor = torch.cat(found, 1).view(len(target), -1, *target.shape[2:])
+        return around
 
     def _window(self, number: int, corner: Tensor) -> Tensor:
         """Products at the whole pixels around corners [B, N, 2]: [B, N, x, y]."""
@@ -163,12 +164,13 @@ class Correlation:
             values = self._volumes[number].gather(2, place)
         else:
             values = self._products(level.flatten(2), place)
-        return values.view(inside.shape) * inside
+        window: Tensor = values.view(inside.shape) * inside
+        return window
 
     def _products(self, level: Tensor, place: Tensor) -> Tensor:
         """Products of each pixel with the pixels `place` [B, N, K] of a level."""
         batch, count, window = place.shape
-        values = self._features.new_empty(place.shape)
+        values: Tensor = self._features.new_empty(place.shape)
         step = max(1, _MAX_WINDOW_BYTES // (window * level.shape[1] * 4))
         for item in range(batch):
             for first in range(0, count, step):
@@ -239,8 +241,9 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv1(x)).relu()
         y = self.norm2(self.conv2(y)).relu()
-        result: Tensor = x if not self._has_shortcut else self.norm3(self.downsample(x))
-        return (result + y).relu()
+        past = self.norm3(self.downsample(x)) if self._has_shortcut else x
+        result: Tensor = (past + y).relu()
+        return result
 
 
 class _Bottleneck(nn.Module):
@@ -264,8 +267,9 @@ class _Bottleneck(nn.Module):
         y = self.norm1(self.conv1(x)).relu()
         y = self.norm2(self.conv2(y)).relu()
         y = self.norm3(self.conv3(y)).relu()
-        result: Tensor = x if not self._has_shortcut else self.norm4(self.downsample(x))
-        return (result + y).relu()
+        past = self.norm4(self.downsample(x)) if self._has_shortcut else x
+        result: Tensor = (past + y).relu()
+        return result
 
 
 def _norm(kind: Norm, width: int) -> nn.Module:
@@ -392,7 +396,7 @@ class _BasicUpdate(_Update):
         weights = weights.view(batch, 1, 9, CELL, CELL, height, width).softmax(2)
         near = F.unfold(CELL * flow, 3, padding=1)
         near = near.view(batch, 2, 9, 1, 1, height, width)
-        full = (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3)
+        full: Tensor = (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3)
         return full.reshape(batch, 2, CELL * height, CELL * width)
 
 
