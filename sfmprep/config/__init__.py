@@ -19,6 +19,7 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
+from sfmprep.config.flow import DisConfig, FlowConfig, RaftConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -59,12 +60,14 @@ __all__ = [
     "DatabaseConfig",
     "DenseConfig",
     "DenseMatcherConfig",
+    "DisConfig",
     "DiskConfig",
     "EngineConfig",
     "ExhaustiveConfig",
     "ExportConfig",
     "FeaturesConfig",
     "FilmConfig",
+    "FlowConfig",
     "Frontend",
     "LightGlueConfig",
     "LoftrConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "PairsConfig",
     "PairsFileConfig",
     "R2d2Config",
+    "RaftConfig",
     "Recipe",
     "RefinementConfig",
     "RetrievalConfig",

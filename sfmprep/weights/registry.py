@@ -255,6 +255,14 @@ WEIGHTS: Mapping[str, Weights] = {
             "597dc13998e211e827c550bdc8f76dbb4aca32747846f96962c9168586cec418",
         ),
         Weights(name="d2net", licence="Clear BSD", origin="mihaidusmanu/d2-net"),
+        Weights(
+            name="raft-small",
+            licence="BSD-3-Clause",
+            origin="pytorch/vision",
+            url="https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+            sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
+        ),
+        Weights(name="raft-basic", licence="BSD-3-Clause", origin="princeton-vl/RAFT"),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }
