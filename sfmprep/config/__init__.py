@@ -46,6 +46,7 @@ from sfmprep.config.semidense import (
     DenseConfig,
     DenseMatcherConfig,
     LoftrConfig,
+    PointmapConfig,
     S2ldConfig,
     XFeatStarConfig,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "OutlierConfig",
     "PairsConfig",
     "PairsFileConfig",
+    "PointmapConfig",
     "R2d2Config",
     "Recipe",
     "RefinementConfig",
