@@ -158,4 +158,4 @@ class _Fusion(nn.Module):
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens [B, N, C] as [B, C, rows, columns]."""
-    return tokens.mT.unflatten(2, grid)
+    return tokens.mT.reshape(len(tokens), -1, *grid)

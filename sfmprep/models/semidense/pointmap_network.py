@@ -168,13 +168,11 @@ def _head(of: Architecture) -> nn.Module:
         return LinearHead(of.decoder_width, PATCH)
     widths = (of.encoder_width, *3 * (of.decoder_width,))
     step = of.decoder_depth // 4
-    dpt = partial(
-        *(DptHead, widths, (0, 2 * step, 3 * step, 4 * step)),
-        *(of.reduced, of.fused, of.last),
-    )
+    hooks = (0, 2 * step, 3 * step, 4 * step)
+    dpt = DptHead(widths, hooks, of.reduced, of.fused, of.last)
     if of.kind == "dpt":
-        return _OnlyPoints(dpt())
-    return MatchingHead(dpt(), of.encoder_width + of.decoder_width, PATCH)
+        return _OnlyPoints(dpt)
+    return MatchingHead(dpt, of.encoder_width + of.decoder_width, PATCH)
 
 
 class _OnlyPoints(nn.Module):
@@ -253,7 +251,7 @@ def _turn(grid: tuple[int, int], device: torch.device) -> Turn:
     cos, sin = angle.cos(), angle.sin()  # [N, 2, quarter]
 
     def turn(heads: Tensor) -> Tensor:
-        a, b = heads.unflatten(3, (2, 2, quarter)).unbind(4)
+        a, b = heads.view(*heads.shape[:3], 2, 2, quarter).unbind(4)
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), 4)
         return turned.flatten(3).to(heads.dtype)
 

@@ -327,4 +327,10 @@ def network_tensors(
 
 def _item(side: Pointmap, number: int) -> Pointmap:
     """One of a batch."""
-    return Pointmap(*(None if part is None else part[number] for part in side))
+    local, sure = side.descriptors, side.descriptor_confidence
+    return Pointmap(
+        side.points[number],
+        side.confidence[number],
+        None if local is None else local[number],
+        None if sure is None else sure[number],
+    )

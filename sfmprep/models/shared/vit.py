@@ -25,7 +25,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def in_heads(x: Tensor, head_dim: int) -> Tensor:
     """Splits tokens [B, N, H D] into heads [B, H, N, D]."""
-    return x.unflatten(2, (-1, head_dim)).transpose(1, 2)
+    return x.view(*x.shape[:2], -1, head_dim).transpose(1, 2)
 
 
 class Attention(nn.Module):
