@@ -47,6 +47,7 @@ from sfmprep.config.semidense import (
     DenseConfig,
     DenseMatcherConfig,
     LoftrConfig,
+    PointmapConfig,
     S2ldConfig,
     XFeatStarConfig,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "OutlierConfig",
     "PairsConfig",
     "PairsFileConfig",
+    "PointmapConfig",
     "R2d2Config",
     "RaftConfig",
     "Recipe",
