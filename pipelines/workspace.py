@@ -8,8 +8,10 @@ out/
     work/                      what is needed to go on; may be deleted afterwards
         images.json    size, time and checksum of the photographs and masks
         features.h5 pairs.txt matches.h5 database.db
-        verified.db weak_pairs.txt stronger_matches.h5      the second rung (`ladder`)
-        verified_again.db pairs_left.txt dense.h5           the third, semi-dense
+        verified.db pairs_beside.txt features_beside.h5     other features beside (see
+        matches_beside.h5 keypoints_beside.h5               `ladder`)
+        verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
+        verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
         mapped.zip     the mapper's models
         second_pairs.txt lost_pairs.txt second.db mapped_on.zip      the second round
@@ -101,6 +103,21 @@ class Workspace:
     def dense(self) -> Path:
         """The store of semi-dense matches."""
         return self.work / "dense.h5"
+
+    @property
+    def features_beside(self) -> Path:
+        """The other features of images that were badly held."""
+        return self.work / "features_beside.h5"
+
+    @property
+    def matches_beside(self) -> Path:
+        """Matches of `features_beside`."""
+        return self.work / "matches_beside.h5"
+
+    @property
+    def keypoints_beside(self) -> Path:
+        """Keypoints of both kinds of features; empty where none was badly held."""
+        return self.work / "keypoints_beside.h5"
 
     @property
     def stronger_matches(self) -> Path:
