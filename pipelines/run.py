@@ -24,6 +24,7 @@ from sfmprep.pipelines.choose_frontend import (
     check_dense_weights,
     choose_frontend,
     has_weights,
+    with_beside,
     with_stronger,
 )
 from sfmprep.pipelines.ledger import Ledger
@@ -173,7 +174,8 @@ def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
             check_dense_weights(recipe)
         if not workspace.stronger_matches.is_file():
             earlier = with_stronger(earlier)
-        return recipe.with_frontend(earlier)
+        recipe = recipe.with_frontend(earlier)
+        return recipe if workspace.features_beside.is_file() else with_beside(recipe)
     recipe = choose_frontend(recipe)
     check_dense_weights(recipe)
     return recipe
@@ -262,6 +264,8 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     for kind, path in (
         (FeatureStore, workspace.features),
         (MatchStore, workspace.matches),
+        (FeatureStore, workspace.features_beside),
+        (MatchStore, workspace.matches_beside),
         (MatchStore, workspace.stronger_matches),
         (DenseStore, workspace.dense),
     ):

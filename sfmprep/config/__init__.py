@@ -6,6 +6,7 @@ network. Unknown keys are refused. `Recipe.frontends` are the choices in order.
 """
 
 from sfmprep.config.base import Config
+from sfmprep.config.beside import BesideConfig
 from sfmprep.config.export import ExportConfig, SeedConfig, Target, WorldConfig
 from sfmprep.config.features import (
     AlikedConfig,
@@ -55,6 +56,7 @@ from sfmprep.config.semidense import (
 __all__ = [
     "AlikedConfig",
     "AutoPairsConfig",
+    "BesideConfig",
     "CompactConfig",
     "Config",
     "D2NetConfig",

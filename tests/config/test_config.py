@@ -30,9 +30,9 @@ from sfmprep.errors import ConfigError
 
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
-    "Keys here: name, description, features, matcher, stronger, otherwise, masks,"
-    " keep_damaged, film, pairs, dense, database, mapping, second_round, refinement,"
-    " export, engine, seed, like."
+    "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
+    " masks, keep_damaged, film, pairs, dense, database, mapping, second_round,"
+    " refinement, export, engine, seed, like."
 )
 
 
@@ -604,6 +604,7 @@ def test_whoever_names_features_names_the_stronger_matcher_too(
 ) -> None:
     other = load(tmp_path, mine="like: splat\nfeatures: {type: sift}")
     assert other.stronger is None
+    assert other.beside is None
     named = load(
         tmp_path,
         mine="like: splat\nstronger: {matcher: {type: nearest, ratio: null}}",
@@ -611,3 +612,14 @@ def test_whoever_names_features_names_the_stronger_matcher_too(
     assert named.stronger is not None
     assert named.stronger.matcher == NearestConfig(ratio=None)
     assert named.frontends == named.frontends[:1]
+
+
+# ------------------------------------------------------------ features beside the first
+def test_features_beside_the_first_are_of_the_whole_recipe(tmp_path: Path) -> None:
+    splat = load_recipe("splat", ["beside.per_image=3"])
+    assert splat.beside is not None
+    assert splat.beside.per_image == 3
+    assert splat.beside.features == SiftConfig(max_keypoints=4096, max_size=1600)
+    assert load_recipe("splat", ["beside=null"]).beside is None
+    assert load(tmp_path, mine="like: splat").beside == load_recipe("splat").beside
+    assert load_recipe("sift").beside is None
