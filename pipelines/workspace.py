@@ -78,3 +78,77 @@ class Workspace:
         self.poses = work / "poses.json"
         self.report = out / "report.json"
         self.report_page = out / "report.html"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds its lock.
+
+        Raises:
+            StoreError: another process holds it, or the folder cannot be written.
+        """
+        lock = FileLock(self.work / "lock")
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"{self.out} is in use by another sfmprep. Wait for it, or stop it."
+            ) from None
+        except OSError as error:
+            raise not_written(self.out, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def put_aside(self, path: Path, key: str, wanted: str) -> None:
+        """Makes room for a file with another key, and takes that back if it is there.
+
+        Args:
+            path: A file in `work`; nothing is moved where it is missing.
+            key: The key that it was made with.
+            wanted: The key that a file is wanted of.
+        """
+        if path.exists():
+            self.earlier.mkdir(exist_ok=True)
+            path.replace(self._earlier(path, key))
+        with contextlib.suppress(FileNotFoundError):
+            self._earlier(path, wanted).replace(path)
+
+    def _earlier(self, path: Path, key: str) -> Path:
+        return self.earlier / f"{path.stem}-{key[:16]}{path.suffix}"
+
+    def check_place(self, images: Path) -> None:
+        """Makes sure that results may go here; changes nothing.
+
+        Raises:
+            ConfigError: `out` is a file, lies in or around the folder of images, or
+                holds something else.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file. Give a folder for the output.")
+        if _is_inside(self.out, images):
+            raise ConfigError(
+                f"{self.out} lies inside the folder of images {images}: the results"
+                " would be taken for photographs. Give a folder beside it."
+            )
+        for folder in (self.out / "images", self.work):
+            if _is_inside(images, folder):
+                raise ConfigError(
+                    f"the folder of images {images} lies inside the results in"
+                    f" {self.out}, which are written anew. Give another output folder."
+                )
+        if self.recipe.is_file() or not self.out.is_dir():
+            return
+        found = sorted(entry.name for entry in self.out.iterdir())
+        if found == ["work"] and {e.name for e in self.work.iterdir()} <= _EARLY:
+            return  # a run that was stopped before there was a recipe
+        if found:
+            raise ConfigError(
+                f"{self.out} is not empty and not an output of sfmprep (it holds"
+                f" {', '.join(found[:3])}). Give a new or empty folder."
+            )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
