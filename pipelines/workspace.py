@@ -14,11 +14,12 @@ out/
         mapped.zip     the mapper's models
         second_pairs.txt lost_pairs.txt second.db mapped_on.zip      the second round
         refined.zip    models with refined keypoints
+        rigs.json held.zip     rigs, if there are any, and models that keep to them
         models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
-        developed/     photographs that films and RAW files became; developed.json
+        developed/     photographs that films, RAW files, panoramas became; developed.json
         lock           held by the run that is going on
 """
 
@@ -74,12 +75,12 @@ class Workspace:
 
     @property
     def developed(self) -> Path:
-        """Photographs that films and RAW files became."""
+        """Photographs that films, RAW files and panoramas became."""
         return self.work / "developed"
 
     @property
     def developed_table(self) -> Path:
-        """Which film and RAW file became which of them."""
+        """Which file became which of them."""
         return self.work / "developed.json"
 
     @property
@@ -121,6 +122,16 @@ class Workspace:
     def joined_matches(self) -> Path:
         """Matches of `joined_features`."""
         return self.work / "joined_matches.h5"
+
+    @property
+    def rigs(self) -> Path:
+        """The rigs of the capture, as COLMAP reads them."""
+        return self.work / "rigs.json"
+
+    @property
+    def held(self) -> Path:
+        """Models that keep to the rigs, packed."""
+        return self.work / "held.zip"
 
     @property
     def mapped(self) -> Path:

@@ -204,7 +204,8 @@ class MaskOptions(Options):
         Path | None,
         arg(
             metavar="DIR",
-            help="Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored.",
+            help="Folder of masks, a.jpg.png or a.png for a.jpg, or one file for all"
+            " photographs; black is ignored.",
         ),
     ] = None
 

@@ -19,6 +19,7 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
+from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "ExportConfig",
     "FeaturesConfig",
     "FilmConfig",
+    "PanoramaConfig",
     "Frontend",
     "LightGlueConfig",
     "LoftrConfig",

@@ -12,6 +12,7 @@ from sfmprep.config.base import Config
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
+from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -73,11 +74,18 @@ class Recipe(Config):
     otherwise: tuple[Frontend, ...] = ()
     """What to use where the weights of the choice before cannot be had."""
     masks: Path | None = None
-    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
+    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere.
+
+    A file is the mask of all photographs.
+    """
     keep_damaged: bool = False
     """Use what is left of damaged photographs; what is lost is grey or black."""
     film: FilmConfig = FilmConfig()
     """Which frames of films are taken."""
+    panorama: PanoramaConfig = PanoramaConfig()
+    """What 360° photographs become."""
+    rigs: Path | None = None
+    """COLMAP's rig_config.json: cameras that were fixed to each other; or null."""
     pairs: PairsConfig = AutoPairsConfig()
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""
