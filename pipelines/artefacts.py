@@ -18,6 +18,7 @@ from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stage_table import STAGES
+from sfmprep.stores.beside import MatchesBeside
 from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
@@ -81,15 +82,46 @@ def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
         StoreError: an earlier stage was not run, or not to its end.
     """
     if run.recipe.dense is None:
+        features, matches = open_beside(run)
         if run.recipe.stronger is None:
-            return open_features(run), open_matches(run)
+            return features, matches
         expect_done(run, "match weak pairs")
         tried = pairs_from_file(run.ledger.file("weak pairs"), run.images.names)
         upper = MatchStore(run.workspace.stronger_matches)
-        return open_features(run), MatchLayers(open_matches(run), upper, tried)
+        return features, MatchLayers(matches, upper, tried)
     expect_done(run, "join")
     workspace = run.workspace
     return FeatureStore(workspace.joined_features), MatchStore(workspace.joined_matches)
+
+
+def open_beside(run: Run) -> tuple[FeatureStore, MatchReader]:
+    """Opens what the first features, and others beside them, found.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    features, matches = open_features(run), open_matches(run)
+    if run.recipe.beside is None:
+        return features, matches
+    expect_done(run, "match beside")
+    expect_done(run, "join beside")
+    pairs = pairs_from_file(run.ledger.file("pairs beside"), run.images.names)
+    keypoints, matches = join_beside(run, features, matches, pairs)
+    if keypoints is not features:
+        features.close()
+    return keypoints, matches
+
+
+def join_beside(
+    run: Run, features: FeatureStore, matches: MatchReader, pairs: Pairs
+) -> tuple[FeatureStore, MatchReader]:
+    """Keypoints and matches of both kinds of features; those given where pairs lack."""
+    if not len(pairs):
+        return features, matches
+    starts = {name: features.num_keypoints(name) for name in features.names()}
+    second = MatchStore(run.workspace.matches_beside)
+    keypoints = FeatureStore(run.workspace.keypoints_beside)
+    return keypoints, MatchesBeside(matches, second, starts, pairs)
 
 
 def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
@@ -124,6 +156,11 @@ def open_keypoints(run: Run) -> FeatureStore:
     """
     if run.recipe.dense is not None and run.ledger.is_done("join"):
         return FeatureStore(run.workspace.joined_features)
+    if run.recipe.beside is not None and run.ledger.is_done("join beside"):
+        keypoints = FeatureStore(run.workspace.keypoints_beside)
+        if len(keypoints):
+            return keypoints
+        keypoints.close()
     return open_features(run)
 
 

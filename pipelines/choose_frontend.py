@@ -27,7 +27,7 @@ def choose_frontend(recipe: Recipe) -> Recipe:
         ):
             frontend = with_stronger(frontend)
             _report(frontend, list(lacking))
-            return recipe.with_frontend(frontend)
+            return with_beside(recipe.with_frontend(frontend))
     raise next(iter(lacking.values()))
 
 
@@ -50,6 +50,25 @@ def with_stronger(frontend: Frontend) -> Frontend:
         _barred(),
     )
     return frontend.model_copy(update={"stronger": None})
+
+
+def with_beside(recipe: Recipe) -> Recipe:
+    """The recipe, without features beside the first if their weights cannot be had.
+
+    Raises:
+        WeightsError: a file of weights is damaged.
+    """
+    if recipe.beside is None:
+        return recipe
+    lacking: dict[str, WeightsError] = {}
+    needed = recipe.beside.needed_weights()
+    if all(_can_be_had(name, path, lacking) for name, path in needed):
+        return recipe
+    logger.info(
+        "images that stay badly held get no %s: its weights are not here and %s",
+        *(recipe.beside.features.name, _barred()),
+    )
+    return recipe.model_copy(update={"beside": None})
 
 
 def check_dense_weights(recipe: Recipe) -> None:

@@ -1,6 +1,7 @@
 """The ladder: one matcher for all pairs, dearer ones for what stays weak and matters.
 
     match               all pairs
+    match beside        other features, of images that are badly held
     match weak pairs    a stronger matcher of the same features
     match semi-densely  without a detector; see `semidense.py`
 
@@ -11,31 +12,105 @@ over from the one below what is the same in it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 
-from sfmprep.config import DenseConfig, StrongerConfig
+from sfmprep.config import BesideConfig, DenseConfig, StrongerConfig
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
-from sfmprep.pairing.weak_pairs import weak_pairs
+from sfmprep.pairing.weak_pairs import pairs_of_badly_held, weak_pairs
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.artefacts import join_beside
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, foretold, renamed, silent
+from sfmprep.stores.beside import join_keypoints
 from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = {
+    "verify": "{}, first",
+    "verify beside": "{} beside",
+    "verify again": "{}, second",
+}
 
-def match_weak_pairs(
+
+def match_beside(
     run: Run,
-    config: StrongerConfig,
+    config: BesideConfig,
     features: FeatureStore,
     pairs: Pairs,
     matches: MatchStore,
     *,
     device: str = "cpu",
     progress: Progress = silent,
+) -> tuple[FeatureStore, MatchReader]:
+    """Gives images that are badly held other features beside the first.
+
+    Returns:
+        Keypoints and matches of both kinds, open for reading; `features` and `matches`
+        themselves where no image is badly held.
+
+    Raises:
+        SfmprepError: see the functions that it calls.
+    """
+    tried = find_pairs(
+        *(run, "pairs beside", "verify", pairs_of_badly_held, config),
+        *(features, pairs, matches),
+        progress=progress,
+    )
+    shown = renamed(progress, "{} beside")
+    names = {name for pair in tried for name in pair}
+    images = replace(
+        run.images, names=tuple(name for name in run.images.names if name in names)
+    )
+    stages.extract_with(
+        *(run, "extract beside", config.features, images),
+        device=device,
+        progress=shown,
+    )
+    run.finish("extract beside")
+    with FeatureStore(run.workspace.features_beside) as others:
+        stages.match_with(
+            *(run, "match beside", config.matcher, tried, others),
+            device=device,
+            progress=shown,
+        ).close()
+        if not run.ledger.is_done("join beside"):
+            run.begin("join beside")
+            path = run.workspace.keypoints_beside
+            path.unlink(missing_ok=True)
+            made = {"key": run.ledger.keys.key("join beside")}
+            with FeatureStore(path, made) as joined:
+                if names:
+                    join_keypoints(features, others, joined, images=names)
+            run.finish("join beside")
+    return join_beside(run, features, matches, tried)
+
+
+def match_weak_pairs(
+    run: Run,
+    config: StrongerConfig,
+    features: FeatureStore,
+    keypoints: FeatureStore,
+    pairs: Pairs,
+    matches: MatchReader,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> MatchLayers:
     """Has the stronger matcher try the pairs that stayed weak and matter.
+
+    Args:
+        run: The run.
+        config: The matcher, and which pairs are weak.
+        features: What it matches: the first features.
+        keypoints: What `matches` are of: the first features, and others behind them.
+        pairs: All that were matched.
+        matches: What the rungs below found.
+        device: Where the matcher runs.
+        progress: Wraps the loops.
 
     Returns:
         `matches`, with those of the stronger matcher on top; open for reading.
@@ -43,8 +118,9 @@ def match_weak_pairs(
     Raises:
         SfmprepError: see the functions that it calls.
     """
-    tried = find_weak_pairs(
-        *(run, "weak pairs", "verify", config, features, pairs, matches),
+    below = run.ledger.keys.nearest("verify beside")
+    tried = find_pairs(
+        *(run, "weak pairs", below, weak_pairs, config, keypoints, pairs, matches),
         progress=progress,
     )
 
@@ -62,11 +138,12 @@ def match_weak_pairs(
     return MatchLayers(matches, upper, tried)
 
 
-def find_weak_pairs(
+def find_pairs(
     run: Run,
     stage: str,
     verification: str,
-    config: StrongerConfig | DenseConfig,
+    choose: Callable[..., Pairs],
+    config: BesideConfig | StrongerConfig | DenseConfig,
     features: FeatureStore,
     pairs: Pairs,
     matches: MatchReader,
@@ -79,6 +156,7 @@ def find_weak_pairs(
         run: The run.
         stage: What finds them.
         verification: The stage whose database they are found in.
+        choose: Which pairs need it, such as `weak_pairs`.
         config: Of the next rung.
         features: What the matches are of.
         pairs: All that were matched.
@@ -91,11 +169,11 @@ def find_weak_pairs(
     stages.fill_database(
         *(run, features, pairs, matches),
         stage=verification,
-        progress=renamed(progress, "{}, first"),
+        progress=renamed(progress, _SHOWN[verification]),
     )
     run.begin(stage)
     num_inliers = count_inliers(run.ledger.file(verification))
-    tried = weak_pairs(
+    tried = choose(
         *(pairs, num_inliers),
         min_num_inliers=config.min_num_inliers,
         num_matches=matches.num_matches(),
@@ -105,8 +183,15 @@ def find_weak_pairs(
     logger.info(
         "%d of %d pairs have %d verified matches or more%s",
         *(strong, len(pairs), config.min_num_inliers),
-        f"; {config.matcher.name} tries {len(tried)} that matter" if tried else "",
+        f"; {_name(config)} tries {len(tried)} that matter" if len(tried) else "",
     )
     tried.write(path)
     run.finish(stage)
     return tried
+
+
+def _name(config: BesideConfig | StrongerConfig | DenseConfig) -> str:
+    """What the rung is called in messages."""
+    if isinstance(config, BesideConfig):
+        return config.features.name
+    return config.matcher.name

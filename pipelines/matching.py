@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import stages
-from sfmprep.pipelines.ladder import match_weak_pairs
+from sfmprep.pipelines.ladder import match_beside, match_weak_pairs
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.semidense import join_semi_dense
@@ -74,27 +74,37 @@ def match_pairs(
     Raises:
         SfmprepError: see the rungs.
     """
+    matches: MatchReader
     with ExitStack() as stores:
         with timed(seconds, "match"):
             lowest = stages.match(
                 run, pairs, features, device=device, progress=progress
             )
-        matches: MatchReader = stores.enter_context(lowest)
+        keypoints, matches = features, stores.enter_context(lowest)
+        if run.recipe.beside is not None:
+            with timed(seconds, "match beside"):
+                keypoints, matches = match_beside(
+                    *(run, run.recipe.beside, features, pairs, lowest),
+                    device=device,
+                    progress=progress,
+                )
+            stores.enter_context(keypoints)
+            stores.enter_context(matches)
         if run.recipe.stronger is not None:
             with timed(seconds, "match weak pairs"):
                 matches = match_weak_pairs(
-                    *(run, run.recipe.stronger, features, pairs, lowest),
+                    *(run, run.recipe.stronger, features, keypoints, pairs, matches),
                     device=device,
                     progress=progress,
                 )
             stores.enter_context(matches)
         if run.recipe.dense is not None:
             with timed(seconds, "semi-dense"):
-                features, matches = join_semi_dense(
-                    *(run, run.recipe.dense, features, pairs, matches),
+                keypoints, matches = join_semi_dense(
+                    *(run, run.recipe.dense, keypoints, pairs, matches),
                     device=device,
                     progress=progress,
                 )
-            stores.enter_context(features)
+            stores.enter_context(keypoints)
             stores.enter_context(matches)
-        yield features, matches
+        yield keypoints, matches

@@ -128,9 +128,11 @@ def write_report_again(
 def _rungs(run: Run) -> Iterator[Rung]:
     """What each matcher that was used tried and gained."""
     recipe, ledger = run.recipe, run.ledger
-    stages = ("verify", "verify again", "database")
+    stages = ("verify", "verify beside", "verify again", "database")
     databases = [ledger.file(stage) for stage in stages if ledger.is_done(stage)]
     tried = [(recipe.matcher.name, ledger.file("pairs"))]
+    if recipe.beside is not None:
+        tried.append((recipe.beside.features.name, ledger.file("pairs beside")))
     if recipe.stronger is not None:
         tried.append((recipe.stronger.matcher.name, ledger.file("weak pairs")))
     if recipe.dense is not None:

@@ -24,6 +24,7 @@ from sfmprep.pipelines.choose_frontend import (
     check_dense_weights,
     choose_frontend,
     has_weights,
+    with_beside,
     with_stronger,
 )
 from sfmprep.pipelines.ledger import Ledger
@@ -49,7 +50,7 @@ class Run:
     ledger: Ledger
 
     def begin(self, stage: str) -> None:
-        """Notes that an artefact is being written.
+        """Notes that an artefact is being written, and by which recipe.
 
         A dataset of an earlier run, which it will not belong to, is moved out of sight
         until the next one is complete.
@@ -60,6 +61,8 @@ class Run:
         self.expect_unedited(stage)
         if not self.ledger.is_done("export"):
             set_dataset_aside(self.workspace.out, self.workspace.earlier_dataset)
+        if self.workspace.features.is_file():  # else the choice is still open
+            write_text(self.workspace.recipe, self.recipe.to_yaml())
         self.ledger.begin(stage)
 
     def finish(self, stage: str) -> None:
@@ -117,13 +120,16 @@ def open_run(
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
-        has_features = workspace.features.is_file()
-        write_text(workspace.recipe, (chosen if has_features else recipe).to_yaml())
+        now = chosen if workspace.features.is_file() else recipe
+        if not goes_on:  # else not before it is known that this stage can
+            write_text(workspace.recipe, now.to_yaml())
         ledger = Ledger(
             *(out, chosen, contents.now, images.developed_sha256),
             find_rigs(images, recipe),
         )
         yield Run(images, workspace, chosen, ledger)
+        if goes_on:
+            write_text(workspace.recipe, now.to_yaml())
 
 
 def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
@@ -173,7 +179,8 @@ def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
             check_dense_weights(recipe)
         if not workspace.stronger_matches.is_file():
             earlier = with_stronger(earlier)
-        return recipe.with_frontend(earlier)
+        recipe = recipe.with_frontend(earlier)
+        return recipe if workspace.features_beside.is_file() else with_beside(recipe)
     recipe = choose_frontend(recipe)
     check_dense_weights(recipe)
     return recipe
@@ -262,6 +269,8 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     for kind, path in (
         (FeatureStore, workspace.features),
         (MatchStore, workspace.matches),
+        (FeatureStore, workspace.features_beside),
+        (MatchStore, workspace.matches_beside),
         (MatchStore, workspace.stronger_matches),
         (DenseStore, workspace.dense),
     ):

@@ -7,7 +7,8 @@ import logging
 from sfmprep.config import DenseConfig
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.pairing.pairs import Pairs
-from sfmprep.pipelines.ladder import find_weak_pairs
+from sfmprep.pairing.weak_pairs import weak_pairs
+from sfmprep.pipelines.ladder import find_pairs
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stages import open_store
 from sfmprep.progress import Progress, silent
@@ -77,9 +78,9 @@ def _pairs_to_try(
 ) -> Pairs:
     """All pairs, or those that the rungs below leave weak."""
     if config.pairs == "weak":
-        has_two = run.recipe.stronger is not None
-        return find_weak_pairs(
-            *(run, "pairs left", "verify again" if has_two else "verify", config),
+        below = run.ledger.keys.nearest("verify again")
+        return find_pairs(
+            *(run, "pairs left", below, weak_pairs, config),
             *(features, pairs, matches),
             progress=progress,
         )

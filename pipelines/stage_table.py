@@ -25,7 +25,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sfmprep.config import DenseConfig, PairsFileConfig, Recipe, StrongerConfig
+from sfmprep.config import (
+    BesideConfig,
+    DenseConfig,
+    PairsFileConfig,
+    Recipe,
+    StrongerConfig,
+)
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.identity import identity_with
@@ -67,8 +73,13 @@ def _is_dense(recipe: Recipe) -> bool:
     return recipe.dense is not None
 
 
+def _has_beside(recipe: Recipe) -> bool:
+    return recipe.beside is not None
+
+
 def _looks_for_weak_pairs(recipe: Recipe) -> bool:
-    return recipe.stronger is not None or _tries_weak_pairs_densely(recipe)
+    has_rungs = recipe.beside is not None or recipe.stronger is not None
+    return has_rungs or _tries_weak_pairs_densely(recipe)
 
 
 def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
@@ -83,7 +94,7 @@ def _verification(recipe: Recipe) -> dict[str, Any]:
     return {"database": _dump(recipe.database), "seed": recipe.seed}
 
 
-def _weakness(config: StrongerConfig | DenseConfig) -> dict[str, int]:
+def _weakness(config: BesideConfig | StrongerConfig | DenseConfig) -> dict[str, int]:
     return {"min_num_inliers": config.min_num_inliers, "per_image": config.per_image}
 
 
@@ -155,9 +166,64 @@ STAGES = {
             applies=_looks_for_weak_pairs,
         ),
         Stage(
-            name="weak pairs",
+            name="pairs beside",
             version=1,
             reads=("verify",),
+            writes="work/pairs_beside.txt",
+            is_text=True,
+            command="match",
+            settings=lambda r: r.beside and _weakness(r.beside),
+            applies=_has_beside,
+        ),
+        Stage(
+            name="extract beside",
+            version=1,
+            over=("pairs beside", IMAGES),
+            grows=True,
+            writes="work/features_beside.h5",
+            command="match",
+            settings=_damage_settings,
+            model=lambda r: r.beside.features if r.beside else None,
+            applies=_has_beside,
+        ),
+        Stage(
+            name="match beside",
+            version=1,
+            reads=("extract beside",),
+            passes_on="match",
+            over=("pairs beside",),
+            grows=True,
+            writes="work/matches_beside.h5",
+            command="match",
+            model=lambda r: r.beside.matcher if r.beside else None,
+            applies=_has_beside,
+        ),
+        Stage(
+            name="join beside",
+            version=1,
+            reads=("extract", "extract beside"),
+            writes="work/keypoints_beside.h5",
+            command="match",
+            applies=_has_beside,
+        ),
+        Stage(
+            name="verify beside",
+            version=2,
+            reads=("match beside", "extract"),
+            passes_on="verify",
+            grows=True,
+            writes="work/verified_beside.db",
+            command="match",
+            settings=_verification,
+            applies=lambda r: (
+                _has_beside(r)
+                and (r.stronger is not None or _tries_weak_pairs_densely(r))
+            ),
+        ),
+        Stage(
+            name="weak pairs",
+            version=1,
+            reads=("verify beside",),
             writes="work/weak_pairs.txt",
             is_text=True,
             command="match",
@@ -168,7 +234,7 @@ STAGES = {
             name="match weak pairs",
             version=1,
             reads=("extract",),
-            passes_on="match",
+            passes_on="match beside",
             over=("weak pairs",),
             grows=True,
             writes="work/stronger_matches.h5",
@@ -180,7 +246,7 @@ STAGES = {
             name="verify again",
             version=2,
             reads=("match weak pairs",),
-            passes_on="verify",
+            passes_on="verify beside",
             grows=True,
             writes="work/verified_again.db",
             command="match",
@@ -213,7 +279,7 @@ STAGES = {
         Stage(
             name="join",
             version=1,
-            reads=("match weak pairs", "match semi-densely"),
+            reads=("match weak pairs", "join beside", "match semi-densely"),
             writes="work/joined_matches.h5",
             command="match",
             settings=lambda r: {

@@ -16,9 +16,11 @@ from typing import Any, assert_never
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
+    FeaturesConfig,
     MatcherConfig,
     PairsFileConfig,
     RetrievalConfig,
@@ -73,6 +75,8 @@ logger = logging.getLogger(__name__)
 _STORES = {
     "extract": FeatureStore,
     "match": MatchStore,
+    "extract beside": FeatureStore,
+    "match beside": MatchStore,
     "match weak pairs": MatchStore,
     "match semi-densely": DenseStore,
 }
@@ -90,38 +94,12 @@ def extract(
     Raises:
         ImageError: fewer than two images could be decoded.
     """
-    images, recipe = run.images, run.recipe
-    made = open_store(run, "extract")
-    unreadable: dict[str, str] = {}
-    with FeatureStore(run.workspace.features, made) as store:
-        merge_parts(store)
-        missing = [name for name in images.names if name not in store]
-    devices = device.split(",")
-    if missing and len(devices) > 1:
-        write_text(run.workspace.recipe, recipe.to_yaml())
-        unreadable = extract_on_devices(
-            images,
-            recipe.features,
-            run.workspace.features,
-            made,
-            devices=devices,
-            engine=recipe.engine,
-            progress=progress,
-        )
-    elif missing:
-        extractor = build_extractor(
-            recipe.features, device=device, precision=recipe.engine.precision
-        )
-        write_text(run.workspace.recipe, recipe.to_yaml())  # the choice is made
-        with FeatureStore(run.workspace.features, made) as store:
-            unreadable = extract_features(
-                images,
-                extractor,
-                store,
-                max_size=recipe.features.max_size,
-                num_workers=recipe.engine.num_workers,
-                progress=progress,
-            )
+    images = run.images
+    unreadable = extract_with(
+        *(run, "extract", run.recipe.features, images),
+        device=device,
+        progress=progress,
+    )
     for name, reason in unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
     if len(images) - len(unreadable) < 2:
@@ -131,6 +109,46 @@ def extract(
         )
     run.finish("extract")
     return FeatureStore(run.workspace.features), unreadable
+
+
+def extract_with(
+    run: Run,
+    stage: str,
+    config: FeaturesConfig,
+    images: ImageSet,
+    *,
+    device: str,
+    progress: Progress,
+) -> dict[str, str]:
+    """Extracts what is missing in the store of a stage.
+
+    Returns:
+        The images that could not be decoded with the reason.
+    """
+    path, engine, devices = run.ledger.file(stage), run.recipe.engine, device.split(",")
+    made = open_store(run, stage)
+    with FeatureStore(path, made) as store:
+        merge_parts(store)
+        missing = [name for name in images.names if name not in store]
+    if missing and len(devices) > 1:
+        write_text(run.workspace.recipe, run.recipe.to_yaml())
+        return extract_on_devices(
+            *(images, config, path, made),
+            devices=devices,
+            engine=engine,
+            progress=progress,
+        )
+    if not missing:
+        return {}
+    extractor = build_extractor(config, device=device, precision=engine.precision)
+    write_text(run.workspace.recipe, run.recipe.to_yaml())  # the choice is made
+    with FeatureStore(path, made) as store:
+        return extract_features(
+            *(images, extractor, store),
+            max_size=config.max_size,
+            num_workers=engine.num_workers,
+            progress=progress,
+        )
 
 
 def open_store(run: Run, stage: str) -> dict[str, Any]:
@@ -239,7 +257,7 @@ def match_with(
         missing = any(pair not in store for pair in pairs)
     if missing and len(devices) > 1:
         match_on_devices(
-            *(pairs, run.workspace.features, config, path, made),
+            *(pairs, features.path or run.workspace.features, config, path, made),
             devices=devices,
             engine=engine,
             progress=progress,
@@ -310,7 +328,7 @@ def write_database(
 
 def _lower_database(run: Run, stage: str) -> Path | None:
     """The database of the rung below."""
-    rungs = ("verify", "verify again", "database")
+    rungs = ("verify", "verify beside", "verify again", "database")
     below = [rung for rung in rungs[: rungs.index(stage)] if run.ledger.is_done(rung)]
     return run.ledger.file(below[-1]) if below else None
 

@@ -8,11 +8,15 @@ out/
     work/                      what is needed to go on; may be deleted afterwards
         images.json    size, time and checksum of the photographs and masks
         features.h5 pairs.txt matches.h5 database.db
-        verified.db weak_pairs.txt stronger_matches.h5      the second rung (`ladder`)
-        verified_again.db pairs_left.txt dense.h5           the third, semi-dense
+        verified.db pairs_beside.txt features_beside.h5     other features beside (see
+        matches_beside.h5 keypoints_beside.h5               `ladder`)
+        verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
+        verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
-        mapped.zip     the mapper's models
-        second_pairs.txt lost_pairs.txt second.db mapped_on.zip      the second round
+        mapped.zip     the mapper's models; a tool that scans a folder finds none in it
+        second_pairs.txt second.db mapped_on.zip        the second round
+        lost_pairs.txt     of its pairs those of images without a pose
+        consistency.json   how far pairs and largest model agree, and pairs left out
         refined.zip    models with refined keypoints
         rigs.json held.zip     rigs, if there are any, and models that keep to them
         models/0 ...   those without what is not supported
@@ -29,7 +33,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,151 +45,42 @@ logger = logging.getLogger(__name__)
 _EARLY = {"lock", "developed", "developed.json", "stages.json"}
 
 
-@dataclass(frozen=True)
 class Workspace:
-    """The paths of one output folder."""
+    """The paths of one output folder, as the module says."""
 
-    out: Path
-
-    @property
-    def work(self) -> Path:
-        """The folder of everything that is not the dataset."""
-        return self.out / "work"
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe of the last run."""
-        return self.out / "recipe.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """Sizes, times and checksums of the photographs."""
-        return self.work / "images.json"
-
-    @property
-    def earlier(self) -> Path:
-        """What was made with other settings."""
-        return self.work / "earlier"
-
-    @property
-    def earlier_dataset(self) -> Path:
-        """The dataset of an earlier run, until there is one of this run."""
-        return self.earlier / "dataset"
-
-    @property
-    def developed(self) -> Path:
-        """Photographs that films, RAW files and panoramas became."""
-        return self.work / "developed"
-
-    @property
-    def developed_table(self) -> Path:
-        """Which file became which of them."""
-        return self.work / "developed.json"
-
-    @property
-    def features(self) -> Path:
-        """The feature store."""
-        return self.work / "features.h5"
-
-    @property
-    def pairs(self) -> Path:
-        """The pairs, one a line."""
-        return self.work / "pairs.txt"
-
-    @property
-    def matches(self) -> Path:
-        """The match store."""
-        return self.work / "matches.h5"
-
-    @property
-    def dense(self) -> Path:
-        """The store of semi-dense matches."""
-        return self.work / "dense.h5"
-
-    @property
-    def stronger_matches(self) -> Path:
-        """Matches of the pairs that were weak, by the stronger matcher."""
-        return self.work / "stronger_matches.h5"
-
-    @property
-    def pairs_left(self) -> Path:
-        """The pairs that were matched semi-densely."""
-        return self.work / "pairs_left.txt"
-
-    @property
-    def joined_features(self) -> Path:
-        """Keypoints of features and semi-dense matches."""
-        return self.work / "joined_features.h5"
-
-    @property
-    def joined_matches(self) -> Path:
-        """Matches of `joined_features`."""
-        return self.work / "joined_matches.h5"
-
-    @property
-    def rigs(self) -> Path:
-        """The rigs of the capture, as COLMAP reads them."""
-        return self.work / "rigs.json"
-
-    @property
-    def held(self) -> Path:
-        """Models that keep to the rigs, packed."""
-        return self.work / "held.zip"
-
-    @property
-    def mapped(self) -> Path:
-        """The mapper's models, packed: tools that scan a folder must not find them."""
-        return self.work / "mapped.zip"
-
-    @property
-    def second_pairs(self) -> Path:
-        """The pairs of the second round."""
-        return self.work / "second_pairs.txt"
-
-    @property
-    def lost_pairs(self) -> Path:
-        """Of these, the ones of images without a pose."""
-        return self.work / "lost_pairs.txt"
-
-    @property
-    def second_database(self) -> Path:
-        """The database with the pairs of the second round; none if there are none."""
-        return self.work / "second.db"
-
-    @property
-    def mapped_on(self) -> Path:
-        """The models after the second round, packed."""
-        return self.work / "mapped_on.zip"
-
-    @property
-    def consistency(self) -> Path:
-        """How far verified pairs and the largest model agree, and pairs left out."""
-        return self.work / "consistency.json"
-
-    @property
-    def refined(self) -> Path:
-        """The mapper's models after their keypoints were refined, packed."""
-        return self.work / "refined.zip"
-
-    @property
-    def models(self) -> Path:
-        """COLMAP models, the largest is called 0."""
-        return self.work / "models"
-
-    @property
-    def poses(self) -> Path:
-        """Uncertainties of the poses, and images that were set aside."""
-        return self.work / "poses.json"
-
-    @property
-    def report(self) -> Path:
-        """What a run found, for programs."""
-        return self.out / "report.json"
-
-    @property
-    def report_page(self) -> Path:
-        """What a run found, for people."""
-        return self.out / "report.html"
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.work = work = out / "work"
+        self.recipe = out / "recipe.yaml"
+        self.manifest = work / "images.json"
+        self.earlier = work / "earlier"
+        self.earlier_dataset = self.earlier / "dataset"
+        self.developed = work / "developed"
+        self.developed_table = work / "developed.json"
+        self.features = work / "features.h5"
+        self.pairs = work / "pairs.txt"
+        self.matches = work / "matches.h5"
+        self.features_beside = work / "features_beside.h5"
+        self.matches_beside = work / "matches_beside.h5"
+        self.keypoints_beside = work / "keypoints_beside.h5"
+        self.dense = work / "dense.h5"
+        self.stronger_matches = work / "stronger_matches.h5"
+        self.pairs_left = work / "pairs_left.txt"
+        self.joined_features = work / "joined_features.h5"
+        self.joined_matches = work / "joined_matches.h5"
+        self.mapped = work / "mapped.zip"
+        self.second_pairs = work / "second_pairs.txt"
+        self.lost_pairs = work / "lost_pairs.txt"
+        self.second_database = work / "second.db"
+        self.mapped_on = work / "mapped_on.zip"
+        self.consistency = work / "consistency.json"
+        self.refined = work / "refined.zip"
+        self.rigs = work / "rigs.json"
+        self.held = work / "held.zip"
+        self.models = work / "models"
+        self.poses = work / "poses.json"
+        self.report = out / "report.json"
+        self.report_page = out / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

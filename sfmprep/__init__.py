@@ -36,11 +36,13 @@ __all__ = [
     "DenseMatches",
     "DenseStore",
     "DeviceError",
+    "Dis",
     "Disk",
     "ExportConfig",
     "Extractor",
     "FeatureStore",
     "Features",
+    "FlowEstimator",
     "ImageBatch",
     "ImageError",
     "ImageSet",
@@ -54,6 +56,7 @@ __all__ = [
     "Nearest",
     "OutlierConfig",
     "Pairs",
+    "Raft",
     "Recipe",
     "ReconstructionError",
     "RefinementConfig",
@@ -124,9 +127,11 @@ if TYPE_CHECKING:
         Recipe,
         RefinementConfig,
     )
+    from sfmprep.config import DisConfig as Dis
     from sfmprep.config import DiskConfig as Disk
     from sfmprep.config import LoftrConfig as Loftr
     from sfmprep.config import NearestConfig as Nearest
+    from sfmprep.config import RaftConfig as Raft
     from sfmprep.config import S2ldConfig as S2ld
     from sfmprep.config import SiftConfig as Sift
     from sfmprep.config import XFeatConfig as XFeat
@@ -142,7 +147,7 @@ if TYPE_CHECKING:
         StoreError,
         WeightsError,
     )
-    from sfmprep.models.protocols import Extractor, Matcher
+    from sfmprep.models.protocols import Extractor, FlowEstimator, Matcher
     from sfmprep.pairing.pairs import (
         Pairs,
         exhaustive_pairs,

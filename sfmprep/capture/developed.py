@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from sfmprep.capture.panorama import Cut, Panorama, is_cut
 from sfmprep.capture.folder import (
     find_files,
     is_film,
@@ -16,6 +15,7 @@ from sfmprep.capture.folder import (
     photograph_folder,
     without_twin,
 )
+from sfmprep.capture.panorama import Cut, Panorama, is_cut
 
 _TURNED = 0.8  # share of the steps, from where on it is said
 _FEW_STEPS = 4

@@ -161,12 +161,18 @@ class Options:
         """Shows the loops of a whole run with the number of their stage."""
         stronger = ["match weak pairs"] if recipe.stronger else []
         dense = ["match semi-dense", "keypoints", "join"] if recipe.dense else []
-        first = ["import, first", "verify, first"] if stronger or dense else []
+        beside = (
+            ["extract beside", "match beside", "import beside", "verify beside"]
+            if recipe.beside
+            else []
+        )
+        has_rungs = beside or stronger or dense
+        first = ["import, first", "verify, first"] if has_rungs else []
         second = [f"{each} again" for each in ("match", "import", "verify", "map")]
         return StageProgress(
             [
                 *(("identify", "extract"), ("retrieve",), ("match",)),
-                *(rung for rung in ([*first, *stronger], dense) if rung),
+                *(rung for rung in ([*first, *beside, *stronger], dense) if rung),
                 *(
                     ("import", "verify"),
                     ("calibrate", "map", *second, "refine"),

@@ -6,6 +6,7 @@ network. Unknown keys are refused. `Recipe.frontends` are the choices in order.
 """
 
 from sfmprep.config.base import Config
+from sfmprep.config.beside import BesideConfig
 from sfmprep.config.export import ExportConfig, SeedConfig, Target, WorldConfig
 from sfmprep.config.features import (
     AlikedConfig,
@@ -19,77 +20,4 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
-from sfmprep.config.panorama import PanoramaConfig
-from sfmprep.config.mapping import (
-    DatabaseConfig,
-    MappingConfig,
-    OutlierConfig,
-    RefinementConfig,
-    SecondRoundConfig,
-)
-from sfmprep.config.matchers import (
-    LightGlueConfig,
-    MatcherConfig,
-    NearestConfig,
-    StrongerConfig,
-    SuperGlueConfig,
-)
-from sfmprep.config.pairs import (
-    AutoPairsConfig,
-    ExhaustiveConfig,
-    PairsConfig,
-    PairsFileConfig,
-    RetrievalConfig,
-    SequentialConfig,
-)
-from sfmprep.config.recipe import EngineConfig, Frontend, Recipe
-from sfmprep.config.semidense import (
-    DenseConfig,
-    DenseMatcherConfig,
-    LoftrConfig,
-    S2ldConfig,
-    XFeatStarConfig,
-)
-
-__all__ = [
-    "AlikedConfig",
-    "AutoPairsConfig",
-    "CompactConfig",
-    "Config",
-    "D2NetConfig",
-    "DatabaseConfig",
-    "DenseConfig",
-    "DenseMatcherConfig",
-    "DiskConfig",
-    "EngineConfig",
-    "ExhaustiveConfig",
-    "ExportConfig",
-    "FeaturesConfig",
-    "FilmConfig",
-    "PanoramaConfig",
-    "Frontend",
-    "LightGlueConfig",
-    "LoftrConfig",
-    "MappingConfig",
-    "MatcherConfig",
-    "NearestConfig",
-    "OutlierConfig",
-    "PairsConfig",
-    "PairsFileConfig",
-    "R2d2Config",
-    "Recipe",
-    "RefinementConfig",
-    "RetrievalConfig",
-    "S2ldConfig",
-    "SeedConfig",
-    "SecondRoundConfig",
-    "SequentialConfig",
-    "SiftConfig",
-    "StrongerConfig",
-    "SuperGlueConfig",
-    "SuperPointConfig",
-    "Target",
-    "WorldConfig",
-    "XFeatConfig",
-    "XFeatStarConfig",
-]
+    "FlowConfig",

@@ -92,10 +92,8 @@ class SuperPointConfig(ModelConfig):
     type: Literal["superpoint"] = "superpoint"
     model: Literal["superpoint-open", "superpoint-v1"] = "superpoint-open"
     """Which checkpoint."""
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     min_score: Unit = 0.005
     """Smallest score of a keypoint, in 0..1."""
     nms_radius: PositiveInt = 4
@@ -119,10 +117,8 @@ class R2d2Config(ModelConfig):
         "r2d2-wasf-n16"
     )
     """Which checkpoint."""
-    max_keypoints: PositiveInt = 5000
-    """The most keypoints of one image, best first."""
-    max_size: PositiveInt = 1024
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 5000
+    max_size: MaxSize = 1024
     min_size: PositiveInt = 256
     """Longer side in pixels of the smallest scale that is looked at."""
     min_repeatability: Unit = 0.7
@@ -137,10 +133,8 @@ class D2NetConfig(ModelConfig):
 
     implementation = "sfmprep.models.extractors.d2net:D2Net"
     type: Literal["d2net"] = "d2net"
-    max_keypoints: PositiveInt = 4096
-    """The most keypoints of one image, best first."""
-    max_size: PositiveInt = 1600
-    """Longer side in pixels that larger images are reduced to."""
+    max_keypoints: MaxKeypoints = 4096
+    max_size: MaxSize = 1600
     is_multiscale: bool = False
     """Whether images of half and twice the size are looked at too."""
     weights: WeightsFile = None

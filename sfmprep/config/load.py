@@ -172,6 +172,7 @@ def _over_recipe(
     if any(_NAMES_A_CHOICE & section.keys() for section in said.values()):
         data.pop("otherwise", None)
         data.pop("stronger", None)  # it may not fit other features
+        data.pop("beside", None)  # they may be the same
     elif data.get("otherwise") and "otherwise" not in own:
         if "stronger" in own and own["stronger"] is None:
             data = _in_frontends(data, ["stronger"], None, source)

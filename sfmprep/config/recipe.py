@@ -9,10 +9,10 @@ import yaml
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
+from sfmprep.config.beside import BesideConfig
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
-from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     MappingConfig,
@@ -21,6 +21,7 @@ from sfmprep.config.mapping import (
 )
 from sfmprep.config.matchers import MatcherConfig, StrongerConfig
 from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
+from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.semidense import DenseConfig
 
 
@@ -73,6 +74,8 @@ class Recipe(Config):
     """What tries pairs that stay weak and matter, or null."""
     otherwise: tuple[Frontend, ...] = ()
     """What to use where the weights of the choice before cannot be had."""
+    beside: BesideConfig | None = None
+    """Other features beside the first for images that stay badly held, or null."""
     masks: Path | None = None
     """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere.
 

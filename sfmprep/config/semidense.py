@@ -59,8 +59,30 @@ class XFeatStarConfig(ModelConfig):
         return "xfeat"
 
 
+class PointmapConfig(ModelConfig):
+    """DUSt3R (CVPR 2024) or MASt3R (ECCV 2024): pairs as points in space.
+
+    Their checkpoints are CC BY-NC-SA 4.0, for non-commercial use only: bring the file.
+    """
+
+    implementation = "sfmprep.models.semidense.pointmaps:Pointmaps"
+    type: Literal["pointmap"] = "pointmap"
+    model: Literal["mast3r", "dust3r-dpt", "dust3r-linear"] = "mast3r"
+    """Which checkpoint, of those that were trained at 512 pixels."""
+    max_size: Annotated[int, Field(ge=64, le=512)] = 512
+    """Longer side in pixels that larger images are reduced to."""
+    stride: Annotated[int, Field(ge=2, le=64)] = 8
+    """Pixels from one start of a match to the next, each way."""
+    tolerance: PositiveFloat = 5.0
+    """A match is kept if its way back ends nearer to its start, in pixels."""
+    min_score: Unit = 0.5
+    """Matches with a lower confidence are dropped, in 0..1."""
+    weights: WeightsFile = None
+
+
 DenseMatcherConfig = Annotated[
-    S2ldConfig | LoftrConfig | XFeatStarConfig, Field(discriminator="type")
+    S2ldConfig | LoftrConfig | XFeatStarConfig | PointmapConfig,
+    Field(discriminator="type"),
 ]
 
 

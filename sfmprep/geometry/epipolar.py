@@ -35,6 +35,30 @@ def epipolar_errors_px(
     return errors
 
 
+def errors_by_poses_px(
+    views: Views, view0: int, view1: int, ray0: Float64, ray1: Float64
+) -> Float64:
+    """How far matches [M] are from fitting the poses of two views, pixels.
+
+    The distance from the epipolar line, or from the place that the rotation alone gives
+    where that is nearer: without a baseline there is no line. Infinite where a camera
+    cannot see its keypoint.
+
+    Args:
+        views: The cameras, of any model.
+        view0: Row of a view.
+        view1: Row of another.
+        ray0: [M, 3] unit, world axes.
+        ray1: [M, 3].
+    """
+    first, second = np.full(len(ray0), view0), np.full(len(ray0), view1)
+    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
+    focal = max(views.focals[view0], views.focals[view1])
+    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * focal
+    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
+    return np.asarray(np.fmin(to_line, turned), np.float64)
+
+
 def sampson_errors_px(fundamental: Float64, xy0: Float64, xy1: Float64) -> Float64:
     """Sampson's distances [M] of matches [M, 2] from x1^T F x0 = 0, pixels.
 

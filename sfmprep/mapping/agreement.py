@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import pycolmap
 
-from sfmprep.geometry.epipolar import epipolar_errors_px
+from sfmprep.geometry.epipolar import errors_by_poses_px
 from sfmprep.geometry.views import Views
 from sfmprep.types import Float64, Index
 
@@ -118,9 +118,4 @@ def _errors_px(
     views = Views.of(model, (id0, id1))
     ray0 = views.rays(0, matches.xy(id0)[index[:, 0]])
     ray1 = views.rays(1, matches.xy(id1)[index[:, 1]])
-    first, second = np.zeros(len(index), np.int64), np.ones(len(index), np.int64)
-    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
-    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * views.focals.max()
-    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
-    # a keypoint that its camera cannot see has no ray: nan, and does not fit
-    return np.asarray(np.fmin(to_line, turned), np.float64)
+    return errors_by_poses_px(views, 0, 1, ray0, ray1)

@@ -31,10 +31,7 @@ def open_cache(
 
 
 def carry_over(
-    model: pycolmap.Reconstruction,
-    cache: pycolmap.DatabaseCache,
-    *,
-    moved: pycolmap.Sim3d | None = None,
+    model: pycolmap.Reconstruction, cache: pycolmap.DatabaseCache
 ) -> pycolmap.Reconstruction:
     """Makes a model anew with the images, cameras and keypoints of a database.
 
@@ -45,14 +42,13 @@ def carry_over(
     Args:
         model: It stays as it is.
         cache: The database; of rigs only those of one camera each.
-        moved: The frame of the result, from that of the model; None for the same.
 
     Returns:
         A model in which all images of the cache are, those of the model with a pose.
     """
     carried = pycolmap.Reconstruction()
     carried.load(cache)
-    add_model(carried, model, moved=moved)
+    add_model(carried, model)
     return carried
 
 

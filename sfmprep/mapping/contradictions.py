@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from sfmprep.geometry.epipolar import epipolar_errors_px
+from sfmprep.geometry.epipolar import errors_by_poses_px
 from sfmprep.geometry.views import Views
 from sfmprep.mapping.view_graph import PairTable, strongest_edges
 from sfmprep.types import Float64
@@ -116,21 +116,5 @@ def share_fitting(
 
     The pixels are those of the file divided by `scale`.
     """
-    errors = _errors_px(views, view0, view1, ray0, ray1)
+    errors = errors_by_poses_px(views, view0, view1, ray0, ray1)
     return float(np.mean(errors < _FITS_PX * scale))
-
-
-def _errors_px(
-    views: Views, view0: int, view1: int, ray0: Float64, ray1: Float64
-) -> Float64:
-    """How far matches [M] are from fitting the poses of two views.
-
-    The distance from the epipolar line, or from the place that the rotation alone gives
-    where that is nearer: without a baseline there is no line.
-    """
-    first, second = np.full(len(ray0), view0), np.full(len(ray0), view1)
-    sine = np.linalg.norm(np.cross(ray0, ray1), axis=1)
-    turned = np.arctan2(sine, np.einsum("mi,mi->m", ray0, ray1)) * views.focals[view1]
-    # a keypoint that its camera cannot see has no ray: nan, and does not fit
-    to_line = epipolar_errors_px(views, first, second, ray0, ray1)
-    return np.asarray(np.fmin(to_line, turned), np.float64)

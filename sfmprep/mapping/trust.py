@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pycolmap
+from scipy.sparse import csr_matrix
 
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.wrong_pairs import WrongPair, ask_pairs, wrong_pairs_in
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
+from sfmprep.types import Mask
 
 logger = logging.getLogger(__name__)
 
@@ -101,21 +103,25 @@ def map_trusted(
     """
     folder.mkdir(parents=True, exist_ok=True)
     models = mapper(database, folder / "0")
+    judged = _judged(database, models)
     left_out: dict[tuple[str, str], WrongPair] = {}
     reduced = folder / "reduced.db"
     for number in range(1, _MAX_ROUNDS):
-        asked_in = reduced if left_out else database
-        found = [pair for model in models for pair in _wrong_in(asked_in, model)]
-        if not found:
+        # all pairs are asked, so that what was left out still speaks
+        found = {
+            (pair.name0, pair.name1): pair for _, wrong in judged for pair in wrong
+        }
+        new = [pair for names, pair in found.items() if names not in left_out]
+        if not new:
             break
         logger.info(
             "%d pairs of images look alike but do not show the same place, such as %s"
             " and %s; mapping again without them",
-            *(len(found), found[0].name0, found[0].name1),
+            *(len(new), new[0].name0, new[0].name1),
         )
         if not left_out:
             copy_database(database, reduced)
-        leave_out(reduced, found)
+        leave_out(reduced, new)
         try:
             again = mapper(reduced, folder / str(number))
         except ReconstructionError as error:
@@ -123,9 +129,9 @@ def map_trusted(
             break
         if not again:
             break
-        models = again
-        left_out |= {(pair.name0, pair.name1): pair for pair in found}
-    return models, measure_trust(database, models, tuple(left_out.values()))
+        models, judged = again, _judged(database, again)
+        left_out |= {(pair.name0, pair.name1): pair for pair in new}
+    return models, _trust(judged[:1], left_out.values())
 
 
 def measure_trust(
@@ -140,20 +146,24 @@ def measure_trust(
         models: Largest first; may be empty.
         left_out: Pairs that were not mapped with.
     """
+    return _trust(_judged(database, models[:1]), left_out)
+
+
+def _judged(
+    database: Path, models: Sequence[pycolmap.Reconstruction]
+) -> list[tuple[Asked, list[WrongPair]]]:
+    return [judge_pairs(database, ModelArrays.of(model)) for model in models]
+
+
+def _trust(
+    judged: Sequence[tuple[Asked, list[WrongPair]]], left_out: Iterable[WrongPair]
+) -> Trust:
+    """What the first of the models, if there is one, is worth."""
     left_out = tuple(left_out)
-    if not models:
+    if not judged:
         return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
-    arrays = ModelArrays.of(models[0])
-    asked, overlaid = ask_pairs(database, arrays), wrong_pairs_in(database, arrays)
-    known = {(pair.name0, pair.name1) for pair in left_out}
-    own = [asked.names[row] for row in asked.index.reshape(-1)]
-    explained = np.array(
-        [
-            tuple(sorted(pair)) in known
-            for pair in zip(own[::2], own[1::2], strict=True)
-        ],
-        bool,
-    ).reshape(-1)
+    asked, overlaid = judged[0]
+    explained = _explained(asked, {(pair.name0, pair.name1) for pair in left_out})
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
     # a pair that was left out and is contradicted now is what was to be expected
     counted = ~explained | asked.agrees
@@ -165,8 +175,25 @@ def measure_trust(
     )
 
 
-def _wrong_in(database: Path, model: pycolmap.Reconstruction) -> list[WrongPair]:
-    return wrong_pairs_in(database, ModelArrays.of(model))
+def _explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
+    """Which pairs [P] look-alikes explain: those left out, and what follows of them.
+
+    Where `a` and `b` look alike, `a` matches what `b` does, which is another place.
+    """
+    known = np.array([pair in left_out for pair in asked.pairs], bool)
+    alike = _adjacency(asked, known)
+    agrees = _adjacency(asked, asked.agrees & ~known)
+    reached = (alike @ agrees + agrees @ alike).tocsr()
+    one, two = asked.index.T
+    follows: Mask = np.asarray(reached[one, two]).reshape(-1) > 0
+    return known | follows
+
+
+def _adjacency(asked: Asked, chosen: Mask) -> csr_matrix:
+    one, two = asked.index[chosen].T
+    shape = (len(asked.names),) * 2
+    half = csr_matrix((np.ones(len(one)), (one, two)), shape)
+    return half + half.T
 
 
 def leave_out(database: Path, pairs: Iterable[WrongPair]) -> None:

@@ -21,11 +21,13 @@ import pycolmap
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.absence import Visibility
 from sfmprep.mapping.contradictions import share_fitting
+from sfmprep.mapping.same_view import SameView
 from sfmprep.mapping.view_graph import strongest_edges
 from sfmprep.pairing.pairs import natural_order
 from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
+_CLOSE_PER_IMAGE = 5  # of these, that are asked for what no point was made of
 _MIN_INLIERS = 15
 _AGREES = 0.75  # share of the matches of a pair that fit the poses
 _MIN_EXPECTED = 20  # points, in either view
@@ -66,14 +68,20 @@ class Asked:
     shared: list[Index]  # [P] of pairs that miss much, all points that they share
 
     @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of the pairs, each in their order."""
+        ends = np.array(self.names, object)[self.index].reshape(-1, 2).tolist()
+        return [(min(pair), max(pair)) for pair in ends]
+
+    @property
     def agrees(self) -> Mask:
         """Which pairs agree with the poses [P]."""
         agrees: Mask = self.fitting >= _AGREES
         return agrees
 
 
-def wrong_pairs_in(database: Path, arrays: ModelArrays) -> list[WrongPair]:
-    """Finds the pairs that lay one place on another, strongest first.
+def judge_pairs(database: Path, arrays: ModelArrays) -> tuple[Asked, list[WrongPair]]:
+    """Asks of all verified pairs, and finds those that lay one place on another.
 
     If there are such, the points that the two places share are known, and the decision
     is made again with what else is found: two views that have nothing but look-alikes
@@ -82,15 +90,18 @@ def wrong_pairs_in(database: Path, arrays: ModelArrays) -> list[WrongPair]:
     Args:
         database: Where the pairs are; its keypoints are those of the model.
         arrays: Of the model.
+
+    Returns:
+        What the pairs say, and the wrong ones among them, strongest first.
     """
     asked = ask_pairs(database, arrays)
     wrong = _wrong(asked)[0]
     if not wrong.any():
-        return []
+        return asked, []
     shared = [asked.shared[row] for row in np.flatnonzero(wrong).tolist()]
     times = np.bincount(np.concatenate(shared), minlength=len(arrays.xyz))
-    repeated = times >= _MIN_SHARED
-    return find_wrong_pairs(ask_pairs(database, arrays, repeated=repeated))
+    again = ask_pairs(database, arrays, repeated=times >= _MIN_SHARED)
+    return asked, find_wrong_pairs(again)
 
 
 def ask_pairs(
@@ -115,21 +126,25 @@ def ask_pairs(
         strong = strongest_edges(table[:, :2], table[:, 2], _PER_IMAGE)
 
         @lru_cache(_MAX_CACHED)
-        def rays(row: int) -> Float64:
+        def keypoints(row: int) -> Float64:
             xy = opened.read_keypoints(id_of[views.names[row]])[:, :2]
-            return views.rays(row, xy.astype(np.float64))
+            return xy.astype(np.float64)
 
+        same_view = SameView(arrays, keypoints)
+        rays = same_view.rays
+        is_close = same_view.are_close(table[:, :2])
+        weights = np.where(is_close, table[:, 2], 0)
+        is_close &= strongest_edges(table[:, :2], weights, _CLOSE_PER_IMAGE)
         answers, shared = [], []
         if repeated is None:
             repeated = np.zeros(len(arrays.xyz), bool)
         look_alike = _keypoints_of(arrays, repeated)
-        for (row0, row1, _), is_strong in zip(table.tolist(), strong, strict=True):
-            matches = np.asarray(
-                opened.read_two_view_geometry(
-                    id_of[views.names[row0]], id_of[views.names[row1]]
-                ).inlier_matches,
-                np.int64,
-            )
+        for (row0, row1, _), is_strong, close in zip(
+            table.tolist(), strong, is_close, strict=True
+        ):
+            ids = id_of[views.names[row0]], id_of[views.names[row1]]
+            verified = opened.read_two_view_geometry(*ids).inlier_matches
+            matches = np.asarray(verified, np.int64)
             fitting = share_fitting(
                 views, row0, row1, rays(row0)[matches[:, 0]], rays(row1)[matches[:, 1]]
             )
@@ -143,8 +158,11 @@ def ask_pairs(
                 if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
                     absent = min(s.num_absent / s.num_expected for s in seen)
                     found = min(int((~repeated[s.found]).sum()) for s in seen)
-                    if absent > _ABSENT:
-                        shared[-1] = np.union1d(seen[0].found, seen[1].found)
+                if close:
+                    tried = opened.read_matches(*ids).astype(np.int64)
+                    absent = np.fmax(absent, same_view.missing(row0, row1, tried))
+                if absent > _ABSENT:
+                    shared[-1] = np.union1d(seen[0].found, seen[1].found)
             on_repeated = np.isin(matches[:, 0], look_alike[row0])
             on_repeated |= np.isin(matches[:, 1], look_alike[row1])
             answers.append((fitting, absent, found, float(on_repeated.mean())))
@@ -198,6 +216,8 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     wrong = agrees & (ends[:, 0] != ends[:, 1])
     certainty = -total / np.maximum(absolute, 1e-9)
     wrong &= (certainty >= _CERTAIN) & (against >= _MIN_AGAINST)
+    # between photographs in a row nothing but evidence of their own counts
+    wrong &= ~next_to_each_other(asked.names, asked.index) | (weights < 0)
     # what is repeated is known by now: what has nothing else and does not agree, too
     wrong |= ~agrees & (asked.repeated >= _ALL_REPEATED)
     return wrong, certainty
@@ -272,6 +292,9 @@ def _weights(asked: Asked) -> Float64:
     # against, all that is shared counts: it may be repeated
     found = np.maximum(np.where(side < 0, asked.num_inliers, asked.found), _UNKNOWN)
     said = np.where(known, side * found, _UNKNOWN)
+    # where nothing else decides, the order of names does
+    in_row = next_to_each_other(asked.names, asked.index)
+    said += np.where(in_row & (said > 0), _UNKNOWN, 0)
     follows = _follows(asked)
     trusted: Float64 = np.where(follows, np.maximum(said, asked.num_inliers), said)
     return trusted
@@ -283,14 +306,15 @@ def _follows(asked: Asked) -> Mask:
     Names are in the order of time if next to every image is among the five strongest
     partners of the one before.
     """
-    follows = _next_to_each_other(asked.names, asked.index)
+    follows = next_to_each_other(asked.names, asked.index)
     strong = follows & strongest_edges(asked.index, asked.num_inliers, 5)
     if strong.sum() < _IN_ORDER * max(len(asked.names) - 1, 1):
         return np.zeros(len(follows), bool)
     return follows
 
 
-def _next_to_each_other(names: Sequence[str], index: Index) -> Mask:
+def next_to_each_other(names: Sequence[str], index: Index) -> Mask:
+    """Which pairs [P, 2] of names follow each other, numbers in their order."""
     place_of = {name: place for place, name in enumerate(natural_order(names))}
     place = np.array([place_of[name] for name in names], np.int64)
     gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1

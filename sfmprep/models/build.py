@@ -12,9 +12,14 @@ from __future__ import annotations
 import importlib
 from typing import Any, Unpack
 
-from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
+from sfmprep.config import (
+    DenseMatcherConfig,
+    FeaturesConfig,
+    FlowConfig,
+    MatcherConfig,
+)
 from sfmprep.config.base import ModelConfig
-from sfmprep.models.protocols import DenseMatcher, Extractor, Matcher
+from sfmprep.models.protocols import DenseMatcher, Extractor, FlowEstimator, Matcher
 from sfmprep.models.shared.precision import Where
 
 
@@ -40,6 +45,12 @@ def build_dense_matcher(
 ) -> DenseMatcher:
     """Makes the matcher without a detector; raises as `build_extractor`."""
     made: DenseMatcher = implementation(type(config))(config, **where)
+    return made
+
+
+def build_flow_estimator(config: FlowConfig, **where: Unpack[Where]) -> FlowEstimator:
+    """Makes the estimator of optical flow; raises as `build_extractor`."""
+    made: FlowEstimator = implementation(type(config))(config, **where)
     return made
 
 

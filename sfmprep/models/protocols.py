@@ -134,3 +134,54 @@ class DenseMatcher(Protocol):
             DeviceError: a single pair does not fit into the memory of the device.
         """
         ...
+
+
+class FlowImage(Protocol):
+    """One image on the device of the flow estimator that prepared it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory of the device it holds."""
+        ...
+
+
+class FlowEstimator(Protocol):
+    """Finds where each pixel of an image is in another that shows nearly the same."""
+
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
+    batch_size: int
+    """How many images of one size it prepares best at once, on its device."""
+
+    def prepare(self, batch: ImageBatch) -> list[FlowImage]:
+        """Does what depends on one image alone, and leaves it on the device.
+
+        It may be kept as long as the estimator, and goes only into the estimator that
+        made it.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        ...
+
+    def flow(
+        self,
+        pairs: Sequence[tuple[FlowImage, FlowImage]],
+        starts: Sequence[Float32 | None] | None = None,
+    ) -> list[Float32]:
+        """Estimates the flow from each first image to the second, of the same size.
+
+        Args:
+            pairs: Prepared images.
+            starts: Flow [H, W, 2] to begin with, or None, of each pair.
+
+        Returns:
+            Per pair [H, W, 2]: how far (x, y) the content of a pixel of the first image
+            has moved, in pixels of the batch; something for every pixel, right or not.
+
+        Raises:
+            ValueError: the images of a pair are of two sizes, or an image was prepared
+                by another kind of estimator.
+            DeviceError: a single pair does not fit into the memory of the device.
+        """
+        ...

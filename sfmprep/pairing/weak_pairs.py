@@ -1,4 +1,4 @@
-"""Which pairs a dearer matcher should try after a cheap one."""
+"""Which pairs a dearer matcher, or other features, should try after a cheap one."""
 
 from __future__ import annotations
 
@@ -54,28 +54,8 @@ def weak_pairs(
     Returns:
         None of the strong pairs; no pair for no pairs.
     """
-    num_matches = num_matches or {}
-    strong: defaultdict[str, set[str]] = defaultdict(set)
-    weak: list[Pair] = []
-    for name0, name1 in pairs:
-        if num_inliers.get((name0, name1), 0) >= min_num_inliers:
-            strong[name0].add(name1)
-            strong[name1].add(name0)
-        else:
-            weak.append((name0, name1))
-    names = natural_order({name for pair in pairs for name in pair})
-    position = {name: k for k, name in enumerate(names)}
-    piece = _pieces(names, position, strong)
-
-    def unlikeliness(pair: Pair) -> tuple[int, int, int, int, Pair]:
-        name0, name1 = pair
-        return (
-            -num_inliers.get(pair, 0),
-            -len(strong[name0] & strong[name1]),
-            -num_matches.get(pair, 0),
-            abs(position[name1] - position[name0]),
-            pair,
-        )
+    graph = _Graph(pairs, num_inliers, num_matches or {}, min_num_inliers)
+    strong, piece = graph.strong, graph.piece
 
     @cache
     def within_two(name: str) -> set[str]:
@@ -89,23 +69,109 @@ def weak_pairs(
             is_few = len(strong[name]) < _FEW_PARTNERS
             if piece[name] == _ALONE or (is_few and overlaps):
                 yield name
-        both = sorted((piece[name0], piece[name1]))
-        if _ALONE not in both and both[0] != both[1]:
-            yield tuple(both)
+        if both := graph.joins(pair):
+            yield both
         elif num_inliers.get(pair, 0) and within_two(name0).isdisjoint(
             within_two(name1)
         ):
             yield name0
 
     asked: defaultdict[object, list[Pair]] = defaultdict(list)
-    for pair in weak:
+    for pair in graph.weak:
         for asking in wanted_by(pair):
             asked[asking].append(pair)
     return Pairs.of(
-        pair
-        for wanted in asked.values()
-        for pair in sorted(wanted, key=unlikeliness)[:per_image]
+        pair for wanted in asked.values() for pair in graph.likeliest(wanted, per_image)
     )
+
+
+def pairs_of_badly_held(
+    pairs: Pairs,
+    num_inliers: Mapping[Pair, int],
+    *,
+    min_num_inliers: int,
+    num_matches: Mapping[Pair, int] | None = None,
+    per_image: int = 20,
+) -> Pairs:
+    """The pairs that other features should match, for images that are badly held.
+
+    Badly held is an image that strong pairs join to fewer than two others; and of two
+    pieces of the graph, of three images or more, those that may join them. Such images
+    are paired with their likeliest partners, as in `weak_pairs`. Strong pairs among all
+    of these come too: a new keypoint needs points of its own kind to be located by.
+
+    Args:
+        pairs: What was matched.
+        num_inliers: Verified matches of pairs, name0 < name1; 0 where one is missing.
+        min_num_inliers: Of a strong pair.
+        num_matches: Matches that were not verified; None for nothing known.
+        per_image: How many partners a badly held image may ask for, at least 1.
+
+    Returns:
+        No pair where no image is badly held.
+    """
+    graph = _Graph(pairs, num_inliers, num_matches or {}, min_num_inliers)
+    asked: defaultdict[object, list[Pair]] = defaultdict(list)
+    for pair in graph.weak:
+        for name in pair:
+            if graph.piece[name] == _ALONE:
+                asked[name].append(pair)
+        if both := graph.joins(pair):
+            asked[both].append(pair)
+    wanted = [
+        p for all_of in asked.values() for p in graph.likeliest(all_of, per_image)
+    ]
+    among = {name for pair in wanted for name in pair}
+    strong = (
+        (name0, name1)
+        for name0, others in graph.strong.items()
+        for name1 in others
+        if name0 < name1 and name0 in among and name1 in among
+    )
+    return Pairs.of((*wanted, *strong))
+
+
+class _Graph:
+    """The strong pairs of a capture, and what is known of the others."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        num_inliers: Mapping[Pair, int],
+        num_matches: Mapping[Pair, int],
+        min_num_inliers: int,
+    ) -> None:
+        self.strong: defaultdict[str, set[str]] = defaultdict(set)
+        self.weak: list[Pair] = []
+        for name0, name1 in pairs:
+            if num_inliers.get((name0, name1), 0) >= min_num_inliers:
+                self.strong[name0].add(name1)
+                self.strong[name1].add(name0)
+            else:
+                self.weak.append((name0, name1))
+        names = natural_order({name for pair in pairs for name in pair})
+        self._position = {name: k for k, name in enumerate(names)}
+        self._num_inliers, self._num_matches = num_inliers, num_matches
+        self.piece = _pieces(names, self._position, self.strong)
+
+    def joins(self, pair: Pair) -> tuple[int, int] | None:
+        """The two pieces that a pair would join, if it does."""
+        first, second = sorted(self.piece[name] for name in pair)
+        return None if first in (_ALONE, second) else (first, second)
+
+    def likeliest(self, pairs: Iterable[Pair], limit: int) -> list[Pair]:
+        """Those with most inliers, common neighbours, matches, or nearest by name."""
+        return sorted(pairs, key=self._unlikeliness)[:limit]
+
+    def _unlikeliness(self, pair: Pair) -> tuple[int, int, int, int, Pair]:
+        name0, name1 = pair
+        return (
+            -self._num_inliers.get(pair, 0),
+            -len(self.strong[name0] & self.strong[name1]),
+            -self._num_matches.get(pair, 0),
+            abs(self._position[name1] - self._position[name0]),
+            pair,
+        )
 
 
 def _pieces(

@@ -229,19 +229,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
             for (width, height), count in Counter(i.size for i in infos).most_common()
         ],
         devices=sorted(devices - {""}),
-        films=[
-            FilmReport(
-                name=film.name,
-                seconds=film.seconds,
-                num_frames=film.num_frames,
-                num_blurred=film.num_blurred,
-                num_blurred_used=film.num_blurred_used,
-                num_cuts=film.num_cuts,
-                times=list(film.times),
-                curve=list(film.curve),
-            )
-            for film in images.films
-        ],
+        films=[FilmReport.model_validate(film) for film in images.films],
     )
 
 
@@ -277,10 +265,7 @@ def _with_measures(
     pose = uncertainties.get(report.name)
     return report.model_copy(
         update={
-            "camera_id": image.camera_id,
-            "num_points": image.num_points,
-            "mean_error_px": image.mean_error_px,
-            "coverage": image.coverage,
+            **vars(image),
             "rotation_stddev_deg": _finite(pose.rotation_stddev_deg if pose else None),
             "position_stddev": _finite(pose.position_stddev if pose else None),
         }
@@ -404,9 +389,7 @@ def _look_alikes(pairs: Sequence[WrongPair]) -> list[LookAlike]:
     strongest = sorted(pairs, key=lambda p: (-p.num_inliers, p.name0, p.name1))
     return [
         LookAlike(
-            pair=ViewPair(
-                name0=each.name0, name1=each.name1, num_inliers=each.num_inliers
-            ),
+            pair=ViewPair.model_validate(each),
             absent=each.absent,
             certainty=each.certainty,
         )
@@ -423,9 +406,7 @@ def _contradictions(
 ) -> list[Contradiction]:
     return [
         Contradiction(
-            pair=ViewPair(
-                name0=found.name0, name1=found.name1, num_inliers=found.num_inliers
-            ),
+            pair=ViewPair.model_validate(found),
             share_fitting=found.share_fitting,
         )
         for found in find_contradictions(

@@ -1,7 +1,7 @@
 """report.html: one file that opens anywhere, without network.
 
-The text is written and escaped in sections.py; page.js draws the figures and the table
-from data in the page. A Content-Security-Policy forbids every request.
+page.html has the text, in which Jinja escapes what is put in; page.js draws the figures
+and the table from data in the page. A Content-Security-Policy forbids every request.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pycolmap
+import yaml
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.files import write_text
 from sfmprep.report import sections
+from sfmprep.report.pictures import draw_keypoints, draw_matches
 from sfmprep.report.scene import scene_data
-from sfmprep.report.schema import ImageReport, Report
+from sfmprep.report.schema import ImageReport, Report, ViewPair
 from sfmprep.stores.tables import FeatureStore
+from sfmprep.types import Float32
 
 _MAX_MATRIX = 150  # rows of the view graph's matrix; more images share rows
 
-_POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline';"
-    " script-src 'unsafe-inline' 'unsafe-eval'"  # plotly compiles its shaders' code
-)
+_MAX_CAMERAS = 6
 
 
 def write_page(
@@ -56,13 +57,14 @@ def write_page(
         StoreError: a store is damaged.
         OSError: `path` cannot be written.
     """
+    cameras = sorted(report.cameras, key=lambda c: -c.num_images)[:_MAX_CAMERAS]
     data: dict[str, Any] = {
         "statuses": sections.STATUS_LABELS,
         "images": _image_rows(report.images),
         "cameras": [
             camera.model_dump(include={"camera_id", "width", "height", "residuals"})
-            for camera in sorted(report.cameras, key=lambda c: -c.num_images)
-        ][: sections.MAX_CAMERAS],
+            for camera in cameras
+        ],
         "histograms": _histograms(report),
         "matrix": _matrix(report),
         "scene": None,
@@ -74,40 +76,51 @@ def write_page(
             level=report.world is None,
             outliers={i.name for i in report.images if i.status == "outlier"},
         )
-    parts = [
-        *sections.head(report),
-        *sections.findings(report),
-        *sections.next_steps(report),
-        *sections.other_models(report, path.resolve().parent),
-        *sections.scene(report, data["scene"]),
-        *sections.left_out(report, images, features),
-        *sections.registered(report, images),
-        *sections.films(report),
-        *sections.links(report, images, database),
-        *sections.graph(report),
-        *sections.quality(report),
-        *sections.table(report),
-        *sections.how_it_was_made(report),
-    ]
+
+    def drawn(name: str, with_keypoints: bool) -> Markup:
+        xy: Float32 = np.empty((0, 2), np.float32)
+        if with_keypoints and features is not None and name in features:
+            xy = features.get(name).xy
+        return Markup(draw_keypoints(images, name, xy) or "")
+
+    def matches(pair: ViewPair) -> Markup:
+        return Markup(database and draw_matches(images, pair, database) or "")
+
     resources = importlib.resources.files("sfmprep.report")
-    title = f"{report.capture.folder}: sfmprep report"
-    # in JSON a "<" can be spelled so that no name ends the script
-    embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    page = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{(resources / "page.css").read_text("utf-8")}</style>
-</head><body>
-<main>{"".join(parts)}</main>
-<script>{get_plotlyjs()}</script>
-<script type="application/json" id="data">{embedded}</script>
-<script>{(resources / "page.js").read_text("utf-8")}</script>
-</body></html>
-"""
+    css, js, text = (
+        (resources / f"page.{kind}").read_text("utf-8")
+        for kind in ("css", "js", "html")
+    )
+    page = _template(text).render(
+        report=report,
+        facts=sections.facts(report),
+        out=path.resolve().parent,
+        scene=data["scene"],
+        left_out=sections.left_out(report),
+        labels=sections.STATUS_LABELS,
+        what_to_do=sections.WHAT_TO_DO,
+        has_features=features is not None,
+        shown=sections.shown(report),
+        links=[] if database is None else list(sections.links(report)),
+        cameras=cameras,
+        settings=yaml.safe_dump(report.settings, sort_keys=False, allow_unicode=True),
+        drawn=drawn,
+        matches=matches,
+        css=css,
+        js=js,
+        plotly=get_plotlyjs(),
+        # in JSON a "<" can be spelled so that no name ends the script
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+    )
     write_text(path, page)
+
+
+def _template(text: str) -> jinja2.Template:
+    """The page; where a line of it ends or begins is no blank in what is shown."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"commas": "{:,}".format, "duration": sections.duration}
+    environment.globals["count"] = sections.count
+    return environment.from_string("".join(map(str.strip, text.splitlines())))
 
 
 def _image_rows(images: Sequence[ImageReport]) -> list[list[Any]]:

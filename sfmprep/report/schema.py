@@ -27,10 +27,13 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class Record(BaseModel):
-    """Frozen, and its attribute docstrings are the descriptions in its JSON schema."""
+    """Frozen; its attribute docstrings are the descriptions in its JSON schema.
+
+    `model_validate` also takes an object that has attributes of these names.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True
+        frozen=True, extra="forbid", from_attributes=True, use_attribute_docstrings=True
     )
 
 
@@ -268,8 +271,9 @@ class LookAlike(Record):
     pair: ViewPair
     """The pair."""
     absent: float | None
-    """Share, 0..1, of the points that both should see in each other and around which
-    nothing is found there; null where too few are expected."""
+    """Share, 0..1, of the points that both should see in each other, or of the image of
+    photographs from one place, in which nothing is found there; null where too few are
+    expected."""
     certainty: float
     """0..1: how far the pairs between these two groups of images agree that they do
     not show the same place."""

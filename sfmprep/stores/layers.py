@@ -3,55 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
 from sfmprep.stores.tables import MatchStore, Pair
 from sfmprep.types import Int32, Matches
-
-
-class MatchReader(AbstractContextManager["MatchReader"], Protocol):
-    """What the readers of matches need; see `MatchStore`."""
-
-    @property
-    def place(self) -> str:
-        """What messages call it."""
-        ...
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the content was made."""
-        ...
-
-    def close(self) -> None:
-        """Closes the files."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __contains__(self, pair: Pair) -> bool: ...
-
-    def pairs(self) -> list[Pair]:
-        """The pairs that are here."""
-        ...
-
-    def num_matches(self) -> dict[Pair, int]:
-        """How many matches each pair has."""
-        ...
-
-    def get(self, name0: str, name1: str) -> Matches:
-        """The matches of a pair, columns in the order of the arguments."""
-        ...
-
-    def items(self) -> Iterator[tuple[Pair, Matches]]:
-        """Yields all matches."""
-        ...
-
-    def indices(self) -> Iterator[tuple[Pair, Int32]]:
-        """As `items`, rows alone."""
-        ...
 
 
 class MatchLayers:
@@ -78,7 +35,7 @@ class MatchLayers:
         wanted = there if tried is None else set(tried).intersection(there)
         self._tried = frozenset(wanted)
         self._added = [pair for pair in there if self._is_only_above(pair)]
-        self.place = f"{lower.place} with {upper.place}"
+        self.place: str = f"{lower.place} with {upper.place}"
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -141,6 +98,9 @@ class MatchLayers:
 
     def _is_only_above(self, pair: Pair) -> bool:
         return pair in self._tried and pair not in self._lower
+
+
+MatchReader: TypeAlias = MatchStore | MatchLayers  # what reads matches
 
 
 def _in_order(pair: Pair) -> Pair:

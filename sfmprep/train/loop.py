@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SAVE_EVERY_S = 120.0
+_MEASURE_EVERY_S = 180.0
 _AHEAD = 2  # batches that wait, for each thread
 
 
@@ -66,7 +67,6 @@ def run_training(
     num_threads: int = 1,
     also_saved: Mapping[str, Any] | None = None,
     measure: Callable[[], object] | None = None,
-    measure_every_s: float = 180.0,
     progress: Progress = silent,
     desc: str = "train",
 ) -> int:
@@ -85,8 +85,7 @@ def run_training(
         log_every: Steps between two rows of the log.
         num_threads: That make batches.
         also_saved: Goes into the checkpoint beside the state.
-        measure: Called from time to time and at the end.
-        measure_every_s: How often.
+        measure: Called every three minutes and at the end.
         progress: Shows the steps.
         desc: What the progress bar is called.
 
@@ -104,7 +103,7 @@ def run_training(
             values = meter.read()
             log.write(training.step, values)
             logger.info("step %d: %s", training.step, values)
-        if measure is not None and (is_last or now - measured > measure_every_s):
+        if measure is not None and (is_last or now - measured > _MEASURE_EVERY_S):
             measure()
             measured = time.monotonic()
         if is_last or now - saved > _SAVE_EVERY_S:

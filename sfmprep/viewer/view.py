@@ -2,7 +2,7 @@
 
 `load_scene` (view_scene.py) reads the result, `build_scene` puts it on a server, and
 `view_result` does both and waits. The browser loads everything from that server, which
-listens to this machine only unless another `host` is given; `share` alone reaches out.
+listens to this machine only unless another `host` is given.
 (The page of viser 0.2.7, the newest beside nerfstudio 1.1.5, also tries to load Google
 Analytics, and does without.)
 """
@@ -55,7 +55,6 @@ def view_result(
     images: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
-    share: bool = False,
 ) -> None:
     """Serves a result to the browser until it is interrupted.
 
@@ -64,7 +63,6 @@ def view_result(
         images: The photographs, for thumbnails where `out` has no dataset.
         host: The address to listen on; `0.0.0.0` is every one of this machine.
         port: The port to listen on, or the first free one after it.
-        share: Whether viser's public relay makes it visible to whoever has the link.
 
     Raises:
         ConfigError: viser is not installed.
@@ -89,9 +87,6 @@ def view_result(
             server.get_port(),
         )
         build_scene(server, scene)
-        if share:
-            url = server.request_share_url()
-            logger.info("shared as %s", url or "nothing: viser's relay does not answer")
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:

@@ -52,7 +52,6 @@ def checked(entry: Weights, path: Path, expected: str | None) -> ResolvedWeights
     """
     sha256 = file_sha256(path)
     kind, found = "sha256", sha256
-    kind, found = "sha256", sha256
     if expected is None and entry.git_blob and path.suffix == ".pth":
         kind, expected, found = "git blob", entry.git_blob, git_blob(path)
     if expected and found != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import textwrap
 from collections.abc import Mapping
@@ -33,7 +34,9 @@ def load_tensors(weights: ResolvedWeights) -> dict[str, torch.Tensor]:
     try:
         if weights.path.suffix == ".safetensors":
             return load_file(weights.path)
-        tree = torch.load(weights.path, map_location="cpu", weights_only=True)
+        # what DUSt3R was trained with lies beside its tensors; its values are plain
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            tree = torch.load(weights.path, map_location="cpu", weights_only=True)
         if not isinstance(tree, Mapping):
             raise ValueError(f"it holds a {type(tree).__name__}, not named tensors")
     except (
@@ -58,7 +61,9 @@ def load_strict(
         WeightsError: a tensor is missing, unexpected or of another shape.
     """
     try:
-        network.load_state_dict(tensors, strict=True)
+        # a network without memory of its own takes the tensors as they are
+        is_empty = any(each.is_meta for each in network.parameters())
+        network.load_state_dict(tensors, strict=True, assign=is_empty)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), _MAX_REASON)
         entry = WEIGHTS[weights.name]

@@ -131,6 +131,10 @@ def _r2d2(name: str, file: str, sha256: str) -> Weights:
     )
 
 
+def _pointmap(name: str, origin: str) -> Weights:
+    return Weights(name=name, licence="CC-BY-NC-SA-4.0", origin=origin)
+
+
 def _ours(name: str) -> Weights:
     return Weights(name=name, licence="Apache-2.0", origin="sfmprep")
 
@@ -254,7 +258,18 @@ WEIGHTS: Mapping[str, Weights] = {
             "r2d2_WASF_N8_big.pt",
             "597dc13998e211e827c550bdc8f76dbb4aca32747846f96962c9168586cec418",
         ),
+        _pointmap("dust3r-linear", "naver/dust3r"),
+        _pointmap("dust3r-dpt", "naver/dust3r"),
+        _pointmap("mast3r", "naver/mast3r"),
         Weights(name="d2net", licence="Clear BSD", origin="mihaidusmanu/d2-net"),
+        Weights(
+            name="raft-small",
+            licence="BSD-3-Clause",
+            origin="pytorch/vision",
+            url="https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+            sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
+        ),
+        Weights(name="raft-basic", licence="BSD-3-Clause", origin="princeton-vl/RAFT"),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }

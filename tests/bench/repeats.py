@@ -30,6 +30,8 @@ def map_plainly(database: Path, folder: Path) -> list[pycolmap.Reconstruction]:
     folder.mkdir()
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed, options.num_threads, options.extract_colors = 0, 1, False
+    # a third of the global adjustments: what is laid on what does not depend on them
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
     found = pycolmap.incremental_mapping(database, folder, folder, options).values()
     return sorted(found, key=lambda model: -model.num_reg_images())
 

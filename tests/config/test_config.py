@@ -30,9 +30,9 @@ from sfmprep.errors import ConfigError
 
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
-    "Keys here: name, description, features, matcher, stronger, otherwise, masks,"
-    " keep_damaged, film, pairs, dense, database, mapping, second_round, refinement,"
-    " export, engine, seed, like."
+    "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
+    " masks, keep_damaged, film, pairs, dense, database, mapping, second_round,"
+    " refinement, export, engine, seed, like."
 )
 
 
@@ -54,8 +54,8 @@ def splat_error(override: str) -> str:
 # -------------------------------------------------------------------------- shipped
 def test_the_shipped_recipes_are_these() -> None:
     assert recipe_names() == [
-        *("accurate", "colmap", "compact", "fast", "sift", "splat", "superpoint"),
-        "textureless",
+        *("accurate", "colmap", "compact", "fast", "pointmap", "sift", "splat"),
+        *("superpoint", "textureless"),
     ]
 
 
@@ -244,8 +244,8 @@ def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
         load_recipe("splatt")
     assert str(caught.value) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, compact, fast, sift, splat, superpoint, textureless; or give the"
-        " path of a .yaml file."
+        " colmap, compact, fast, pointmap, sift, splat, superpoint, textureless; or"
+        " give the path of a .yaml file."
     )
 
 
@@ -513,8 +513,8 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
         (
             "like: splatt",
             "recipe file mine.yaml: like = 'splatt': no recipe is called 'splatt'. Did"
-            " you mean 'splat'? Recipes: accurate, colmap, compact, fast, sift, splat,"
-            " superpoint, textureless; or give the path of a .yaml file.",
+            " you mean 'splat'? Recipes: accurate, colmap, compact, fast, pointmap,"
+            " sift, splat, superpoint, textureless; or give the path of a .yaml file.",
         ),
         (
             "like: [splat]",
@@ -604,6 +604,7 @@ def test_whoever_names_features_names_the_stronger_matcher_too(
 ) -> None:
     other = load(tmp_path, mine="like: splat\nfeatures: {type: sift}")
     assert other.stronger is None
+    assert other.beside is None
     named = load(
         tmp_path,
         mine="like: splat\nstronger: {matcher: {type: nearest, ratio: null}}",
@@ -611,3 +612,14 @@ def test_whoever_names_features_names_the_stronger_matcher_too(
     assert named.stronger is not None
     assert named.stronger.matcher == NearestConfig(ratio=None)
     assert named.frontends == named.frontends[:1]
+
+
+# ------------------------------------------------------------ features beside the first
+def test_features_beside_the_first_are_of_the_whole_recipe(tmp_path: Path) -> None:
+    splat = load_recipe("splat", ["beside.per_image=3"])
+    assert splat.beside is not None
+    assert splat.beside.per_image == 3
+    assert splat.beside.features == SiftConfig(max_keypoints=4096, max_size=1600)
+    assert load_recipe("splat", ["beside=null"]).beside is None
+    assert load(tmp_path, mine="like: splat").beside == load_recipe("splat").beside
+    assert load_recipe("sift").beside is None

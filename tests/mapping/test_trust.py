@@ -11,7 +11,7 @@ import pytest
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.trust import Trust, map_trusted, measure_trust
-from sfmprep.mapping.wrong_pairs import WrongPair, gather, wrong_pairs_in
+from sfmprep.mapping.wrong_pairs import WrongPair, gather, judge_pairs
 from tests.bench.repeats import map_plainly
 from tests.support.repeats import facades, photograph, plain, wrong_share
 
@@ -66,7 +66,7 @@ def test_no_model_is_worth_nothing_and_nothing_is_wrong(tmp_path: Path) -> None:
     assert (trust.num_asked, trust.consistency) == (0, 1.0)
     database = tmp_path / "empty.db"
     pycolmap.Database.open(database).close()
-    assert wrong_pairs_in(database, ModelArrays.of(pycolmap.Reconstruction())) == []
+    assert judge_pairs(database, ModelArrays.of(pycolmap.Reconstruction()))[1] == []
 
 
 def test_groups_are_joined_while_the_sum_is_for_it() -> None:

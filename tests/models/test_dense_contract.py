@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sfmprep.config import LoftrConfig, S2ldConfig, XFeatStarConfig
+from sfmprep.config import (
+    LoftrConfig,
+    PointmapConfig,
+    S2ldConfig,
+    XFeatStarConfig,
+)
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.models.identity import identity
@@ -18,6 +23,7 @@ from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.semidense.loftr import loftr_network
 from sfmprep.models.semidense.s2ld_network import S2ldMaps, S2ldNetwork
 from sfmprep.types import DenseMatches, ImageBatch
+from tests.support.pointmaps import pointmap_tensors
 
 WIDTH, HEIGHT = 160, 128
 
@@ -36,12 +42,17 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         s2ld.backbone.layer3_outconv.weight.mul_(30)
     torch.save({"state_dict": loftr.state_dict()}, folder / "loftr.ckpt")
     torch.save(s2ld.state_dict(), folder / "s2ld.ckpt")
+    for model in ("mast3r", "dust3r-linear"):
+        torch.save({"model": pointmap_tensors(model)}, folder / f"{model}.ckpt")
     return folder
 
 
 @pytest.fixture(
     scope="module",
-    params=["loftr", "s2ld", pytest.param("xfeat-star", marks=pytest.mark.shared)],
+    params=[
+        *("loftr", "s2ld", "mast3r", "dust3r-linear"),
+        pytest.param("xfeat-star", marks=pytest.mark.shared),
+    ],
 )
 def matcher(request, random_weights: Path) -> DenseMatcher:
     match request.param:
@@ -49,6 +60,10 @@ def matcher(request, random_weights: Path) -> DenseMatcher:
             config = LoftrConfig(weights=random_weights / "loftr.ckpt", min_score=0.01)
         case "s2ld":
             config = S2ldConfig(weights=random_weights / "s2ld.ckpt", min_score=0.01)
+        case "mast3r" | "dust3r-linear" as model:
+            config = PointmapConfig(
+                model=model, weights=random_weights / f"{model}.ckpt", min_score=0.01
+            )
         case _:
             path = request.getfixturevalue("shared") / "weights" / "xfeat.safetensors"
             config = XFeatStarConfig(weights=path, min_similarity=0.5)
@@ -104,8 +119,8 @@ def assert_same(matches: DenseMatches, others: DenseMatches) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(matcher: DenseMatcher, scene: np.ndarray):
-    """Two images, the second looking 8 pixels further right and 16 further down."""
-    return matcher.prepare(batch_of(crop(scene, 16, 16), crop(scene, 24, 32)))
+    """Two images, the second looking 16 pixels further right and 16 further down."""
+    return matcher.prepare(batch_of(crop(scene, 16, 16), crop(scene, 32, 32)))
 
 
 def test_rows_fall_by_score_and_start_at_distinct_keypoints(matcher, prepared) -> None:
@@ -130,7 +145,7 @@ def test_batch_of_pairs_equals_single_pairs(matcher, prepared, scene) -> None:
 def test_batch_of_images_equals_single_images(matcher, prepared, scene) -> None:
     single = [
         matcher.prepare(batch_of(crop(scene, *corner)))[0]
-        for corner in ((16, 16), (24, 32))
+        for corner in ((16, 16), (32, 32))
     ]
     assert single[0].num_bytes == prepared[0].num_bytes > 0
     assert_same(*matcher.match([tuple(single), tuple(prepared)]))
@@ -147,10 +162,10 @@ def test_other_direction_starts_from_the_other_image(matcher, prepared) -> None:
 
 def test_translation_is_recovered(matcher, prepared) -> None:
     [matches] = matcher.match([(prepared[0], prepared[1])])
-    error = matches.xy1 - (matches.xy0 - np.float32([8, 16]))
+    error = matches.xy1 - (matches.xy0 - np.float32([16, 16]))
     # Of random weights only the cells say where: the window reaches so far from them.
-    reach = {"Loftr": 4.01, "S2ld": 8.01, "XFeatStar": 2}[type(matcher).__name__]
-    assert (np.abs(error).max(1) <= reach).mean() > 0.8
+    reach = {"Loftr": 4.01, "S2ld": 8.01, "XFeatStar": 2, "Pointmaps": 1}
+    assert (np.abs(error).max(1) <= reach[type(matcher).__name__]).mean() > 0.8
 
 
 def test_blank_images_have_no_matches_and_are_no_error(matcher, prepared) -> None:
@@ -199,7 +214,7 @@ def test_no_pairs_give_no_matches(matcher) -> None:
 
 
 def test_coordinates_are_those_of_the_larger_file(matcher, prepared, scene) -> None:
-    large = matcher.prepare(batch_of(crop(scene, 16, 16), crop(scene, 24, 32), scale=3))
+    large = matcher.prepare(batch_of(crop(scene, 16, 16), crop(scene, 32, 32), scale=3))
     np.testing.assert_allclose(large[0].keypoints, 3 * prepared[0].keypoints, rtol=1e-6)
     small, matches = matcher.match([tuple(prepared), tuple(large)])
     np.testing.assert_allclose(matches.xy0, 3 * small.xy0, rtol=1e-6)
@@ -211,7 +226,7 @@ def test_turned_file_gets_coordinates_of_its_stored_pixels(
 ) -> None:
     """EXIF 6: shown after a quarter turn clockwise; stored (x, y) is (y, W - x)."""
     turned = matcher.prepare(
-        batch_of(crop(scene, 16, 16), crop(scene, 24, 32), orientation=6)
+        batch_of(crop(scene, 16, 16), crop(scene, 32, 32), orientation=6)
     )
 
     def stored(xy: np.ndarray) -> np.ndarray:
@@ -234,7 +249,10 @@ def test_image_of_another_matcher_is_refused(matcher, prepared) -> None:
         matcher.match([(prepared[0], Foreign())])
 
 
-CONFIGS: list[Callable[..., object]] = [LoftrConfig, S2ldConfig, XFeatStarConfig]
+CONFIGS: list[Callable[..., object]] = [
+    *(LoftrConfig, S2ldConfig),
+    *(XFeatStarConfig, PointmapConfig),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS)

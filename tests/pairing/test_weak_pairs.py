@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from sfmprep.pairing.pairs import Pair, Pairs, exhaustive_pairs
-from sfmprep.pairing.weak_pairs import weak_pairs
+from sfmprep.pairing.weak_pairs import pairs_of_badly_held, weak_pairs
 
 
 def ring(num_images: int, reach: int = 3) -> dict[Pair, int]:
@@ -105,3 +105,48 @@ def test_what_is_asked_for_is_bounded_by_the_images_that_are_badly_held() -> Non
 
 def test_no_pairs_give_no_weak_pairs() -> None:
     assert len(weak_pairs(Pairs.of([]), {}, min_num_inliers=60)) == 0
+
+
+# ------------------------------------------------------------------ for other features
+def beside(
+    names: list[str], inliers: dict[Pair, int], *, per_image: int = 20
+) -> list[Pair]:
+    found = pairs_of_badly_held(
+        exhaustive_pairs(names), inliers, min_num_inliers=30, per_image=per_image
+    )
+    return list(found)
+
+
+def test_where_no_image_is_badly_held_no_other_features_are_asked_for() -> None:
+    inliers = ring(40)
+    assert beside(names_in(inliers), inliers) == []
+    # two strong partners hold an image well enough, and a loop is no image
+    held = {("000", "held"): 100, ("001", "held"): 100, ("000", "020"): 20}
+    assert beside(names_in(inliers, held), inliers | held) == []
+
+
+def test_a_badly_held_image_gets_partners_and_what_is_strong_among_them() -> None:
+    inliers = ring(20)
+    link = {("005", "lost"): 20, ("007", "lost"): 12}
+    found = beside(names_in(inliers, link), inliers | link, per_image=2)
+    assert sorted(found) == [("005", "007"), ("005", "lost"), ("007", "lost")]
+
+
+def test_pieces_get_what_may_join_them() -> None:
+    left = {(f"a{a}", f"a{b}"): n for (a, b), n in ring(12).items()}
+    right = {(f"b{a}", f"b{b}"): n for (a, b), n in ring(12).items()}
+    link = {("a003", "b007"): 20, ("a004", "b007"): 10}
+    names = names_in(left, right)
+    found = beside(names, left | right | link, per_image=2)
+    assert sorted(found) == [("a003", "a004"), ("a003", "b007"), ("a004", "b007")]
+
+
+def test_an_image_whose_only_strong_pair_is_with_another_such_is_badly_held() -> None:
+    inliers = ring(12) | {("x", "y"): 200}
+    found = beside(names_in(inliers), inliers, per_image=1)
+    assert ("x", "y") in found
+    assert len([pair for pair in found if pair != ("x", "y")]) == 2
+
+
+def test_no_pairs_ask_for_no_other_features() -> None:
+    assert len(pairs_of_badly_held(Pairs.of([]), {}, min_num_inliers=30)) == 0

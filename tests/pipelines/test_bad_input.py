@@ -344,8 +344,8 @@ def test_setting_without_value(fail: Fail, photos: Path, tmp_path: Path) -> None
 def test_unknown_recipe(fail: Fail, photos: Path, tmp_path: Path) -> None:
     assert fail(2, *reconstruct(photos, tmp_path / "out", recipe="splatt")) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, compact, fast, sift, splat, superpoint, textureless; or give the"
-        " path of a .yaml file.\n"
+        " colmap, compact, fast, pointmap, sift, splat, superpoint, textureless; or"
+        " give the path of a .yaml file.\n"
     )
 
 

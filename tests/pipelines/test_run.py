@@ -13,7 +13,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe, read_resolved
 from sfmprep.errors import ConfigError, SfmprepError, StoreError
-from sfmprep.pipelines import stages
+from sfmprep.pipelines import artefacts, stages
 from sfmprep.pipelines.run import Run, open_run
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -82,6 +82,25 @@ def test_a_choice_is_made_when_there_are_features(
     assert open_once(photos, out, splat).recipe == run.recipe
     assert caplog.messages == ["features: compact + nearest, as in the earlier run"]
     assert open_once(photos, out, load_recipe("sift")).recipe.features.type == "sift"
+
+
+def test_a_stage_that_is_refused_leaves_the_recipe_as_it_was(
+    tmp_path: Path, recipe: Recipe, photos: Path
+) -> None:
+    out = tmp_path / "out"
+    extract(photos, out, recipe)
+    before = (out / "recipe.yaml").read_bytes()
+    other = load_recipe("sift", ["features.max_keypoints=99"])
+    with (
+        pytest.raises(StoreError, match="Run `sfmprep extract` first"),
+        open_run(ImageSet.scan(photos), out, other, goes_on=True) as run,
+    ):
+        artefacts.open_features(run)
+    assert (out / "recipe.yaml").read_bytes() == before
+    seed = load_recipe("sift", ["seed=7"])
+    with open_run(ImageSet.scan(photos), out, seed, goes_on=True) as run:
+        stages.make_pairs(run, artefacts.open_features(run))
+        assert read_resolved(out / "recipe.yaml").seed == 7
 
 
 @pytest.mark.shared

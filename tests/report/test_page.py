@@ -102,7 +102,7 @@ def test_next_steps_settings_and_versions_are_in_the_page(
     run: Run, tmp_path: Path
 ) -> None:
     page = without_plotly(write(run, tmp_path, next_steps=["brush '/my out'"]))
-    assert "<pre>brush &#x27;/my out&#x27;</pre>" in page
+    assert "<pre>brush &#39;/my out&#39;</pre>" in page
     assert "<pre>sfmprep reconstruct /photos /out --recipe /out/recipe.yaml</pre>" in (
         page
     )

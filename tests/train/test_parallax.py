@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sfmprep.train.pairs import labels
 from sfmprep.train.pairs.labels import label_keypoints
 from sfmprep.train.pairs.parallax import ParallaxView, sample_parallax
 from sfmprep.train.pairs.views import Views
@@ -198,10 +199,11 @@ def test_matches_are_one_to_one() -> None:
     assert not alone0.any()
 
 
-def test_sub_pixel_places_are_interpolated() -> None:
+def test_sub_pixel_places_are_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "_POSITIVE_PX", 1e-3)
     xy0 = np.array([[10.5, 10.25]], np.float32)
     xy1 = np.array([[30.5, 10.25]], np.float32)
-    matches, _, _ = label_keypoints(moved(20), xy0, xy1, positive_px=1e-3)
+    matches, _, _ = label_keypoints(moved(20), xy0, xy1)
     assert matches.tolist() == [[0, 0]]
 
 
@@ -212,9 +214,3 @@ def test_no_keypoints_no_matches(rows0: int, rows1: int) -> None:
     assert matches.shape == (0, 2) and matches.dtype == np.int64
     assert alone0.tolist() == [True] * rows0
     assert alone1.tolist() == [True] * rows1
-
-
-def test_thresholds_must_be_ordered() -> None:
-    xy = np.zeros((1, 2), np.float32)
-    with pytest.raises(ValueError, match="positive <= negative"):
-        label_keypoints(moved(1), xy, xy, positive_px=6)

@@ -49,9 +49,7 @@ class Aliked:
             max_keypoints=self._config.max_keypoints,
         )
         descriptors = self._network.describe(maps, image, xy)
-        return features_of(
-            batch, image=image, xy=xy, scores=scores, descriptors=descriptors
-        )
+        return features_of(batch, image, xy, scores, descriptors)
 
 
 def detect_keypoints(

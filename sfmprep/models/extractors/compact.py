@@ -45,13 +45,8 @@ class Compact:
             min_score=self._config.min_score,
             max_keypoints=self._config.max_keypoints,
         )
-        return features_of(
-            batch,
-            image=image,
-            xy=xy,
-            scores=scores,
-            descriptors=self._network.describe(maps, image, xy),
-        )
+        descriptors = self._network.describe(maps, image, xy)
+        return features_of(batch, image, xy, scores, descriptors)
 
 
 def detect(

@@ -50,18 +50,10 @@ class D2Net:
     @in_parts
     def extract(self, batch: ImageBatch) -> list[Features]:
         """Extracts 512-dimensional float32 unit descriptors; scores are above 0."""
-        found = [*self._levels(self._adapter.pixels(batch))]
-        image, xy, scores, descriptors = (
-            torch.cat(column) for column in zip(*found, strict=True)
-        )
-        best = best_of_each(image, scores, limit=self._config.max_keypoints)
-        return features_of(
-            batch,
-            image=image[best],
-            xy=xy[best],
-            scores=scores[best],
-            descriptors=descriptors[best],
-        )
+        levels = self._levels(self._adapter.pixels(batch))
+        found = _Found(*(torch.cat(column) for column in zip(*levels, strict=True)))
+        best = best_of_each(found.image, found.scores, limit=self._config.max_keypoints)
+        return features_of(batch, *(column[best] for column in found))
 
     def _levels(self, pixels: Tensor) -> Iterator[_Found]:
         """Keypoints of each scale; a coarse one bars those of finer scales under it."""

@@ -61,10 +61,7 @@ class Disk:
         scores = heatmaps[image, y, x]
         best = best_of_each(image, scores, limit=self._config.max_keypoints)
         image, y, x = image[best], y[best], x[best]
+        xy, descriptors = torch.stack((x, y), dim=1), dense[image, :, y, x]
         return features_of(
-            batch,
-            image=image,
-            xy=torch.stack((x, y), dim=1),
-            scores=scores[best],
-            descriptors=F.normalize(dense[image, :, y, x], dim=1),
+            batch, image, xy, scores[best], F.normalize(descriptors, dim=1)
         )

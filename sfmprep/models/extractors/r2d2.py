@@ -56,13 +56,8 @@ class R2d2:
         best = best_of_each(image, scores, limit=2 * limit)
         best = best[_apart(image[best], xy[best])]
         best = best[best_of_each(image[best], scores[best], limit=limit)]
-        return features_of(
-            batch,
-            image=image[best],
-            xy=xy[best],
-            scores=scores[best],
-            descriptors=descriptors[best],
-        )
+        columns = image, xy, scores, descriptors
+        return features_of(batch, *(column[best] for column in columns))
 
     def _scales(self, pixels: Tensor) -> Iterator[Tensor]:
         """The images, and reduced ones, each made from the one before."""

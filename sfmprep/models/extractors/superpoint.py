@@ -70,13 +70,8 @@ class SuperPoint:
         scores = heatmaps[image, y, x]
         best = best_of_each(image, scores, limit=self._config.max_keypoints)
         image, xy = image[best], torch.stack((x[best], y[best]), 1)
-        return features_of(
-            batch,
-            image=image,
-            xy=xy,
-            scores=scores[best],
-            descriptors=self._describe(dense, image, xy),
-        )
+        descriptors = self._describe(dense, image, xy)
+        return features_of(batch, image, xy, scores[best], descriptors)
 
     def _describe(self, dense: Tensor, image: Tensor, xy: Tensor) -> Tensor:
         """Reads unit descriptors [N, 256] from dense ones [B, h, w, 256]."""

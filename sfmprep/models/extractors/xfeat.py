@@ -77,12 +77,9 @@ class XFeat:
             column[best],
             kernel="cubic",
         )
+        xy = torch.stack((x[best], y[best]), dim=1)
         return features_of(
-            batch,
-            image=image[best],
-            xy=torch.stack((x[best], y[best]), dim=1),
-            scores=scores[best],
-            descriptors=F.normalize(descriptors, dim=1),
+            *(batch, image[best], xy, scores[best], F.normalize(descriptors, dim=1)),
             size=(width, height),
         )
 

@@ -16,6 +16,8 @@ import torch
 _BLOCK_ROWS = 256  # of 16384 columns, the most of 1024 x 1024 pixels: 17 MB
 LEAST_CONFIDENCE = 0.01
 """The smallest threshold: a row has at most so many candidates as it goes into 1."""
+BORDER = 2
+"""Cells at each side of a grid of tokens that `without_border` leaves out."""
 
 
 class MutualMatches(NamedTuple):
@@ -32,8 +34,6 @@ def mutual_matches(
     tokens0: torch.Tensor,  # [N, L, D]
     tokens1: torch.Tensor,  # [N, S, D]
     *,
-    mask0: torch.Tensor | None = None,  # [N, L] bool, True where there is an image
-    mask1: torch.Tensor | None = None,  # [N, S]
     temperature: float = 0.1,
     min_confidence: float = 0.2,
     block_rows: int = _BLOCK_ROWS,
@@ -46,8 +46,6 @@ def mutual_matches(
     Args:
         tokens0: Descriptors, of any norm.
         tokens1: Descriptors, of any norm.
-        mask0: Which tokens exist; None for all.
-        mask1: Which tokens exist; None for all.
         temperature: What the product of tokens divided by D is divided by.
         min_confidence: Matches are more confident than this.
         block_rows: How many rows of the matrix there are at once.
@@ -60,8 +58,8 @@ def mutual_matches(
     parts = [
         _matches_of_one(
             item,
-            *_existing(tokens0[item], mask0, item),
-            *_existing(tokens1[item], mask1, item),
+            tokens0[item],
+            tokens1[item],
             temperature=temperature,
             min_confidence=min_confidence,
             block_rows=block_rows,
@@ -71,22 +69,30 @@ def mutual_matches(
     return MutualMatches(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _existing(
-    tokens: torch.Tensor, mask: torch.Tensor | None, item: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens of one image that are not masked, and which they are."""
-    if mask is None:
-        return tokens, torch.arange(len(tokens), device=tokens.device)
-    rows = mask[item].nonzero()[:, 0]
-    return tokens[rows], rows
+def without_border(
+    matches: MutualMatches, grid0: tuple[int, int], grid1: tuple[int, int]
+) -> MutualMatches:
+    """The matches of tokens of two grids (h, w) that are inner ones in both."""
+    is_kept = is_inner(matches.first, grid0) & is_inner(matches.second, grid1)
+    return MutualMatches(*(column[is_kept] for column in matches))
+
+
+def is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Which of the cells [M], counted row by row, are not at the border of the grid."""
+    height, width = grid
+    row, column = cells // width, cells % width
+    return (
+        (row >= BORDER)
+        & (row < height - BORDER)
+        & (column >= BORDER)
+        & (column < width - BORDER)
+    )
 
 
 def _matches_of_one(
     item: int,
     tokens0: torch.Tensor,  # [L, D]
-    rows0: torch.Tensor,  # [L]
     tokens1: torch.Tensor,  # [S, D]
-    rows1: torch.Tensor,  # [S]
     *,
     temperature: float,
     min_confidence: float,
@@ -123,7 +129,7 @@ def _matches_of_one(
         & _is_first_largest(confidence, first, len(tokens0))
         & _is_first_largest(confidence, second, len(tokens1))
     )
-    first, second = rows0[first[best]], rows1[second[best]]
+    first, second = first[best], second[best]
     return MutualMatches(torch.full_like(first, item), first, second, confidence[best])
 
 

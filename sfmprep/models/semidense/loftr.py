@@ -24,7 +24,12 @@ from kornia.feature.loftr.loftr import default_cfg
 from sfmprep.config import LoftrConfig
 from sfmprep.coords import Placed
 from sfmprep.models.protocols import DenseImage
-from sfmprep.models.semidense.dual_softmax import MutualMatches, mutual_matches
+from sfmprep.models.semidense.dual_softmax import (
+    MutualMatches,
+    is_inner,
+    mutual_matches,
+    without_border,
+)
 from sfmprep.models.shared.adapter import Adapter, below, in_parts, inference
 from sfmprep.models.shared.extraction import only_row, padded_grey, prepared_as
 from sfmprep.models.shared.precision import Where
@@ -33,7 +38,6 @@ from sfmprep.types import DenseMatches, Float32, ImageBatch
 
 _CELL = 8  # pixels from one token to the next
 _FINE_STRIDE = 2  # pixels of one cell of the fine map
-_BORDER = 2  # outermost cells that are not matched
 _BATCH_SHARE = 4  # its maps take four times the memory of an extractor's
 _BATCH_TOKENS = 1 << 17  # of the pairs that go through a GPU at once
 _FINE_WINDOWS = 4096  # that are correlated at once: 52 MB a map
@@ -137,8 +141,7 @@ class Loftr:
             temperature=self._temperature,
             min_confidence=self._config.min_score,
         )
-        is_inner = _is_inner(found.first, grid0) & _is_inner(found.second, grid1)
-        found = MutualMatches(*(column[is_inner] for column in found))
+        found = without_border(found, grid0, grid1)
         return [
             self._measured(
                 pair,
@@ -207,7 +210,7 @@ class LoftrImage:
         fewer than 5 cells a side have none.
         """
         cells = torch.arange(self.grid[0] * self.grid[1])
-        inner = cells[_is_inner(cells, self.grid)]
+        inner = cells[is_inner(cells, self.grid)]
         xy: Float32 = _cell_xy(inner, self.grid).numpy().astype(np.float32)
         return self.placed.stored(xy)
 
@@ -218,18 +221,6 @@ def loftr_network(model: str) -> LoFTR:
     # The indoor checkpoint was trained anew with the position encoding as intended.
     config["coarse"]["temp_bug_fix"] = model == "loftr-indoor"
     return LoFTR(pretrained=None, config=config).eval()
-
-
-def _is_inner(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Which of the cells [M] are not among the outermost of the grid."""
-    height, width = grid
-    row, column = cells // width, cells % width
-    return (
-        (row >= _BORDER)
-        & (row < height - _BORDER)
-        & (column >= _BORDER)
-        & (column < width - _BORDER)
-    )
 
 
 def _cell_xy(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -16,8 +16,8 @@ import torch
 from sfmprep.config import S2ldConfig
 from sfmprep.coords import Placed
 from sfmprep.models.protocols import DenseImage
+from sfmprep.models.semidense.dual_softmax import BORDER
 from sfmprep.models.semidense.s2ld_network import (
-    BORDER,
     CELL,
     WINDOW_REACH,
     S2ldMaps,

@@ -14,83 +14,17 @@ _HEADS = 8
 _EPSILON = 1e-6  # of sums over the keys
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False
-    )
-
-
 def _layer(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1
 ) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
     return nn.Sequential(
-        _conv(inputs, outputs, kernel, stride),
+        nn.Conv2d(
+            inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False
+        ),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
-
-
-class _Block(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = _conv(inputs, outputs, stride=stride)
-        self.conv2 = _conv(outputs, outputs)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = (
-            nn.Sequential(
-                _conv(inputs, outputs, kernel=1, stride=stride), nn.BatchNorm2d(outputs)
-            )
-            if stride > 1
-            else nn.Identity()
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x), inplace=True)
-
-
-class Backbone(nn.Module):
-    """A residual network with a feature pyramid, LoFTR's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = _conv(1, 128, kernel=7, stride=2)
-        self.bn1 = nn.BatchNorm2d(128)
-        self.layer1 = nn.Sequential(_Block(128, 128, 1), _Block(128, 128, 1))
-        self.layer2 = nn.Sequential(_Block(128, 196, 2), _Block(196, 196, 1))
-        self.layer3 = nn.Sequential(_Block(196, 256, 2), _Block(256, 256, 1))
-        self.layer3_outconv = _conv(256, 256, kernel=1)
-        self.layer2_outconv = _conv(196, 256, kernel=1)
-        self.layer2_outconv2 = self._smoothing(256, 196)
-        self.layer1_outconv = _conv(128, 196, kernel=1)
-        self.layer1_outconv2 = self._smoothing(196, 128)
-
-    @staticmethod
-    def _smoothing(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            _conv(inputs, inputs),
-            nn.BatchNorm2d(inputs),
-            nn.LeakyReLU(inplace=True),
-            _conv(inputs, outputs),
-        )
-
-    def forward(self, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns maps of 256 channels at an eighth and of 128 at half the size."""
-        x1 = self.layer1(F.relu(self.bn1(self.conv1(grey)), inplace=True))
-        x2 = self.layer2(x1)
-        coarse = self.layer3_outconv(self.layer3(x2))
-        y = self.layer2_outconv2(self.layer2_outconv(x2) + _doubled(coarse))
-        fine = self.layer1_outconv2(self.layer1_outconv(x1) + _doubled(y))
-        return coarse, fine
-
-
-def _doubled(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class KeypointDetector(nn.Module):
@@ -107,7 +41,7 @@ class KeypointDetector(nn.Module):
 
     @staticmethod
     def _regressor(outputs: int) -> nn.Sequential:
-        last = nn.Sequential(_conv(128, outputs))
+        last = nn.Sequential(nn.Conv2d(128, outputs, 3, padding=1, bias=False))
         return nn.Sequential(_layer(192, 256), _layer(256, 128), last)
 
     def forward(
@@ -148,8 +82,6 @@ class Transformer(nn.Module):
         self,
         x0: torch.Tensor,  # [N, L, D]
         x1: torch.Tensor,  # [N, S, D]
-        mask0: torch.Tensor | None = None,  # [N, L] bool
-        mask1: torch.Tensor | None = None,  # [N, S]
         *,
         first_layer: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,11 +93,11 @@ class Transformer(nn.Module):
             if index < first_layer:
                 continue
             if index % 2 == 0:
-                x0 = layer(x0, x0, mask0, mask0)
-                x1 = layer(x1, x1, mask1, mask1)
+                x0 = layer(x0, x0)
+                x1 = layer(x1, x1)
             else:
-                x0 = layer(x0, x1, mask0, mask1)
-                x1 = layer(x1, x0, mask1, mask0)
+                x0 = layer(x0, x1)
+                x1 = layer(x1, x0)
         return x0, x1
 
 
@@ -190,27 +122,15 @@ class _Attention(nn.Module):
         self,
         x: torch.Tensor,  # [N, L, D]
         source: torch.Tensor,  # [N, S, D]
-        mask: torch.Tensor | None,  # [N, L] bool
-        source_mask: torch.Tensor | None,  # [N, S]
     ) -> torch.Tensor:
         """Returns `x` with what it found in `source` added, [N, L, D]."""
-        message: torch.Tensor = self.norm1(self._attend(x, source, mask, source_mask))
+        message: torch.Tensor = self.norm1(self._attend(x, source))
         message = self.norm2(self.mlp(torch.cat((x, message), dim=2)))
         return x + message
 
-    def _attend(
-        self,
-        x: torch.Tensor,
-        source: torch.Tensor,
-        mask: torch.Tensor | None,
-        source_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         queries = F.elu(self.q_proj(x)) + 1
         keys = F.elu(self.k_proj(source)) + 1
-        if mask is not None:
-            queries = queries * mask[:, :, None]
-        if source_mask is not None:
-            keys = keys * source_mask[:, :, None]
         count, width = source.shape[1:]
         head = torch.arange(_HEADS, device=x.device).repeat_interleave(width // _HEADS)
         own = F.one_hot(head, _HEADS).to(keys.dtype)  # [D, heads]

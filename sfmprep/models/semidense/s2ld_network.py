@@ -2,11 +2,11 @@
 
 Paper: Li, Zhao, Xia, "Sparse-to-Local-Dense Matching for Geometry-Guided Correspondence
 Estimation", IEEE Transactions on Image Processing 32, 2023. Written from a description
-of the authors' network, whose code has no licence; none of it is here. Backbone,
-position encoding and transformer follow kornia's `feature.loftr` (Apache-2.0, Sun et
-al., "LoFTR", CVPR 2021). What changed there: attention sums the keys times tokens
+of the authors' network, whose code has no licence; none of it is here. The backbone is
+kornia's, position encoding and transformer follow its `feature.loftr` (Apache-2.0, Sun
+et al., "LoFTR", CVPR 2021). What changed there: attention sums the keys times tokens
 before the projections to values and to the message, which saves two products over all
-tokens; masks are optional; windows are gathered around matches alone.
+tokens; nothing is masked; windows are gathered around matches alone.
 
 Image sides are multiples of 8. A cell is 8 by 8 pixels; cells are counted row by row.
 Network pixels are COLMAP pixels: (0.5, 0.5) is the centre of the first. Cell (row,
@@ -22,11 +22,15 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import torch
+from kornia.feature.loftr.backbone.resnet_fpn import ResNetFPN_8_2
 from torch import nn
 
-from sfmprep.models.semidense.dual_softmax import MutualMatches, mutual_matches
+from sfmprep.models.semidense.dual_softmax import (
+    MutualMatches,
+    mutual_matches,
+    without_border,
+)
 from sfmprep.models.semidense.s2ld_layers import (
-    Backbone,
     FeatureAdjuster,
     KeypointDetector,
     Transformer,
@@ -40,8 +44,7 @@ MAX_SIDE = 2048
 """Longest side in pixels that the position encoding was made for."""
 WINDOW_REACH = 4.0
 """How far in pixels a match may be from the keypoint of its cell, each way."""
-BORDER = 2
-"""Cells at each side of an image that are not matched."""
+_BACKBONE = {"initial_dim": 128, "block_dims": [128, 196, 256]}
 _WINDOW = 5  # fine cells, each way
 _FINE = 2  # pixels that a fine cell covers
 
@@ -74,7 +77,7 @@ class S2ldNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = Backbone()
+        self.backbone = ResNetFPN_8_2(_BACKBONE)
         self.keypoint_detector = KeypointDetector()
         self.feature_adjuster = FeatureAdjuster()
         self.s2ld_coarse = Transformer(256, num_layers=8)
@@ -123,8 +126,6 @@ class S2ldNetwork(nn.Module):
         self,
         maps0: S2ldMaps,
         maps1: S2ldMaps,
-        mask0: torch.Tensor | None = None,  # [N, h0, w0] bool, True for image
-        mask1: torch.Tensor | None = None,  # [N, h1, w1]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Lets the cells of two images see each other.
 
@@ -133,46 +134,27 @@ class S2ldNetwork(nn.Module):
         Args:
             maps0: Maps of the first images.
             maps1: Maps of the second images, which may be of another size.
-            mask0: Cells that are image and not padding; None for all.
-            mask1: Cells that are image and not padding; None for all.
 
         Returns:
             Tokens [N, h0 w0, 256] and [N, h1 w1, 256].
         """
-        return self.cross(
-            self.tokens(maps0, mask0), self.tokens(maps1, mask1), mask0, mask1
-        )
+        return self.cross(self.tokens(maps0), self.tokens(maps1))
 
-    def tokens(
-        self,
-        maps: S2ldMaps,
-        mask: torch.Tensor | None = None,  # [N, h, w] bool
-    ) -> torch.Tensor:
+    def tokens(self, maps: S2ldMaps) -> torch.Tensor:
         """Does the part of `coarse` before images see each other: [N, h w, 256]."""
         encoding = _position_encoding(*maps.grid, maps.coarse)
         tokens = (maps.coarse + encoding).flatten(2).mT.contiguous()
-        flat = None if mask is None else mask.flatten(1)
-        return cast(
-            torch.Tensor, self.s2ld_coarse.layers[0](tokens, tokens, flat, flat)
-        )
+        return cast(torch.Tensor, self.s2ld_coarse.layers[0](tokens, tokens))
 
     def cross(
         self,
         tokens0: torch.Tensor,  # [N, L, 256] from `tokens`
         tokens1: torch.Tensor,  # [N, S, 256]
-        mask0: torch.Tensor | None = None,  # [N, h0, w0] bool
-        mask1: torch.Tensor | None = None,  # [N, h1, w1]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Does the rest of `coarse`, and returns what it returns."""
         return cast(
             tuple[torch.Tensor, torch.Tensor],
-            self.s2ld_coarse(
-                tokens0,
-                tokens1,
-                None if mask0 is None else mask0.flatten(1),
-                None if mask1 is None else mask1.flatten(1),
-                first_layer=1,
-            ),
+            self.s2ld_coarse(tokens0, tokens1, first_layer=1),
         )
 
     def coarse_matches(
@@ -181,8 +163,6 @@ class S2ldNetwork(nn.Module):
         tokens1: torch.Tensor,  # [N, S, 256]
         grid0: tuple[int, int],  # (h0, w0), h0 w0 = L
         grid1: tuple[int, int],
-        mask0: torch.Tensor | None = None,  # [N, h0, w0] bool
-        mask1: torch.Tensor | None = None,  # [N, h1, w1]
         *,
         min_confidence: float = 0.2,
     ) -> MutualMatches:
@@ -192,21 +172,13 @@ class S2ldNetwork(nn.Module):
 
         Returns:
             `first` and `second` are cells, row by row. Two cells at each side of the
-            image are left out, counted from where it ends, not from the padding.
+            image are left out.
 
         Raises:
             ValueError: `min_confidence` is less than 0.01.
         """
-        matches = mutual_matches(
-            tokens0,
-            tokens1,
-            mask0=None if mask0 is None else mask0.flatten(1),
-            mask1=None if mask1 is None else mask1.flatten(1),
-            min_confidence=min_confidence,
-        )
-        inside0 = _inside(grid0, mask0, matches.batch, matches.first)
-        inside1 = _inside(grid1, mask1, matches.batch, matches.second)
-        return MutualMatches(*(column[inside0 & inside1] for column in matches))
+        matches = mutual_matches(tokens0, tokens1, min_confidence=min_confidence)
+        return without_border(matches, grid0, grid1)
 
     def fine(
         self,
@@ -306,26 +278,3 @@ def _expectation(window0: torch.Tensor, window1: torch.Tensor) -> torch.Tensor:
     variance = heat @ places**2 - mean**2
     deviation = variance.clamp(min=1e-10).sqrt().sum(1, keepdim=True)
     return torch.cat((mean, deviation), dim=1)
-
-
-def _inside(
-    grid: tuple[int, int],
-    mask: torch.Tensor | None,  # [N, h, w] bool
-    batch: torch.Tensor,  # [M] int64
-    cells: torch.Tensor,  # [M] int64
-) -> torch.Tensor:
-    """Which cells are not among the outermost ones of their image, [M] bool."""
-    rows: torch.Tensor | int
-    columns: torch.Tensor | int
-    if mask is None:
-        rows, columns = grid
-    else:
-        rows = mask.sum(1).amax(1)[batch]
-        columns = mask.sum(2).amax(1)[batch]
-    row, column = cells // grid[1], cells % grid[1]
-    return (
-        (row >= BORDER)
-        & (row < rows - BORDER)
-        & (column >= BORDER)
-        & (column < columns - BORDER)
-    )

@@ -66,11 +66,11 @@ def prepared_as(
 
 def features_of(
     batch: ImageBatch,
-    *,
     image: torch.Tensor,  # [N] int64, rising
     xy: torch.Tensor,  # [N, 2] pixel centres at integers
     scores: torch.Tensor,  # [N] falling within each image
     descriptors: torch.Tensor,  # [N, D]
+    *,
     size: tuple[int, int] | None = None,
 ) -> list[Features]:
     """Brings keypoints of a batch to the host, in one transfer.

@@ -13,6 +13,7 @@ from sfmprep.train.pairs.posed import PosedPair
 from sfmprep.train.pairs.views import Views
 from sfmprep.types import Float32, Float64, Index, Mask
 
+_POSITIVE_PX, _NEGATIVE_PX = 3.0, 5.0  # distances of a match, and of none
 _MAX_STEP_PX = 6.0  # between the places of neighbouring pixels of one surface
 
 
@@ -20,16 +21,13 @@ def label_keypoints(
     pair: Views | PosedPair,
     xy0: Float32,  # [N, 2]
     xy1: Float32,  # [M, 2]
-    *,
-    positive_px: float = 3.0,
-    negative_px: float = 5.0,
 ) -> tuple[Index, Mask, Mask]:
     """Tells which keypoints match, which have no partner, and which stay undecided.
 
     Two keypoints match if each is the nearest to the other's place in its image and
-    both distances are at most `positive_px`. A keypoint has no partner if it is known
-    to be hidden or outside in the other image, or if no keypoint there is within
-    `negative_px` of its place; and none of the other image has its place as near as
+    both distances are at most 3 pixels. A keypoint has no partner if it is known
+    to be hidden or outside in the other image, or if no keypoint there is within 5
+    pixels of its place; and none of the other image has its place as near as
     that to it. All others are undecided: a loss should pass over them. This is how
     LightGlue (Lindenberger et al., ICCV 2023) is supervised with depth and poses.
 
@@ -38,35 +36,26 @@ def label_keypoints(
             those beside reconstructed points have a known depth.
         xy0: Keypoints of image 0, pixel centres at integers; N may be 0.
         xy1: Keypoints of image 1; M may be 0.
-        positive_px: Largest distance of a match in pixels.
-        negative_px: Distance in pixels beyond which nothing can match.
 
     Returns:
         1. The matches [K, 2] int64, rows of `xy0` and of `xy1`, one-to-one.
         2. Whether each keypoint of image 0 is known to have no partner, [N] bool.
         3. The same of image 1, [M] bool.
-
-    Raises:
-        ValueError: not 0 < `positive_px` <= `negative_px`.
     """
-    if not 0 < positive_px <= negative_px:
-        raise ValueError(
-            f"{positive_px=} and {negative_px=} but expected 0 < positive <= negative"
-        )
     place1, known0 = _places(pair, xy0, 0)
     place0, known1 = _places(pair, xy1, 1)
     nearest1, distance1 = _nearest(place1, xy1)
     nearest0, distance0 = _nearest(place0, xy0)
 
-    rows0 = np.flatnonzero(distance1 <= positive_px)
+    rows0 = np.flatnonzero(distance1 <= _POSITIVE_PX)
     rows1 = nearest1[rows0]
-    mutual = (nearest0[rows1] == rows0) & (distance0[rows1] <= positive_px)
+    mutual = (nearest0[rows1] == rows0) & (distance0[rows1] <= _POSITIVE_PX)
     matches = np.stack((rows0[mutual], rows1[mutual]), axis=1)
 
-    unmatchable0 = known0 & (distance1 > negative_px)
-    unmatchable1 = known1 & (distance0 > negative_px)
-    unmatchable0[nearest0[distance0 <= negative_px]] = False
-    unmatchable1[nearest1[distance1 <= negative_px]] = False
+    unmatchable0 = known0 & (distance1 > _NEGATIVE_PX)
+    unmatchable1 = known1 & (distance0 > _NEGATIVE_PX)
+    unmatchable0[nearest0[distance0 <= _NEGATIVE_PX]] = False
+    unmatchable1[nearest1[distance1 <= _NEGATIVE_PX]] = False
     return matches, unmatchable0, unmatchable1
 
 

@@ -31,6 +31,7 @@ _MAX_ANGLE_DEG = 60
 _ANGLE_STEP_DEG = 15
 
 _MIN_POINTS = 12  # that a pair of crops shares, if the photographs do
+_MAX_SCALE = 1.5  # of what one crop shows against the other
 _GROWTH = 1.4  # of crops that share fewer
 
 _NUM_NEIGHBOURS = 4
@@ -180,20 +181,17 @@ class Capture:
         return cls(images, pairs)
 
 
-def sample_posed(
-    rng: np.random.Generator, capture: Capture, size: int, *, max_scale: float = 1.5
-) -> PosedPair:
+def sample_posed(rng: np.random.Generator, capture: Capture, size: int) -> PosedPair:
     """Cuts two crops around a point that two photographs of a capture share.
 
     All steps of 15 degrees between viewing directions that the capture has are equally
     likely. Crops that share fewer than 12 points grow, at most to the photographs'
-    shorter side.
+    shorter side. What both show differs in scale by up to 1.5, either way.
 
     Args:
         rng: The only source of chance.
         capture: A reconstructed capture.
         size: S, side of the crops in pixels after they are resized.
-        max_scale: Largest ratio of the scales of what both show, either way.
     """
     group = capture.pairs[rng.integers(len(capture.pairs))]
     rows = rng.permutation(group[rng.integers(len(group))])
@@ -202,9 +200,7 @@ def sample_posed(
         first.point_ids, second.point_ids, assume_unique=True, return_indices=True
     )
     middle = int(rng.integers(len(shared[0])))
-    sides = _sample_sides(
-        rng, (first, second), [rows[middle] for rows in shared], size, max_scale
-    )
+    sides = _sample_sides(rng, (first, second), [rows[middle] for rows in shared], size)
     shifts = rng.uniform(-0.25, 0.25, (2, 2))
     while True:
         boxes = [
@@ -323,7 +319,6 @@ def _sample_sides(
     images: tuple[PosedImage, PosedImage],
     rows: list[int],
     size: int,
-    max_scale: float,
 ) -> list[float]:
     """Sides of the crops in pixels of the photographs, so that they show as much."""
     shorter = min(images[0].pixels.shape[:2])
@@ -332,7 +327,7 @@ def _sample_sides(
         image.K[0, 0] / image.depth[row]
         for image, row in zip(images, rows, strict=True)
     )
-    scale = np.exp(rng.uniform(-1, 1) * np.log(max_scale))
+    scale = np.exp(rng.uniform(-1, 1) * np.log(_MAX_SCALE))
     return [float(side), float(max(side * second / first * scale, size / 2))]
 
 

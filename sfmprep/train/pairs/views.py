@@ -102,23 +102,15 @@ def overlapping(
     return shifted(second, target - transform(second @ np.linalg.inv(first), middle))
 
 
-def sample_homography(
-    rng: np.random.Generator,
-    photograph: Bytes,
-    size: int,
-    *,
-    max_rotation_deg: float = 45,
-    max_scale: float = 1.6,
-) -> Views:
-    """Draws two views of a photograph that homographies relate, lit differently."""
+def sample_homography(rng: np.random.Generator, photograph: Bytes, size: int) -> Views:
+    """Draws two views of a photograph that homographies relate, lit differently.
+
+    They are turned by up to 45 degrees and scaled by up to 1.6 against each other.
+    """
     height, width = photograph.shape[:2]
     first, second = (
         random_homography(
-            rng,
-            (width, height),
-            size,
-            max_rotation_deg=max_rotation_deg / 2,
-            max_scale=max_scale**0.5,
+            rng, (width, height), size, max_rotation_deg=45 / 2, max_scale=1.6**0.5
         )
         for _ in range(2)
     )

@@ -30,7 +30,7 @@ class PairBatch:
     grey0: Tensor
     """[N, 1, H, W] float32 in 0..1."""
     grey1: Tensor
-    """[N, 1, H', W'], the same."""
+    """[N, 1, H, W], the same."""
     truth: PairTruth
 
     @property
@@ -71,16 +71,12 @@ def draw_batch(
     ]
     motion = np.tile(np.eye(4), (num_pairs, 1, 1))
     motion[:, :3] = [view.cam1_from_cam0 for view in views]
-    # Depth maps have the pixels of the network's input.
-    scale = torch.ones(num_pairs, 2)
     truth = PairTruth(
         depth0=_stacked([view.depth0 for view in views]),
         depth1=_stacked([view.depth1 for view in views]),
         K0=_stacked([view.K0 + _HALF_PIXEL for view in views]),
         K1=_stacked([view.K1 + _HALF_PIXEL for view in views]),
         cam1_from_cam0=_stacked(motion),
-        scale0=scale,
-        scale1=scale,
     )
     return PairBatch(
         _stacked([_lit(rng, view.image0, difficulty) for view in views]),

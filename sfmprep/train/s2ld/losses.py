@@ -3,8 +3,7 @@
 Li, Zhao, Xia, "S2LD: sparse-to-local-dense matching", IEEE TIP 32, 2023, doi
 10.1109/TIP.2023.3287500; the coarse and fine losses are LoFTR's (Sun et al., CVPR 2021)
 and the depth error's berHu norm is that of Laina et al. (3DV 2016). Written from a
-description of the released training; no code of it was used. Where the release differs
-from what is meant, `reference=True` repeats the release.
+description of the released training, without its slips; no code of it was used.
 
 Every loss of no elements is zero, with a gradient of zero.
 """
@@ -20,7 +19,7 @@ from sfmprep.train.s2ld.supervision import EXACT, CoarseTruth, PairTruth
 
 _MIN_CONFIDENCE = 1e-6
 _MIN_STD = 1e-10
-_MAX_REFERENCE_DEPTH = 100.0
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss
 _BERHU_SHARE = 0.2
 _MIN_PARALLAX_DEG = 1.0
 
@@ -28,42 +27,26 @@ _MIN_PARALLAX_DEG = 1.0
 def coarse_loss(
     log_confidence: Tensor,  # [N, L, S], <= 0
     positives: CoarseTruth,
-    truth: PairTruth,
-    *,
-    dense: bool = True,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    reference: bool = False,
 ) -> Tensor:
     """Returns the focal loss of the coarse matches (L_c).
+
+    All pairs of cells that do not match count too. The confidence has no lower bound
+    as in the release, where a positive below 1e-6, which is what larger images start
+    with, has no gradient.
 
     Args:
         log_confidence: The logarithm of the dual softmax.
         positives: The true matches.
-        truth: Its masks take padded cells out of the sum; they still count in the mean.
-        dense: Adds the term of all pairs of cells that do not match.
-        alpha: The weight.
-        gamma: How much less pairs count that are right already.
-        reference: Bounds the confidence to 1e-6..1-1e-6 as the release does. A positive
-            below 1e-6, which is what larger images start with, then has no gradient.
     """
-    if reference:
-        probability = log_confidence.exp().clamp(_MIN_CONFIDENCE, 1 - _MIN_CONFIDENCE)
-        log_confidence = probability.log()
-    else:
-        probability = log_confidence.exp()
-    keep = _pair_mask(truth, log_confidence)
+    probability = log_confidence.exp()
     index = (positives.batch, positives.cell0, positives.cell1)
-    positive = (1 - probability[index]) ** gamma * log_confidence[index] * keep[index]
-    loss = -alpha * _mean(positive)
-    if dense:
-        is_negative = torch.ones_like(keep, dtype=torch.bool)
-        is_negative[index] = False
-        # log(1 - p) of a p that rounds to 1 would be -inf.
-        rejected = torch.log1p(-probability.clamp(max=1 - _MIN_CONFIDENCE))
-        negative = probability**gamma * rejected * keep
-        loss = loss - alpha * _mean(negative[is_negative])
-    return loss
+    positive = (1 - probability[index]) ** _GAMMA * log_confidence[index]
+    is_negative = torch.ones_like(probability, dtype=torch.bool)
+    is_negative[index] = False
+    # log(1 - p) of a p that rounds to 1 would be -inf.
+    rejected = torch.log1p(-probability.clamp(max=1 - _MIN_CONFIDENCE))
+    negative = probability**_GAMMA * rejected
+    return -_ALPHA * _mean(positive) - _ALPHA * _mean(negative[is_negative])
 
 
 def fine_loss(expectation: Tensor, target: Tensor) -> Tensor:
@@ -86,12 +69,10 @@ def keypoint_losses(
     scores0: Tensor,  # [N, 1, h, w] in 0..1
     scores1: Tensor,  # [N, 1, h', w']
     truth: PairTruth,
-    *,
-    reference: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the losses of the keypoints' places and scores (L_k, L_kr, L_ks).
 
-    L_k, in depth px, is the distance from a keypoint of image 0, warped, to the nearest
+    L_k, in pixels, is the distance from a keypoint of image 0, warped, to the nearest
     of image 1; it moves the keypoints of image 1 alone, since the warp has no gradient.
     L_kr makes scores high where that distance is short. L_ks makes them agree in both
     images.
@@ -102,19 +83,14 @@ def keypoint_losses(
         scores0: The detector's scores of image 0.
         scores1: The detector's scores of image 1.
         truth: Depth and pose.
-        reference: Warps as the release does, and samples `scores1` for L_ks with its
-            normalisation, eight times too wide: every sample comes from the top left
-            eighth of the image.
     """
-    xy0 = truth.in_depth0(keypoints0.clamp(min=0))
-    xy1 = truth.swapped().in_depth0(keypoints1.clamp(min=0))
-    warped, valid = truth.warp0(xy0, reference=reference)
-    valid &= truth.valid0(xy0.shape[1])
+    xy1 = keypoints1.clamp(min=0)
+    warped, valid = truth.warp0(keypoints0.clamp(min=0))
     with torch.no_grad():
         nearest = torch.cdist(warped, xy1, compute_mode=EXACT).argmin(-1)
     partner = xy1.gather(1, nearest[..., None].expand(-1, -1, 2))
     distance = torch.linalg.vector_norm(warped - partner, dim=-1)
-    near = valid & (distance <= CELL * truth.scale0[:, :1])
+    near = valid & (distance <= CELL)
 
     flat0, flat1 = scores0.flatten(1), scores1.flatten(1)
     location = _mean(distance[near])
@@ -123,13 +99,7 @@ def keypoint_losses(
 
     height, width = scores1.shape[2:]
     size = torch.tensor([width, height], device=warped.device)
-    if reference:
-        # The release means pixels, and multiplies pixels by eight again.
-        extent = CELL * (CELL * size * truth.scale1)[:, None] - 1
-        grid = warped / (extent / 2) - 1
-    else:
-        in_cells = warped / (CELL * truth.scale1[:, None])
-        grid = in_cells / ((size - 1) / 2) - 1
+    grid = warped / CELL / ((size - 1) / 2) - 1
     sampled = functional.grid_sample(
         scores1, grid[:, None], mode="bilinear", align_corners=True
     ).flatten(1)
@@ -138,17 +108,17 @@ def keypoint_losses(
 
 
 def triangulation_loss(
-    xy0: Tensor,  # [M, 2] depth px
-    xy1: Tensor,  # [M, 2] depth px
+    xy0: Tensor,  # [M, 2] pixels
+    xy1: Tensor,  # [M, 2] pixels
     confidence: Tensor,  # [M] in 0..1
     batch: Tensor,  # [M] int64
     fine_target: Tensor,  # [M, 2] of find_fine_truth
     truth: PairTruth,
-    *,
-    reference: bool = False,
 ) -> Tensor:
     """Returns the error in depth of triangulated matches (L_s), as a berHu norm.
 
+    The error is the logarithm of the ratio to the true depth, whose gradient stays
+    bounded, of matches in front of the cameras whose rays meet at one degree or more.
     The points of view 1 weigh as much as the match's confidence: in this way a noisy
     match is taught a low one. Gradients reach whichever of `xy0`, `xy1` and
     `confidence` carry them; in the release none does, and the loss only adds a number.
@@ -160,20 +130,10 @@ def triangulation_loss(
         batch: The pair of each match.
         fine_target: Matches whose true place is outside the window do not count.
         truth: Depth and pose.
-        reference: Repeats the release: the error is in the unit of the depth, which
-            differs between scenes; every match counts; nothing has a gradient.
-            Otherwise it is the logarithm of the ratio to the true depth, whose gradient
-            stays bounded, of matches in front of the cameras whose rays meet at one
-            degree or more.
     """
     column, row = xy0.detach().trunc().long().unbind(-1)
     height, width = truth.depth0.shape[1:]
     target = truth.depth0[batch, row.clamp(0, height - 1), column.clamp(0, width - 1)]
-    if reference:
-        with torch.no_grad():
-            points = triangulate_homogeneous(xy0, xy1, confidence, batch, truth)
-            known = target > 0
-            return _berhu(reference_depth(points)[known] - target[known])
     keep = (target > 0) & (fine_target.abs().amax(-1) < 1)
     keep &= _parallax_deg(xy0.detach(), xy1.detach(), batch, truth) >= _MIN_PARALLAX_DEG
     depth = triangulate_least_squares(
@@ -196,22 +156,6 @@ def triangulate_least_squares(
     left, right = rows[..., :3], -rows[..., 3:]
     points: Tensor = torch.linalg.solve(left.mT @ left, left.mT @ right)[..., 0]
     return points.to(xy0.dtype)
-
-
-def triangulate_homogeneous(
-    xy0: Tensor, xy1: Tensor, weight1: Tensor, batch: Tensor, truth: PairTruth
-) -> Tensor:
-    """Triangulates as the release does, by the last singular vector; [M, 3]."""
-    solution: Tensor = torch.linalg.svd(_equations(xy0, xy1, weight1, batch, truth))[2][
-        :, -1
-    ]
-    return solution[:, :3] / solution[:, 3:]
-
-
-def reference_depth(points: Tensor) -> Tensor:
-    """Returns the depth [M] of points [M, 3], 0 where the release calls it invalid."""
-    depth = points[:, 2]
-    return torch.where((depth > 0) & (depth < _MAX_REFERENCE_DEPTH), depth, 0)
 
 
 def _equations(
@@ -238,13 +182,6 @@ def _parallax_deg(xy0: Tensor, xy1: Tensor, batch: Tensor, truth: PairTruth) -> 
 def _rays(xy: Tensor, K: Tensor) -> Tensor:
     homogeneous = torch.cat([xy, torch.ones_like(xy[:, :1])], -1)
     return functional.normalize(torch.linalg.solve(K, homogeneous), dim=-1)
-
-
-def _pair_mask(truth: PairTruth, like: Tensor) -> Tensor:
-    """Returns 1 where neither cell of a pair is padding, else 0; [N, L, S]."""
-    valid0 = truth.valid0(like.shape[1])
-    valid1 = truth.swapped().valid0(like.shape[2])
-    return (valid0[:, :, None] & valid1[:, None]).to(like.dtype)
 
 
 def _berhu(error: Tensor) -> Tensor:

@@ -5,20 +5,18 @@ training. Nothing here carries a gradient. Written from the description of the r
 training of S2LD (Li, Zhao, Xia, IEEE TIP 32, 2023, doi 10.1109/TIP.2023.3287500); no
 code of it was used.
 
-Pixels are COLMAP's: (0.5, 0.5) is the centre of the first. Two frames of them occur:
-those of the network's input, and those of the depth maps and intrinsics, called depth
-px here; `scale` leads from the first to the second by a bare product.
+Pixels are COLMAP's: (0.5, 0.5) is the centre of the first. Depth maps and intrinsics
+have those of the network's input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sfmprep.errors import ConfigError
-from sfmprep.models.semidense.s2ld_network import CELL, WINDOW_REACH
+from sfmprep.models.semidense.s2ld_network import WINDOW_REACH
 
 EXACT = "donot_use_mm_for_euclid_dist"
 """Distances by differences: by products they are off by a tenth of a pixel."""
@@ -36,84 +34,37 @@ class PairTruth:
     depth1: Tensor
     """[N, H', W'], the same for image 1."""
     K0: Tensor
-    """[N, 3, 3] intrinsics in depth px."""
+    """[N, 3, 3] intrinsics."""
     K1: Tensor
     """[N, 3, 3], the same for image 1."""
     cam1_from_cam0: Tensor
     """[N, 4, 4] rigid transform in the unit of the depth."""
-    scale0: Tensor
-    """[N, 2] depth px per pixel of the network's input, (x, y)."""
-    scale1: Tensor
-    """[N, 2], the same for image 1."""
-    mask0: Tensor | None = None
-    """[N, h, w] bool on the coarse grid, False where the input is padding."""
-    mask1: Tensor | None = None
-    """[N, h', w'], the same for image 1."""
-
-    def __post_init__(self) -> None:
-        if self.cam1_from_cam0.shape[1:] != (4, 4):
-            raise ConfigError(
-                f"cam1_from_cam0 has the shape {tuple(self.cam1_from_cam0.shape)}; "
-                "expected [N, 4, 4]: append the row (0, 0, 0, 1)."
-            )
 
     def swapped(self) -> PairTruth:
         """Returns the same pairs with the images' roles swapped."""
-        return replace(
-            self,
-            depth0=self.depth1,
-            depth1=self.depth0,
-            K0=self.K1,
-            K1=self.K0,
-            cam1_from_cam0=torch.linalg.inv(self.cam1_from_cam0),
-            scale0=self.scale1,
-            scale1=self.scale0,
-            mask0=self.mask1,
-            mask1=self.mask0,
-        )
-
-    def in_depth0(self, keypoints0: Tensor) -> Tensor:
-        """Takes keypoints [N, L, 2] of image 0 from network px to depth px.
-
-        Keypoints of padded cells go to (0, 0); gradients pass for the others.
-        """
-        xy = keypoints0 * self.scale0[:, None]
-        if self.mask0 is None:
-            return xy
-        return xy * self.mask0.flatten(1)[..., None]
-
-    def valid0(self, num_cells: int) -> Tensor:
-        """Returns which cells of image 0 are no padding, [N, num_cells] bool."""
-        if self.mask0 is None:
-            num_pairs = len(self.depth0)
-            return self.depth0.new_ones(num_pairs, num_cells, dtype=torch.bool)
-        return self.mask0.flatten(1)
+        motion = torch.linalg.inv(self.cam1_from_cam0)
+        return PairTruth(self.depth1, self.depth0, self.K1, self.K0, motion)
 
     @torch.no_grad()
-    def warp0(self, xy0: Tensor, *, reference: bool = False) -> tuple[Tensor, Tensor]:
+    def warp0(self, xy0: Tensor) -> tuple[Tensor, Tensor]:
         """Takes points of image 0 to image 1 by their depth.
 
         Args:
-            xy0: [N, P, 2] in depth px of image 0; the depth is that of the pixel they
-                lie in, or the nearest for points outside.
-            reference: As the release, which takes the depth of the pixel that begins
-                next, and adds 0.0001 to the depth in camera 1, which moves points of a
-                scene of unit depth by a twentieth of a pixel.
+            xy0: [N, P, 2] pixels of image 0; the depth is that of the pixel they lie
+                in, or the nearest for points outside.
 
         Returns:
-            xy1: [N, P, 2] in depth px of image 1; meaningless where the depth is 0.
+            xy1: [N, P, 2] pixels of image 1; meaningless where the depth is 0.
             valid: [N, P] bool, True where the depth is known, the point falls into
                 image 1, and the depth there differs by less than 20 %.
         """
-        pixels = xy0.round() if reference else xy0.floor()
-        z0 = _look_up(self.depth0, pixels.clamp(min=0))
+        z0 = _look_up(self.depth0, xy0.floor().clamp(min=0))
         rays = _homogeneous(xy0) @ torch.linalg.inv(self.K0).mT
         rotation, translation = self.cam1_from_cam0[:, :3, :3], self.cam1_from_cam0
         in_cam1 = rays * z0[..., None] @ rotation.mT + translation[:, None, :3, 3]
         projected = in_cam1 @ self.K1.mT
         depth = projected[..., 2:]
-        depth = depth + 1e-4 if reference else torch.where(depth == 0, 1e-12, depth)
-        xy1 = projected[..., :2] / depth
+        xy1 = projected[..., :2] / torch.where(depth == 0, 1e-12, depth)
         height, width = self.depth1.shape[1:]
         inside = (xy1 > 0).all(-1) & (xy1[..., 0] < width - 1)
         inside &= xy1[..., 1] < height - 1
@@ -133,7 +84,7 @@ class CoarseTruth:
     cell1: Tensor
     """[P] int64, the cell of image 1, row-major."""
     warped0: Tensor
-    """[N, L, 2], where the keypoints of image 0 lie in image 1, in depth px."""
+    """[N, L, 2], where the keypoints of image 0 lie in image 1."""
     visible0: Tensor
     """[N, L] bool, which of them are known to be visible there."""
 
@@ -143,10 +94,6 @@ def find_coarse_truth(
     keypoints0: Tensor,  # [N, L, 2] pixels of the network's input
     keypoints1: Tensor,  # [N, S, 2]
     truth: PairTruth,
-    *,
-    grid0: tuple[int, int],
-    grid1: tuple[int, int],
-    reference: bool = False,
 ) -> CoarseTruth:
     """Finds the cells whose keypoints are each other's nearest after the warp.
 
@@ -154,38 +101,18 @@ def find_coarse_truth(
         keypoints0: One keypoint per cell of image 0.
         keypoints1: One keypoint per cell of image 1.
         truth: Depth and pose.
-        grid0: Rows and columns of cells of image 0, padding included.
-        grid1: The same for image 1.
-        reference: Repeats the release: the warp's validity is ignored and cell 0
-            stands for "none", which can make false positives of it.
 
     Returns:
         The positives, at most one per cell on each side; none where the images share
-        nothing. Partners are at most 16 depth px apart.
+        nothing. Partners are visible and at most 16 pixels apart.
     """
-    back = truth.swapped()
-    xy0, xy1 = truth.in_depth0(keypoints0), back.in_depth0(keypoints1)
-    warped0, visible0 = truth.warp0(xy0, reference=reference)
-    warped1, visible1 = back.warp0(xy1, reference=reference)
-    image0, image1 = truth.valid0(xy0.shape[1]), back.valid0(xy1.shape[1])
-    visible0 &= image0
-    visible1 &= image1
-    if not reference:
-        xy0 = xy0.masked_fill(~image0[..., None], torch.inf)
-        xy1 = xy1.masked_fill(~image1[..., None], torch.inf)
-    partner1 = _find_partners(warped0, xy1, truth.scale1, grid1)
-    partner0 = _find_partners(warped1, xy0, truth.scale0, grid0)
-    if reference:
-        partner1, partner0 = partner1.clamp(min=0), partner0.clamp(min=0)
-    else:
-        partner1 = partner1.masked_fill(~visible0, -1)
-        partner0 = partner0.masked_fill(~visible1, -1)
+    warped0, visible0 = truth.warp0(keypoints0)
+    warped1, visible1 = truth.swapped().warp0(keypoints1)
+    partner1 = _find_partners(warped0, visible0, keypoints1)
+    partner0 = _find_partners(warped1, visible1, keypoints0)
     returned = partner0.gather(1, partner1.clamp(min=0))
-    cells0 = torch.arange(xy0.shape[1], device=xy0.device)
-    positive = (returned == cells0) & (partner1 >= 0)
-    if reference:
-        positive &= cells0 != 0
-    batch, cell0 = torch.where(positive)
+    cells0 = torch.arange(keypoints0.shape[1], device=keypoints0.device)
+    batch, cell0 = torch.where((returned == cells0) & (partner1 >= 0))
     return CoarseTruth(batch, cell0, partner1[batch, cell0], warped0, visible0)
 
 
@@ -196,21 +123,15 @@ def find_fine_truth(
     cell1: Tensor,  # [M] int64
     coarse: CoarseTruth,
     keypoints1: Tensor,  # [N, S, 2] pixels of the network's input
-    truth: PairTruth,
-    *,
-    reference: bool = False,
 ) -> Tensor:
     """Returns where matches lie in their windows of image 1, [M, 2].
 
     The unit is the window's radius, 4 px of the network's input, from the keypoint of
     the cell: beyond -1..1 the true point lies outside the window. Infinite where the
-    point is not visible in image 1, which the release does not look at (`reference`).
+    point is not visible in image 1, which the release does not look at.
     """
-    xy1 = truth.swapped().in_depth0(keypoints1)
-    offset = coarse.warped0[batch, cell0] - xy1[batch, cell1]
-    target = offset / truth.scale1[batch] / WINDOW_REACH
-    if reference:
-        return target
+    offset = coarse.warped0[batch, cell0] - keypoints1[batch, cell1]
+    target = offset / WINDOW_REACH
     return target.masked_fill(~coarse.visible0[batch, cell0, None], torch.inf)
 
 
@@ -258,17 +179,13 @@ def choose_fine_matches(
 
 
 def _find_partners(
-    warped: Tensor,  # [N, P, 2] depth px
-    xy: Tensor,  # [N, Q, 2] depth px of the same image
-    scale: Tensor,  # [N, 2]
-    grid: tuple[int, int],
+    warped: Tensor,  # [N, P, 2]
+    visible: Tensor,  # [N, P] bool
+    xy: Tensor,  # [N, Q, 2] of the same image
 ) -> Tensor:
-    """Returns the row of the nearest point, -1 where it is far or outside; [N, P]."""
+    """Returns the row of the nearest point, -1 where it is far or hidden; [N, P]."""
     distance, nearest = torch.cdist(warped, xy, compute_mode=EXACT).min(-1)
-    size = scale * scale.new_tensor([grid[1] * CELL, grid[0] * CELL])
-    rounded = warped.round()
-    inside = (rounded >= 0).all(-1) & (rounded < size[:, None]).all(-1)
-    return nearest.masked_fill(~(inside & (distance <= _MAX_CELL_DISTANCE_PX)), -1)
+    return nearest.masked_fill(~(visible & (distance <= _MAX_CELL_DISTANCE_PX)), -1)
 
 
 def _look_up(depth: Tensor, xy: Tensor) -> Tensor:

@@ -191,23 +191,15 @@ def compute_losses(
     pairs: PairBatch,
     *,
     generator: torch.Generator,
-    num_fine: int | None = None,
-    min_true_fine: int | None = None,
-    dense: bool = True,
-    reference: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Runs the network on pairs and compares with what is true.
 
     Args:
         network: In the mode it shall run in.
         pairs: The images, and depth and pose.
-        generator: Chooses the matches of the fine stage.
-        num_fine: The most of these; by default 30 % of the cells, as in the release,
-            but no fewer than 200.
-        min_true_fine: How many of them are true ones rather than the network's own; by
-            default 30 %, where the release has 200.
-        dense: Whether the coarse loss looks at pairs of cells that do not match.
-        reference: Repeats the slips of the release, see `s2ld_losses`.
+        generator: Chooses the matches of the fine stage: as many as 30 % of the cells,
+            as in the release, but no fewer than 200. 30 % of them are true ones rather
+            than the network's own, where the release has 200.
 
     Returns:
         losses: Scalars by the names of `LOSS_WEIGHTS`, unweighted.
@@ -215,45 +207,36 @@ def compute_losses(
             within 3 px of the truth; `confidence`, the geometric mean over positives.
     """
     truth = pairs.truth
-    maps0, maps1 = _extract(network, pairs.grey0, pairs.grey1)
-    tokens0, tokens1 = network.coarse(maps0, maps1, truth.mask0, truth.mask1)
-    grids = {"grid0": maps0.grid, "grid1": maps1.grid}
+    both = network.extract(torch.cat([pairs.grey0, pairs.grey1]))
+    maps0 = S2ldMaps(*(each[: pairs.num_pairs] for each in both))
+    maps1 = S2ldMaps(*(each[pairs.num_pairs :] for each in both))
+    tokens0, tokens1 = network.coarse(maps0, maps1)
     points0, points1 = maps0.keypoints, maps1.keypoints
-    positives = find_coarse_truth(points0, points1, truth, **grids, reference=reference)
-    log_confidence = log_confidences(tokens0, tokens1, truth.mask0, truth.mask1)
+    positives = find_coarse_truth(points0, points1, truth)
+    log_confidence = log_confidences(tokens0, tokens1)
 
-    found = network.coarse_matches(
-        tokens0, tokens1, maps0.grid, maps1.grid, truth.mask0, truth.mask1
-    )
-    if num_fine is None:
-        num_cells = len(points0) * points0.shape[1]
-        num_fine = max(_MIN_FINE, int(_FINE_SHARE * num_cells))
-    if min_true_fine is None:
-        min_true_fine = int(_TRUE_SHARE * num_fine)
+    found = network.coarse_matches(tokens0, tokens1, maps0.grid, maps1.grid)
+    num_cells = len(points0) * points0.shape[1]
+    num_fine = max(_MIN_FINE, int(_FINE_SHARE * num_cells))
     batch, cell0, cell1, is_predicted = choose_fine_matches(
         (found.batch, found.first, found.second),
         positives,
         num_matches=num_fine,
-        min_positives=min_true_fine,
+        min_positives=int(_TRUE_SHARE * num_fine),
         generator=generator,
     )
     expectation = network.fine(maps0, maps1, tokens0, tokens1, batch, cell0, cell1)
-    target = find_fine_truth(
-        batch, cell0, cell1, positives, points1, truth, reference=reference
-    )
+    target = find_fine_truth(batch, cell0, cell1, positives, points1)
 
     own = (each[is_predicted] for each in (batch, cell0, cell1, expectation, target))
     batch, cell0, cell1, own_expectation, own_target = own
-    xy0 = points0[batch, cell0] * truth.scale0[batch]
+    xy0 = points0[batch, cell0]
     xy1 = points1[batch, cell1] + own_expectation[:, :2] * WINDOW_REACH
-    xy1 = xy1 * truth.scale1[batch]
     keypoint, reliability, agreement = keypoint_losses(
-        points0, points1, maps0.scores, maps1.scores, truth, reference=reference
+        points0, points1, maps0.scores, maps1.scores, truth
     )
     losses = {
-        "coarse": coarse_loss(
-            log_confidence, positives, truth, dense=dense, reference=reference
-        ),
+        "coarse": coarse_loss(log_confidence, positives),
         "fine": fine_loss(expectation, target),
         "keypoint": keypoint,
         "reliability": reliability,
@@ -265,11 +248,9 @@ def compute_losses(
             batch,
             own_target,
             truth,
-            reference=reference,
         ),
     }
     error = torch.linalg.vector_norm(positives.warped0[batch, cell0] - xy1, dim=1)
-    error = error / truth.scale1[batch].mean(1)
     good = (error < _GOOD_MATCH_PX) & positives.visible0[batch, cell0]
     at = positives.batch, positives.cell0, positives.cell1
     counts = {
@@ -284,18 +265,12 @@ def compute_losses(
 def log_confidences(
     tokens0: Tensor,  # [N, L, 256]
     tokens1: Tensor,  # [N, S, 256]
-    mask0: Tensor | None = None,  # [N, h, w] bool
-    mask1: Tensor | None = None,  # [N, h', w']
 ) -> Tensor:
     """Returns the logarithm of all confidences of `mutual_matches`, [N, L, S].
 
     Unlike the confidences, it has a gradient where they are as small as at the start.
     """
     similarity = tokens0 @ tokens1.mT / (tokens0.shape[2] * _TEMPERATURE)
-    if mask0 is not None:
-        similarity = similarity.masked_fill(~mask0.flatten(1)[:, :, None], -1e9)
-    if mask1 is not None:
-        similarity = similarity.masked_fill(~mask1.flatten(1)[:, None], -1e9)
     return similarity.log_softmax(1) + similarity.log_softmax(2)
 
 
@@ -303,17 +278,3 @@ def learning_rate(step: int) -> float:
     """Rises over the first steps, then falls with the inverse square root."""
     warm_up = min(1.0, 0.1 + 0.9 * step / _WARM_UP)
     return float(_RATE * warm_up / (1 + step / _HALF_LIFE) ** 0.5)
-
-
-def _extract(
-    network: S2ldNetwork, grey0: Tensor, grey1: Tensor
-) -> tuple[S2ldMaps, S2ldMaps]:
-    """Extracts both images' maps, at once where they have one size."""
-    if grey0.shape != grey1.shape:
-        return network.extract(grey0), network.extract(grey1)
-    both = network.extract(torch.cat([grey0, grey1]))
-    num_pairs = len(grey0)
-    return (
-        S2ldMaps(*(each[:num_pairs] for each in both)),
-        S2ldMaps(*(each[num_pairs:] for each in both)),
-    )

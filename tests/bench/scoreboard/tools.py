@@ -99,7 +99,7 @@ def _front_end(out: Path) -> str:
     if not path.is_file():
         return ""
     recipe = yaml.safe_load(path.read_text("utf-8"))
-    later = [recipe.get(name) for name in ("stronger", "dense")]
-    rungs = [recipe["matcher"], *(rung["matcher"] for rung in later if rung)]
-    parts = [recipe["features"], *rungs]
+    rungs = {"beside": "features", "stronger": "matcher", "dense": "matcher"}
+    later = [recipe[rung][what] for rung, what in rungs.items() if recipe.get(rung)]
+    parts = [recipe["features"], recipe["matcher"], *later]
     return " + ".join(part.get("model", part["type"]) for part in parts)

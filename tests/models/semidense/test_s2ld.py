@@ -34,7 +34,7 @@ from tests.support.confidences import confidence_matrix
 ATOL = 1e-4
 ATOL_PX = 1e-3
 HALF_ATOL_PX = 0.05
-CASES = ("A", "B", "C")
+CASES = ("A", "B")  # C has masks, for images of a batch that differ in size
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -92,11 +92,6 @@ def grey(fixture: Arrays, case: str, side: int) -> torch.Tensor:
     return pixels.reshape(-1, 1, *pixels.shape[-2:])
 
 
-def masks(fixture: Arrays, case: str) -> list[torch.Tensor | None]:
-    names = (f"{case}/mask0", f"{case}/mask1")
-    return [torch.from_numpy(fixture[n]) if n in fixture else None for n in names]
-
-
 def batch_of(pixels: torch.Tensor, *, scale: int = 1, orientation: int = 1):
     """Grey [N, 1, H, W] as a batch of photographs, `scale` times as large on disk."""
     count, _, height, width = pixels.shape
@@ -139,17 +134,16 @@ def test_network_computes_what_the_released_one_does(
     network: S2ldNetwork, fixture: Arrays, case: str
 ) -> None:
     maps = [network.extract(grey(fixture, case, side)) for side in (0, 1)]
-    mask = masks(fixture, case)
     for side, each in enumerate(maps):
         near(each.fine[:, ::32], fixture[f"{case}/feat_f{side}_ch32"])
         near(each.offsets, fixture[f"{case}/det_offset{side}"])
         near(each.scores, fixture[f"{case}/det_score{side}"])
         near(each.coarse[:, ::4], fixture[f"{case}/adjusted{side}_ch4"])
         near(each.keypoints, fixture[f"{case}/keypoints{side}"], ATOL_PX)
-    tokens = network.coarse(*maps, *mask)
+    tokens = network.coarse(*maps)
     for side, each in enumerate(tokens):
         near(each[..., ::4], fixture[f"{case}/coarse_out{side}_ch4"])
-    confidences = confidence_matrix(*tokens, mask0=mask[0], mask1=mask[1])
+    confidences = confidence_matrix(*tokens)
     for axis, name in ((2, "row"), (1, "col")):
         largest, place = confidences.max(axis)
         near(largest, fixture[f"{case}/conf_{name}max"])
@@ -157,7 +151,7 @@ def test_network_computes_what_the_released_one_does(
         expected = fixture[f"{case}/conf_{name}arg"]
         np.testing.assert_array_equal(place.numpy()[sure], expected[sure])
     grids = maps[0].grid, maps[1].grid
-    found = network.coarse_matches(*tokens, *grids, *mask)
+    found = network.coarse_matches(*tokens, *grids)
     for column, name in zip(found[:3], ("b_ids", "i_ids", "j_ids"), strict=True):
         np.testing.assert_array_equal(column.numpy(), fixture[f"{case}/{name}"])
     near(found.confidence, fixture[f"{case}/mconf"])
@@ -218,27 +212,22 @@ def test_lower_threshold_gives_the_matches_of_the_released_network(
     near(places, fixture["A005/expec_f"])
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @torch.inference_mode()
-def test_sums_before_projections_change_nothing(masked: bool) -> None:
+def test_sums_before_projections_change_nothing() -> None:
     torch.manual_seed(2)
     layer = Transformer(256, num_layers=1).eval().double().layers[0]
     x, source = torch.randn(2, 70, 256).double(), torch.randn(2, 300, 256).double()
-    mask = torch.rand(2, 70) < 0.7 if masked else None
-    source_mask = torch.rand(2, 300) < 0.7 if masked else None
     queries, keys = (
         torch.nn.functional.elu(each) + 1
         for each in (layer.q_proj(x), layer.k_proj(source))
     )
-    if masked:
-        queries, keys = queries * mask[..., None], keys * source_mask[..., None]
     heads = [each.view(2, -1, 8, 32) for each in (queries, keys, layer.v_proj(source))]
     weights = torch.einsum("nlhd,nshd->nlsh", *heads[:2])
     message = torch.einsum("nlsh,nshd->nlhd", weights, heads[2])
     message = message / (weights.sum(2)[..., None] + 1e-6)
     message = layer.norm1(layer.merge(message.flatten(2)))
     expected = x + layer.norm2(layer.mlp(torch.cat((x, message), dim=2)))
-    found = layer(x, source, mask, source_mask)
+    found = layer(x, source)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -305,16 +294,10 @@ def assert_equal(found: MutualMatches, expected: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("least", [0.01, 0.2, 0.7])
 @pytest.mark.parametrize("block_rows", [1, 7, 60, 61, 1000])
-@pytest.mark.parametrize("masked", [False, True])
-def test_blocks_give_what_the_whole_matrix_gives(
-    least: float, block_rows: int, masked: bool
-) -> None:
+def test_blocks_give_what_the_whole_matrix_gives(least: float, block_rows: int) -> None:
     tokens = similar(block_rows, 61, 83)
-    mask = {}
-    if masked:
-        mask = {"mask0": torch.rand(2, 61) < 0.8, "mask1": torch.rand(2, 83) < 0.8}
-    found = mutual_matches(*tokens, **mask, min_confidence=least, block_rows=block_rows)
-    expected = of_matrix(confidence_matrix(*tokens, **mask), least)
+    found = mutual_matches(*tokens, min_confidence=least, block_rows=block_rows)
+    expected = of_matrix(confidence_matrix(*tokens), least)
     assert len(found.first) > 10
     assert_equal(found, expected)
 
@@ -339,14 +322,6 @@ def test_no_tokens_have_no_matches(counts: tuple[int, int]) -> None:
     tokens0, tokens1 = (torch.ones(2, count, 8) for count in counts)
     found = mutual_matches(tokens0, tokens1)
     assert [len(column) for column in found] == [0, 0, 0, 0]
-
-
-def test_image_that_is_all_padding_has_no_matches() -> None:
-    tokens = similar(0, 20, 20)
-    mask = torch.ones(2, 20, dtype=torch.bool)
-    mask[0] = False
-    found = mutual_matches(*tokens, mask0=mask)
-    assert set(found.batch.tolist()) == {1}
 
 
 def test_threshold_that_leaves_nothing_out() -> None:

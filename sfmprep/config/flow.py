@@ -1,0 +1,39 @@
+"""Estimators of optical flow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from sfmprep.config.base import ModelConfig, WeightsFile
+
+
+class DisConfig(ModelConfig):
+    """DIS optical flow (Kroeger et al., ECCV 2016), as OpenCV has it; no network."""
+
+    implementation = "sfmprep.models.flow.dis:Dis"
+    has_half = False
+    type: Literal["dis"] = "dis"
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    """How thorough; medium takes about three times as long as fast."""
+
+
+class RaftConfig(ModelConfig):
+    """RAFT (Teed & Deng, ECCV 2020), BSD-3-Clause.
+
+    It follows larger steps than DIS, and through plainer surfaces. On a CPU a pair of
+    pictures takes seconds.
+    """
+
+    implementation = "sfmprep.models.flow.raft:Raft"
+    has_half = False
+    type: Literal["raft"] = "raft"
+    model: Literal["raft-small", "raft-basic"] = "raft-small"
+    """Which network; basic has five times the parameters, and you bring its file."""
+    num_iterations: PositiveInt = 12
+    """Updates of the flow: more are slower and a little more exact."""
+    weights: WeightsFile = None
+
+
+FlowConfig = Annotated[DisConfig | RaftConfig, Field(discriminator="type")]
