@@ -1,6 +1,7 @@
 """Films, RAW files and panoramas become photographs in the output folder, first of all.
 
-`work/developed.json` holds, of every such file, its content and what came of it; what is there for the same content and settings is not made again.
+`work/developed.json` holds, of every such file, its content and what came of it; what
+is there for the same content and settings is not made again.
 """
 
 from __future__ import annotations

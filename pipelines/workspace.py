@@ -23,7 +23,7 @@ out/
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
-        developed/     photographs that films, RAW files, panoramas became; developed.json
+        developed/     photographs that films and the like became; developed.json
         lock           held by the run that is going on
 """
 

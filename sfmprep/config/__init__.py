@@ -20,4 +20,84 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
+from sfmprep.config.flow import DisConfig, FlowConfig, RaftConfig
+from sfmprep.config.mapping import (
+    DatabaseConfig,
+    MappingConfig,
+    OutlierConfig,
+    RefinementConfig,
+    SecondRoundConfig,
+)
+from sfmprep.config.matchers import (
+    LightGlueConfig,
+    MatcherConfig,
+    NearestConfig,
+    StrongerConfig,
+    SuperGlueConfig,
+)
+from sfmprep.config.pairs import (
+    AutoPairsConfig,
+    ExhaustiveConfig,
+    PairsConfig,
+    PairsFileConfig,
+    RetrievalConfig,
+    SequentialConfig,
+)
+from sfmprep.config.panorama import PanoramaConfig
+from sfmprep.config.recipe import EngineConfig, Frontend, Recipe
+from sfmprep.config.semidense import (
+    DenseConfig,
+    DenseMatcherConfig,
+    LoftrConfig,
+    PointmapConfig,
+    S2ldConfig,
+    XFeatStarConfig,
+)
+
+__all__ = [
+    "AlikedConfig",
+    "AutoPairsConfig",
+    "BesideConfig",
+    "CompactConfig",
+    "Config",
+    "D2NetConfig",
+    "DatabaseConfig",
+    "DenseConfig",
+    "DenseMatcherConfig",
+    "DisConfig",
+    "DiskConfig",
+    "EngineConfig",
+    "ExhaustiveConfig",
+    "ExportConfig",
+    "FeaturesConfig",
+    "FilmConfig",
     "FlowConfig",
+    "Frontend",
+    "PanoramaConfig",
+    "LightGlueConfig",
+    "LoftrConfig",
+    "MappingConfig",
+    "MatcherConfig",
+    "NearestConfig",
+    "OutlierConfig",
+    "PairsConfig",
+    "PairsFileConfig",
+    "PointmapConfig",
+    "R2d2Config",
+    "RaftConfig",
+    "Recipe",
+    "RefinementConfig",
+    "RetrievalConfig",
+    "S2ldConfig",
+    "SeedConfig",
+    "SecondRoundConfig",
+    "SequentialConfig",
+    "SiftConfig",
+    "StrongerConfig",
+    "SuperGlueConfig",
+    "SuperPointConfig",
+    "Target",
+    "WorldConfig",
+    "XFeatConfig",
+    "XFeatStarConfig",
+]
