@@ -168,7 +168,6 @@ def hold_rigs_into(
     mapped: Path,
     database: Path,
     rigs: Path,
-    photographs: Path,
     *,
     progress: Progress = silent,
 ) -> None:
@@ -181,7 +180,7 @@ def hold_rigs_into(
     models = []
     for model in progress(read_packed(mapped), desc="rigs"):
         with _scratch(packed) as folder:
-            models.append(hold_rigs(model, configs, database, photographs, folder))
+            models.append(hold_rigs(model, configs, database, folder))
     write_packed(packed, models)
 
 

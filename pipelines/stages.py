@@ -419,19 +419,16 @@ def hold_rigs(
 
     The models that came in stay as they are; without rigs they are returned.
     """
-    if not run.ledger.keys.applies("hold rigs"):
+    keys = run.ledger.keys
+    if not keys.applies("hold rigs"):
         return models
     packed = run.workspace.held
     if not run.ledger.is_done("hold rigs"):
         run.begin("hold rigs")
-        write_text(run.workspace.rigs, json.dumps(run.ledger.keys.rigs, indent=1))
+        write_text(run.workspace.rigs, json.dumps(keys.rigs, indent=1))
         apart(
-            *(
-                hold_rigs_into,
-                packed,
-                run.ledger.file(run.ledger.keys.nearest("refine")),
-            ),
-            *(result_database(run), run.workspace.rigs, run.images.root),
+            *(hold_rigs_into, packed, run.ledger.file(keys.nearest("refine"))),
+            *(result_database(run), run.workspace.rigs),
             progress=progress,
         )
         run.finish("hold rigs")

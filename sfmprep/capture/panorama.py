@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -166,10 +165,10 @@ def cut_panorama(
     for view in views:
         place = f"panorama-{side}/{view.name}/{file}"
         columns, rows = _maps(view, side, width, height)
-        cut = _warp(pixels, columns, rows, cv2.INTER_CUBIC)
+        cut = _warp(pixels, columns, rows, smooth=True)
         if mask is not None:
             grey = mask.astype(np.uint8) * np.uint8(255)
-            cut = np.dstack([cut, _warp(grey, columns, rows, cv2.INTER_NEAREST)])
+            cut = np.dstack([cut, _warp(grey, columns, rows, smooth=False)])
         _save(cut, folder / place, exif)
         written.append(place)
     return Panorama(name=name, side=side, views=tuple(written))
@@ -207,10 +206,11 @@ def panorama_rigs(
 
 def _quaternion(rotation: Float64) -> list[float]:
     """A rotation as w, x, y, z."""
-    vector, _ = cv2.Rodrigues(rotation)
-    angle = float(np.linalg.norm(vector))
-    axis = vector[:, 0] / max(angle, 1e-12)
-    return [math.cos(angle / 2), *(math.sin(angle / 2) * axis).tolist()]
+    # here, so that a folder can be scanned without it
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat().tolist()
+    return [w, x, y, z]
 
 
 def _maps(view: View, side: int, width: int, height: int) -> tuple[Float32, Float32]:
@@ -225,7 +225,10 @@ def _maps(view: View, side: int, width: int, height: int) -> tuple[Float32, Floa
     return columns.astype(np.float32), rows.astype(np.float32)
 
 
-def _warp(pixels: Bytes, columns: Float32, rows: Float32, how: int) -> Bytes:
+def _warp(pixels: Bytes, columns: Float32, rows: Float32, *, smooth: bool) -> Bytes:
+    import cv2  # here, so that a folder can be scanned without it
+
+    how = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
     # The left and the right border are neighbours; no view reaches the other two.
     warped = cv2.remap(pixels, columns, rows, how, borderMode=cv2.BORDER_WRAP)
     return warped.astype(np.uint8, copy=False)

@@ -33,7 +33,6 @@ def hold_rigs(
     model: pycolmap.Reconstruction,
     rigs: Sequence[pycolmap.RigConfig],
     database: Path,
-    photographs: Path,
     folder: Path,
 ) -> pycolmap.Reconstruction:
     """Returns a model whose poses keep to the rigs.
@@ -46,7 +45,6 @@ def hold_rigs(
         model: Of this database; it stays as it is.
         rigs: Cameras by the folders of their images, as in COLMAP's `rig_config.json`.
         database: Not changed.
-        photographs: The folder that the images' names are relative to.
         folder: An empty one, to work in.
 
     Returns:
@@ -87,7 +85,7 @@ def hold_rigs(
     options = pycolmap.IncrementalPipelineOptions()
     options.ba_refine_sensor_from_rig = not is_told
     held = pycolmap.triangulate_points(
-        *(held, copy, photographs, folder),
+        *(held, copy, folder, folder),  # no photographs: colours come with the dataset
         clear_points=False,
         options=options,
         refine_intrinsics=False,
