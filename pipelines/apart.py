@@ -24,6 +24,7 @@ from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.rigs import hold_rigs
 from sfmprep.mapping.trust import Trust, leave_out, map_trusted, measure_trust
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
@@ -159,6 +160,27 @@ def refine_into(
         _refined(model, dense, tried, images, recipe, progress)
         for model in read_packed(mapped)
     ]
+    write_packed(packed, models)
+
+
+def hold_rigs_into(
+    packed: Path,
+    mapped: Path,
+    database: Path,
+    rigs: Path,
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Brings poses into rigs, from archive to archive.
+
+    Raises:
+        SfmprepError: see `hold_rigs`, `read_packed` and `write_packed`.
+    """
+    configs = pycolmap.read_rig_config(rigs)
+    models = []
+    for model in progress(read_packed(mapped), desc="rigs"):
+        with _scratch(packed) as folder:
+            models.append(hold_rigs(model, configs, database, folder))
     write_packed(packed, models)
 
 

@@ -1,11 +1,12 @@
-"""Films and RAW files become photographs in the output folder, before all else.
+"""Films, RAW files and panoramas become photographs in the output folder, first of all.
 
-`work/developed.json` holds, of every film and RAW file, its content and what came of
-it; what is there for the same content and settings is not made again.
+`work/developed.json` holds, of every such file, its content and what came of it; what
+is there for the same content and settings is not made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sfmprep.capture.developed import Developed, Film, files_to_develop, places
-from sfmprep.capture.folder import is_film
+from sfmprep.capture.folder import is_film, is_image
 from sfmprep.capture.identity import FileDigest, files_sha256
+from sfmprep.capture.image_file import read_info
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import mask_file, read_mask_file
+from sfmprep.capture.panorama import Panorama, View, cut_panorama, views_of
 from sfmprep.capture.photographs import find_photographs
-from sfmprep.config import FilmConfig, Recipe
+from sfmprep.config import FilmConfig, PanoramaConfig, Recipe
 from sfmprep.errors import ImageError
 from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.ledger import Ledger
@@ -36,13 +40,13 @@ def find_capture(
     develops: bool = True,
     progress: Progress = silent,
 ) -> ImageSet:
-    """Finds the photographs of a capture, and makes those of films and RAW files.
+    """Finds the photographs of a capture, and makes those of films and the like.
 
     Args:
         source: A folder of photographs, films and RAW files, or one film; they are
             never changed.
-        out: The output folder; only films and RAW files write there.
-        recipe: Which frames are taken, and where masks lie.
+        out: The output folder; only what becomes photographs writes there.
+        recipe: Which frames and views are taken, and where masks lie.
         develops: Whether what is missing is made; else it is left out.
         progress: Wraps the loops.
 
@@ -50,7 +54,7 @@ def find_capture(
         ConfigError, StoreError: results may not go to `out`, or cannot.
         ImageError: as `find_photographs`, or nothing came of the one film.
     """
-    files = files_to_develop(source, recipe.masks)
+    files = files_to_develop(source, recipe.masks, recipe.panorama.cut)
     developed = None
     if files:
         workspace = Workspace(out)
@@ -84,17 +88,22 @@ def _develop(
     ledger = Ledger(workspace.out, recipe, {}, contents)
     if not ledger.is_done("develop"):
         ledger.begin("develop")
-    taken, failures = places(list(files))
+    taken, failures = places([name for name in files if not is_image(name)])
     for name, path in files.items():
-        key = checksum([ledger.keys.key("develop"), contents[name]])
+        mask = mask_file(recipe.masks, name) if is_image(name) else None
+        of_mask = mask and hashlib.sha256(mask.read_bytes()).hexdigest()
+        key = checksum([ledger.keys.key("develop"), contents[name], of_mask])
         entry = table.get(name, {})
         if not _is_whole(entry, key, workspace.developed):
-            entry = {"key": key, "names": [], "film": None, "failure": None}
+            entry = {"key": key, "names": [], "failure": None}
             try:
                 if name in failures:
                     raise ImageError(failures[name])
-                place = taken[name]
-                entry |= _developed(path, name, place, workspace, recipe.film, progress)
+                if is_image(name):
+                    entry |= _cut(path, name, mask, workspace, recipe)
+                else:
+                    where = name, taken[name], workspace
+                    entry |= _developed(path, *where, recipe.film, progress)
             except ImageError as error:
                 entry["failure"] = str(error)
         table[name] = entry | {"digest": digests[name]}
@@ -127,6 +136,24 @@ def _developed(
     return {"names": list(film.frames), "film": film.to_json()}
 
 
+def _cut(
+    path: Path, name: str, mask: Path | None, workspace: Workspace, recipe: Recipe
+) -> dict[str, Any]:
+    """What one panorama became."""
+    info = read_info(path, keep_damaged=recipe.keep_damaged)
+    panorama = cut_panorama(
+        *(path, name, workspace.developed, panorama_views(recipe.panorama)),
+        mask=None if mask is None else read_mask_file(mask, info),
+        keep_damaged=recipe.keep_damaged,
+    )
+    return {"names": list(panorama.views), "panorama": panorama.to_json()}
+
+
+def panorama_views(config: PanoramaConfig) -> list[View]:
+    """The views that panoramas are cut into."""
+    return views_of(config.pitches_deg, config.per_row)
+
+
 def _is_whole(entry: Mapping[str, Any], key: str, folder: Path) -> bool:
     is_done = entry.get("key") == key and entry["failure"] is None
     return is_done and all((folder / name).is_file() for name in entry["names"])
@@ -149,6 +176,13 @@ def _what_is_there(
             if entry["failure"] is not None
         },
         films=tuple(
-            Film.from_json(entry["film"]) for entry in entries.values() if entry["film"]
+            Film.from_json(entry["film"])
+            for entry in entries.values()
+            if "film" in entry
+        ),
+        panoramas=tuple(
+            Panorama.from_json(entry["panorama"])
+            for entry in entries.values()
+            if "panorama" in entry
         ),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +25,8 @@ class Ledger:
         out: The output folder.
         recipe: That of this run, with one choice of features and matcher.
         images: Checksum of the content of each photograph and its mask, by name.
-        films: Checksum of the content of each film and RAW file, by name.
+        films: Checksum of the content of each film, RAW file and panorama, by name.
+        rigs: Those of the capture, see `rigs.py`.
 
     Raises:
         StoreError: `stages.json` is damaged.
@@ -37,11 +38,12 @@ class Ledger:
         recipe: Recipe,
         images: Mapping[str, str],
         films: Mapping[str, str] = MappingProxyType({}),
+        rigs: Sequence[object] = (),
     ) -> None:
         self._out = out
         self._path = out / "work" / "stages.json"
         recorded = {k: v["settings"] for k, v in read_table(self._path).items()}
-        self.keys = Keys(recipe, images, recorded, films)
+        self.keys = Keys(recipe, images, recorded, films, rigs)
 
     def file(self, name: str) -> Path:
         """Where the artefact of a stage lies."""

@@ -24,6 +24,7 @@ from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, stages
 from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.reporting import timed
+from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, renamed, silent
 
@@ -57,6 +58,7 @@ def find_poses(
         models = map_on(run, models, device=device, progress=progress)
     with timed(seconds, "refine"):
         models = stages.refine(run, models, progress=progress)
+        models = stages.hold_rigs(run, models, progress=progress)
         return stages.set_outliers_aside(run, models)
 
 
@@ -123,6 +125,7 @@ def _second_pairs(
     run.begin("second pairs")
     largest = {models[0].images[key].name for key in models[0].reg_image_ids()}
     tried = set(artefacts.read_pairs(run))
+    at_one_spot = set(views_at_one_spot(run.images))
     if run.recipe.stronger is not None:
         # what only the first matcher tried may be tried again for who has no pose
         tried = {pair for pair in tried if largest.issuperset(pair)}
@@ -130,7 +133,7 @@ def _second_pairs(
     second = propose_pairs(
         models,
         read_pair_table(run.ledger.file("database"), names),
-        tried,
+        tried | at_one_spot,
         per_image=config.per_image,
         max_pairs=config.max_pairs,
     )

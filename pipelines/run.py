@@ -28,6 +28,7 @@ from sfmprep.pipelines.choose_frontend import (
     with_stronger,
 )
 from sfmprep.pipelines.ledger import Ledger
+from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
@@ -122,7 +123,10 @@ def open_run(
         now = chosen if workspace.features.is_file() else recipe
         if not goes_on:  # else not before it is known that this stage can
             write_text(workspace.recipe, now.to_yaml())
-        ledger = Ledger(out, chosen, contents.now, images.developed_sha256)
+        ledger = Ledger(
+            *(out, chosen, contents.now, images.developed_sha256),
+            find_rigs(images, recipe),
+        )
         yield Run(images, workspace, chosen, ledger)
         if goes_on:
             write_text(workspace.recipe, now.to_yaml())
@@ -145,6 +149,7 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
             f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
+    find_rigs(images, recipe)
     workspace.check_place(images.source)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,8 @@ from sfmprep.models.identity import identity_with
 from sfmprep.weights import weights_here
 
 IMAGES = "images"  # not a stage: the photographs and masks as they are now
-FILMS = "films and RAW files"  # nor these: as they are now
+FILMS = "films, RAW files and panoramas"  # nor these: as they are now
+RIGS = "rigs"  # nor these: of cameras that were fixed to each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ STAGES = {
             grows=True,
             writes="work/developed",
             command="reconstruct",
-            settings=lambda r: _dump(r.film),
+            settings=lambda r: {"film": _dump(r.film), "panorama": _dump(r.panorama)},
         ),
         Stage(
             name="extract",
@@ -340,9 +341,17 @@ STAGES = {
             ),
         ),
         Stage(
+            name="hold rigs",
+            version=1,
+            reads=("refine", RIGS),
+            writes="work/held.zip",
+            command="map",
+            applies=_maps,
+        ),
+        Stage(
             name="outliers",
             version=2,
-            reads=("refine",),
+            reads=("hold rigs",),
             writes="work/models",
             command="map",
             settings=lambda r: _dump(r.export.outliers),
@@ -368,7 +377,8 @@ class Keys:
         images: Checksum of the content of each photograph and its mask, by name.
         recorded: The settings that stages were done with, by stage. They count for a
             network whose weights are not on this machine, if all else is equal.
-        films: Checksum of the content of each film and RAW file, by name.
+        films: Checksum of the content of each film, RAW file and panorama, by name.
+        rigs: Those of the capture, as COLMAP's `rig_config.json` has them.
     """
 
     def __init__(
@@ -377,10 +387,12 @@ class Keys:
         images: Mapping[str, str],
         recorded: Mapping[str, Any],
         films: Mapping[str, str] = MappingProxyType({}),
+        rigs: Sequence[object] = (),
     ) -> None:
         self.recipe = recipe
         self.images = images
         self.films = films
+        self.rigs = rigs
         self._recorded = recorded
         self.key = cache(self._key)
         self.state = cache(self._state)
@@ -389,7 +401,9 @@ class Keys:
     def applies(self, name: str) -> bool:
         """Whether the recipe has this stage, and the capture what it works on."""
         stage = STAGES[name]
-        is_idle = FILMS in stage.over and not self.films
+        is_idle = (FILMS in stage.over and not self.films) or (
+            RIGS in stage.reads and not self.rigs
+        )
         return stage.applies(self.recipe) and not is_idle
 
     def nearest(self, name: str) -> str:
@@ -433,6 +447,8 @@ class Keys:
             return checksum(dict(self.images))
         if name == FILMS:
             return checksum(dict(self.films))
+        if name == RIGS:
+            return checksum(list(self.rigs))
         stage = STAGES[name]
         if not self.applies(name):
             return self.state(passes_on(stage))

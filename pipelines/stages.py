@@ -51,7 +51,7 @@ from sfmprep.pairing.pairs import (
     sequential_pairs,
 )
 from sfmprep.pairing.retrieval import retrieval_pairs
-from sfmprep.pipelines.apart import apart, map_into, refine_into
+from sfmprep.pipelines.apart import apart, hold_rigs_into, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
     expect,
@@ -61,7 +61,9 @@ from sfmprep.pipelines.artefacts import (
     read_models,
     read_pairs,
     refuse,
+    result_database,
 )
+from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
@@ -213,6 +215,8 @@ def make_pairs(
             quadratic=in_films.quadratic,
         )
         pairs = Pairs.of([*pairs, *neighbours])
+    at_one_spot = set(views_at_one_spot(run.images))
+    pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
     run.begin("pairs")
     pairs.write(path)
     run.finish("pairs")
@@ -405,6 +409,29 @@ def refine(
             progress=progress,
         )
         run.finish("refine")
+    return read_packed(packed)
+
+
+def hold_rigs(
+    run: Run, models: list[pycolmap.Reconstruction], *, progress: Progress = silent
+) -> list[pycolmap.Reconstruction]:
+    """Brings poses into the rigs of the capture, if it has some.
+
+    The models that came in stay as they are; without rigs they are returned.
+    """
+    keys = run.ledger.keys
+    if not keys.applies("hold rigs"):
+        return models
+    packed = run.workspace.held
+    if not run.ledger.is_done("hold rigs"):
+        run.begin("hold rigs")
+        write_text(run.workspace.rigs, json.dumps(keys.rigs, indent=1))
+        apart(
+            *(hold_rigs_into, packed, run.ledger.file(keys.nearest("refine"))),
+            *(result_database(run), run.workspace.rigs),
+            progress=progress,
+        )
+        run.finish("hold rigs")
     return read_packed(packed)
 
 

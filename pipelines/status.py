@@ -11,6 +11,7 @@ from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError
 from sfmprep.pipelines.choose_frontend import has_weights
 from sfmprep.pipelines.ledger import Ledger
+from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.run import earlier_choice, read_contents
 from sfmprep.pipelines.stage_table import STAGES
 from sfmprep.pipelines.workspace import Workspace
@@ -45,7 +46,8 @@ def stages_of(
     here = (frontend for frontend in recipe.frontends if has_weights(frontend))
     choice = earlier_choice(workspace, recipe) or next(here, recipe.frontends[0])
     ledger = Ledger(
-        out, recipe.with_frontend(choice), contents.now, images.developed_sha256
+        *(out, recipe.with_frontend(choice), contents.now, images.developed_sha256),
+        find_rigs(images, recipe),
     )
     for name in STAGES:
         if ledger.keys.applies(name):

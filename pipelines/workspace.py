@@ -18,11 +18,12 @@ out/
         lost_pairs.txt     of its pairs those of images without a pose
         consistency.json   how far pairs and largest model agree, and pairs left out
         refined.zip    models with refined keypoints
+        rigs.json held.zip     rigs, if there are any, and models that keep to them
         models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
-        developed/     photographs that films and RAW files became; developed.json
+        developed/     photographs that films and the like became; developed.json
         lock           held by the run that is going on
 """
 
@@ -74,6 +75,8 @@ class Workspace:
         self.mapped_on = work / "mapped_on.zip"
         self.consistency = work / "consistency.json"
         self.refined = work / "refined.zip"
+        self.rigs = work / "rigs.json"
+        self.held = work / "held.zip"
         self.models = work / "models"
         self.poses = work / "poses.json"
         self.report = out / "report.json"

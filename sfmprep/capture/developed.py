@@ -1,4 +1,4 @@
-"""What is no photograph yet: films and RAW files, and what they became."""
+"""What is no photograph yet: films, RAW files, panoramas; and what they became."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sfmprep.capture.folder import (
     photograph_folder,
     without_twin,
 )
+from sfmprep.capture.panorama import Cut, Panorama, is_cut
 
 _TURNED = 0.8  # share of the steps, from where on it is said
 _FEW_STEPS = 4
@@ -123,18 +124,21 @@ class Film:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Developed:
-    """The photographs that films and RAW files of a capture became."""
+    """The photographs that films, RAW files and panoramas of a capture became."""
 
     source: Path  # what the user gave: a folder, or a film
     folder: Path  # where the photographs lie
     names: frozenset[str]  # of the photographs, POSIX paths relative to `folder`
-    checksums: Mapping[str, str]  # of the content of each film and RAW file, by name
+    checksums: Mapping[str, str]  # of the content of each of these files, by name
     failures: Mapping[str, str]  # why nothing came of a file, by its name
     films: tuple[Film, ...]
+    panoramas: tuple[Panorama, ...] = ()
 
 
-def files_to_develop(source: Path, mask_root: Path | None) -> dict[str, Path]:
-    """The films and RAW files of a capture by name, sorted.
+def files_to_develop(
+    source: Path, mask_root: Path | None, cut: Cut = "never"
+) -> dict[str, Path]:
+    """The films, RAW files and panoramas of a capture by name, sorted.
 
     Not a RAW file beside its JPEG, nor the moving part of a live photograph. None where
     there is no such folder.
@@ -142,6 +146,7 @@ def files_to_develop(source: Path, mask_root: Path | None) -> dict[str, Path]:
     Args:
         source: A folder of photographs, or a film.
         mask_root: A folder that is not entered, or None.
+        cut: Which images are panoramas that are cut into views.
     """
     if source.is_file():
         return {source.name: source} if is_film(source.name) else {}
@@ -151,7 +156,9 @@ def files_to_develop(source: Path, mask_root: Path | None) -> dict[str, Path]:
     files = sorted(find_files(folder, mask_root, {}))
     images = [name for name in files if is_image(name)]
     others = [name for name in files if is_film(name) or is_raw(name)]
-    return {name: folder / name for name in without_twin(others, images)}
+    panoramas = [name for name in images if is_cut(folder / name, cut)]
+    found = sorted([*without_twin(others, images), *panoramas])
+    return {name: folder / name for name in found}
 
 
 def places(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -23,6 +24,7 @@ from sfmprep.capture.folder import (
     is_image,
 )
 from sfmprep.capture.image_file import ImageInfo, read_info, read_pixels
+from sfmprep.capture.panorama import Panorama
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -44,7 +46,7 @@ class ImageSet:
     mask_root: Path | None = None
     passed_over: tuple[str, ...] = ()  # films, RAW and other files that are not read
     keep_damaged: bool = False  # use what is left of a damaged file
-    developed: Developed | None = None  # what films and RAW files became
+    developed: Developed | None = None  # what films, RAW files and panoramas became
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,8 +68,18 @@ class ImageSet:
         return () if self.developed is None else self.developed.films
 
     @property
+    def panoramas(self) -> tuple[Panorama, ...]:
+        """The panoramas of which views are among the images."""
+        return () if self.developed is None else self.developed.panoramas
+
+    @cached_property
+    def views_of_panoramas(self) -> Mapping[str, str]:
+        """The panorama of each image that was cut from one, by name."""
+        return {view: p.name for p in self.panoramas for view in p.views}
+
+    @property
     def developed_sha256(self) -> Mapping[str, str]:
-        """The checksum of each film and RAW file that images were made of, by name."""
+        """The checksum of each file that images were made of, by name."""
         return {} if self.developed is None else self.developed.checksums
 
     def read_pixels(self, name: str) -> NDArray[np.uint8]:
@@ -94,7 +106,8 @@ class ImageSet:
 
         Args:
             root: The folder of photographs.
-            mask_root: A folder of masks; it may lie inside `root`.
+            mask_root: A folder of masks, or the mask of all images; it may lie inside
+                `root`.
             keep_damaged: Use what is left of damaged photographs.
             developed: What films and RAW files became. These images join those of
                 `root`, or are all of them: then `root` is the folder where they lie.
@@ -106,7 +119,7 @@ class ImageSet:
         """
         if developed is None or root.exists() is False:
             expect_folder(root, "image")
-        if mask_root is not None:
+        if mask_root is not None and not mask_root.is_file():
             expect_folder(mask_root, "mask")
             if mask_root.samefile(root):
                 raise ImageError(
@@ -115,7 +128,12 @@ class ImageSet:
                 )
         unreadable: dict[str, str] = {}
         files = sorted(find_files(root, mask_root, unreadable)) if root.is_dir() else []
-        paths = {name: root / name for name in files if is_image(name)}
+        cut = {} if developed is None else developed.checksums  # panoramas
+        paths = {
+            name: root / name
+            for name in files
+            if is_image(name) and name not in cut and root / name != mask_root
+        }
         passed_over = [name for name in files if not is_image(name)]
         if developed is not None:
             if not paths:

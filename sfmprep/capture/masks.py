@@ -3,7 +3,8 @@
 A mask is [H, W] bool in the stored orientation of the file on disk, True = use. In a
 mask file black (below 128 in every channel) is ignored. For the image `a/b.jpg` it is
 `a/b.jpg.png` below the mask root, as COLMAP names it, or `a/b.png`, or either with
-another of the endings that images have; else it is the image's own transparency.
+another of the endings that images have; else it is the image's own transparency. A mask
+root that is a file is the mask of all.
 """
 
 from __future__ import annotations
@@ -50,9 +51,18 @@ def read_mask(images: ImageSet, name: str) -> Mask | None:
     if path is None:
         return _transparency_of(images.path(name)) if info.has_alpha else None
     try:
-        return _fit(*_read_mask_file(path), info)
+        return read_mask_file(path, info)
     except ImageError as error:
         raise ImageError(f"the mask {path} of {images.path(name)}: {error}") from error
+
+
+def read_mask_file(path: Path, info: ImageInfo) -> Mask:
+    """Reads a mask file as `read_mask` does, for a photograph with this header.
+
+    Raises:
+        ImageError: see `read_mask`; the message is the bare reason.
+    """
+    return _fit(*_read_mask_file(path), info)
 
 
 def has_masks(images: ImageSet) -> bool:
@@ -99,12 +109,17 @@ def check_masks(images: ImageSet) -> None:
     if images.mask_root is None:
         return
     masks = {n: p for n in images.names if (p := mask_path(images, n)) is not None}
-    if not masks:
+    of_panoramas = {
+        path
+        for panorama in images.panoramas
+        if (path := mask_file(images.mask_root, panorama.name)) is not None
+    }
+    if not masks and not of_panoramas:
         raise ImageError(
             f"no file in {images.mask_root} is the mask of an image in {images.root}."
             f" Expected, for example, {images.names[0]}.png there; sub-folders count."
         )
-    used = set(masks.values())
+    used = of_panoramas.union(masks.values())
     unused = [p for p in _image_files(images.mask_root) if p not in used]
     if unused:
         logger.warning(
@@ -114,7 +129,9 @@ def check_masks(images: ImageSet) -> None:
             _some([p.relative_to(images.mask_root).as_posix() for p in unused]),
         )
     without = [
-        n for n in images.names if n not in masks and not images.infos[n].has_alpha
+        name
+        for name in images.names
+        if name not in masks and not images.infos[name].has_alpha
     ]
     if without:
         logger.warning(
@@ -149,13 +166,23 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 def mask_path(images: ImageSet, name: str) -> Path | None:
     """Where the mask file of an image lies; None where there is none."""
-    if images.mask_root is None:
-        return None
+    if name in images.views_of_panoramas:
+        return None  # it was cut with the panorama
+    return mask_file(images.mask_root, name)
+
+
+def mask_file(mask_root: Path | None, name: str) -> Path | None:
+    """Where the mask file of an image so called lies; None where there is none.
+
+    A root that is a file is the mask of all images.
+    """
+    if mask_root is None or mask_root.is_file():
+        return mask_root
     stem = str(PurePosixPath(name).with_suffix(""))
     for suffix in _SUFFIXES:
         for candidate in (name + suffix, stem + suffix):
             for spelled in (candidate, candidate[: -len(suffix)] + suffix.upper()):
-                path = images.mask_root / spelled
+                path = mask_root / spelled
                 if os.path.isfile(path):  # False where the longer name is too long
                     return path
     return None

@@ -181,9 +181,8 @@ def _warn_of_panoramas(images: ImageSet) -> None:
     if found:
         logger.warning(
             "%d images in %s are 360° panoramas by their XMP or by their shape of 2:1,"
-            " such as %s, but each is taken for one ordinary photograph; cut them into"
-            " views first, for example: ffmpeg -i PANORAMA -vf"
-            " v360=equirect:flat:yaw=0:h_fov=90:v_fov=90 VIEWS/000.jpg",
+            " such as %s, but each is taken for one ordinary photograph; those of the"
+            " whole sphere are cut into views with --set panorama.cut=always",
             len(found),
             images.root,
             found[0],

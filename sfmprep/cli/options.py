@@ -128,6 +128,13 @@ class Options:
     single_camera: Annotated[
         Flag, arg(help="One camera with one zoom took everything.")
     ] = False
+    rigs: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="COLMAP's rig_config.json: cameras that were fixed to each other.",
+        ),
+    ] = None
     mapper: Annotated[
         str | None,
         _one_of(MappingConfig, "type"),
@@ -175,7 +182,7 @@ class Options:
                 *(rung for rung in ([*first, *beside, *stronger], dense) if rung),
                 *(
                     ("import", "verify"),
-                    ("calibrate", "map", *second, "refine"),
+                    ("calibrate", "map", *second, "refine", "rigs"),
                     ("colours", "export"),
                 ),
             ]
@@ -195,6 +202,8 @@ class Options:
             found.append(_camera_setting(self.camera_params))
         if self.single_camera:
             found.append("database.cameras=single")
+        if self.rigs is not None:
+            found.append(setting("rigs", self.rigs.resolve()))
         if self.mapper is not None:
             found.append(setting("mapping.type", self.mapper))
         if self.max_size is not None:
@@ -210,7 +219,8 @@ class MaskOptions(Options):
         Path | None,
         arg(
             metavar="DIR",
-            help="Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored.",
+            help="Folder of masks, a.jpg.png or a.png for a.jpg, or one file for all"
+            " photographs; black is ignored.",
         ),
     ] = None
 

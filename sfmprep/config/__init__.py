@@ -43,6 +43,7 @@ from sfmprep.config.pairs import (
     RetrievalConfig,
     SequentialConfig,
 )
+from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.recipe import EngineConfig, Frontend, Recipe
 from sfmprep.config.semidense import (
     DenseConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "FilmConfig",
     "FlowConfig",
     "Frontend",
+    "PanoramaConfig",
     "LightGlueConfig",
     "LoftrConfig",
     "MappingConfig",

@@ -21,6 +21,7 @@ from sfmprep.config.mapping import (
 )
 from sfmprep.config.matchers import MatcherConfig, StrongerConfig
 from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
+from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.semidense import DenseConfig
 
 
@@ -76,11 +77,18 @@ class Recipe(Config):
     beside: BesideConfig | None = None
     """Other features beside the first for images that stay badly held, or null."""
     masks: Path | None = None
-    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere."""
+    """Folder of masks, a.jpg.png or a.png for a.jpg; black is ignored everywhere.
+
+    A file is the mask of all photographs.
+    """
     keep_damaged: bool = False
     """Use what is left of damaged photographs; what is lost is grey or black."""
     film: FilmConfig = FilmConfig()
     """Which frames of films are taken."""
+    panorama: PanoramaConfig = PanoramaConfig()
+    """What 360° photographs become."""
+    rigs: Path | None = None
+    """COLMAP's rig_config.json: cameras that were fixed to each other; or null."""
     pairs: PairsConfig = AutoPairsConfig()
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""

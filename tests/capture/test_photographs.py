@@ -150,9 +150,8 @@ def test_panoramas_are_named(tmp_path: Path, said) -> None:
     ]
     assert said() == [
         f"2 images in {tmp_path} are 360° panoramas by their XMP or by their shape of"
-        " 2:1, such as a.jpg, but each is taken for one ordinary photograph; cut them"
-        " into views first, for example: ffmpeg -i PANORAMA -vf"
-        " v360=equirect:flat:yaw=0:h_fov=90:v_fov=90 VIEWS/000.jpg"
+        " 2:1, such as a.jpg, but each is taken for one ordinary photograph; those of"
+        " the whole sphere are cut into views with --set panorama.cut=always"
     ]
 
 

@@ -11,7 +11,7 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.pipelines import stage_table
 from sfmprep.pipelines.ledger import Ledger, changed_settings
-from sfmprep.pipelines.stage_table import FILMS, IMAGES, STAGES, Keys
+from sfmprep.pipelines.stage_table import FILMS, IMAGES, RIGS, STAGES, Keys
 
 IMAGES_NOW = {"a.jpg": "1", "b.jpg": "2"}
 DENSE = "dense={matcher: {type: xfeat-star}}"
@@ -90,7 +90,7 @@ def test_a_version_changes_a_stage_and_what_follows(
 
 
 def test_every_stage_reads_stages_above_it() -> None:
-    known = {IMAGES, FILMS}
+    known = {IMAGES, FILMS, RIGS}
     for name, stage in STAGES.items():
         assert {*stage.reads, *stage.over} <= known
         known.add(name)

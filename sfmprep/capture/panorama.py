@@ -1,0 +1,270 @@
+"""A 360° photograph becomes views of an ordinary lens, which share a point.
+
+The rig's axes are those of a camera that looks at the middle of the picture: x right,
+y down, z forward. Longitude grows to the right, latitude up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+from sfmprep.capture.image_file import decode, open_header, read_info
+from sfmprep.errors import ImageError
+from sfmprep.files import not_written
+from sfmprep.types import Bytes, Float32, Float64, Mask
+
+Cut = Literal["auto", "always", "never"]
+
+# EXIF holds focal lengths on 35 mm film as whole numbers: this one is told exactly.
+FOCAL_35MM = 15
+_FOCAL_SIDES = FOCAL_35MM * math.sqrt(2) / math.hypot(36, 24)  # in sides of the view
+_MULTIPLE = 8  # of the side, for reduced copies
+_MIN_WIDTH = 2048  # of a picture that nothing but its shape calls a panorama
+_MAX_SIDE = 32767  # of a picture that OpenCV can warp
+_QUALITY = 97
+_EXIF_TAGS = (Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings)
+
+
+@dataclass(frozen=True)
+class View:
+    """One of the views that every panorama is cut into."""
+
+    yaw_deg: float  # to the right
+    pitch_deg: float  # up
+
+    @property
+    def name(self) -> str:
+        """Its folder, such as `y090p-20`."""
+        return f"y{self.yaw_deg:03.0f}p{self.pitch_deg:+03.0f}"
+
+    @property
+    def rig_from_view(self) -> Float64:
+        """The rotation [3, 3] of its directions into those of the rig."""
+        yaw, pitch = math.radians(self.yaw_deg), math.radians(self.pitch_deg)
+        turned = np.array(
+            [
+                (math.cos(yaw), 0, math.sin(yaw)),
+                (0, 1, 0),
+                (-math.sin(yaw), 0, math.cos(yaw)),
+            ]
+        )
+        raised = np.array(
+            [
+                (1, 0, 0),
+                (0, math.cos(pitch), -math.sin(pitch)),
+                (0, math.sin(pitch), math.cos(pitch)),
+            ]
+        )
+        both: Float64 = turned @ raised
+        return both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panorama:
+    """A 360° photograph, and the photographs that were cut from it."""
+
+    name: str
+    side: int  # pixels of each view
+    views: tuple[str, ...]  # names, in the order of `views_of`
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Panorama:
+        """What `to_json` has written."""
+        return cls(**{**data, "views": tuple(data["views"])})
+
+
+def views_of(pitches_deg: Sequence[float], per_row: int) -> list[View]:
+    """The views, row by row; every other row is turned by half a step."""
+    step = 360 / per_row
+    return [
+        View((number + row % 2 / 2) * step, pitch)
+        for row, pitch in enumerate(pitches_deg)
+        for number in range(per_row)
+    ]
+
+
+def focal_px(side: int) -> float:
+    """The focal length of a view with so many pixels a side."""
+    return _FOCAL_SIDES * side
+
+
+def is_cut(path: Path, which: Cut) -> bool:
+    """Whether an image is a whole sphere, to be cut; False for one that is damaged."""
+    if which == "never":
+        return False
+    try:
+        with path.open("rb") as file, open_header(file) as header:
+            width, height = header.size
+        if width != 2 * height:
+            return False
+        info = read_info(path)
+    except (ImageError, OSError):
+        return False  # whoever reads it says what is wrong
+    has_lens = info.focal_length_mm or info.focal_length_35mm
+    looks_so = width >= _MIN_WIDTH and not has_lens
+    return which == "always" or info.is_panorama or looks_so
+
+
+def cut_panorama(
+    path: Path,
+    name: str,
+    folder: Path,
+    views: Sequence[View],
+    *,
+    mask: Mask | None = None,
+    keep_damaged: bool = False,
+) -> Panorama:
+    """Writes the views of a panorama as `panorama-SIDE/VIEW/NAME`, replacing old ones.
+
+    They are sharp as the panorama is in its middle. Exposure, time and GPS position are
+    taken over. With a mask they are PNG whose transparency it is, else JPEG.
+
+    Args:
+        path: An equirectangular picture of the whole sphere, twice as wide as high.
+        name: What it is called, POSIX.
+        folder: Where photographs go.
+        views: Which.
+        mask: [H, W] of the picture, True = use; None to use all of it.
+        keep_damaged: Use what is left of a damaged file.
+
+    Raises:
+        ImageError: it cannot be decoded, is turned by EXIF, or is too large to be
+            warped; the message is the bare reason.
+        StoreError: the views cannot be written.
+    """
+    pixels = decode(path, keep_damaged=keep_damaged).pixels
+    height, width = pixels.shape[:2]
+    if read_info(path, keep_damaged=keep_damaged).orientation != 1:
+        raise ImageError(
+            "a 360° panorama that EXIF turns, which no camera writes; save it upright"
+        )
+    if width > _MAX_SIDE:
+        raise ImageError(
+            f"a 360° panorama of {width} pixels, where {_MAX_SIDE} are the most that"
+            " can be cut; reduce it"
+        )
+    side = int(width / (2 * math.pi * _FOCAL_SIDES)) // _MULTIPLE * _MULTIPLE
+    if side < _MULTIPLE:
+        raise ImageError(f"a 360° panorama of {width} x {height} pixels is too small")
+    suffix = ".jpg" if mask is None else ".png"
+    file = PurePosixPath(name).with_suffix(suffix)
+    exif = _taken_over(path)
+    written = []
+    for view in views:
+        place = f"panorama-{side}/{view.name}/{file}"
+        columns, rows = _maps(view, side, width, height)
+        cut = _warp(pixels, columns, rows, smooth=True)
+        if mask is not None:
+            grey = mask.astype(np.uint8) * np.uint8(255)
+            cut = np.dstack([cut, _warp(grey, columns, rows, smooth=False)])
+        _save(cut, folder / place, exif)
+        written.append(place)
+    return Panorama(name=name, side=side, views=tuple(written))
+
+
+def panorama_rigs(
+    panoramas: Sequence[Panorama], views: Sequence[View]
+) -> list[dict[str, Any]]:
+    """The rigs of views as COLMAP's `rig_config.json` has them, one for each size.
+
+    Args:
+        panoramas: Cut into these views; may be empty.
+        views: One or more; the first is the camera that the others are relative to.
+    """
+    first, *_ = views
+    rigs: list[dict[str, Any]] = []
+    for side in sorted({panorama.side for panorama in panoramas}):
+        cameras: list[dict[str, Any]] = []
+        for view in views:
+            view_from_first = view.rig_from_view.T @ first.rig_from_view
+            camera: dict[str, Any] = {
+                "image_prefix": f"panorama-{side}/{view.name}/",
+                "camera_model_name": "SIMPLE_PINHOLE",
+                "camera_params": [focal_px(side), side / 2, side / 2],
+            }
+            if view is first:
+                camera["ref_sensor"] = True
+            else:
+                camera["cam_from_rig_rotation"] = _quaternion(view_from_first)
+                camera["cam_from_rig_translation"] = [0.0, 0.0, 0.0]
+            cameras.append(camera)
+        rigs.append({"cameras": cameras})
+    return rigs
+
+
+def _quaternion(rotation: Float64) -> list[float]:
+    """A rotation as w, x, y, z."""
+    # here, so that a folder can be scanned without it
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat().tolist()
+    return [w, x, y, z]
+
+
+def _maps(view: View, side: int, width: int, height: int) -> tuple[Float32, Float32]:
+    """Where each pixel of a view lies in the panorama, in OpenCV's pixels."""
+    centres = (np.arange(side) + 0.5 - side / 2) / focal_px(side)
+    x, y = np.meshgrid(centres, centres)
+    rays = np.dstack([x, y, np.ones_like(x)]) @ view.rig_from_view.T
+    longitude = np.arctan2(rays[..., 0], rays[..., 2])
+    latitude = np.arctan2(-rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
+    columns = (longitude / (2 * np.pi) + 0.5) * width - 0.5
+    rows = (0.5 - latitude / np.pi) * height - 0.5
+    return columns.astype(np.float32), rows.astype(np.float32)
+
+
+def _warp(pixels: Bytes, columns: Float32, rows: Float32, *, smooth: bool) -> Bytes:
+    import cv2  # here, so that a folder can be scanned without it
+
+    how = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
+    # The left and the right border are neighbours; no view reaches the other two.
+    warped = cv2.remap(pixels, columns, rows, how, borderMode=cv2.BORDER_WRAP)
+    return warped.astype(np.uint8, copy=False)
+
+
+def _save(pixels: Bytes, path: Path, exif: Image.Exif) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels)
+        if path.suffix == ".png":
+            picture.save(part, format="PNG", compress_level=4, exif=exif)
+        else:
+            picture.save(
+                part, format="JPEG", quality=_QUALITY, subsampling="4:4:4", exif=exif
+            )
+        part.replace(path)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def _taken_over(path: Path) -> Image.Exif:
+    """What EXIF of a panorama says of exposure, time and place, and the views' lens."""
+    after = Image.Exif()
+    after[Base.Make], after[Base.Model] = "sfmprep", "view of a panorama"
+    try:
+        with path.open("rb") as file, open_header(file) as header:
+            before = Image.Image.getexif(header)
+            exposure, gps = before.get_ifd(IFD.Exif), before.get_ifd(IFD.GPSInfo)
+            after.get_ifd(IFD.Exif).update(
+                {tag: exposure[tag] for tag in _EXIF_TAGS if tag in exposure}
+            )
+            after.get_ifd(IFD.GPSInfo).update(gps)
+            after.tobytes()
+    except Exception:  # damaged EXIF makes Pillow raise almost anything
+        after = Image.Exif()
+        after[Base.Make], after[Base.Model] = "sfmprep", "view of a panorama"
+    after.get_ifd(IFD.Exif)[Base.FocalLengthIn35mmFilm] = FOCAL_35MM
+    return after

@@ -1,0 +1,213 @@
+"""Cameras that were fixed to each other: poses that keep to it.
+
+Photographs are mapped one by one, as if nothing held them together. Then their poses
+are brought into rigs and adjusted as such. So a view that shows too little to be mapped
+gets its pose from the others of its frame, and no pose can go astray.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pycolmap
+
+from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.mapping.database import copy_database
+from sfmprep.types import Float64
+
+logger = logging.getLogger(__name__)
+
+_MAX_APART_DEG = 3.0  # between what two images of a frame say of its rotation
+_NOISES = 6.0  # standard deviations; observations further off go
+_MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
+_LOSS_SCALE = 2.385  # standard deviations, see `adjust.py`
+
+
+def hold_rigs(
+    model: pycolmap.Reconstruction,
+    rigs: Sequence[pycolmap.RigConfig],
+    database: Path,
+    folder: Path,
+) -> pycolmap.Reconstruction:
+    """Returns a model whose poses keep to the rigs.
+
+    Images of a frame that contradict most of the others in it lose their pose before,
+    and get that of the rig. Cameras that a rig gives, and places of cameras in it, stay
+    as they are given; what it leaves open is taken from the model and adjusted.
+
+    Args:
+        model: Of this database; it stays as it is.
+        rigs: Cameras by the folders of their images, as in COLMAP's `rig_config.json`.
+        database: Not changed.
+        folder: An empty one, to work in.
+
+    Returns:
+        A model in which every image is on its own again, and has the pose of its rig;
+        a copy of `model` where no rig has an image in it.
+
+    Raises:
+        ConfigError: a rig does not fit the images.
+        ReconstructionError: COLMAP found no solution.
+    """
+    prefixes = [camera.image_prefix for rig in rigs for camera in rig.cameras]
+    registered = [model.images[key] for key in sorted(model.reg_image_ids())]
+    if not any(image.name.startswith(tuple(prefixes)) for image in registered):
+        return pycolmap.Reconstruction(model)
+    held = pycolmap.Reconstruction(model)
+    lost = _contradicting(held, rigs)
+    for image_id in lost:
+        held.deregister_frame(held.images[image_id].frame_id)
+    if lost:
+        logger.info("%d images contradict the rest of their rigs", len(lost))
+    copy = folder / "rigs.db"
+    copy_database(database, copy)
+    everything = pycolmap.DatabaseCacheOptions()
+    everything.load_all_images = True  # also of frames that nothing else is known of
+    with pycolmap.Database.open(copy) as opened:
+        held.load(pycolmap.DatabaseCache.create(opened, everything))
+        try:
+            pycolmap.apply_rig_config(list(rigs), opened, held)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"the rigs do not fit the {len(registered)} images with a pose: {error}"
+            ) from error
+    is_told = all(
+        camera.ref_sensor or camera.cam_from_rig is not None
+        for rig in rigs
+        for camera in rig.cameras
+    )
+    options = pycolmap.IncrementalPipelineOptions()
+    options.ba_refine_sensor_from_rig = not is_told
+    held = pycolmap.triangulate_points(
+        *(held, copy, folder, folder),  # no photographs: colours come with the dataset
+        clear_points=False,
+        options=options,
+        refine_intrinsics=False,
+    )
+    given = {
+        camera.image_prefix
+        for rig in rigs
+        for camera in rig.cameras
+        if camera.camera is not None
+    }
+    fixed = {
+        image.camera_id
+        for image in held.images.values()
+        if image.name.startswith(tuple(given))
+    }
+    for _ in range(2):
+        _adjust(held, fixed, refine_sensors=not is_told)
+        _drop_far_observations(held)
+    _adjust(held, fixed, refine_sensors=not is_told)
+    return _alone(held)
+
+
+def _contradicting(
+    model: pycolmap.Reconstruction, rigs: Sequence[pycolmap.RigConfig]
+) -> list[int]:
+    """Registered images whose rotation is not what most of their frame tell."""
+    frames: dict[tuple[int, str], list[tuple[int, Float64]]] = defaultdict(list)
+    for image_id in sorted(model.reg_image_ids()):
+        image = model.images[image_id]
+        for number, rig in enumerate(rigs):
+            for camera in rig.cameras:
+                if not image.name.startswith(camera.image_prefix):
+                    continue
+                rotation = image.cam_from_world().rotation.matrix()
+                if camera.cam_from_rig is not None:
+                    rotation = camera.cam_from_rig.rotation.matrix().T @ rotation
+                elif not camera.ref_sensor:
+                    continue  # nothing is known of how it is turned
+                key = number, image.name.removeprefix(camera.image_prefix)
+                frames[key].append((image_id, rotation))
+    lost = []
+    for views in frames.values():
+        rotations = np.array([rotation for _, rotation in views])
+        traces = np.einsum("aij,bij->ab", rotations, rotations)
+        cosines = np.clip((traces - 1) / 2, -1, 1)
+        agree = np.degrees(np.arccos(cosines)) <= _MAX_APART_DEG
+        # the earlier of two equal sets of images counts
+        best = agree[int(agree.sum(axis=1).argmax())]
+        lost += [
+            image_id for (image_id, _), ok in zip(views, best, strict=True) if not ok
+        ]
+    return lost
+
+
+def _adjust(
+    model: pycolmap.Reconstruction, fixed: set[int], *, refine_sensors: bool
+) -> None:
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.refine_sensor_from_rig = refine_sensors
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = _LOSS_SCALE * _noise_px(model)
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    for camera_id in fixed:
+        config.set_constant_cam_intrinsics(camera_id)
+    config.set_constant_rig_from_world_pose(min(model.reg_frame_ids()))
+    adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
+    # The stubs know the base class alone.
+    summary = cast(pycolmap.CeresBundleAdjustmentSummary, adjuster.solve())
+    if not summary.is_solution_usable():
+        raise ReconstructionError(
+            f"the bundle adjustment of {model.num_reg_frames()} frames of rigs failed"
+            f" ({summary.termination_type.name}); please report it with the database."
+        )
+    model.update_point_3d_errors()
+
+
+def _noise_px(model: pycolmap.Reconstruction) -> float:
+    errors = [point.error for point in model.points3D.values()]
+    return max(float(np.median(errors)) / _MEAN_LENGTH, 0.1) if errors else 1.0
+
+
+def _drop_far_observations(model: pycolmap.Reconstruction) -> None:
+    """Takes observations out that are too far off, and points that lose all but one."""
+    limit_px = _NOISES * _noise_px(model) * _MEAN_LENGTH
+    for point_id in sorted(model.point3D_ids()):
+        point = model.points3D[point_id]
+        far = []
+        for element in point.track.elements:
+            image = model.images[element.image_id]
+            xy = image.project_point(point.xyz)
+            seen = image.points2D[element.point2D_idx].xy
+            off = math.inf if xy is None else float(np.linalg.norm(xy - seen))
+            if off > limit_px:
+                far.append((element.image_id, element.point2D_idx))
+        if len(far) >= point.track.length() - 1:
+            model.delete_point3D(point_id)
+            continue
+        for image_id, row in far:
+            model.delete_observation(image_id, row)
+
+
+def _alone(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """The same poses and points, with a frame for each image."""
+    alone = pycolmap.Reconstruction()
+    for camera_id in sorted(model.cameras):
+        alone.add_camera_with_trivial_rig(model.cameras[camera_id])
+    for image_id in sorted(model.images):
+        image = model.images[image_id]
+        copy = pycolmap.Image(
+            name=image.name,
+            keypoints=np.array([p.xy for p in image.points2D]).reshape(-1, 2),
+            camera_id=image.camera_id,
+            image_id=image_id,
+        )
+        if image.has_pose:
+            alone.add_image_with_trivial_frame(copy, image.cam_from_world())
+        else:
+            alone.add_image_with_trivial_frame(copy)
+    for point_id in sorted(model.point3D_ids()):
+        alone.add_point3D_with_id(point_id, model.points3D[point_id])
+    alone.update_point_3d_errors()
+    return alone
