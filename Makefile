@@ -10,8 +10,9 @@ NERFSTUDIO := .venv-nerfstudio
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
 
+# Bytecode is kept: without, each of some hundred processes compiles sfmprep anew.
 test: $(READY) ## the whole test suite, one process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY) ## ruff, the workflows, and mypy on the wheel as a user gets it
 	$(BIN)/ruff check .
