@@ -148,7 +148,7 @@ def write_dataset(
     return export_dataset(
         *(apply_world(seeded, world.world_from_sfm), images, folder, config),
         world=world,
-        uncertainties=in_world(uncertainties, world.world_from_sfm.scale),
+        uncertainties=in_world(uncertainties, float(world.world_from_sfm.scale)),
         progress=progress,
     )
 
