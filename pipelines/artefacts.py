@@ -106,10 +106,10 @@ def open_beside(run: Run) -> tuple[FeatureStore, MatchReader]:
     expect_done(run, "match beside")
     expect_done(run, "join beside")
     pairs = pairs_from_file(run.ledger.file("pairs beside"), run.images.names)
-    keypoints, matches = join_beside(run, features, matches, pairs)
+    keypoints, joined = join_beside(run, features, matches, pairs)
     if keypoints is not features:
         features.close()
-    return keypoints, matches
+    return keypoints, joined
 
 
 def join_beside(

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import has_masks
-from sfmprep.config import Recipe
+from sfmprep.config import ExportConfig, Recipe
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.errors import ConfigError, ReconstructionError
@@ -26,6 +27,7 @@ from sfmprep.export.install import INIT, SUBMODELS, WORLD
 from sfmprep.export.listing import LISTING, is_begun, is_export
 from sfmprep.export.targets import plan_folders
 from sfmprep.export.tracks import TRACKS
+from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.pipelines.artefacts import in_world, open_result, read_poses
 from sfmprep.pipelines.run import Run
@@ -102,9 +104,13 @@ def export_models(
     features, matches = open_result(run)
     with features, matches:
         for number, folder in folders.items():
-            place = (run, number, models[number], folder)
             try:
-                _export_model(*place, features, matches, progress=progress)
+                write_dataset(
+                    *(models[number], run.images, folder, run.recipe.export),
+                    *(features, matches, read_poses(run, number).uncertainties),
+                    scales=reduction_scales(run.images, run.recipe.features.max_size),
+                    progress=progress,
+                )
             except (ConfigError, ReconstructionError) as error:
                 if not number:
                     raise
@@ -115,33 +121,34 @@ def export_models(
     shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
 
 
-def _export_model(
-    run: Run,
-    number: int,
+def write_dataset(
     model: pycolmap.Reconstruction,
+    images: ImageSet,
     folder: Path,
+    config: ExportConfig,
     features: FeatureStore,
     matches: MatchReader,
+    uncertainties: Mapping[str, PoseUncertainty],
     *,
+    scales: Mapping[str, float] | None,
     progress: Progress,
 ) -> ExportSummary:
-    images, recipe = run.images, run.recipe
-    world = find_world(model, images, recipe.export.world)
+    """Writes the dataset of a model: its frame, points to start from, and images.
+
+    Raises:
+        ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
+            `seed_points` and `export_dataset`.
+    """
+    world = find_world(model, images, config.world)
     seeded = seed_points(
-        *(model, ModelArrays.of(model), images, features, matches),
-        recipe.export.seed,
-        scales=reduction_scales(images, recipe.features.max_size),
+        *(model, ModelArrays.of(model), images, features, matches, config.seed),
+        scales=scales,
         progress=progress,
     )
     return export_dataset(
-        apply_world(seeded, world.world_from_sfm),
-        images,
-        folder,
-        recipe.export,
+        *(apply_world(seeded, world.world_from_sfm), images, folder, config),
         world=world,
-        uncertainties=in_world(
-            read_poses(run, number).uncertainties, world.world_from_sfm.scale
-        ),
+        uncertainties=in_world(uncertainties, float(world.world_from_sfm.scale)),
         progress=progress,
     )
 

@@ -14,15 +14,13 @@ from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import ExportConfig, Recipe, Target
 from sfmprep.config.load import load_recipe
-from sfmprep.dataset.initial_points import seed_points
-from sfmprep.dataset.world_frame import apply_world, find_world
 from sfmprep.devices import pick_device
 from sfmprep.errors import ConfigError, StoreError
-from sfmprep.export.dataset import ExportSummary, export_dataset
+from sfmprep.export.dataset import ExportSummary
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.pipelines import reconstruct as pipeline
-from sfmprep.pipelines.artefacts import in_world
+from sfmprep.pipelines.datasets import write_dataset
 from sfmprep.progress import Progress, silent
 from sfmprep.report.schema import Report
 from sfmprep.stores.layers import MatchReader
@@ -79,24 +77,15 @@ def export(
             "config.seed.level is 'semi', which makes points of matches. Give features"
             " and matches too."
         )
-    arrays = ModelArrays.of(model)
-    world = find_world(model, images, config.world)
-    seeded = seed_points(
-        model,
-        arrays,
-        images,
+    scales = None
+    if features is not None:
+        scales = reduction_scales(images, max_size_of(features))
+    return write_dataset(
+        *(model, images, folder, config),
         FeatureStore() if features is None else features,
         MatchStore() if matches is None else matches,
-        config.seed,
-        scales=None
-        if features is None
-        else reduction_scales(images, max_size_of(features)),
-        progress=progress,
-    )
-    return export_dataset(
-        *(apply_world(seeded, world.world_from_sfm), images, folder, config),
-        world=world,
-        uncertainties=in_world(pose_uncertainties(model, arrays), world),
+        pose_uncertainties(model, ModelArrays.of(model)),
+        scales=scales,
         progress=progress,
     )
 

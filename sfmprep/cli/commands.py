@@ -124,26 +124,11 @@ def run(args: list[str]) -> int:
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
-    return {
-        "reconstruct": reconstruct,
-        "extract": extract,
-        "pairs": pairs,
-        "match": match,
-        "database": database,
-        "map": map_,
-        "export": export,
-        "report": report,
-        "status": status,
-        "view": view,
-        "evaluate": evaluate,
-        "recipes": recipes,
-        "settings": settings,
-        "weights": weights,
-        "doctor": doctor,
-        "completion": completion,
-        "demo": demo,
-        "train": train,
-    }
+    functions = (
+        *(reconstruct, extract, pairs, match, database, map_, export, report, status),
+        *(view, evaluate, recipes, settings, weights, doctor, completion, demo, train),
+    )
+    return {function.__name__.rstrip("_"): function for function in functions}
 
 
 def _hint_at_settings(args: list[str]) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import Annotated
 
 import tyro
 from tyro.conf import arg
@@ -33,188 +32,168 @@ Export = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extractor:
-    """Train the compact features on photographs, taught by ALIKED."""
-
-    data: Data
-    out: Out
-    minutes: Minutes = 9
-    seed: int = 0
-    num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6
-    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
-    device: Device = "auto"
-    export: Export = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matcher:
-    """Train the matcher of the compact features, also on captures of your own."""
-
-    out: Out
-    captures: Annotated[
-        tuple[Path, ...],
-        arg(help="Folders that `sfmprep reconstruct` made: real pairs."),
-    ] = ()
-    data: Annotated[
-        Path | None,
-        arg(help="Folder of photographs to make views of; else those of the captures."),
-    ] = None
-    init: Annotated[
-        str | None,
-        arg(metavar="compact|FILE", help="Weights to start from; else from nothing."),
-    ] = None
-    minutes: Minutes = 9
-    seed: int = 0
-    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256
-    batch: Annotated[int, arg(help="Pairs of a step.")] = 16
-    confidence: Annotated[
-        bool, arg(help="Train only the heads that let a pair stop early: do it last.")
-    ] = False
-    device: Device = "auto"
-    export: Export = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class S2ld:
-    """Train S2LD on photographs with an invented depth."""
-
-    data: Data
-    out: Out
-    init: Annotated[
-        Path | None, arg(help="LoFTR checkpoint to start from; else from nothing.")
-    ] = None
-    minutes: Minutes = 9
-    seed: int = 0
-    size: Annotated[int, arg(help="Side of the views, pixels.")] = 320
-    batch: Annotated[int, arg(help="Pairs of a step.")] = 2
-    device: Device = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure the compact models beside others and print the table."""
-
-    scenes: Annotated[Path, arg(help="Folder of scenes with reference.json.")]
-    photographs: Annotated[Path, arg(help="The photographs, some of them held out.")]
-    out: Annotated[Path, arg(help="Folder of stores and cells, to go on in.")]
-    columns: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = ()
-    rows: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = ()
-    max_keypoints: Annotated[int, arg(help="The most of one image.")] = 2048
-
-
-Command = Extractor | Matcher | S2ld | Evaluate
-
-
 def main(args: Sequence[str]) -> int:
     """Runs one command.
 
     Raises:
-        SfmprepError: see `run`; `commands.py` turns it into a message.
+        SfmprepError: see the functions that it calls; `commands.py` turns it into a
+            message.
     """
-    command: Command = tyro.cli(
-        Command,
-        args=args,
+    tyro.extras.subcommand_cli_from_dict(
+        {each.__name__: each for each in (extractor, matcher, s2ld, evaluate)},
         prog="sfmprep train",
         description="Train weights and measure them.",
+        args=args,
     )
-    start_logging(verbose=False)
-    run(command)
     return 0
 
 
-def run(command: Command) -> None:
-    """Does what a command says.
+def extractor(
+    *,
+    data: Data,
+    out: Out,
+    minutes: Minutes = 9,
+    seed: int = 0,
+    num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6,
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256,
+    device: Device = "auto",
+    export: Export = None,
+) -> None:
+    """Train the compact features on photographs, taught by ALIKED."""
+    start_logging(verbose=False)
+    from sfmprep.train.extractor.train import export_extractor, train_extractor
 
-    Raises:
-        SfmprepError: see the functions that it calls.
-    """
-    match command:
-        case Extractor():
-            from sfmprep.train.extractor.train import export_extractor, train_extractor
-
-            _check_sizes(command.size, "--num-pairs", command.num_pairs)
-            steps = train_extractor(
-                data=command.data,
-                out=command.out,
-                minutes=command.minutes,
-                seed=command.seed,
-                num_pairs=command.num_pairs,
-                size=command.size,
-                device=_device(command.device),
-                progress=show_progress,
-            )
-            if steps == 0:
-                logger.warning(
-                    "the adaptation is not finished, so nothing was trained or"
-                    " exported; call again to go on"
-                )
-            elif command.export:
-                export_extractor(command.out / "extractor.pt", command.export)
-        case Matcher():
-            _train_matcher(command)
-        case S2ld():
-            from sfmprep.train.s2ld.train import train_s2ld
-
-            train_s2ld(
-                command.data,
-                command.out,
-                minutes=command.minutes,
-                seed=command.seed,
-                init=command.init,
-                crop=command.size,
-                batch=command.batch,
-                device=_device(command.device),
-            )
-        case Evaluate():
-            from sfmprep.train.compare.evaluate import COLUMNS, ROWS, evaluate
-
-            table = evaluate(
-                scenes=command.scenes,
-                photographs=command.photographs,
-                out=command.out,
-                columns=command.columns or tuple(COLUMNS),
-                rows=command.rows or ROWS,
-                max_keypoints=command.max_keypoints,
-                progress=show_progress,
-            )
-            sys.stdout.write(table.to_markdown())
-        case _:
-            assert_never(command)
+    _check_sizes(size, "--num-pairs", num_pairs)
+    steps = train_extractor(
+        data=data,
+        out=out,
+        minutes=minutes,
+        seed=seed,
+        num_pairs=num_pairs,
+        size=size,
+        device=_device(device),
+        progress=show_progress,
+    )
+    if steps == 0:
+        logger.warning(
+            "the adaptation is not finished, so nothing was trained or exported; call"
+            " again to go on"
+        )
+    elif export:
+        export_extractor(out / "extractor.pt", export)
 
 
-def _train_matcher(command: Matcher) -> None:
+def matcher(
+    *,
+    out: Out,
+    captures: Annotated[
+        tuple[Path, ...],
+        arg(help="Folders that `sfmprep reconstruct` made: real pairs."),
+    ] = (),
+    data: Annotated[
+        Path | None,
+        arg(help="Folder of photographs to make views of; else those of the captures."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        arg(metavar="compact|FILE", help="Weights to start from; else from nothing."),
+    ] = None,
+    minutes: Minutes = 9,
+    seed: int = 0,
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 256,
+    batch: Annotated[int, arg(help="Pairs of a step.")] = 16,
+    confidence: Annotated[
+        bool, arg(help="Train only the heads that let a pair stop early: do it last.")
+    ] = False,
+    device: Device = "auto",
+    export: Export = None,
+) -> None:
+    """Train the matcher of the compact features, also on captures of your own."""
+    start_logging(verbose=False)
     from sfmprep.models.extractors.compact import Compact
     from sfmprep.train.matcher.data import MAX_COUNT
     from sfmprep.train.matcher.train import export_weights, train_matcher
 
-    _check_sizes(command.size, "--batch", command.batch)
-    init = None
-    if command.init == "compact":
-        init = resolve_weights("compact-lightglue").path
-    elif command.init is not None:
-        init = Path(command.init)
-        if not init.is_file():
+    _check_sizes(size, "--batch", batch)
+    weights = None
+    if init == "compact":
+        weights = resolve_weights("compact-lightglue").path
+    elif init is not None:
+        weights = Path(init)
+        if not weights.is_file():
             raise ConfigError(
-                f"--init {command.init}: expected compact, for the weights inside the"
-                " package, or a .safetensors file, and there is no such file."
+                f"--init {init}: expected compact, for the weights inside the package,"
+                " or a .safetensors file, and there is no such file."
             )
     train_matcher(
-        data=command.data,
-        out=command.out,
-        minutes=command.minutes,
+        data=data,
+        out=out,
+        minutes=minutes,
         extractor=Compact(CompactConfig(max_keypoints=MAX_COUNT)),
-        captures=command.captures,
-        init=init,
-        seed=command.seed,
-        size=command.size,
-        batch=command.batch,
-        device=_device(command.device),
-        part="confidence" if command.confidence else "assignment",
+        captures=captures,
+        init=weights,
+        seed=seed,
+        size=size,
+        batch=batch,
+        device=_device(device),
+        part="confidence" if confidence else "assignment",
         progress=show_progress,
     )
-    if command.export:
-        export_weights(command.out / "matcher.pt", command.export)
+    if export:
+        export_weights(out / "matcher.pt", export)
+
+
+def s2ld(
+    *,
+    data: Data,
+    out: Out,
+    init: Annotated[
+        Path | None, arg(help="LoFTR checkpoint to start from; else from nothing.")
+    ] = None,
+    minutes: Minutes = 9,
+    seed: int = 0,
+    size: Annotated[int, arg(help="Side of the views, pixels.")] = 320,
+    batch: Annotated[int, arg(help="Pairs of a step.")] = 2,
+    device: Device = "auto",
+) -> None:
+    """Train S2LD on photographs with an invented depth."""
+    start_logging(verbose=False)
+    from sfmprep.train.s2ld.train import train_s2ld
+
+    train_s2ld(
+        *(data, out),
+        minutes=minutes,
+        seed=seed,
+        init=init,
+        crop=size,
+        batch=batch,
+        device=_device(device),
+    )
+
+
+def evaluate(
+    *,
+    scenes: Annotated[Path, arg(help="Folder of scenes with reference.json.")],
+    photographs: Annotated[Path, arg(help="The photographs, some of them held out.")],
+    out: Annotated[Path, arg(help="Folder of stores and cells, to go on in.")],
+    columns: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = (),
+    rows: Annotated[tuple[str, ...], arg(help="Which; all without it.")] = (),
+    max_keypoints: Annotated[int, arg(help="The most of one image.")] = 2048,
+) -> None:
+    """Measure the compact models beside others and print the table."""
+    start_logging(verbose=False)
+    from sfmprep.train.compare.evaluate import COLUMNS, ROWS, evaluate
+
+    table = evaluate(
+        scenes=scenes,
+        photographs=photographs,
+        out=out,
+        columns=columns or tuple(COLUMNS),
+        rows=rows or ROWS,
+        max_keypoints=max_keypoints,
+        progress=show_progress,
+    )
+    sys.stdout.write(table.to_markdown())
 
 
 def _check_sizes(size: int, option: str, number: int) -> None:

@@ -19,8 +19,8 @@ import pycolmap
 
 from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import carry_over
+from sfmprep.mapping.chance import needed_inliers
 from sfmprep.mapping.runs import Run, incremental_options, refine_globally
-from sfmprep.mapping.significance import needed_inliers
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from sfmprep.geometry.views import Views
 from sfmprep.mapping.agreement import VerifiedMatches
-from sfmprep.mapping.significance import needed_inliers
+from sfmprep.mapping.chance import needed_inliers
 from sfmprep.types import Float64, Index, Mask
 
 _SAMPLES = 1000
@@ -162,13 +162,7 @@ def place(
     rng = np.random.default_rng(seed)
     tracks = np.unique(first.point)
     out = np.isin(first.point, tracks[rng.permutation(len(tracks))[::_HELD_OUT]])
-    told, held = (
-        (first.select(~out), second.select(~out)),
-        (
-            first.select(out),
-            second.select(out),
-        ),
-    )
+    told, held = ((first.select(rows), second.select(rows)) for rows in (~out, out))
     best, count = None, 0
     if len(told[0]) >= MIN_LINKS // 2:
         best, count = _best(told, cameras, max_error_px, rng)
@@ -203,13 +197,10 @@ def _errors(matrices: Float64, first: Side, second: Side) -> Float64:
     scale = matrices[:, 0, 4][:, None, None]
     there = scale * (second.xyz @ rotation.swapaxes(1, 2)) + shift
     back = ((first.xyz[None] - shift) / scale) @ rotation
-    errors = [
-        _angles(there - side.centre, side.ray) * side.focal
-        if side is first
-        else _angles(back - side.centre, side.ray) * side.focal
-        for side in (first, second)
-    ]
-    return np.asarray(np.maximum(*errors))
+    return np.maximum(
+        _angles(there - first.centre, first.ray) * first.focal,
+        _angles(back - second.centre, second.ray) * second.focal,
+    )
 
 
 def _angles(towards: Float64, rays: Float64) -> Float64:

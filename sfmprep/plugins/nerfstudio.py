@@ -184,12 +184,10 @@ def _reconstruct(config: SfmprepDataParserConfig, out: Path) -> None:
             f" them at once. Run `sfmprep reconstruct {config.data} {out}` first, then"
             f" train with --data {out}."
         )
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     # Only now: every command of nerfstudio loads this module, and would take seconds
     # longer, or fail where COLMAP cannot be loaded.
     from sfmprep.config.load import load_recipe
+    from sfmprep.devices import pick_device
     from sfmprep.pipelines.reconstruct import reconstruct
     from sfmprep.terminal import show_progress, start_logging
 
@@ -199,7 +197,7 @@ def _reconstruct(config: SfmprepDataParserConfig, out: Path) -> None:
         config.data,
         out,
         load_recipe(config.recipe),
-        device=device,
+        device=pick_device(config.device),
         progress=show_progress,
     )
     CONSOLE.log(f"sfmprep: {report.verdict}")

@@ -20,6 +20,7 @@ from sfmprep.report.schema import (
     ViewGraph,
     WeakLink,
 )
+from sfmprep.report.sections import count
 
 _FEW_DEGREES = 10  # a film of a camera that turns on a tripod gives 9, a walk 18 to 46
 _THIN_MATCHES = 150  # between two parts of a capture
@@ -124,7 +125,7 @@ def _of_thin_cuts(result: Result, links: Sequence[WeakLink]) -> Iterator[Finding
             text=f"{'The two halves' if halves else 'Two parts'} of this capture"
             f" ({thin.num_images} and {result.num_registered - thin.num_images} images)"
             f" share only {thin.num_matches} matches, in"
-            f" {_count(thin.num_pairs, 'pair')} of images such as {thin.pair.name0} and"
+            f" {count(thin.num_pairs, 'pair')} of images such as {thin.pair.name0} and"
             f" {thin.pair.name1}. They may be turned or scaled against each other.",
             advice="Check the 3D view for doubled surfaces. Take photographs between"
             " these two.",
@@ -140,7 +141,7 @@ def _of_thin_cuts(result: Result, links: Sequence[WeakLink]) -> Iterator[Finding
         names = list(dict.fromkeys(name for link in loose for name in link.images))
         yield Finding(
             code="loose_images",
-            text=f"{_count(len(names), 'image')} hang{'s' * (len(names) == 1)} on by"
+            text=f"{count(len(names), 'image')} hang{'s' * (len(names) == 1)} on by"
             f" fewer than {_WEAK_IMAGE_MATCHES} matches, {loose[0].num_matches} in the"
             " worst case: the pose is uncertain.",
             advice="Check them in the 3D view; leave them out where they look wrong.",
@@ -199,7 +200,7 @@ def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Findin
     if result.num_dataset < _MIN_IMAGES[1]:
         yield Finding(
             code="few_images",
-            text=f"The dataset has {_count(result.num_dataset, 'photograph')}: a splat"
+            text=f"The dataset has {count(result.num_dataset, 'photograph')}: a splat"
             " looks right only from near where they were taken.",
             advice=f"Take {_MIN_IMAGES[1]} or more, a step apart, from all sides that"
             " are to be seen.",
@@ -212,7 +213,7 @@ def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Findin
         yield Finding(
             code="few_model_points",
             text=f"There {'is' if num_points == 1 else 'are'}"
-            f" {_count(num_points, '3D point')} to start training from; some thousands"
+            f" {count(num_points, '3D point')} to start training from; some thousands"
             " are usual.",
             advice="Take sharper or larger photographs, or look for more in them:"
             " --set features.max_keypoints=8192, or --recipe textureless.",
@@ -223,7 +224,7 @@ def _of_floors(result: Result, images: Sequence[ImageReport]) -> Iterator[Findin
         yield Finding(
             code="loose_poses",
             text="Half of the photographs see no more than"
-            f" {_count(round(median), 'point')} of the model: their poses rest on too"
+            f" {count(round(median), 'point')} of the model: their poses rest on too"
             " little.",
             advice="Let neighbours share two thirds of what they show.",
             blocks_training=True,
@@ -238,7 +239,7 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
         yield Finding(
             code="overlaid",
             text="Places that look alike lie on each other:"
-            f" {_count(consistency.num_overlaid, 'pair')} of images such as"
+            f" {count(consistency.num_overlaid, 'pair')} of images such as"
             f" {pair.name0} and {pair.name1} fit the poses, but much of what each shows"
             " is missing in the other. The poses of one of the places are wrong.",
             advice="Take photographs of what tells the places apart, with a step"
@@ -250,7 +251,7 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
         pair = consistency.left_out[0].pair
         yield Finding(
             code="look_alikes",
-            text=f"{_count(consistency.num_left_out, 'pair')} of images such as"
+            text=f"{count(consistency.num_left_out, 'pair')} of images such as"
             f" {pair.name0} and {pair.name1} match with"
             f" {pair.num_inliers} matches, but show different places that look alike:"
             " much of what each shows is missing in the other. They were left out of"
@@ -271,7 +272,7 @@ def _of_contradictions(contradictions: Sequence[Contradiction]) -> Iterator[Find
     pair = contradictions[0].pair
     yield Finding(
         code="contradicting_pairs",
-        text=f"{_count(len(contradictions), 'pair')} of images match well but"
+        text=f"{count(len(contradictions), 'pair')} of images match well but"
         f" contradict the poses, such as {pair.name0} and {pair.name1} with"
         f" {pair.num_inliers} matches: the scene may have parts that look alike, or one"
         " of the images has a wrong pose.",
@@ -340,8 +341,8 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
     median = float(np.median(known)) if known else 0.0
 
     def blurred(image: ImageReport) -> bool:
-        count = image.num_keypoints
-        return count is not None and count < _BLURRED_SHARE * median
+        found = image.num_keypoints
+        return found is not None and found < _BLURRED_SHARE * median
 
     cases: tuple[tuple[str, Callable[[ImageReport], bool], str, str], ...] = (
         (
@@ -382,7 +383,7 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
         if names:
             yield Finding(
                 code=code,
-                text=f"{what}: {len(names)} of {_count(len(images), 'image')}.",
+                text=f"{what}: {len(names)} of {count(len(images), 'image')}.",
                 advice=advice,
                 images=names[:_MAX_NAMES],
             )
@@ -402,7 +403,3 @@ def _listed(sizes: Sequence[int]) -> str:
     if len(sizes) > _MAX_NAMES:
         return f"{', '.join([*most, last])} and fewer"
     return f"{', '.join(most)} and {last}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"

@@ -12,6 +12,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.mapping.view_graph import PairTable, parts
 from sfmprep.report.schema import ImageReport
+from sfmprep.report.sections import count
 
 FEW_KEYPOINTS = 50
 UNREADABLE = "It cannot be used: "
@@ -60,12 +61,12 @@ def explain_images(
             )
             facts: dict[str, object] = {}
         else:
-            count = num_keypoints.get(name)
-            facts = {"num_keypoints": count, **explainer.facts(name)}
+            found = num_keypoints.get(name)
+            facts = {"num_keypoints": found, **explainer.facts(name)}
             if name in (outliers or {}):
                 status, reason = "outlier", _outlier_sentence((outliers or {})[name])
             else:
-                status, reason = explainer.status(name, count)
+                status, reason = explainer.status(name, found)
         facts |= {"name": name, "status": status, "reason": reason}
         reports[name] = ImageReport.model_validate(facts)
     return reports
@@ -133,7 +134,7 @@ class _Explainer:
             return "registered", ""
         if num_keypoints is not None and num_keypoints < FEW_KEYPOINTS:
             return "too_few_features", (
-                f"It has {_count(num_keypoints, 'keypoint')}; {FEW_KEYPOINTS} are"
+                f"It has {count(num_keypoints, 'keypoint')}; {FEW_KEYPOINTS} are"
                 " needed. It is blurred, dark or blank."
             )
         edges = self._edges.get(self._row[name], [])
@@ -153,20 +154,20 @@ class _Explainer:
         if other is not None:
             shared = sum(inliers for inliers, _, _ in posed)
             link = (
-                f"only {_count(shared, 'match', 'matches')} with"
-                f" {_count(len(posed), 'image')} tie it"
+                f"only {count(shared, 'match', 'matches')} with"
+                f" {count(len(posed), 'image')} tie it"
                 if posed
                 else "no verified match ties it"
             )
             size = len(self._registered[other])
             return "not_connected", (
                 f"It is in another model, work/models/{other}, with"
-                f" {_count(size - 1, 'other image')}; {link} to the main model."
+                f" {count(size - 1, 'other image')}; {link} to the main model."
             )
         if not posed:
             part = self._part_of[self._row[name]]
             return "not_connected", (
-                f"It matches {_count(self._part_sizes[part] - 1, 'other image')}"
+                f"It matches {count(self._part_sizes[part] - 1, 'other image')}"
                 " directly or through others, but none of them has a pose."
                 f" {self._best(edges)}"
             )
@@ -196,7 +197,7 @@ class _Explainer:
                 " something else, or is blurred."
             )
         return (
-            f"Its best pair has {_count(matches, 'match', 'matches')} with"
+            f"Its best pair has {count(matches, 'match', 'matches')} with"
             f" {self._names[row]}, but too few of them agree on one geometry: fewer"
             f" than {needed}, or no more than chance gives."
         )
@@ -204,7 +205,7 @@ class _Explainer:
     def _best(self, edges: list[tuple[int, int, int]]) -> str:
         inliers, _, row = max(edges, key=lambda edge: edge[0])
         return (
-            f"Its best pair shares {_count(inliers, 'match', 'matches')} with"
+            f"Its best pair shares {count(inliers, 'match', 'matches')} with"
             f" {self._names[row]}."
         )
 
@@ -227,7 +228,3 @@ class _Explainer:
                 seen = np.array([p.has_point3D() for p in image.points2D], bool)
                 found |= set(matches[seen[matches[:, 1]], 0].tolist())
         return len(found)
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -89,7 +89,6 @@ _MEASURES = {
         "0.9",
     ),
 }
-THRESHOLDS = tuple(_MEASURES)
 
 
 def check_thresholds(report: Report, thresholds: Sequence[str]) -> list[str]:
@@ -97,7 +96,7 @@ def check_thresholds(report: Report, thresholds: Sequence[str]) -> list[str]:
 
     Args:
         report: Of a run; without a model every measure is 0.
-        thresholds: Such as `registered=0.9`, with one of `THRESHOLDS` each:
+        thresholds: Such as `registered=0.9`, with one of these keys each:
             `registered`, share 0..1 of all images that are in the dataset; `points`,
             3D points; `track_length`, images that see a point on average; `angle_deg`,
             median over the points of the largest angle between rays; `image_points`

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -22,7 +22,6 @@ from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import DenseStore
 from sfmprep.stores.write_behind import WriteBehind
-from sfmprep.types import ImageBatch
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +85,20 @@ def match_dense(
             on_unreadable=unreadable.__setitem__,
         )
         with closing(batches):
-            loader = _Loader(batches, unreadable)
+            following = None
             for step in steps:
                 for name in step.drop:
                     prepared.pop(name, None)
                 for name in step.load:
-                    if (batch := loader.get(name)) is not None:
-                        [prepared[name]] = matcher.prepare(batch)
+                    following = following or next(batches, None)
+                    if following is not None and following[0] == (name,):
+                        [prepared[name]] = matcher.prepare(following[1])
+                        following = None
+                    elif name not in unreadable:
+                        raise ImageError(
+                            f"{name} was neither decoded nor found to be unreadable."
+                            " Run again; what is matched is kept."
+                        )
                 if step.pair[0] in prepared and step.pair[1] in prepared:
                     both = step.pair, step.pair[::-1]
                     directed = [pair for pair in both if pair not in store]
@@ -178,34 +184,3 @@ def _largest_bytes(
             [prepared] = matcher.prepare(batch)
             return prepared.num_bytes
     return 0
-
-
-class _Loader:
-    """Images in the order of the plan, of which some cannot be decoded."""
-
-    def __init__(
-        self,
-        batches: Iterator[tuple[tuple[str, ...], ImageBatch]],
-        unreadable: Mapping[str, str],
-    ) -> None:
-        self._batches = batches
-        self._unreadable = unreadable
-        self._early: dict[str, ImageBatch] = {}  # the one behind those left out
-
-    def get(self, name: str) -> ImageBatch | None:
-        """The next image of the plan; None where it cannot be decoded.
-
-        Raises:
-            ImageError: It did not come, and nothing says why.
-        """
-        while name not in self._early and name not in self._unreadable:
-            following = next(self._batches, None)
-            if following is not None:
-                (found,), batch = following
-                self._early[found] = batch
-            elif name not in self._unreadable:  # else it was the last one
-                raise ImageError(
-                    f"{name} was neither decoded nor found to be unreadable. Run again;"
-                    " what is matched is kept."
-                )
-        return self._early.pop(name, None)

@@ -46,7 +46,7 @@ class MatchLayers:
         return len(self._lower) + len(self._added)
 
     def __contains__(self, pair: Pair) -> bool:
-        return pair in self._lower or _in_order(pair) in self._tried
+        return pair in self._lower or in_order(pair) in self._tried
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class MatchLayers:
         Raises:
             StoreError: the pair is not here.
         """
-        if _in_order((name0, name1)) not in self._tried:
+        if in_order((name0, name1)) not in self._tried:
             return self._lower.get(name0, name1)
         found = self._upper.get(name0, name1)
         if (name0, name1) in self._lower:
@@ -87,14 +87,14 @@ class MatchLayers:
         for pair, matches in self._lower.items():
             yield pair, self.get(*pair) if pair in self._tried else matches
         for pair in self._added:
-            yield pair, self._upper.get(*pair)
+            yield pair, self.get(*pair)
 
     def indices(self) -> Iterator[tuple[Pair, Int32]]:
         """As `items`, rows alone."""
         for pair, index in self._lower.indices():
             yield pair, self.get(*pair).index if pair in self._tried else index
         for pair in self._added:
-            yield pair, self._upper.get(*pair).index
+            yield pair, self.get(*pair).index
 
     def _is_only_above(self, pair: Pair) -> bool:
         return pair in self._tried and pair not in self._lower
@@ -103,7 +103,8 @@ class MatchLayers:
 MatchReader: TypeAlias = MatchStore | MatchLayers  # what reads matches
 
 
-def _in_order(pair: Pair) -> Pair:
+def in_order(pair: Pair) -> Pair:
+    """The pair with its lower name first."""
     return pair if pair[0] < pair[1] else pair[::-1]
 
 

@@ -209,22 +209,18 @@ class FeatureStore(_Store):
 
     def items(self) -> Iterator[tuple[str, Features]]:
         """Yields all features in the order of writing, read in large blocks."""
-        for table in self._tables:
-            rows = zip(table.keys.items(), table.read_all(), strict=True)
-            for (name, row), columns in rows:
-                yield name, _features(columns, table.extras(row))
+        return self._items(None)
 
     def keypoints(self) -> Iterator[tuple[str, Features]]:
         """As `items`, but the descriptors are left on disk ([N, 0] instead)."""
-        names = ("xy", "scores", "scale", "angle")
+        return self._items(("xy", "scores", "scale", "angle"))
+
+    def _items(self, wanted: Sequence[str] | None) -> Iterator[tuple[str, Features]]:
         for table in self._tables:
-            rows = zip(table.keys.items(), table.read_all(names), strict=True)
+            rows = zip(table.keys.items(), table.read_all(wanted), strict=True)
             for (name, row), columns in rows:
-                nothing = np.empty((table.count(row), 0), np.float16)
-                yield (
-                    name,
-                    _features({**columns, "descriptors": nothing}, table.extras(row)),
-                )
+                nothing = {"descriptors": np.empty((table.count(row), 0), np.float16)}
+                yield name, _features({**nothing, **columns}, table.extras(row))
 
     def _find(self, name: str) -> tuple[RaggedTable, int]:
         found = self._where(name)

@@ -15,11 +15,11 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping import rounds
 from sfmprep.mapping.carry_over import carry_over, open_cache
+from sfmprep.mapping.chance import needed_inliers
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.merge import merge_models
 from sfmprep.mapping.register import register_more
 from sfmprep.mapping.runs import Run, map_incrementally
-from sfmprep.mapping.significance import needed_inliers
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.progress import silent

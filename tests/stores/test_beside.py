@@ -68,7 +68,7 @@ def test_matches_of_the_second_kind_are_moved_behind_those_of_the_first() -> Non
     )
     starts = {"a": 10, "b": 20, "c": 30}
     with MatchesBeside(first, second, starts, [("a", "b"), ("a", "c")]) as both:
-        assert both.provenance == {"first": {"of": 1}, "second": {"of": 2}}
+        assert both.provenance == {"lower": {"of": 1}, "upper": {"of": 2}}
         assert both.pairs() == [("a", "b"), ("b", "c"), ("a", "c")]
         assert len(both) == 3
         assert ("c", "a") in both

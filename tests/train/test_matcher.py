@@ -184,7 +184,7 @@ def test_a_step_lowers_each_part_of_the_loss(part):
 
     def loss() -> torch.Tensor:
         found = assignment_loss(network, layer_tokens(network, batch), batch)
-        return getattr(found, part)
+        return found[part]
 
     before = loss()
     before.backward()
@@ -210,7 +210,7 @@ def test_perfect_assignment_has_no_loss():
         head.matchability.bias.fill_(30)
         rows = network.input_proj(batch.sides[0].descriptors)
         loss = layer_loss(head, (rows, rows), batch)
-    assert float(loss.total) == pytest.approx(0, abs=1e-4)
+    assert float(sum(loss.values())) == pytest.approx(0, abs=1e-4)
 
 
 def test_padding_does_not_change_the_loss():
@@ -233,8 +233,8 @@ def test_padding_does_not_change_the_loss():
         one = PairBatch(sides=tuple(sides), matches=matches)
         alone.append(assignment_loss(network, layer_tokens(network, one), one))
     for name in ("similarity", "matchable"):  # as many matches in both
-        mean = sum(float(getattr(loss, name).detach()) for loss in alone) / 2
-        assert float(getattr(total, name).detach()) == pytest.approx(mean, rel=1e-5)
+        mean = sum(float(loss[name].detach()) for loss in alone) / 2
+        assert float(total[name].detach()) == pytest.approx(mean, rel=1e-5)
 
 
 def test_pairs_without_any_keypoint_have_a_finite_loss():
@@ -243,7 +243,7 @@ def test_pairs_without_any_keypoint_have_a_finite_loss():
     pair = Views(image0=black, image1=black, to1=nowhere, to0=nowhere)
     batch = make_batch([pair], Corners(), count=50)
     network = build_network(SMALL, seed=0)
-    loss = assignment_loss(network, layer_tokens(network, batch), batch).total
+    loss = sum(assignment_loss(network, layer_tokens(network, batch), batch).values())
     loss.backward()
     assert math.isfinite(float(loss.detach()))
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -262,7 +262,7 @@ def test_decision_is_none_where_unmatchable_is_likelier():
 def test_every_layer_and_head_learns_from_deep_supervision():
     network = build_network(SMALL, seed=0)
     batch = some_batch()
-    loss = assignment_loss(network, layer_tokens(network, batch), batch).total
+    loss = sum(assignment_loss(network, layer_tokens(network, batch), batch).values())
     loss.backward()
     for layer in range(SMALL.num_layers):
         transformer = network.transformers[layer]
@@ -277,7 +277,7 @@ def test_loss_of_the_first_layer_reaches_no_later_one():
     network = build_network(SMALL, seed=0)
     batch = some_batch()
     first = layer_tokens(network, batch)[0]
-    layer_loss(network.assignment(0), first, batch).total.backward()
+    sum(layer_loss(network.assignment(0), first, batch).values()).backward()
     assert network.transformers[0].cross_attn.ffn[-1].weight.grad.abs().max() > 0
     later = [*network.transformers[1:].parameters()]
     assert all(parameter.grad is None for parameter in later)

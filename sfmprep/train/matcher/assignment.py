@@ -8,7 +8,6 @@ else frozen, the binary cross-entropy of each layer's confidence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -42,27 +41,18 @@ def assign(head: MatchAssignment, tokens: Tokens, batch: PairBatch) -> Assignmen
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AssignmentLoss:
-    """The parts of the loss of one layer, or their means over layers; scalars.
-
-    A part without any keypoint to judge is 0.
-    """
-
-    similarity: Tensor  # of true matches: both softmaxes
-    matchable: Tensor  # of true matches: both matchabilities
-    unmatchable: Tensor  # of keypoints without a partner
-
-    @property
-    def total(self) -> Tensor:
-        """Matches and the unmatchable weigh the same, however many there are."""
-        return self.similarity + self.matchable + self.unmatchable
-
-
 def layer_loss(
     head: MatchAssignment, tokens: Tokens, batch: PairBatch
-) -> AssignmentLoss:
-    """Computes the loss of one layer's assignment."""
+) -> dict[str, Tensor]:
+    """Computes the loss of one layer's assignment, in parts that are to be added up.
+
+    Matches and the unmatchable weigh the same, however many there are. A part without
+    any keypoint to judge is 0.
+
+    Returns:
+        Scalars: `similarity` of true matches, both softmaxes; `matchable`, both
+        matchabilities of true matches; `unmatchable`, keypoints without a partner.
+    """
     found = assign(head, tokens, batch)
     pair, row0, row1 = batch.matches.unbind(1)
     logits = found.matchability0[pair, row0], found.matchability1[pair, row1]
@@ -71,26 +61,24 @@ def layer_loss(
         _mean(F.softplus(logit[side.is_unmatchable]))
         for logit, side in zip(found[1:], batch.sides, strict=True)
     )
-    return AssignmentLoss(
-        similarity=_mean(matchable - found.scores[pair, row0, row1]),
-        matchable=_mean(-matchable),
-        unmatchable=(without0 + without1) / 2,
-    )
+    return {
+        "similarity": _mean(matchable - found.scores[pair, row0, row1]),
+        "matchable": _mean(-matchable),
+        "unmatchable": (without0 + without1) / 2,
+    }
 
 
 def assignment_loss(
     network: LightGlueNetwork, layers: list[Tokens], batch: PairBatch
-) -> AssignmentLoss:
-    """Computes the mean loss over the tokens of all layers."""
+) -> dict[str, Tensor]:
+    """Computes the means of the loss's parts over the tokens of all layers."""
     parts = [
         layer_loss(network.assignment(index), tokens, batch)
         for index, tokens in enumerate(layers)
     ]
-    return AssignmentLoss(
-        similarity=torch.stack([part.similarity for part in parts]).mean(),
-        matchable=torch.stack([part.matchable for part in parts]).mean(),
-        unmatchable=torch.stack([part.unmatchable for part in parts]).mean(),
-    )
+    return {
+        name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]
+    }
 
 
 def decisions(found: Assignment) -> tuple[Tensor, Tensor]:

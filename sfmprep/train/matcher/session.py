@@ -63,7 +63,7 @@ class AssignmentTraining:
         layers = layer_tokens(self._network, batch, half=is_cuda)
         loss = assignment_loss(self._network, layers, batch)
         self._optimiser.zero_grad()
-        torch.autograd.backward(loss.total)
+        torch.autograd.backward(torch.stack([*loss.values()]).sum())
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_GRADIENT)
         self._optimiser.step()
         self.step += 1
@@ -73,10 +73,7 @@ class AssignmentTraining:
             [parameter.detach() for parameter in self._parameters.values()],
             weight,
         )
-        return {
-            field.name: getattr(loss, field.name).detach()
-            for field in dataclasses.fields(loss)
-        }
+        return {name: part.detach() for name, part in loss.items()}
 
     def mean_network(self) -> LightGlueNetwork:
         """A copy of the network with the mean weights."""
