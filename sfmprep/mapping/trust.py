@@ -163,22 +163,26 @@ def _trust(
     if not judged:
         return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
     asked, overlaid = judged[0]
-    explained = _explained(asked, {(pair.name0, pair.name1) for pair in left_out})
+    is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
     # a pair that was left out and is contradicted now is what was to be expected
-    counted = ~explained | asked.agrees
+    counted = ~is_explained | asked.agrees
     return Trust(
         num_asked=int(counted.sum()),
-        num_contradicted=int((contradicted & ~explained).sum()),
+        num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
         overlaid=tuple(overlaid),
     )
 
 
-def _explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
+def explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
     """Which pairs [P] look-alikes explain: those left out, and what follows of them.
 
     Where `a` and `b` look alike, `a` matches what `b` does, which is another place.
+
+    Args:
+        asked: All verified pairs.
+        left_out: Names of pairs, each in their order.
     """
     known = np.array([pair in left_out for pair in asked.pairs], bool)
     alike = _adjacency(asked, known)
