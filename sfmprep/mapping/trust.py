@@ -21,7 +21,8 @@ from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
+from sfmprep.mapping.in_a_row import across_breaks
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs, judge_pairs
 from sfmprep.types import Mask
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Trust:
     num_contradicted: int  # of these, pairs that the poses contradict
     left_out: tuple[WrongPair, ...]  # pairs that were not mapped with
     overlaid: tuple[WrongPair, ...]  # wrong pairs that the model agrees with
+    broken: tuple[tuple[str, str], ...] = ()  # neighbours in time that it contradicts
 
     @property
     def consistency(self) -> float:
@@ -72,6 +74,7 @@ class Trust:
                 num_contradicted=found["num_contradicted"],
                 left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
                 overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
+                broken=tuple((name0, name1) for name0, name1 in found["broken"]),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
@@ -84,6 +87,9 @@ def map_trusted(
     database: Path, folder: Path, mapper: Mapper
 ) -> tuple[list[pycolmap.Reconstruction], Trust]:
     """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
+
+    Where nothing is absent, but neighbours in time contradict the poses, what joins the
+    stretches of the row in another way is left out, if that brings them in order.
 
     At most six times again. Where nothing is wrong, there is one mapping and the
     models are the mapper's.
@@ -108,10 +114,9 @@ def map_trusted(
     reduced = folder / "reduced.db"
     for number in range(1, _MAX_ROUNDS):
         # all pairs are asked, so that what was left out still speaks
-        found = {
-            (pair.name0, pair.name1): pair for _, wrong in judged for pair in wrong
-        }
-        new = [pair for names, pair in found.items() if names not in left_out]
+        new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
+        if in_a_row := not new and bool(judged):
+            new = _new(left_out, _across_breaks(judged[0][0]))
         if not new:
             break
         logger.info(
@@ -129,9 +134,37 @@ def map_trusted(
             break
         if not again:
             break
-        models, judged = again, _judged(database, again)
+        judged_again = _judged(database, again)
+        if in_a_row and not _is_mended(models, again, judged_again):
+            logger.info("the order of the photographs cannot be kept: dropped")
+            break
+        models, judged = again, judged_again
         left_out |= {(pair.name0, pair.name1): pair for pair in new}
     return models, _trust(judged[:1], left_out.values())
+
+
+def _new(
+    left_out: Container[tuple[str, str]], pairs: Iterable[WrongPair]
+) -> list[WrongPair]:
+    found = {(pair.name0, pair.name1): pair for pair in pairs}
+    return [pair for names, pair in found.items() if names not in left_out]
+
+
+def _across_breaks(asked: Asked) -> list[WrongPair]:
+    """Pairs that fit the poses and lay a stretch of a row where it cannot be."""
+    broken = asked.broken
+    wrong = asked.agrees & across_breaks(asked.names, asked.index, broken)
+    return as_wrong_pairs(asked, wrong & broken.any(), np.zeros(len(wrong)))
+
+
+def _is_mended(
+    models: Sequence[pycolmap.Reconstruction],
+    again: Sequence[pycolmap.Reconstruction],
+    judged: Sequence[tuple[Asked, list[WrongPair]]],
+) -> bool:
+    """Whether models made without some pairs keep the order, and all images."""
+    lost = again[0].num_reg_images() < models[0].num_reg_images()
+    return not lost and not judged[0][0].broken.any() and not judged[0][1]
 
 
 def measure_trust(
@@ -164,6 +197,7 @@ def _trust(
         return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
     asked, overlaid = judged[0]
     is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
+    names, broken = asked.pairs, asked.broken
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
     # a pair that was left out and is contradicted now is what was to be expected
     counted = ~is_explained | asked.agrees
@@ -172,6 +206,7 @@ def _trust(
         num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
         overlaid=tuple(overlaid),
+        broken=tuple(pair for pair, no in zip(names, broken, strict=True) if no),
     )
 
 
@@ -190,7 +225,7 @@ def explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
     reached = (alike @ agrees + agrees @ alike).tocsr()
     one, two = asked.index.T
     follows: Mask = np.asarray(reached[one, two]).reshape(-1) > 0
-    return known | follows
+    return known | (follows & ~asked.broken)
 
 
 def _adjacency(asked: Asked, chosen: Mask) -> csr_matrix:

@@ -102,7 +102,7 @@ def _of_parts(
             code="several_models",
             text=f"The capture fell into {len(result.model_sizes)} models of"
             f" {_listed(result.model_sizes)} images that do not share a frame."
-            f" {_where(folders)}",
+            f" {_joined(others)}{_where(folders)}",
             advice=f"If they should be one, {advice[0].lower()}{advice[1:]}",
             images=[i.name for i in images if i.model == 1][:_MAX_NAMES],
         )
@@ -113,6 +113,17 @@ def _of_parts(
             f" of {_listed(graph.part_sizes)} images.",
             advice=advice,
         )
+
+
+def _joined(others: Sequence[OtherModel]) -> str:
+    """What joins the second model to the first, in a sentence; "" if not known."""
+    link = others[0].strongest_link if others else None
+    if link is None:
+        return ""
+    return (
+        f"{_count(others[0].num_links, 'pair')} such as {link.name0} and {link.name1}"
+        " between the two largest cannot tell how one lies in the other. "
+    )
 
 
 def _of_thin_cuts(result: Result, links: Sequence[WeakLink]) -> Iterator[Finding]:

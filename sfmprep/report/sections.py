@@ -93,6 +93,21 @@ def links(report: Report) -> Iterator[PairSection]:
             for link in weakest[:_MAX_PAIRS_DRAWN]
         ],
     )
+    yield (
+        "Models that stay apart",
+        "Pairs join them to the largest model, but these are too few or do not agree on"
+        " how one lies in the other. Photographs between the two drawn here help most.",
+        [
+            (
+                other.strongest_link,
+                f"{count(other.num_links, 'pair')} between the largest model and model"
+                f" {other.number}, of {count(other.num_images, 'photograph')}; the"
+                " strongest has",
+            )
+            for other in report.other_models[:_MAX_CONTRADICTIONS_DRAWN]
+            if other.strongest_link is not None
+        ],
+    )
     if (trust := report.consistency) is not None:
         yield (
             "Places that lie on each other",
