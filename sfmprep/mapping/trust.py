@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.in_a_row import across_breaks
 from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs, judge_pairs
@@ -42,7 +43,7 @@ class Trust:
     num_contradicted: int  # of these, pairs that the poses contradict
     left_out: tuple[WrongPair, ...]  # pairs that were not mapped with
     overlaid: tuple[WrongPair, ...]  # wrong pairs that the model agrees with
-    broken: tuple[tuple[str, str], ...] = ()  # neighbours in time that it contradicts
+    broken: tuple[Contradiction, ...] = ()  # neighbours in time that it contradicts
 
     @property
     def consistency(self) -> float:
@@ -74,7 +75,7 @@ class Trust:
                 num_contradicted=found["num_contradicted"],
                 left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
                 overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
-                broken=tuple((name0, name1) for name0, name1 in found["broken"]),
+                broken=tuple(Contradiction(**pair) for pair in found["broken"]),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
@@ -112,11 +113,13 @@ def map_trusted(
     judged = _judged(database, models)
     left_out: dict[tuple[str, str], WrongPair] = {}
     reduced = folder / "reduced.db"
+    before = None  # the order of photographs was tried: what there was without it
     for number in range(1, _MAX_ROUNDS):
         # all pairs are asked, so that what was left out still speaks
         new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
-        if in_a_row := not new and bool(judged):
+        if not new and judged:
             new = _new(left_out, _across_breaks(judged[0][0]))
+            before = before or (models, judged, dict(left_out))
         if not new:
             break
         logger.info(
@@ -134,12 +137,11 @@ def map_trusted(
             break
         if not again:
             break
-        judged_again = _judged(database, again)
-        if in_a_row and not _is_mended(models, again, judged_again):
-            logger.info("the order of the photographs cannot be kept: dropped")
-            break
-        models, judged = again, judged_again
+        models, judged = again, _judged(database, again)
         left_out |= {(pair.name0, pair.name1): pair for pair in new}
+    if before is not None and not _is_mended(before[0], models, judged):
+        logger.info("no model keeps the order of the photographs")
+        models, judged, left_out = before
     return models, _trust(judged[:1], left_out.values())
 
 
@@ -197,7 +199,6 @@ def _trust(
         return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
     asked, overlaid = judged[0]
     is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
-    names, broken = asked.pairs, asked.broken
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
     # a pair that was left out and is contradicted now is what was to be expected
     counted = ~is_explained | asked.agrees
@@ -206,7 +207,15 @@ def _trust(
         num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
         overlaid=tuple(overlaid),
-        broken=tuple(pair for pair, no in zip(names, broken, strict=True) if no),
+        broken=tuple(
+            Contradiction(
+                name0=asked.pairs[row][0],
+                name1=asked.pairs[row][1],
+                num_inliers=int(asked.num_inliers[row]),
+                share_fitting=round(float(asked.fitting[row]), 3),
+            )
+            for row in np.flatnonzero(asked.broken).tolist()
+        ),
     )
 
 

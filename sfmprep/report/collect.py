@@ -403,6 +403,7 @@ def _consistency(trust: Trust) -> Consistency:
         overlaid=_look_alikes(trust.overlaid),
         num_left_out=len(trust.left_out),
         left_out=_look_alikes(trust.left_out),
+        broken=[ViewPair.model_validate(p) for p in trust.broken[:_MAX_LOOK_ALIKES]],
     )
 
 

@@ -302,6 +302,9 @@ class Consistency(Record):
     """Pairs that would have laid one place on another, and were not mapped with."""
     left_out: list[LookAlike]
     """The strongest of these, at most 100."""
+    broken: list[ViewPair]
+    """Photographs taken one after the other that match well and whose poses say that
+    they cannot; at most 100."""
 
 
 class Histogram(Record):

@@ -116,6 +116,15 @@ def links(report: Report) -> Iterator[PairSection]:
             _look_alikes(trust.overlaid),
         )
         yield (
+            "Neighbours in the row that stand apart",
+            "Taken one after the other, these match well, but the poses put them where"
+            " they cannot.",
+            [
+                (pair, "By the poses they do not see the same; the pair has")
+                for pair in trust.broken[:_MAX_CONTRADICTIONS_DRAWN]
+            ],
+        )
+        yield (
             "Pairs that were left out",
             "These match, but show places that look alike, not the same place; they"
             " were not mapped with.",

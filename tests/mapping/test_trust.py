@@ -10,6 +10,7 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.trust import Trust, explained, map_trusted, measure_trust
 from sfmprep.mapping.wrong_pairs import (
     Asked,
@@ -87,7 +88,17 @@ def test_groups_are_joined_while_the_sum_is_for_it() -> None:
 
 
 def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    trust = Trust(num_asked=20, num_contradicted=1, left_out=(PAIR,), overlaid=(PAIR,))
+    trust = Trust(
+        num_asked=20,
+        num_contradicted=1,
+        left_out=(PAIR,),
+        overlaid=(PAIR,),
+        broken=(
+            Contradiction(
+                name0="a.jpg", name1="b.jpg", num_inliers=40, share_fitting=0.2
+            ),
+        ),
+    )
     trust.write(tmp_path / "consistency.json")
     assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
     assert trust.consistency == 0.9
