@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -34,6 +34,9 @@ bench-table: $(READY) ## its results, into the README and examples/scoreboard.md
 
 bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a table
 	$(BIN)/python -m tests.bench.lenses
+
+bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, and whether it is said
+	$(BIN)/python -m tests.bench.repeats $(REPEATS)
 
 pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures

@@ -72,8 +72,9 @@ class Visibility:
         if not len(xy):
             return Seen(num_expected=0, found=points[good], num_absent=0)
         count = min(_NEIGHBOURS + 1, len(xy))
-        _, around = cKDTree(xy).query(xy, count)
-        absent = ~mine[around.reshape(len(xy), count)].any(axis=1)
+        others = xy[~mine]  # what is found is not absent
+        _, around = cKDTree(xy, balanced_tree=False).query(others, count)
+        absent = ~mine[around.reshape(len(others), count)].any(axis=1)
         return Seen(
             num_expected=len(xy),
             found=points[good][mine],

@@ -96,11 +96,11 @@ class SameView:
         together = math.ceil(math.log(_CHANCE) / math.log1p(-share))
         if together * _MIN_REGIONS > len(expected):
             return math.nan
-        xy = self._keypoints(view)[expected]
-        _, around = cKDTree(xy).query(xy, max(together, 2))
-        absent = ~found[around].any(axis=1)
-        areas = self._areas(view)[expected]
-        return float(areas[absent].sum() / areas.sum())
+        xy, areas = self._keypoints(view)[expected], self._areas(view)[expected]
+        others = ~found  # what is found is not missing
+        near = cKDTree(xy, balanced_tree=False).query(xy[others], max(together, 2))[1]
+        absent = ~found[near].any(axis=1)
+        return float(areas[others][absent].sum() / areas.sum())
 
     def _expected(self, view: int, other: int) -> Mask:
         """Keypoints [K] that another view sees as well, however far they are."""

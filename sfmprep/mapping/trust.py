@@ -20,8 +20,10 @@ from scipy.sparse import csr_matrix
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
+from sfmprep.mapping.in_a_row import across_breaks
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs, judge_pairs
 from sfmprep.types import Mask
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Trust:
     num_contradicted: int  # of these, pairs that the poses contradict
     left_out: tuple[WrongPair, ...]  # pairs that were not mapped with
     overlaid: tuple[WrongPair, ...]  # wrong pairs that the model agrees with
+    broken: tuple[Contradiction, ...] = ()  # neighbours in time that it contradicts
 
     @property
     def consistency(self) -> float:
@@ -72,6 +75,7 @@ class Trust:
                 num_contradicted=found["num_contradicted"],
                 left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
                 overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
+                broken=tuple(Contradiction(**pair) for pair in found["broken"]),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
@@ -84,6 +88,9 @@ def map_trusted(
     database: Path, folder: Path, mapper: Mapper
 ) -> tuple[list[pycolmap.Reconstruction], Trust]:
     """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
+
+    Where nothing is absent, but neighbours in time contradict the poses, what joins the
+    stretches of the row in another way is left out, if that brings them in order.
 
     At most six times again. Where nothing is wrong, there is one mapping and the
     models are the mapper's.
@@ -106,12 +113,13 @@ def map_trusted(
     judged = _judged(database, models)
     left_out: dict[tuple[str, str], WrongPair] = {}
     reduced = folder / "reduced.db"
+    before = None  # the order of photographs was tried: what there was without it
     for number in range(1, _MAX_ROUNDS):
         # all pairs are asked, so that what was left out still speaks
-        found = {
-            (pair.name0, pair.name1): pair for _, wrong in judged for pair in wrong
-        }
-        new = [pair for names, pair in found.items() if names not in left_out]
+        new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
+        if not new and judged:
+            new = _new(left_out, _across_breaks(judged[0][0]))
+            before = before or (models, judged, dict(left_out))
         if not new:
             break
         logger.info(
@@ -131,7 +139,34 @@ def map_trusted(
             break
         models, judged = again, _judged(database, again)
         left_out |= {(pair.name0, pair.name1): pair for pair in new}
+    if before is not None and not _is_mended(before[0], models, judged):
+        logger.info("no model keeps the order of the photographs")
+        models, judged, left_out = before
     return models, _trust(judged[:1], left_out.values())
+
+
+def _new(
+    left_out: Container[tuple[str, str]], pairs: Iterable[WrongPair]
+) -> list[WrongPair]:
+    found = {(pair.name0, pair.name1): pair for pair in pairs}
+    return [pair for names, pair in found.items() if names not in left_out]
+
+
+def _across_breaks(asked: Asked) -> list[WrongPair]:
+    """Pairs that fit the poses and lay a stretch of a row where it cannot be."""
+    broken = asked.broken
+    wrong = asked.agrees & across_breaks(asked.names, asked.index, broken)
+    return as_wrong_pairs(asked, wrong & broken.any(), np.zeros(len(wrong)))
+
+
+def _is_mended(
+    models: Sequence[pycolmap.Reconstruction],
+    again: Sequence[pycolmap.Reconstruction],
+    judged: Sequence[tuple[Asked, list[WrongPair]]],
+) -> bool:
+    """Whether models made without some pairs keep the order, and all images."""
+    lost = again[0].num_reg_images() < models[0].num_reg_images()
+    return not lost and not judged[0][0].broken.any() and not judged[0][1]
 
 
 def measure_trust(
@@ -163,22 +198,35 @@ def _trust(
     if not judged:
         return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
     asked, overlaid = judged[0]
-    explained = _explained(asked, {(pair.name0, pair.name1) for pair in left_out})
+    is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
     # a pair that was left out and is contradicted now is what was to be expected
-    counted = ~explained | asked.agrees
+    counted = ~is_explained | asked.agrees
     return Trust(
         num_asked=int(counted.sum()),
-        num_contradicted=int((contradicted & ~explained).sum()),
+        num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
         overlaid=tuple(overlaid),
+        broken=tuple(
+            Contradiction(
+                name0=asked.pairs[row][0],
+                name1=asked.pairs[row][1],
+                num_inliers=int(asked.num_inliers[row]),
+                share_fitting=round(float(asked.fitting[row]), 3),
+            )
+            for row in np.flatnonzero(asked.broken).tolist()
+        ),
     )
 
 
-def _explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
+def explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
     """Which pairs [P] look-alikes explain: those left out, and what follows of them.
 
     Where `a` and `b` look alike, `a` matches what `b` does, which is another place.
+
+    Args:
+        asked: All verified pairs.
+        left_out: Names of pairs, each in their order.
     """
     known = np.array([pair in left_out for pair in asked.pairs], bool)
     alike = _adjacency(asked, known)
@@ -186,7 +234,7 @@ def _explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
     reached = (alike @ agrees + agrees @ alike).tocsr()
     one, two = asked.index.T
     follows: Mask = np.asarray(reached[one, two]).reshape(-1) > 0
-    return known | follows
+    return known | (follows & ~asked.broken)
 
 
 def _adjacency(asked: Asked, chosen: Mask) -> csr_matrix:

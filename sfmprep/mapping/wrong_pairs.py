@@ -10,7 +10,6 @@ in another way contradicts the wrong overlay, does not agree with the model, and
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +20,9 @@ import pycolmap
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.absence import Visibility
 from sfmprep.mapping.contradictions import share_fitting
+from sfmprep.mapping.in_a_row import breaks, follow_in_time, next_to_each_other
 from sfmprep.mapping.same_view import SameView
 from sfmprep.mapping.view_graph import strongest_edges
-from sfmprep.pairing.pairs import natural_order
 from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
@@ -36,7 +35,6 @@ _MOST_AGAINST = 3.0
 _UNKNOWN = 1.0  # weight of a pair that cannot be asked
 _MIN_AGAINST = 3  # pairs that speak against, between two groups
 _CERTAIN = 0.5  # of all that pairs between two groups say, less what is for them
-_IN_ORDER = 0.8  # of the images' successors, so many are among the strongest partners
 _ALL_REPEATED = 0.9  # share of the matches of a pair
 _MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
 _MAX_CACHED = 512
@@ -72,6 +70,11 @@ class Asked:
         """Names of the pairs, each in their order."""
         ends = np.array(self.names, object)[self.index].reshape(-1, 2).tolist()
         return [(min(pair), max(pair)) for pair in ends]
+
+    @property
+    def broken(self) -> Mask:
+        """Which pairs are neighbours in time that the poses contradict [P]."""
+        return breaks(self.names, self.index, self.num_inliers, self.fitting)
 
     @property
     def agrees(self) -> Mask:
@@ -186,14 +189,19 @@ def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
     others speak for them a third as loud.
     """
     wrong, certainty = _wrong(asked)
+    return as_wrong_pairs(asked, wrong, certainty)
+
+
+def as_wrong_pairs(asked: Asked, wrong: Mask, certainty: Float64) -> list[WrongPair]:
+    """Pairs [P] that are wrong, strongest first."""
     found = []
+    names = asked.pairs
     for row in np.flatnonzero(wrong).tolist():
-        name0, name1 = sorted(asked.names[view] for view in asked.index[row])
         absent = float(asked.absent[row])
         found.append(
             WrongPair(
-                name0=name0,
-                name1=name1,
+                name0=names[row][0],
+                name1=names[row][1],
                 num_inliers=int(asked.num_inliers[row]),
                 absent=None if np.isnan(absent) else round(absent, 3),
                 certainty=round(float(certainty[row]), 3),
@@ -295,27 +303,6 @@ def _weights(asked: Asked) -> Float64:
     # where nothing else decides, the order of names does
     in_row = next_to_each_other(asked.names, asked.index)
     said += np.where(in_row & (said > 0), _UNKNOWN, 0)
-    follows = _follows(asked)
+    follows = follow_in_time(asked.names, asked.index, asked.num_inliers)
     trusted: Float64 = np.where(follows, np.maximum(said, asked.num_inliers), said)
     return trusted
-
-
-def _follows(asked: Asked) -> Mask:
-    """Which pairs [P] are neighbours in time; none where names have no such order.
-
-    Names are in the order of time if next to every image is among the five strongest
-    partners of the one before.
-    """
-    follows = next_to_each_other(asked.names, asked.index)
-    strong = follows & strongest_edges(asked.index, asked.num_inliers, 5)
-    if strong.sum() < _IN_ORDER * max(len(asked.names) - 1, 1):
-        return np.zeros(len(follows), bool)
-    return follows
-
-
-def next_to_each_other(names: Sequence[str], index: Index) -> Mask:
-    """Which pairs [P, 2] of names follow each other, numbers in their order."""
-    place_of = {name: place for place, name in enumerate(natural_order(names))}
-    place = np.array([place_of[name] for name in names], np.int64)
-    gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1
-    return gap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -142,7 +142,7 @@ def collect_report(
         if database and pairs and models
         else []
     )
-    others = _other_models(models, folders or {})
+    others = _other_models(models, folders or {}, pairs)
     findings = list_findings(
         listed,
         result=result,
@@ -299,13 +299,17 @@ def _result(
 
 
 def _other_models(
-    models: Sequence[pycolmap.Reconstruction], folders: Mapping[int, str]
+    models: Sequence[pycolmap.Reconstruction],
+    folders: Mapping[int, str],
+    pairs: PairTable | None,
 ) -> list[OtherModel]:
     found = []
+    inside = [{m.images[k].name for k in m.reg_image_ids()} for m in models]
     for number, model in enumerate(models[1:], 1):
         size = model.num_reg_images(), model.num_points3D()
         folder = folders.get(number)
         why_not = below_floors(*size) or "it was not asked for, or could not be made"
+        links = _links_between(pairs, inside[0], inside[number]) if pairs else []
         found.append(
             OtherModel(
                 number=number,
@@ -313,9 +317,26 @@ def _other_models(
                 num_points=size[1],
                 folder=folder,
                 reason="" if folder else why_not,
+                num_links=len(links),
+                strongest_link=max(links, key=lambda k: k.num_inliers, default=None),
             )
         )
     return found
+
+
+def _links_between(
+    pairs: PairTable, first: Collection[str], second: Collection[str]
+) -> list[ViewPair]:
+    """Verified pairs of an image of each that the other does not have."""
+    index, inliers = pairs.verified_edges()
+    side = np.array([(n in first) - (n in second) for n in pairs.names], np.int64)
+    joins = side[index[:, 0]] * side[index[:, 1]] < 0
+    return [
+        ViewPair(name0=pairs.names[row0], name1=pairs.names[row1], num_inliers=number)
+        for (row0, row1), number in zip(
+            index[joins].tolist(), inliers[joins].tolist(), strict=True
+        )
+    ]
 
 
 def _view_graph(
@@ -382,6 +403,7 @@ def _consistency(trust: Trust) -> Consistency:
         overlaid=_look_alikes(trust.overlaid),
         num_left_out=len(trust.left_out),
         left_out=_look_alikes(trust.left_out),
+        broken=[ViewPair.model_validate(p) for p in trust.broken[:_MAX_LOOK_ALIKES]],
     )
 
 

@@ -18,6 +18,7 @@ from sfmprep.report.schema import (
     Residuals,
     Result,
     ViewGraph,
+    ViewPair,
     WeakLink,
 )
 from sfmprep.report.sections import count
@@ -103,7 +104,7 @@ def _of_parts(
             code="several_models",
             text=f"The capture fell into {len(result.model_sizes)} models of"
             f" {_listed(result.model_sizes)} images that do not share a frame."
-            f" {_where(folders)}",
+            f" {_joined(others)}{_where(folders)}",
             advice=f"If they should be one, {advice[0].lower()}{advice[1:]}",
             images=[i.name for i in images if i.model == 1][:_MAX_NAMES],
         )
@@ -114,6 +115,17 @@ def _of_parts(
             f" of {_listed(graph.part_sizes)} images.",
             advice=advice,
         )
+
+
+def _joined(others: Sequence[OtherModel]) -> str:
+    """What there is between the two largest models, a sentence; "" if not known."""
+    link = others[0].strongest_link if others else None
+    if link is None:
+        return ""
+    return (
+        f"{_count(others[0].num_links, 'pair')} such as {link.name0} and {link.name1}"
+        " between the two largest cannot tell how one lies in the other. "
+    )
 
 
 def _of_thin_cuts(result: Result, links: Sequence[WeakLink]) -> Iterator[Finding]:
@@ -247,6 +259,18 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
             blocks_training=True,
             images=_images_of(consistency.overlaid),
         )
+    if consistency.broken:
+        pair = consistency.broken[0]
+        yield Finding(
+            code="broken_order",
+            text=f"{_count(len(consistency.broken), 'pair')} of photographs in a row,"
+            f" such as {pair.name0} and {pair.name1}, match well, but the poses put"
+            " them where they cannot. A stretch of the row may lie on a place that"
+            " looks like its own.",
+            advice="Check in the 3D view that the cameras stand in the order of the"
+            " walk.",
+            images=_names_of(consistency.broken),
+        )
     if consistency.left_out:
         pair = consistency.left_out[0].pair
         yield Finding(
@@ -262,7 +286,11 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
 
 
 def _images_of(pairs: Sequence[LookAlike]) -> list[str]:
-    names = [name for each in pairs for name in (each.pair.name0, each.pair.name1)]
+    return _names_of([each.pair for each in pairs])
+
+
+def _names_of(pairs: Sequence[ViewPair]) -> list[str]:
+    names = [name for pair in pairs for name in (pair.name0, pair.name1)]
     return list(dict.fromkeys(names))[:_MAX_NAMES]
 
 

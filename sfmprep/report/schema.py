@@ -124,6 +124,10 @@ class OtherModel(Record):
     """Its dataset, a folder below that of the report; null where it has none."""
     reason: str
     """Why it has none; empty where it has."""
+    num_links: int = 0
+    """Verified pairs of an image of it and one of the largest model."""
+    strongest_link: ViewPair | None = None
+    """The one of these with the most inliers; null without any."""
 
 
 class ImageReport(Record):
@@ -298,6 +302,9 @@ class Consistency(Record):
     """Pairs that would have laid one place on another, and were not mapped with."""
     left_out: list[LookAlike]
     """The strongest of these, at most 100."""
+    broken: list[ViewPair]
+    """Photographs taken one after the other that match well and whose poses say that
+    they cannot; at most 100."""
 
 
 class Histogram(Record):

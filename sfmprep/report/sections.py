@@ -93,12 +93,36 @@ def links(report: Report) -> Iterator[PairSection]:
             for link in weakest[:_MAX_PAIRS_DRAWN]
         ],
     )
+    yield (
+        "Models that stay apart",
+        "Pairs join them to the largest model, but these are too few or do not agree on"
+        " how one lies in the other. Photographs between the two drawn here help most.",
+        [
+            (
+                other.strongest_link,
+                f"{count(other.num_links, 'pair')} between the largest model and model"
+                f" {other.number}, of {count(other.num_images, 'photograph')}; the"
+                " strongest has",
+            )
+            for other in report.other_models[:_MAX_CONTRADICTIONS_DRAWN]
+            if other.strongest_link is not None
+        ],
+    )
     if (trust := report.consistency) is not None:
         yield (
             "Places that lie on each other",
             "These fit the poses, but much of what each shows is missing in the other:"
             " the poses of one place are wrong.",
             _look_alikes(trust.overlaid),
+        )
+        yield (
+            "Neighbours in the row that stand apart",
+            "Taken one after the other, these match well, but the poses put them where"
+            " they cannot.",
+            [
+                (pair, "By the poses they do not see the same; the pair has")
+                for pair in trust.broken[:_MAX_CONTRADICTIONS_DRAWN]
+            ],
         )
         yield (
             "Pairs that were left out",

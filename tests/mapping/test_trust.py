@@ -10,8 +10,15 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping.trust import Trust, map_trusted, measure_trust
-from sfmprep.mapping.wrong_pairs import WrongPair, gather, judge_pairs
+from sfmprep.mapping.contradictions import Contradiction
+from sfmprep.mapping.trust import Trust, explained, map_trusted, measure_trust
+from sfmprep.mapping.wrong_pairs import (
+    Asked,
+    WrongPair,
+    find_wrong_pairs,
+    gather,
+    judge_pairs,
+)
 from tests.bench.repeats import map_plainly
 from tests.support.repeats import facades, photograph, plain, wrong_share
 
@@ -81,7 +88,17 @@ def test_groups_are_joined_while_the_sum_is_for_it() -> None:
 
 
 def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    trust = Trust(num_asked=20, num_contradicted=1, left_out=(PAIR,), overlaid=(PAIR,))
+    trust = Trust(
+        num_asked=20,
+        num_contradicted=1,
+        left_out=(PAIR,),
+        overlaid=(PAIR,),
+        broken=(
+            Contradiction(
+                name0="a.jpg", name1="b.jpg", num_inliers=40, share_fitting=0.2
+            ),
+        ),
+    )
     trust.write(tmp_path / "consistency.json")
     assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
     assert trust.consistency == 0.9
@@ -96,3 +113,36 @@ def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
         f"{path} is missing or damaged ('num_asked'). Delete"
         " mapped.zip beside it; the next run makes both again."
     )
+
+
+def _asked(
+    names: str, pairs: dict[str, tuple[float, float]], *, num_inliers: int = 100
+) -> Asked:
+    """Pairs such as "ab", with how far they fit the poses and what is absent."""
+    return Asked(
+        names=tuple(names),
+        index=np.array([[names.index(one), names.index(two)] for one, two in pairs]),
+        num_inliers=np.full(len(pairs), num_inliers),
+        repeated=np.zeros(len(pairs)),
+        fitting=np.array([fitting for fitting, _ in pairs.values()]),
+        absent=np.array([absent for _, absent in pairs.values()]),
+        found=np.full(len(pairs), num_inliers),
+        shared=[np.empty(0, np.int64)] * len(pairs),
+    )
+
+
+def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:
+    # b looks like x; so a, which matches b, was matched with x, too
+    pairs = {"ab": (1.0, 0.0), "bx": (0.0, 0.3), "ax": (0.1, 0.0), "ay": (0.1, 0.0)}
+    asked = _asked("abxy", pairs)
+    assert explained(asked, {("b", "x")}).tolist() == [False, True, True, False]
+    assert explained(asked, set()).tolist() == [False] * 4
+
+
+def test_between_photographs_in_a_row_only_their_own_evidence_counts() -> None:
+    # two rows of names that lie on each other: c and p match, and so does the rest
+    inside = {"ab": (1.0, 0.0), "bc": (1.0, 0.0), "pq": (1.0, 0.0), "qr": (1.0, 0.0)}
+    across = {"ap": (1.0, 0.4), "bq": (1.0, 0.4), "cr": (1.0, 0.4)}
+    unknown = {"cp": (1.0, np.nan), "bp": (1.0, np.nan)}
+    wrong = find_wrong_pairs(_asked("abcpqr", inside | across | unknown))
+    assert [pair.name0 + pair.name1 for pair in wrong] == ["ap", "bp", "bq", "cr"]

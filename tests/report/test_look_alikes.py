@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.wrong_pairs import WrongPair
+from sfmprep.report.schema import OtherModel, ViewPair
+from sfmprep.report.sections import links
 from sfmprep.report.thresholds import check_thresholds
 from tests.support.synthetic_run import Run, synthesize
 
@@ -13,18 +16,23 @@ PAIR = WrongPair(
     name0="a.jpg", name1="b.jpg", num_inliers=50, absent=0.25, certainty=0.9
 )
 
+BROKEN = Contradiction(name0="a.jpg", name1="b.jpg", num_inliers=80, share_fitting=0.1)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return synthesize(tmp_path_factory.mktemp("run"))
 
 
-def trust(*, overlaid: bool = False, left_out: bool = False) -> Trust:
+def trust(
+    *, overlaid: bool = False, left_out: bool = False, broken: bool = False
+) -> Trust:
     return Trust(
         num_asked=20,
         num_contradicted=1,
         overlaid=(PAIR,) * overlaid,
         left_out=(PAIR,) * left_out,
+        broken=(BROKEN,) * broken,
     )
 
 
@@ -53,6 +61,45 @@ def test_pairs_that_were_left_out_are_named(run: Run) -> None:
     assert not finding.blocks_training
 
 
+def test_neighbours_that_stand_apart_are_named(run: Run) -> None:
+    report = run.report(trust=trust(broken=True))
+    finding = next(f for f in report.warnings if f.code == "broken_order")
+    assert finding.text == (
+        "1 pair of photographs in a row, such as a.jpg and b.jpg, match well, but the"
+        " poses put them where they cannot. A stretch of the row may lie on a place"
+        " that looks like its own."
+    )
+    assert finding.images == ["a.jpg", "b.jpg"]
+    assert not finding.blocks_training
+    titles = {title: pairs for title, _, pairs in links(report)}
+    ((pair, text),) = titles["Neighbours in the row that stand apart"]
+    assert (pair.name0, pair.name1, pair.num_inliers) == ("a.jpg", "b.jpg", 80)
+    assert text == "By the poses they do not see the same; the pair has"
+
+
+def test_models_that_stay_apart_name_what_is_between_them(run: Run) -> None:
+    report = run.report()
+    link = ViewPair(name0="a.jpg", name1="b.jpg", num_inliers=31)
+    other = OtherModel(
+        number=1,
+        num_images=5,
+        num_points=90,
+        folder=None,
+        reason="fewer than 6 photographs",
+        num_links=3,
+        strongest_link=link,
+    )
+    report = report.model_copy(update={"other_models": [other]})
+    titles = {title: pairs for title, _, pairs in links(report)}
+    assert titles["Models that stay apart"] == [
+        (
+            link,
+            "3 pairs between the largest model and model 1, of 5 photographs; the"
+            " strongest has",
+        )
+    ]
+
+
 def test_consistency_is_a_threshold(run: Run) -> None:
     report = run.report(trust=trust())
     assert check_thresholds(report, ["consistency=0.95"]) == []
@@ -67,4 +114,4 @@ def test_consistency_is_a_threshold(run: Run) -> None:
 
 def test_without_look_alikes_nothing_is_said(run: Run) -> None:
     codes = {finding.code for finding in run.report(trust=trust()).warnings}
-    assert codes.isdisjoint({"overlaid", "look_alikes"})
+    assert codes.isdisjoint({"overlaid", "look_alikes", "broken_order"})

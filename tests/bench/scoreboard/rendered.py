@@ -102,16 +102,18 @@ def _balls(k: int, painted: NDArray[np.uint8]) -> Iterable[Surface]:
         yield Sphere(texture=painted, centre=place, radius=0.4)
 
 
-def house(sides: Sequence[int], folder: Path) -> None:
+def house(sides: Sequence[int], folder: Path, *, seed: int = 0, every: int = 1) -> None:
     """A walk around a square house on paving; sides of one number are painted alike.
 
     Args:
         sides: Of the south, east, north and west side.
         folder: See `Maker` in `scenes`.
+        seed: Of what is painted and of the walk.
+        every: Every so many-th image of the walk is written.
     """
-    surfaces, sky = _house(sides), np.full((2, 1, 3), 215, np.uint8)
+    surfaces, sky = _house(sides, seed), np.full((2, 1, 3), 215, np.uint8)
     angles = np.linspace(0, 2 * np.pi, NUM_AROUND, endpoint=False)
-    rng = np.random.default_rng(5)
+    rng = _rng(5, seed=seed)
     cameras = [
         look_at(
             np.array([9 * np.cos(angle), 9 * np.sin(angle), 1.7 + rng.normal(0, 0.1)]),
@@ -120,17 +122,21 @@ def house(sides: Sequence[int], folder: Path) -> None:
             rng.normal(0, 1.5),
         )
         for angle in angles
-    ]
+    ][::every]
     lens = Lens((0, 0, 0, 0, 0), 0.85)
     entries = [_entry(camera, lens) for camera in cameras]
     _write(folder, entries, lambda k: render_image(surfaces, cameras[k], sky))
 
 
-def _house(sides: Sequence[int]) -> list[Surface]:
+def _rng(*key: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([*key, seed] if seed else [*key])
+
+
+def _house(sides: Sequence[int], seed: int) -> list[Surface]:
     long, high, yard = 6.0, 3.6, 24.0
-    painted = {number: _front(number, long, high) for number in set(sides)}
+    painted = {n: _front(n, long, high, seed) for n in set(sides)}
     half, down = long / 2, np.array([0.0, 0.0, -high])
-    ground = paint_paving(np.random.default_rng(3), yard, yard)
+    ground = paint_paving(_rng(3, seed=seed), yard, yard)
     surfaces: list[Surface] = [
         Rectangle(
             texture=ground,
@@ -150,14 +156,16 @@ def _house(sides: Sequence[int]) -> list[Surface]:
     return surfaces
 
 
-def _front(number: int, long: float, high: float) -> NDArray[np.uint8]:
+def _front(number: int, long: float, high: float, seed: int) -> NDArray[np.uint8]:
     """Bricks, two windows and a poster."""
-    rng = np.random.default_rng([4, number])
+    rng = _rng(4, number, seed=seed)
     colour = (100.0 + 15 * number, 118, 166 - 15 * number)
     wall = paint_masonry(rng, long, high, course=0.13, length=0.3, colour=colour)
     for x in (0.8, 3.9):
         paste(wall, paint_window(rng, 1.1, 1.4), x, 0.9)
-    poster = paint_poster(rng, 0.7, 1.0, ("BAKERY", "REGATTA", "CHOIR")[number])
+    poster = paint_poster(
+        rng, 0.7, 1.0, ("BAKERY", "REGATTA", "CHOIR", "ORGAN")[number]
+    )
     paste(wall, poster, 2.6, 1.2)
     return wall
 
@@ -223,5 +231,5 @@ def _write(
 
 courtyard_ordinary_lens = partial(courtyard_through, ORDINARY)
 courtyard_wide_lens = partial(courtyard_through, WIDE)
-twin_fronts = partial(house, (0, 1, 0, 2))
-fourfold_house = partial(house, (0, 0, 0, 0))
+TWIN_FRONTS, FOURFOLD = (0, 1, 0, 2), (0, 0, 0, 0)
+twin_fronts, fourfold_house = partial(house, TWIN_FRONTS), partial(house, FOURFOLD)

@@ -1,0 +1,76 @@
+"""Photographs taken in a row: what their order says of pairs and poses.
+
+Next to each other in time means near each other in space. Where names are in the order
+of time, a pair of neighbours that match well and that the poses contradict shows a
+stretch of the row that was laid on a place that looks like its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sfmprep.mapping.view_graph import strongest_edges
+from sfmprep.pairing.pairs import natural_order
+from sfmprep.types import Float64, Index, Mask
+
+_STRONGEST = 5  # partners of an image, one of which the next image is
+_IN_ORDER = 0.8  # of the images have the next one among these
+_CONTRADICTED = 0.3  # fewer matches of a pair fit the poses
+_MIN_INLIERS = 30
+
+
+def next_to_each_other(names: Sequence[str], index: Index) -> Mask:
+    """Which pairs [P, 2] of rows of names follow each other, numbers in their order."""
+    place = _places(names)
+    gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1
+    return gap
+
+
+def follow_in_time(names: Sequence[str], index: Index, num_inliers: Index) -> Mask:
+    """Which pairs [P] are neighbours in time; none where names have no such order.
+
+    Names are in the order of time if next to most images is among the five strongest
+    partners of the one before.
+    """
+    follows = next_to_each_other(names, index)
+    strong = follows & strongest_edges(index, num_inliers, _STRONGEST)
+    if strong.sum() < _IN_ORDER * max(len(names) - 1, 1):
+        return np.zeros(len(follows), bool)
+    return follows
+
+
+def breaks(
+    names: Sequence[str], index: Index, num_inliers: Index, fitting: Float64
+) -> Mask:
+    """Which pairs [P] are neighbours in time that match well and do not fit the poses.
+
+    Args:
+        names: Of the views.
+        index: Pairs of views [P, 2].
+        num_inliers: [P]; 30 or more match well.
+        fitting: [P] share 0..1 of their matches that fit the poses.
+    """
+    follows = follow_in_time(names, index, num_inliers)
+    return follows & (num_inliers >= _MIN_INLIERS) & (fitting < _CONTRADICTED)
+
+
+def across_breaks(names: Sequence[str], index: Index, broken: Mask) -> Mask:
+    """Which pairs [P] join two stretches of the row that a break parts.
+
+    Args:
+        names: Of the views.
+        index: Pairs of views [P, 2].
+        broken: [P] as `breaks` finds them.
+    """
+    place = _places(names)
+    ends = np.unique(place[index[broken]].min(axis=1, initial=len(names)))
+    stretch = np.searchsorted(ends, place, "left")
+    apart: Mask = np.abs(stretch[index[:, 0]] - stretch[index[:, 1]]) == 1
+    return apart
+
+
+def _places(names: Sequence[str]) -> Index:
+    place_of = {name: place for place, name in enumerate(natural_order(names))}
+    return np.array([place_of[name] for name in names], np.int64)

@@ -1,0 +1,44 @@
+"""What the order of photographs says of pairs and poses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sfmprep.mapping.in_a_row import (
+    across_breaks,
+    breaks,
+    follow_in_time,
+    next_to_each_other,
+)
+
+NAMES = ("1.jpg", "2.jpg", "10.jpg", "11.jpg", "12.jpg")
+# each with the next one, and the third with the first and the last
+INDEX = np.array([(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (2, 4)])
+STRONG = np.array([90, 80, 90, 80, 50, 50])
+
+
+def test_numbers_give_the_order() -> None:
+    assert next_to_each_other(NAMES, INDEX).tolist() == [True] * 4 + [False] * 2
+    assert not len(next_to_each_other((), np.empty((0, 2), np.int64)))
+
+
+def test_names_without_an_order_say_nothing() -> None:
+    names = [f"{k:02d}.jpg" for k in range(20)]
+    row = np.array([(k, k + 1) for k in range(19)])
+    far = np.array([(k, (k + d) % 20) for k in range(20) for d in (5, 7, 9)])
+    index = np.concatenate([row, np.sort(far, axis=1)])
+    strong = np.concatenate([np.full(19, 90), np.full(60, 20)])
+    assert follow_in_time(names, index, strong).sum() == 19
+    assert not follow_in_time(names, index, 110 - strong).any()
+    assert not follow_in_time(names, index[19:], strong[19:]).any()
+
+
+def test_neighbours_that_do_not_fit_break_the_row() -> None:
+    fitting = np.array([1.0, 0.1, 1.0, 1.0, 1.0, 0.1])
+    broken = breaks(NAMES, INDEX, STRONG, fitting)
+    assert broken.tolist() == [False, True] + [False] * 4
+    assert not breaks(NAMES, INDEX, np.full(6, 29), fitting).any()  # too weak
+    # 1 and 2 are on one side, 10 to 12 on the other
+    across = across_breaks(NAMES, INDEX, broken)
+    assert across.tolist() == [False, True, False, False, True, False]
+    assert not across_breaks(NAMES, INDEX, np.zeros(6, bool)).any()
