@@ -23,6 +23,7 @@ from sfmprep.config.film import FilmConfig
 from sfmprep.config.flow import DisConfig, FlowConfig, RaftConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
+    KnownPosesConfig,
     MappingConfig,
     OutlierConfig,
     RefinementConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "FilmConfig",
     "FlowConfig",
     "Frontend",
+    "KnownPosesConfig",
     "LightGlueConfig",
     "LoftrConfig",
     "MappingConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import pycolmap
@@ -31,6 +31,13 @@ class Convention:
     def __str__(self) -> str:
         axes = "OpenCV" if self.axes == "opencv" else "OpenGL"
         return f"{self.direction} with the axes of {axes}"
+
+
+CONVENTIONS = tuple(
+    Convention(axes, direction)
+    for axes in get_args(Axes)
+    for direction in get_args(Direction)
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ tell, such as the axes of the camera in a table, is left to the photographs, see
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import shutil
@@ -82,6 +83,27 @@ def read_poses(
     if isinstance(found, KnownPoses):
         _expect_unique(found.names, path)
     return found.read_as(axes, direction)
+
+
+def poses_sha256(path: Path) -> str:
+    """A checksum of the content of known poses: of a model, its cameras and images.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    folder = _model_folder(path)
+    if folder is not None:
+        kind = "bin" if (folder / "images.bin").is_file() else "txt"
+        files = [folder / f"{name}.{kind}" for name in ("cameras", "images")]
+    else:
+        files = [path / "transforms.json" if path.is_dir() else path]
+    try:
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    except OSError as error:
+        raise ConfigError(
+            f"poses {path} cannot be read ({error.strerror}): {_EXPECTED}."
+        ) from error
+    return digests[0] if len(digests) == 1 else " ".join(digests)
 
 
 def _model_folder(path: Path) -> Path | None:

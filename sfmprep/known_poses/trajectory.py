@@ -57,11 +57,18 @@ class Trajectory:
         )
 
 
-def image_times(names: Sequence[str], trajectory: Trajectory) -> Float64:
+def image_times(
+    names: Sequence[str], trajectory: Trajectory, offset: float | None = None
+) -> Float64:
     """The times [N] of images, seconds, by their file names.
 
     A name is a time where it is a number, of a unit in which most of the images lie
     within the trajectory, or that of a frame of a film, such as `00h01m02s345`.
+
+    Args:
+        names: File names of images, one or more.
+        trajectory: Poses by time.
+        offset: Seconds that will be added; None where that is not known.
 
     Raises:
         ConfigError: the names are no times, or none of them lies in the trajectory.
@@ -81,14 +88,16 @@ def image_times(names: Sequence[str], trajectory: Trajectory) -> Float64:
             " time. Expected names such as 1311868169.163498.jpg, or a table with the"
             " header name,x,y,z,qw,qx,qy,qz (.csv)."
         )
-    shares = [float(((t >= first) & (t <= last)).mean()) for t in found]
+    moved = [times + (offset or 0.0) for times in found]
+    shares = [float(((t >= first) & (t <= last)).mean()) for t in moved]
     best = int(np.argmax(shares))
     if not shares[best]:
         times = found[0]
         raise ConfigError(
             f"poses {trajectory.path} are from {first:.3f} to {last:.3f} s, but the"
-            f" images from {times.min():.3f} to {times.max():.3f} s: no time is common"
-            " to both. Give a trajectory in the time base of the images, or"
+            f" images from {times.min():.3f} to {times.max():.3f} s"
+            f"{f' plus {offset:g} s' if offset else ''}: no time is common to both."
+            " Give a trajectory in the time base of the images, or"
             " --time-offset, which is added to the times of the images."
         )
     return np.asarray(found[best], np.float64)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.optimize import minimize_scalar
 
 from sfmprep.errors import ConfigError
 from sfmprep.known_poses.poses import (
-    Axes,
+    CONVENTIONS,
     Convention,
     Direction,
     KnownPoses,
@@ -31,9 +30,6 @@ from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
-_CONVENTIONS = [
-    Convention(*both) for both in product(get_args(Axes), get_args(Direction))
-]
 _CLEARLY = 0.5  # of the error of another way to read poses
 _FITS_DEG = 15.0  # poses that are off by less are not asked what else they could be
 _NUM_SHUFFLES = 200
@@ -77,7 +73,7 @@ def check_poses(poses: KnownPoses, edges: Edges, where: str) -> Checked:
         convention: _error_deg(
             edges, *converted(poses.rotations, poses.vectors, convention)
         )
-        for convention in _CONVENTIONS
+        for convention in CONVENTIONS
     }
     own = errors[poses.convention]
     best = min(errors, key=lambda convention: errors[convention])
@@ -124,7 +120,7 @@ def find_time_offset(
     """
     if not len(edges):
         return 0.0
-    conventions = [trajectory.convention] if trajectory.is_told else _CONVENTIONS
+    conventions = [trajectory.convention] if trajectory.is_told else CONVENTIONS
 
     def loss(offset: float, convention: Convention) -> float:
         wanted = (times + offset).clip(trajectory.times[0], trajectory.times[-1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import ImageReport, LookAlike, Report, Status, ViewPair
 
 _MAX_PAIRS_DRAWN = 6
@@ -49,6 +50,7 @@ def facts(report: Report) -> str:
     sizes = ", ".join(
         f"{s.num_images:,} of {s.width} × {s.height}" for s in capture.sizes[:3]
     ) + (f" and {len(capture.sizes) - 3} more sizes" if len(capture.sizes) > 3 else "")
+from sfmprep.report.given_poses import moved
     listed = [f"{sizes} pixels", file_size(capture.num_bytes), *capture.devices[:3]]
     listed += [f"features: {report.frontend}", f"recipe: {report.recipe}"]
     if report.world and isinstance(report.world.get("up"), str):
