@@ -186,8 +186,7 @@ def prepared(
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
     """A calibrated copy of a database, and the lenses that were made simpler in it.
 
-    Cameras of `models` count as known; those of `lenses`, by image name, are where
-    their calibration begins.
+    Cameras of `models` count as known, and so do those of `lenses`, by image name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
@@ -196,7 +195,7 @@ def prepared(
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
-            _take_lenses(opened, lenses, told)
+            told |= _take_lenses(opened, lenses, told)
         calibrate_database(
             calibrated,
             known=told,
@@ -271,9 +270,9 @@ def _take_lenses(
     database: pycolmap.Database,
     lenses: Mapping[str, pycolmap.Camera],
     told: Collection[int],
-) -> None:
-    """Gives cameras of a database the numbers of others, that of its first image."""
-    taken = set(told)
+) -> set[int]:
+    """Gives cameras of a database those of their first images; returns their ids."""
+    taken, given = set(told), set()
     for image in sorted(database.read_all_images(), key=lambda image: image.name):
         if image.camera_id in taken or image.name not in lenses:
             continue
@@ -291,6 +290,8 @@ def _take_lenses(
         camera.model, camera.params = lens.model, lens.params.tolist()
         camera.has_prior_focal_length = True
         database.update_camera(camera)
+        given.add(image.camera_id)
+    return given
 
 
 def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:

@@ -50,9 +50,10 @@ def facts(report: Report) -> str:
     sizes = ", ".join(
         f"{s.num_images:,} of {s.width} × {s.height}" for s in capture.sizes[:3]
     ) + (f" and {len(capture.sizes) - 3} more sizes" if len(capture.sizes) > 3 else "")
-from sfmprep.report.given_poses import moved
     listed = [f"{sizes} pixels", file_size(capture.num_bytes), *capture.devices[:3]]
     listed += [f"features: {report.frontend}", f"recipe: {report.recipe}"]
+    if report.given_poses:
+        listed.append(moved(report.given_poses))
     if report.world and isinstance(report.world.get("up"), str):
         listed.append(f"up: {report.world['up']}")
     return " · ".join(listed)
