@@ -15,24 +15,27 @@ from typing import Any
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import DatabaseConfig, MappingConfig, Recipe
+from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.database import copy_database
+from sfmprep.mapping.from_poses import map_from_poses
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
 from sfmprep.mapping.trust import Trust, leave_out, map_trusted, measure_trust
 from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines.refine_poses import read_known
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
 from sfmprep.semidense.remeasure import remeasure
 from sfmprep.stores.tables import DenseStore
 
+CHANGES = "pose_changes.json"  # beside the archive: what became of given poses
 _CONSISTENCY = "consistency.json"  # beside the archive: what its largest model is worth
 
 
@@ -61,18 +64,33 @@ def map_into(
     cameras: DatabaseConfig,
     scales: Scales,
     seed: int,
+    given: KnownPosesConfig | None = None,
     *,
     progress: Progress = silent,
 ) -> int:
     """Maps into an archive; returns how many models there are, and writes none for 0.
 
-    Beside it goes `consistency.json`: what the largest model is worth.
+    Beside it goes `consistency.json`: what the largest model is worth; and where poses
+    are given, `pose_changes.json`.
 
     Raises:
         SfmprepError: see `map_images`, `Trust.write` and `write_packed`.
     """
+    poses = None if given is None else read_known(given)
 
     def mapper(path: Path, place: Path) -> list[pycolmap.Reconstruction]:
+        if given is not None and poses is not None:
+            models, changes = map_from_poses(
+                *(path, images, place, config, poses),
+                where=str(given.path),
+                time_offset=given.time_offset,
+                cameras=cameras,
+                scales=scales,
+                seed=seed,
+                progress=progress,
+            )
+            changes.write(packed.with_name(CHANGES))
+            return models
         return map_images(
             *(path, images, place, config),
             cameras=cameras,

@@ -17,6 +17,7 @@ from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import read_table, write_text
+from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import Pair, pairs_from_file
@@ -80,6 +81,9 @@ def write_report(
         command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         trust=Trust.read(workspace.consistency) if models else None,
+        pose_changes=PoseChanges.read(workspace.pose_changes)
+        if models and recipe.known_poses is not None
+        else None,
         num_dataset_points=num_dataset_points,
         folders=datasets_below(workspace.out) if world else {},
         failure=failure,

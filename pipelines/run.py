@@ -28,6 +28,7 @@ from sfmprep.pipelines.choose_frontend import (
     with_stronger,
 )
 from sfmprep.pipelines.ledger import Ledger
+from sfmprep.pipelines.refine_poses import poses_of
 from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
@@ -150,6 +151,8 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
     find_rigs(images, recipe)
+    if recipe.known_poses is not None:
+        poses_of(recipe.known_poses, images.names)
     workspace.check_place(images.source)
 
 

@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import (
+    AutoPairsConfig,
     BesideConfig,
     DenseConfig,
     PairsFileConfig,
@@ -34,6 +35,7 @@ from sfmprep.config import (
 )
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
+from sfmprep.known_poses.read import poses_sha256
 from sfmprep.models.identity import identity_with
 from sfmprep.weights import weights_here
 
@@ -101,7 +103,8 @@ def _weakness(config: BesideConfig | StrongerConfig | DenseConfig) -> dict[str, 
 def _pairs_settings(recipe: Recipe) -> object:
     config = recipe.pairs
     if not isinstance(config, PairsFileConfig):
-        return {**_dump(config), "seed": recipe.seed}
+        given = _known_poses(recipe) if isinstance(config, AutoPairsConfig) else {}
+        return {**_dump(config), "seed": recipe.seed, **given}
     try:
         content = config.path.read_bytes()
     except OSError as error:
@@ -110,6 +113,15 @@ def _pairs_settings(recipe: Recipe) -> object:
             " file with one pair of names a line."
         ) from error
     return {"type": "file", "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _known_poses(recipe: Recipe) -> dict[str, Any]:
+    """Given poses by their content; nothing where there are none."""
+    config = recipe.known_poses
+    if config is None:
+        return {}
+    sha256 = poses_sha256(config.path)
+    return {"known_poses": {**_dump(config), "path": None, "sha256": sha256}}
 
 
 def _damage_settings(recipe: Recipe) -> dict[str, object]:
@@ -305,7 +317,11 @@ STAGES = {
             version=2,
             reads=("database",),
             writes="work/mapped.zip",
-            settings=lambda r: {"mapping": _dump(r.mapping), "seed": r.seed},
+            settings=lambda r: {
+                "mapping": _dump(r.mapping),
+                "seed": r.seed,
+                **_known_poses(r),
+            },
             applies=_maps,
         ),
         Stage(

@@ -21,6 +21,7 @@ from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
     FeaturesConfig,
+    KnownPosesConfig,
     MatcherConfig,
     PairsFileConfig,
     RetrievalConfig,
@@ -63,6 +64,7 @@ from sfmprep.pipelines.artefacts import (
     refuse,
     result_database,
 )
+from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
@@ -189,6 +191,9 @@ def make_pairs(
     if run.ledger.is_done("pairs"):
         return pairs_from_file(path, names)
     shots: list[list[str]] = []
+    if isinstance(config, AutoPairsConfig) and run.recipe.known_poses is not None:
+        pairs = _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
+        return _written(run, pairs)
     if isinstance(config, AutoPairsConfig):
         small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
         shots = [shot for film in run.images.films for shot in film.shots()]
@@ -215,11 +220,39 @@ def make_pairs(
             quadratic=in_films.quadratic,
         )
         pairs = Pairs.of([*pairs, *neighbours])
+    return _written(run, pairs)
+
+
+def _written(run: Run, pairs: Pairs) -> Pairs:
     at_one_spot = set(views_at_one_spot(run.images))
     pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
     run.begin("pairs")
-    pairs.write(path)
+    pairs.write(run.workspace.pairs)
     run.finish("pairs")
+    return pairs
+
+
+def _pairs_by_poses(
+    run: Run,
+    given: KnownPosesConfig,
+    config: AutoPairsConfig,
+    features: FeatureStore,
+    progress: Progress,
+) -> Pairs:
+    """Views that given poses place near each other; others with those most similar."""
+    names = [name for name in run.images.names if name in features]
+    poses = poses_of(given, names)
+    pairs = pairs_of_poses(poses, given.num_neighbours)
+    if without := set(names) - set(poses.names):
+        if len(names) <= config.exhaustive_up_to:
+            others = exhaustive_pairs(names)
+        else:
+            others = retrieval_pairs(
+                *(names, features, config.retrieval),
+                seed=run.recipe.seed,
+                progress=progress,
+            )
+        pairs = Pairs.of([*pairs, *(p for p in others if without.intersection(p))])
     return pairs
 
 
@@ -377,6 +410,7 @@ def map_verified(
         *(recipe.mapping, recipe.database),
         reduction_scales(run.images, recipe.features.max_size),
         recipe.seed,
+        recipe.known_poses,
         progress=progress,
     )
     if not num_models:

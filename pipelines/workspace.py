@@ -14,6 +14,7 @@ out/
         verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
         mapped.zip     the mapper's models; a tool that scans a folder finds none in it
+        pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round
         lost_pairs.txt     of its pairs those of images without a pose
         consistency.json   how far pairs and largest model agree, and pairs left out
@@ -74,6 +75,7 @@ class Workspace:
         self.second_database = work / "second.db"
         self.mapped_on = work / "mapped_on.zip"
         self.consistency = work / "consistency.json"
+        self.pose_changes = work / "pose_changes.json"
         self.refined = work / "refined.zip"
         self.rigs = work / "rigs.json"
         self.held = work / "held.zip"

@@ -76,15 +76,18 @@ __all__ = [
     "join_dense",
     "load_recipe",
     "map",
+    "map_from_poses",
     "match",
     "match_dense",
     "match_images",
     "natural_order",
     "pairs_from_file",
     "read_model",
+    "read_poses",
     "read_report",
     "reconstruct",
     "refine",
+    "refine_poses",
     "retrieval_pairs",
     "scan",
     "sequential_pairs",
@@ -96,6 +99,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sfmprep.api.dataset import export, read_report, reconstruct
+    from sfmprep.api.known_poses import map_from_poses, read_poses, refine_poses
     from sfmprep.api.matching import (
         LightGlue,
         extract,

@@ -19,7 +19,7 @@ FOLDERS = {"sfmprep": "sfmprep", "pipelines": "sfmprep.pipelines"}
 FLOORS = """
 errors types coords progress files devices threads
 config weights stores capture executors
-models pairing geometry
+models pairing geometry known_poses
 frontend semidense mapping refinement dataset demo
 export evaluation report
 pipelines

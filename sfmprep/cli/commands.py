@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -39,6 +39,7 @@ from sfmprep.cli.options import (
     WithMasks,
     WithTargets,
     flat,
+    pose_settings,
 )
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe, recipe_names
@@ -125,8 +126,9 @@ def run(args: list[str]) -> int:
 
 def _commands() -> dict[str, Callable[..., Any]]:
     functions = (
-        *(reconstruct, extract, pairs, match, database, map_, export, report, status),
-        *(view, evaluate, recipes, settings, weights, doctor, completion, demo, train),
+        *(reconstruct, refine, extract, pairs, match, database, map_, export, report),
+        *(status, view, evaluate, recipes, settings, weights, doctor, completion, demo),
+        train,
     )
     return {function.__name__.rstrip("_"): function for function in functions}
 
@@ -161,6 +163,53 @@ def reconstruct(
 ) -> int:
     """Turn a folder of photographs into a dataset for splat training."""
     loaded = _begin(images, out, options)
+    wanted = _parsed(fail_below)
+    from sfmprep.cli.summary import finish
+    from sfmprep.pipelines.reconstruct import reconstruct
+
+    found = reconstruct(
+        *(images, out, loaded),
+        device=pick_device(device),
+        progress=options.progress(loaded),
+    )
+    return finish(found, out, thresholds=wanted, as_json=as_json)
+
+
+def refine(
+    images: Images,
+    poses: Annotated[
+        Positional[Path],
+        arg(
+            metavar="POSES",
+            help="A COLMAP model, transforms.json, table name,x,y,z,qw,qx,qy,qz (.csv),"
+            " or trajectory of TUM.",
+        ),
+    ],
+    out: Out,
+    options: OfRun = DatasetOptions(),  # noqa: B008
+    *,
+    axes: Annotated[
+        Literal["auto", "opencv", "opengl"],
+        arg(help="Of the cameras: y down and z forward, or y up and z back."),
+    ] = "auto",
+    direction: Annotated[
+        Literal["auto", "cam_from_world", "world_from_cam"],
+        arg(help="What a rotation and a vector of a table or trajectory do."),
+    ] = "auto",
+    time_offset: Annotated[
+        float | None,
+        arg(metavar="SECONDS", help="Added to the times of images; else it is found."),
+    ] = None,
+    device: Device = "auto",
+    fail_below: Thresholds = (),
+    as_json: AsJson = False,
+) -> int:
+    """Make a dataset from photographs whose poses are known roughly, and refine these.
+
+    World and scale of the poses are kept.
+    """
+    settings = pose_settings(poses, axes, direction, time_offset)
+    loaded = _begin(images, out, options, first=settings)
     wanted = _parsed(fail_below)
     from sfmprep.cli.summary import finish
     from sfmprep.pipelines.reconstruct import reconstruct
@@ -611,9 +660,15 @@ def _open(
         yield run
 
 
-def _begin(images: Path, out: Path, options: Options, default: str = "splat") -> Recipe:
+def _begin(
+    images: Path,
+    out: Path,
+    options: Options,
+    default: str = "splat",
+    first: Sequence[str] = (),
+) -> Recipe:
     """Loads the recipe, and says what is done before imports that take seconds."""
-    loaded = options.load(_recipe_of(out, default))
+    loaded = options.load(_recipe_of(out, default), first)
     options.start_logging()
     logger.info("reading the photographs of %s", images)
     return loaded

@@ -188,9 +188,9 @@ class Options:
             ]
         )
 
-    def load(self, default: str) -> Recipe:
-        """The recipe with all settings."""
-        overrides = [*self.overrides(), *flat(self.settings)]
+    def load(self, default: str, first: Sequence[str] = ()) -> Recipe:
+        """The recipe with all settings; those that a command itself makes first."""
+        overrides = [*first, *self.overrides(), *flat(self.settings)]
         return load_recipe(self.recipe or default, overrides)
 
     def overrides(self) -> list[str]:
@@ -323,6 +323,24 @@ def limit_threads(number: int) -> None:
         # not the first ones: two runs beside each other would share them
         chosen = random.sample(cores, min(number, len(cores)))
         os.sched_setaffinity(0, chosen)
+
+
+def pose_settings(
+    poses: Path, axes: str, direction: str, time_offset: float | None
+) -> list[str]:
+    """The settings of a run that starts from given poses and keeps their world."""
+    config = {
+        "path": str(poses.resolve()),
+        "axes": axes,
+        "direction": direction,
+        "time_offset": time_offset,
+    }
+    return [
+        setting("known_poses", config),
+        "second_round=null",
+        "export.world.up=keep",
+        "export.world.centre=false",
+    ]
 
 
 Common = Annotated[Options, arg(name="")]

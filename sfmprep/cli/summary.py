@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import Finding, Report
 from sfmprep.report.thresholds import check_thresholds
 from sfmprep.report.verdict import EXIT_BELOW, exit_code, per_cent
@@ -62,6 +63,8 @@ def print_report(report: Report, out: Path) -> None:
         agrees = per_cent(round(1000 * trust.consistency), 1000)
         out_of = f"{trust.num_asked} of them that were asked"
         show(f"{agrees} of {out_of} agree with the poses")
+    if report.given_poses:
+        show(moved(report.given_poses))
     show(f"features: {report.frontend}")
     for finding in report.warnings:
         say(f"warning: {finding.text} {finding.advice}")

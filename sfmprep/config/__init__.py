@@ -23,6 +23,7 @@ from sfmprep.config.film import FilmConfig
 from sfmprep.config.flow import DisConfig, FlowConfig, RaftConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
+    KnownPosesConfig,
     MappingConfig,
     OutlierConfig,
     RefinementConfig,
@@ -74,6 +75,7 @@ __all__ = [
     "FlowConfig",
     "Frontend",
     "PanoramaConfig",
+    "KnownPosesConfig",
     "LightGlueConfig",
     "LoftrConfig",
     "MappingConfig",

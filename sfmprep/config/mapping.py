@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -65,6 +66,25 @@ class MappingConfig(Config):
     """Models with fewer images are dropped."""
     refine_principal_point: Literal["auto", "always", "never"] = "auto"
     """Whether the last bundle adjustment moves principal points."""
+
+
+class KnownPosesConfig(Config):
+    """Poses that are known, however roughly, in place of a mapper's search for them."""
+
+    path: Path
+    """A COLMAP model, a transforms.json, a table name,x,y,z,qw,qx,qy,qz (.csv), or a
+    trajectory of TUM."""
+    axes: Literal["auto", "opencv", "opengl"] = "auto"
+    """Of the cameras: y down and z forward, or y up and z back.
+
+    auto: as the format has them; of table and trajectory as the photographs tell.
+    """
+    direction: Literal["auto", "cam_from_world", "world_from_cam"] = "auto"
+    """What a rotation and a vector of table or trajectory do; auto: as for axes."""
+    time_offset: float | None = None
+    """Seconds added to the times of images, for a trajectory; null: it is found."""
+    num_neighbours: PositiveInt = 12
+    """With `pairs: auto`, each view is paired with so many of those near by."""
 
 
 class SecondRoundConfig(Config):

@@ -15,6 +15,7 @@ from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
+    KnownPosesConfig,
     MappingConfig,
     RefinementConfig,
     SecondRoundConfig,
@@ -93,6 +94,8 @@ class Recipe(Config):
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""
     database: DatabaseConfig = DatabaseConfig()
+    known_poses: KnownPosesConfig | None = None
+    """Poses to start from, or null."""
     mapping: MappingConfig = MappingConfig()
     second_round: SecondRoundConfig | None = SecondRoundConfig()
     """Matching what the models propose, and mapping on; or null."""

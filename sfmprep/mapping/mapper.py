@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pycolmap
 
@@ -28,6 +30,10 @@ from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
 from sfmprep.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+_SAME_ASPECT = 0.01
 
 
 def map_images(
@@ -81,7 +87,7 @@ def map_images(
             COLMAP found no solution of the last adjustment.
     """
     cameras = cameras or DatabaseConfig()
-    with _prepared(
+    with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
         budget_seconds=budget_seconds,
     ) as (run, lenses):
@@ -94,7 +100,7 @@ def map_images(
                 restore_pairs(run.database, database)  # some may have been cut
                 found = max(found, _first_models(run), key=_num_registered)
         found = complete(run, found, time.perf_counter() - began)
-    return _finished(found, lenses, images, folder, config, cameras)
+    return finished(found, lenses, images, folder, config, cameras)
 
 
 def continue_models(
@@ -138,12 +144,12 @@ def continue_models(
     cameras = cameras or DatabaseConfig()
     if not models:
         return []
-    with _prepared(
+    with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
         models=models,
     ) as (run, lenses):
         found = go_on(run, list(models))
-    return _finished(found, lenses, images, folder, config, cameras)
+    return finished(found, lenses, images, folder, config, cameras)
 
 
 def _first_models(run: Run) -> list[pycolmap.Reconstruction]:
@@ -164,7 +170,7 @@ def _num_registered(models: Sequence[pycolmap.Reconstruction]) -> int:
 
 
 @contextmanager
-def _prepared(
+def prepared(
     database: Path,
     images: ImageSet,
     folder: Path,
@@ -175,9 +181,13 @@ def _prepared(
     progress: Progress,
     *,
     models: Sequence[pycolmap.Reconstruction] = (),
+    lenses: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
     budget_seconds: float | None = None,
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
-    """A calibrated copy of a database, and the lenses that were made simpler in it."""
+    """A calibrated copy of a database, and the lenses that were made simpler in it.
+
+    Cameras of `models` count as known, and so do those of `lenses`, by image name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
         calibrated = Path(raw) / "database.db"
@@ -185,6 +195,7 @@ def _prepared(
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
+            told |= _take_lenses(opened, lenses, told)
         calibrate_database(
             calibrated,
             known=told,
@@ -194,7 +205,7 @@ def _prepared(
             progress=progress,
         )
         with pycolmap.Database.open(calibrated) as opened:
-            lenses = simplify_lenses(opened, told)
+            simplified = simplify_lenses(opened, told)
         run = Run(
             database=calibrated,
             images=images,
@@ -206,10 +217,10 @@ def _prepared(
             progress=progress,
             budget_seconds=budget_seconds,
         )
-        yield run, lenses
+        yield run, simplified
 
 
-def _finished(
+def finished(
     found: list[pycolmap.Reconstruction],
     lenses: Mapping[int, pycolmap.CameraModelId],
     images: ImageSet,
@@ -253,6 +264,34 @@ def _take_cameras(
             database.update_camera(camera)
             taken.add(key)
     return taken
+
+
+def _take_lenses(
+    database: pycolmap.Database,
+    lenses: Mapping[str, pycolmap.Camera],
+    told: Collection[int],
+) -> set[int]:
+    """Gives cameras of a database those of their first images; returns their ids."""
+    taken, given = set(told), set()
+    for image in sorted(database.read_all_images(), key=lambda image: image.name):
+        if image.camera_id in taken or image.name not in lenses:
+            continue
+        taken.add(image.camera_id)
+        camera = database.read_camera(image.camera_id)
+        lens = pycolmap.Camera(lenses[image.name].todict())
+        if abs(lens.width / lens.height - camera.width / camera.height) > _SAME_ASPECT:
+            logger.warning(
+                "the camera given for %s is of %d x %d pixels, the image has %d x %d:"
+                " it is not used",
+                *(image.name, lens.width, lens.height, camera.width, camera.height),
+            )
+            continue
+        lens.rescale(camera.width, camera.height)
+        camera.model, camera.params = lens.model, lens.params.tolist()
+        camera.has_prior_focal_length = True
+        database.update_camera(camera)
+        given.add(image.camera_id)
+    return given
 
 
 def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:

@@ -22,6 +22,7 @@ from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
 from sfmprep.mapping.failure import explain_failure
+from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.view_graph import (
     PairTable,
@@ -33,6 +34,7 @@ from sfmprep.mapping.view_graph import (
 from sfmprep.mapping.wrong_pairs import WrongPair
 from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
 from sfmprep.report.focal_lengths import doubtful_focal_lengths
+from sfmprep.report.given_poses import given_poses, of_given_poses
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
@@ -78,6 +80,7 @@ def collect_report(
     command: str,
     next_steps: Sequence[str],
     trust: Trust | None = None,
+    pose_changes: PoseChanges | None = None,
     num_dataset_points: int | None = None,
     rungs: Sequence[Rung] = (),
     folders: Mapping[int, str] | None = None,
@@ -102,6 +105,7 @@ def collect_report(
         command: What makes this result.
         next_steps: What opens it, if it is worth that.
         trust: How far the pairs and the first model agree; None without a model.
+        pose_changes: What became of given poses; None where there were none.
         num_dataset_points: Points that training starts from, where there is a dataset.
         folders: Datasets of models beside the first, by the model's number.
         failure: Why there is no model or no dataset, where that is known.
@@ -156,6 +160,8 @@ def collect_report(
         scale=median(scales.values()),
         films=images.films,
     )
+    given = given_poses(pose_changes) if pose_changes else None
+    findings += of_given_poses(given)
     # poses that cannot be trusted contradict nothing
     trusted = () if any(f.blocks_training for f in findings) else models
     findings += doubtful_focal_lengths(images, recipe.database, database, trusted)
@@ -186,6 +192,7 @@ def collect_report(
         weak_links=links,
         contradictions=contradictions,
         consistency=consistency,
+        given_poses=given,
         residuals=measured.residuals if measured else None,
         track_lengths=measured.track_lengths if measured else None,
         angles_deg=measured.angles_deg if measured else None,

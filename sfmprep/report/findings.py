@@ -123,7 +123,7 @@ def _joined(others: Sequence[OtherModel]) -> str:
     if link is None:
         return ""
     return (
-        f"{_count(others[0].num_links, 'pair')} such as {link.name0} and {link.name1}"
+        f"{count(others[0].num_links, 'pair')} such as {link.name0} and {link.name1}"
         " between the two largest cannot tell how one lies in the other. "
     )
 
@@ -263,7 +263,7 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
         pair = consistency.broken[0]
         yield Finding(
             code="broken_order",
-            text=f"{_count(len(consistency.broken), 'pair')} of photographs in a row,"
+            text=f"{count(len(consistency.broken), 'pair')} of photographs in a row,"
             f" such as {pair.name0} and {pair.name1}, match well, but the poses put"
             " them where they cannot. A stretch of the row may lie on a place that"
             " looks like its own.",

@@ -307,6 +307,37 @@ class Consistency(Record):
     they cannot; at most 100."""
 
 
+class GivenPoses(Record):
+    """Poses that were given, against those of the result, in its frame and scale."""
+
+    source: str
+    """What their file is."""
+    convention: str
+    """How they were read."""
+    time_offset_s: float | None
+    """Seconds added to the times of images, for a trajectory; else null."""
+    num_given: int
+    """Poses of images of the capture."""
+    rotation_stddev_deg: float
+    """Of the given rotations, in each axis, without those contradicted, degrees."""
+    position_stddev: float
+    """Of the given positions, in each axis, in their units."""
+    median_rotation_deg: float
+    """By how much rotations changed."""
+    max_rotation_deg: float
+    """The largest of these."""
+    median_distance: float
+    """By how much positions changed, in units of the given."""
+    max_distance: float
+    """The largest of these."""
+    contradicted: list[str]
+    """Images whose given pose is off by far more than most, and was replaced."""
+    added: list[str]
+    """Images with a pose that had none."""
+    lost: list[str]
+    """Images that had a pose, which nothing supports: they have none now."""
+
+
 class Histogram(Record):
     """Counts between edges."""
 
@@ -411,6 +442,8 @@ class Report(Record):
     """Strongest pairs first, at most 20."""
     consistency: Consistency | None = None
     """Null where there is no model."""
+    given_poses: GivenPoses | None = None
+    """Null where no poses were given, or there is no model."""
     residuals: Residuals | None
     """Null where there is no model."""
     track_lengths: Histogram | None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import ImageReport, LookAlike, Report, Status, ViewPair
 
 _MAX_PAIRS_DRAWN = 6
@@ -51,6 +52,8 @@ def facts(report: Report) -> str:
     ) + (f" and {len(capture.sizes) - 3} more sizes" if len(capture.sizes) > 3 else "")
     listed = [f"{sizes} pixels", file_size(capture.num_bytes), *capture.devices[:3]]
     listed += [f"features: {report.frontend}", f"recipe: {report.recipe}"]
+    if report.given_poses:
+        listed.append(moved(report.given_poses))
     if report.world and isinstance(report.world.get("up"), str):
         listed.append(f"up: {report.world['up']}")
     return " · ".join(listed)

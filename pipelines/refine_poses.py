@@ -1,0 +1,76 @@
+"""Poses that are known, however roughly, and photographs in; a dataset out.
+
+A run as any other, whose recipe names the poses: pairs are those that they place near
+each other, and the mapper starts from them (see `mapping.from_poses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sfmprep.config import KnownPosesConfig, Recipe, WorldConfig
+from sfmprep.errors import ConfigError
+from sfmprep.known_poses.names import of_images
+from sfmprep.known_poses.poses import CONVENTIONS, KnownPoses, converted
+from sfmprep.known_poses.read import read_poses
+from sfmprep.known_poses.trajectory import Trajectory, image_times
+from sfmprep.pairing.near_views import near_views
+from sfmprep.pairing.pairs import Pair, Pairs
+
+
+def with_poses(recipe: Recipe, config: KnownPosesConfig) -> Recipe:
+    """The recipe that starts from given poses and keeps their world and scale.
+
+    Its second round is left out: it would go on without them.
+    """
+    world = WorldConfig(up="keep", centre=False)
+    export = recipe.export.model_copy(update={"world": world})
+    return recipe.model_copy(
+        update={"known_poses": config, "second_round": None, "export": export}
+    )
+
+
+def read_known(config: KnownPosesConfig) -> KnownPoses | Trajectory:
+    """Reads the poses that a recipe names.
+
+    Raises:
+        ConfigError: see `read_poses`.
+    """
+    return read_poses(
+        config.path,
+        axes=None if config.axes == "auto" else config.axes,
+        direction=None if config.direction == "auto" else config.direction,
+    )
+
+
+def poses_of(config: KnownPosesConfig, names: Sequence[str]) -> KnownPoses:
+    """The given poses of the images of a capture, before their pairs are known.
+
+    Raises:
+        ConfigError: they cannot be read, are of other images or of another time; or
+            all are in one place.
+    """
+    poses = read_known(config)
+    if isinstance(poses, Trajectory):
+        times = image_times(names, poses, config.time_offset)
+        poses = poses.at(names, times, config.time_offset or 0.0)
+    found = of_images(poses, names, str(config.path))
+    if len(found) > 1 and not np.ptp(found.cam_from_world()[1], axis=0).any():
+        raise ConfigError(
+            f"poses {config.path}: all {len(found)} cameras are in one place, so there"
+            " is no scale to keep. Use `sfmprep reconstruct`, which needs no poses."
+        )
+    return found
+
+
+def pairs_of_poses(poses: KnownPoses, num_neighbours: int) -> Pairs:
+    """Pairs of views that are near each other, in every way the poses can be meant."""
+    ways = [poses.convention] if poses.is_told else CONVENTIONS
+    pairs: dict[Pair, None] = {}
+    for convention in ways:
+        placed = converted(poses.rotations, poses.vectors, convention)
+        near = near_views(poses.names, *placed, num_neighbours=num_neighbours)
+        pairs |= dict.fromkeys(near)
+    return Pairs.of(pairs)

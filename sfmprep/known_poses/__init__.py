@@ -1,0 +1,1 @@
+"""Poses that are known before anything is mapped: files, conventions, times."""
