@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pycolmap
 
 from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256, signature
 from sfmprep.capture.image_set import ImageSet
@@ -114,15 +115,7 @@ def _make(
 ) -> float:
     """Writes the masks, and returns the share of all pixels that move."""
     estimator = build_flow_estimator(config.flow, device=device)
-    plain = recipe.model_copy(update={"motion_masks": None, "refinement": None})
-    seconds: dict[str, float] = {}
-    logger.info("poses without masks first, to tell what moves")
-    with open_run(images, workspace.unmasked, plain, progress=progress) as run:
-        with match_photographs(run, seconds, device=device, progress=progress) as found:
-            verified = stages.fill_database(
-                run, found.features, found.pairs, found.matches, progress=progress
-            )
-        models = find_poses(run, verified, seconds, device=device, progress=progress)
+    models = _models_without(images, recipe, workspace, device, progress)
     arrays = [ModelArrays.of(model) for model in models]
     still = dict(find_motion(images, arrays, estimator, config, progress=progress))
     moving = sum((~mask).mean() for mask in still.values())
@@ -135,6 +128,25 @@ def _make(
     except OSError as error:
         raise not_written(workspace.motion_masks, error) from error
     return float(moving) / len(images)
+
+
+def _models_without(
+    images: ImageSet,
+    recipe: Recipe,
+    workspace: Workspace,
+    device: str,
+    progress: Progress,
+) -> list[pycolmap.Reconstruction]:
+    """The poses that are found without the masks."""
+    plain = recipe.model_copy(update={"motion_masks": None, "refinement": None})
+    seconds: dict[str, float] = {}
+    logger.info("poses without masks first, to tell what moves")
+    with open_run(images, workspace.unmasked, plain, progress=progress) as run:
+        with match_photographs(run, seconds, device=device, progress=progress) as found:
+            verified = stages.fill_database(
+                run, found.features, found.pairs, found.matches, progress=progress
+            )
+        return find_poses(run, verified, seconds, device=device, progress=progress)
 
 
 def _write(images: ImageSet, name: str, still: Mask | None, folder: Path) -> None:
