@@ -219,7 +219,7 @@ class MaskOptions(Options):
         """What these options are in the recipe."""
         if self.masks is None:
             return super().overrides()
-        if self.masks == Path("motion"):
+        if self.masks == Path("motion") and not self.masks.is_dir():
             return [*super().overrides(), "motion_masks={}"]
         return [*super().overrides(), setting("masks", self.masks.resolve())]
 
