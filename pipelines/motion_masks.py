@@ -13,17 +13,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pycolmap
 
 from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256, signature
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.capture.masks import read_mask
-from sfmprep.config import MotionMasksConfig, Recipe
-from sfmprep.coords import upright_pixels, upright_size
+from sfmprep.config import MappingConfig, MotionMasksConfig, Recipe
 from sfmprep.files import not_written, read_table, write_text
-from sfmprep.frontend.motion_masks import find_motion
+from sfmprep.frontend.motion_masks import find_motion, write_masks
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.models.identity import identity_with
@@ -34,7 +30,6 @@ from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.types import Mask
 from sfmprep.weights import weights_here
 
 logger = logging.getLogger(__name__)
@@ -73,7 +68,8 @@ def with_motion_masks(
     workspace = Workspace(out)
     key = _key(images, workspace, config)
     table = read_table(workspace.motion_masks_table)
-    if table.get("key") != key:
+    is_whole = not table.get("share") or workspace.motion_masks.is_dir()
+    if table.get("key") != key or not is_whole:
         if not makes:
             return images
         share = _make(images, workspace, recipe, config, device, progress)
@@ -118,16 +114,15 @@ def _make(
     models = _models_without(images, recipe, workspace, device, progress)
     arrays = [ModelArrays.of(model) for model in models]
     still = dict(find_motion(images, arrays, estimator, config, progress=progress))
-    moving = sum((~mask).mean() for mask in still.values())
+    share = float(sum((~mask).mean() for mask in still.values())) / len(images)
     try:
         shutil.rmtree(workspace.motion_masks, ignore_errors=True)
-        if moving:
-            for name in images.names:
-                _write(images, name, still.get(name), workspace.motion_masks)
+        if share:
+            write_masks(images, still, workspace.motion_masks)
         shutil.rmtree(workspace.unmasked)
     except OSError as error:
         raise not_written(workspace.motion_masks, error) from error
-    return float(moving) / len(images)
+    return share
 
 
 def _models_without(
@@ -138,7 +133,10 @@ def _models_without(
     progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
     """The poses that are found without the masks."""
-    plain = recipe.model_copy(update={"motion_masks": None, "refinement": None})
+    mapping = MappingConfig() if recipe.mapping.type == "none" else recipe.mapping
+    plain = recipe.model_copy(
+        update={"motion_masks": None, "refinement": None, "mapping": mapping}
+    )
     seconds: dict[str, float] = {}
     logger.info("poses without masks first, to tell what moves")
     with open_run(images, workspace.unmasked, plain, progress=progress) as run:
@@ -147,18 +145,3 @@ def _models_without(
                 run, found.features, found.pairs, found.matches, progress=progress
             )
         return find_poses(run, verified, seconds, device=device, progress=progress)
-
-
-def _write(images: ImageSet, name: str, still: Mask | None, folder: Path) -> None:
-    """Writes one mask, upright as people see the image; black moves or is given."""
-    info = images.infos[name]
-    size = upright_size(info.size, info.orientation)
-    mask = np.full(size[::-1], 255, np.uint8)
-    if still is not None:
-        small = 255 * still.astype(np.uint8)
-        mask = cv2.resize(small, size, dst=mask, interpolation=cv2.INTER_NEAREST)
-    if (given := read_mask(images, name)) is not None:
-        mask[~upright_pixels(given.view(np.uint8), info.orientation).view(bool)] = 0
-    path = folder / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -18,8 +19,9 @@ import numpy as np
 
 from sfmprep.capture.batches import load_batches
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import read_mask
 from sfmprep.config import MotionMasksConfig
-from sfmprep.coords import Placed, colmap_from_centre
+from sfmprep.coords import Placed, colmap_from_centre, upright_pixels, upright_size
 from sfmprep.geometry.static import Explained, Seen, explain
 from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.models.protocols import FlowEstimator
@@ -86,6 +88,35 @@ def find_motion(
             )
             continue
         yield name, ~moves
+
+
+def write_masks(images: ImageSet, still: Mapping[str, Mask], folder: Path) -> None:
+    """Writes a mask for every image, upright as people see it.
+
+    Black is what moves, and what the masks leave out that the images have already.
+
+    Args:
+        images: The capture, with the masks that are given.
+        still: What `find_motion` yields; may lack images.
+        folder: Made if it is missing; `a.jpg.png` for `a.jpg`.
+
+    Raises:
+        ImageError: a given mask cannot be used.
+        OSError: they cannot be written.
+    """
+    for name in images.names:
+        info = images.infos[name]
+        size = upright_size(info.size, info.orientation)
+        mask = np.full(size[::-1], 255, np.uint8)
+        if name in still:
+            small = 255 * still[name].astype(np.uint8)
+            cv2.resize(small, size, dst=mask, interpolation=cv2.INTER_NEAREST)
+        if (given := read_mask(images, name)) is not None:
+            upright = upright_pixels(given.astype(np.uint8), info.orientation)
+            mask[upright == 0] = 0
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
 
 
 class _Nearness:

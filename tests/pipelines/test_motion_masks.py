@@ -48,7 +48,7 @@ def test_a_run_masks_what_moves_in_features_and_dataset(
     assert not (out / "work" / "unmasked").exists()
     truth = cv2.imread(str(scene / "masks" / "0003.jpg.png"), 0) == 0
     with FeatureStore(out / "work" / "features.h5") as features:
-        column, row = np.floor(features["0003.jpg"].xy).astype(int).T
+        column, row = np.floor(features.get("0003.jpg").xy).astype(int).T
     assert truth[row, column].mean() < 0.2 * truth.mean()
     assert len(list((out / "masks").iterdir())) == 7
 
