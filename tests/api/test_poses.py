@@ -13,6 +13,7 @@ import pycolmap
 import pytest
 
 import sfmprep as sp
+from sfmprep.capture.masks import read_mask
 from sfmprep.evaluation.reference import read_reference
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
