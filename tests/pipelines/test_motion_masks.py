@@ -38,6 +38,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_a_run_masks_what_moves_in_features_and_dataset(
     scene: Path, tmp_path: Path
 ) -> None:
