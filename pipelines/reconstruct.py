@@ -15,6 +15,7 @@ from sfmprep.pipelines.artefacts import open_keypoints
 from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.matching import match_photographs
+from sfmprep.pipelines.motion_masks import with_motion_masks
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import open_run
@@ -54,6 +55,11 @@ def reconstruct(
         images = find_capture(source, out, recipe, progress=progress)
     if images.developed is None:
         seconds.clear()  # there was nothing to develop
+    if recipe.motion_masks is not None:
+        with timed(seconds, "motion masks"):
+            images = with_motion_masks(
+                images, out, recipe, device=device, progress=progress
+            )
     with open_run(images, out, recipe, progress=progress) as run:
         with (
             match_photographs(run, seconds, device=device, progress=progress) as found,

@@ -25,6 +25,8 @@ out/
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
         developed/     photographs that films and the like became; developed.json
+        motion_masks/  masks of what moves; motion_masks.json; unmasked/ while they are
+                       made
         lock           held by the run that is going on
 """
 
@@ -43,7 +45,10 @@ from sfmprep.files import not_written
 
 logger = logging.getLogger(__name__)
 
-_EARLY = {"lock", "developed", "developed.json", "stages.json"}
+_EARLY = {
+    *("lock", "developed", "developed.json", "stages.json"),
+    *("unmasked", "motion_masks", "motion_masks.json"),
+}
 
 
 class Workspace:
@@ -58,6 +63,9 @@ class Workspace:
         self.earlier_dataset = self.earlier / "dataset"
         self.developed = work / "developed"
         self.developed_table = work / "developed.json"
+        self.motion_masks = work / "motion_masks"
+        self.motion_masks_table = work / "motion_masks.json"
+        self.unmasked = work / "unmasked"
         self.features = work / "features.h5"
         self.pairs = work / "pairs.txt"
         self.matches = work / "matches.h5"

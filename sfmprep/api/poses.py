@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pycolmap
 
-from sfmprep.api.given import MAX_SIZE, in_folder, max_size_of
+from sfmprep.api.given import MAX_SIZE, in_folder, max_size_of, model_of
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
     DatabaseConfig,
+    DisConfig,
+    FlowConfig,
     MappingConfig,
+    MotionMasksConfig,
     OutlierConfig,
     RefinementConfig,
 )
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.evaluation.poses import Evaluation, evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
+from sfmprep.files import not_written
+from sfmprep.frontend.motion_masks import find_motion, write_masks
 from sfmprep.geometry.uncertainty import pose_uncertainties
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
@@ -30,6 +35,8 @@ from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.project import fill_project
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.mapping.view_graph import PairTable, read_pair_table
+from sfmprep.models.build import build_flow_estimator
+from sfmprep.models.protocols import FlowEstimator
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.apart import apart, map_into
 from sfmprep.pipelines.artefacts import read_result
@@ -172,6 +179,55 @@ def drop_outliers(
     uncertainties = pose_uncertainties(model, arrays)
     reasons = find_outliers(arrays, config or OutlierConfig(), uncertainties)
     return without_images(model, reasons), reasons
+
+
+def mask_motion(
+    images: ImageSet,
+    models: Sequence[pycolmap.Reconstruction],
+    folder: str | Path,
+    flow: FlowConfig | FlowEstimator | None = None,
+    *,
+    max_size: int = 640,
+    num_neighbours: int = 8,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> ImageSet:
+    """Writes masks of what moves, and returns the capture with them.
+
+    What no point that stands still explains is black, and what the images' own masks
+    leave out. Images should be taken in small steps, such as frames of a film.
+
+    Args:
+        images: The photographs.
+        models: Their poses, found without the masks; images without are used whole.
+        folder: Where the masks go, `a.jpg.png` for `a.jpg`; made if it is missing.
+        flow: Follows the pixels: a configuration or an object; None for `Dis()`.
+        max_size: Longer side in pixels that larger images are reduced to.
+        num_neighbours: How many others each image is held against, 2 or more.
+        device: Where a network runs.
+        progress: Wraps the loop over images; tqdm fits.
+
+    Raises:
+        ConfigError: a number is out of range.
+        ImageError: a given mask cannot be used.
+        StoreError: the masks cannot be written.
+        WeightsError: those of the flow cannot be had.
+    """
+    try:
+        config = MotionMasksConfig(max_size=max_size, neighbours=num_neighbours)
+    except ValueError as error:
+        raise ConfigError(
+            f"{max_size=} and {num_neighbours=} but expected 1 and 2 or more"
+        ) from error
+    flow = DisConfig() if flow is None else flow
+    estimator = model_of(flow, build_flow_estimator, device, "auto")
+    arrays = [ModelArrays.of(model) for model in models]
+    still = dict(find_motion(images, arrays, estimator, config, progress=progress))
+    try:
+        write_masks(images, still, Path(folder))
+    except OSError as error:
+        raise not_written(Path(folder), error) from error
+    return replace(images, mask_root=Path(folder))
 
 
 def refine(

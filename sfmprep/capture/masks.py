@@ -166,9 +166,10 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 def mask_path(images: ImageSet, name: str) -> Path | None:
     """Where the mask file of an image lies; None where there is none."""
-    if name in images.views_of_panoramas:
+    root = images.mask_root
+    if root is not None and root.is_file() and name in images.views_of_panoramas:
         return None  # it was cut with the panorama
-    return mask_file(images.mask_root, name)
+    return mask_file(root, name)
 
 
 def mask_file(mask_root: Path | None, name: str) -> Path | None:

@@ -412,9 +412,11 @@ def status(
     loaded = options.load(_recipe_of(out))
     options.start_logging()
     from sfmprep.pipelines.develop import find_capture
+    from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.status import stages_of
 
     scanned = find_capture(images, out, loaded, develops=False)
+    scanned = with_motion_masks(scanned, out, loaded, makes=False)
     for stage in stages_of(scanned, out, loaded, progress=show_progress):
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
@@ -653,9 +655,11 @@ def _open(
     """Scans the images and opens the output folder for one stage."""
     loaded = _begin(images, out, options, default)
     from sfmprep.pipelines.develop import find_capture
+    from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.run import open_run
 
     scanned = find_capture(images, out, loaded, progress=show_progress)
+    scanned = with_motion_masks(scanned, out, loaded, progress=show_progress)
     with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
         yield run
 

@@ -218,16 +218,20 @@ class MaskOptions(Options):
     masks: Annotated[
         Path | None,
         arg(
-            metavar="DIR",
+            metavar="DIR|motion",
             help="Folder of masks, a.jpg.png or a.png for a.jpg, or one file for all"
-            " photographs; black is ignored.",
+            " photographs; black is ignored. Or motion: what moves is found and"
+            " ignored.",
         ),
     ] = None
 
     def overrides(self) -> list[str]:
         """What these options are in the recipe."""
-        masks = [] if self.masks is None else [setting("masks", self.masks.resolve())]
-        return [*super().overrides(), *masks]
+        if self.masks is None:
+            return super().overrides()
+        if self.masks == Path("motion") and not self.masks.is_dir():
+            return [*super().overrides(), "motion_masks={}"]
+        return [*super().overrides(), setting("masks", self.masks.resolve())]
 
 
 @dataclass(frozen=True, kw_only=True)

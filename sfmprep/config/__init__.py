@@ -20,7 +20,7 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
-from sfmprep.config.flow import DisConfig, FlowConfig, RaftConfig
+from sfmprep.config.flow import DisConfig, FlowConfig, MotionMasksConfig, RaftConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     KnownPosesConfig,
@@ -80,6 +80,7 @@ __all__ = [
     "LoftrConfig",
     "MappingConfig",
     "MatcherConfig",
+    "MotionMasksConfig",
     "NearestConfig",
     "OutlierConfig",
     "PairsConfig",

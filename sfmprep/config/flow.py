@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import ModelConfig, WeightsFile
+from sfmprep.config.base import Config, MaxSize, ModelConfig, WeightsFile
 
 
 class DisConfig(ModelConfig):
@@ -37,3 +37,16 @@ class RaftConfig(ModelConfig):
 
 
 FlowConfig = Annotated[DisConfig | RaftConfig, Field(discriminator="type")]
+
+
+class MotionMasksConfig(Config):
+    """Masking out what moves, by optical flow and the poses found without masks.
+
+    Everything is done twice, first without them.
+    """
+
+    flow: FlowConfig = DisConfig()
+    """What follows the pixels from image to image."""
+    max_size: MaxSize = 640
+    neighbours: Annotated[int, Field(ge=2)] = 8
+    """How many of the images that show nearly the same each image is held against."""

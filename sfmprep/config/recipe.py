@@ -13,6 +13,7 @@ from sfmprep.config.beside import BesideConfig
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
+from sfmprep.config.flow import MotionMasksConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     KnownPosesConfig,
@@ -82,6 +83,8 @@ class Recipe(Config):
 
     A file is the mask of all photographs.
     """
+    motion_masks: MotionMasksConfig | None = None
+    """Masking out what moves too; or null."""
     keep_damaged: bool = False
     """Use what is left of damaged photographs; what is lost is grey or black."""
     film: FilmConfig = FilmConfig()

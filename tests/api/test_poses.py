@@ -13,6 +13,7 @@ import pycolmap
 import pytest
 
 import sfmprep as sp
+from sfmprep.capture.masks import read_mask
 from sfmprep.evaluation.reference import read_reference
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
@@ -192,3 +193,23 @@ def test_reconstruct_takes_text_and_the_name_of_a_recipe(
         str(demo_scene / "images"), str(out), str(out / "recipe.yaml")
     )
     assert report.images == sp.read_report(demo_result).images
+
+
+def test_where_nothing_has_a_pose_masks_leave_nothing_out(
+    demo_scene: Path, tmp_path: Path
+) -> None:
+    images = sp.scan(demo_scene / "images")
+    masked = sp.mask_motion(images, [], tmp_path / "masks")
+    assert masked.mask_root == tmp_path / "masks"
+    assert len(list((tmp_path / "masks").iterdir())) == len(images)
+    assert all(read_mask(masked, name).all() for name in images.names)
+
+
+def test_motion_takes_two_neighbours_or_more(demo_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(sp.ConfigError) as caught:
+        sp.mask_motion(
+            sp.scan(demo_scene / "images"), [], tmp_path / "masks", num_neighbours=1
+        )
+    assert str(caught.value) == (
+        "max_size=640 and num_neighbours=1 but expected 1 and 2 or more"
+    )

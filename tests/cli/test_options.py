@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from sfmprep.cli.commands import run
-from sfmprep.cli.options import Options
+from sfmprep.cli.options import MaskOptions, Options
 from sfmprep.errors import ConfigError
 
 Capture = pytest.CaptureFixture[str]
@@ -93,3 +94,13 @@ def test_wrong_camera_params_are_refused() -> None:
         "--camera-params 1520,x: expected numbers with commas between them, in COLMAP's"
         " order for the camera model, such as 1520,960,540,0."
     )
+
+
+def test_masks_are_a_folder_or_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert MaskOptions(masks=Path("motion")).overrides() == ["motion_masks={}"]
+    (tmp_path / "motion").mkdir()
+    folder = [f'masks="{tmp_path}/motion"']
+    assert MaskOptions(masks=Path("motion")).overrides() == folder

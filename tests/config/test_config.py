@@ -31,8 +31,8 @@ from sfmprep.errors import ConfigError
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
-    " masks, keep_damaged, film, panorama, rigs, pairs, dense, database, known_poses,"
-    " mapping, second_round, refinement, export, engine, seed, like."
+    " masks, motion_masks, keep_damaged, film, panorama, rigs, pairs, dense, database,"
+    " known_poses, mapping, second_round, refinement, export, engine, seed, like."
 )
 
 

@@ -31,6 +31,7 @@ def render_moving_things(
     size: tuple[int, int] = (480, 360),
     is_still: bool = False,
     arc: float = 1.0,
+    until: float = 1.0,
 ) -> None:
     """Writes `images`, `masks` (black is what moves) and `reference.json`.
 
@@ -40,6 +41,7 @@ def render_moving_things(
         size: (W, H) in pixels.
         is_still: Whether nothing is there that moves: then there are no masks.
         arc: Share of the camera's walk of 110 degrees that is walked.
+        until: Share of what moves' ways that is gone.
     """
     surfaces, sky = build_courtyard(0)
     whole = camera_walk(round((num_images - 1) / arc) + 1, size, 0)
@@ -48,7 +50,7 @@ def render_moving_things(
         (folder / name).mkdir(parents=True)
 
     def write(k: int) -> None:
-        things = [] if is_still else moving_things(k / (num_images - 1))
+        things = [] if is_still else moving_things(until * k / (num_images - 1))
         image = render_image([*surfaces, *things], cameras[k], sky)
         noise = np.random.default_rng([2, k]).normal(0, _NOISE, image.shape)
         blurred = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5))
