@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pycolmap
 
+from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
@@ -40,7 +41,7 @@ def map_images(
     scales: Scales | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    budget_seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Recovers poses and points from a verified database.
 
@@ -70,7 +71,7 @@ def map_images(
         scales: See `Scales`; None for 1.
         seed: Of everything random in COLMAP.
         progress: Wraps the loops over pairs and over images as they are registered.
-        budget_seconds: For starts beside the first; None for no limit.
+        budget: For starts beside the first, which use it up; None for no limit.
 
     Returns:
         The models, most registered images first, after a last bundle adjustment;
@@ -83,7 +84,7 @@ def map_images(
     cameras = cameras or DatabaseConfig()
     with _prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
-        budget_seconds=budget_seconds,
+        budget=budget,
     ) as (run, lenses):
         began = time.perf_counter()
         found = _first_models(run)
@@ -175,7 +176,7 @@ def _prepared(
     progress: Progress,
     *,
     models: Sequence[pycolmap.Reconstruction] = (),
-    budget_seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
     """A calibrated copy of a database, and the lenses that were made simpler in it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def _prepared(
             scales=scales,
             seed=seed,
             progress=progress,
-            budget_seconds=budget_seconds,
+            budget=budget or Budget(),
         )
         yield run, lenses
 

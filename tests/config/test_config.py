@@ -32,7 +32,7 @@ SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
     " masks, keep_damaged, film, pairs, dense, database, mapping, second_round,"
-    " refinement, export, engine, seed, like."
+    " refinement, export, engine, budget_minutes, seed, like."
 )
 
 
