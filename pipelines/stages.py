@@ -180,7 +180,9 @@ def pairs_there(run: Run, stage: str) -> set[Pair]:
     if not run.ledger.can_grow(stage):
         return set()
     with _STORES[stage](path) as store:
-        return set() if isinstance(store, FeatureStore) else set(store.pairs())
+        return (
+            set(store.pairs()) if isinstance(store, MatchStore | DenseStore) else set()
+        )
 
 
 def make_pairs(
