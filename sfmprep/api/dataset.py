@@ -96,7 +96,9 @@ def export(
     return export_dataset(
         *(apply_world(seeded, world.world_from_sfm), images, folder, config),
         world=world,
-        uncertainties=in_world(pose_uncertainties(model, arrays), world),
+        uncertainties=in_world(
+            pose_uncertainties(model, arrays), float(world.world_from_sfm.scale)
+        ),
         progress=progress,
     )
 

@@ -117,7 +117,6 @@ def links(report: Report) -> Iterator[PairSection]:
     )
 
 
-<<<<<<< HEAD
 def _look_alikes(pairs: Sequence[LookAlike]) -> list[tuple[ViewPair, str]]:
     found = []
     for each in pairs[:_MAX_CONTRADICTIONS_DRAWN]:
@@ -126,86 +125,6 @@ def _look_alikes(pairs: Sequence[LookAlike]) -> list[tuple[ViewPair, str]]:
             missing = f"{each.absent:.0%} of what they should share is missing"
         found.append((each.pair, f"{missing} (certainty {each.certainty:.2f}); it has"))
     return found
-=======
-def quality(report: Report) -> Iterator[str]:
-    """The places of histograms and residuals."""
-    if report.residuals is None:
-        return
-    yield '<section><h2>Accuracy</h2><div class="columns">'
-    for key in ("errors", "tracks", "angles"):
-        yield f'<div id="{key}" class="figure short"></div>'
-    yield (
-        "</div><h3>Left over across the image</h3>"
-        '<p class="hint">Mean residual in each part of the image, arrows enlarged. No'
-        " pattern, and less than 0.5 px, is good; rings or whirls are lens distortion"
-        ' that the camera model lacks.</p><div class="columns">'
-    )
-    cameras = sorted(report.cameras, key=lambda c: -c.num_images)
-    for number, camera in enumerate(cameras[:MAX_CAMERAS]):
-        x, y = camera.principal_point_offset_px
-        yield (
-            f'<figure><div id="field{number}" class="figure"></div><figcaption>Camera'
-            f" {camera.camera_id}, {camera.model}, {camera.num_images} photographs:"
-            f" focal length {camera.focal_length_px:,.1f} px"
-            f" ({camera.field_of_view_deg:.0f}° wide), axis"
-            f" ({x:+.1f}, {y:+.1f}) px from the middle, left over"
-            f" {camera.residuals.leftover_px:.2f} px.</figcaption></figure>"
-        )
-    yield "</div>"
-    if len(cameras) > MAX_CAMERAS:
-        yield f"<p>{len(cameras) - MAX_CAMERAS} more cameras are in report.json.</p>"
-    yield "</section>"
-
-
-def table(report: Report) -> Iterator[str]:
-    """The place of the table of all photographs, which page.js fills."""
-    yield (
-        '<section><h2 id="all">All photographs</h2>'
-        '<p class="controls"><input id="search" type="search" placeholder="search a'
-        ' name or a reason" aria-label="search a name or a reason"'
-        ' aria-controls="table"><span id="shown" role="status"></span></p>'
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="all">'
-        '<table id="table" aria-labelledby="all"><thead></thead><tbody></tbody></table>'
-        '</div><p><button id="more" type="button">Show more</button></p></section>'
-    )
-
-
-def how_it_was_made(report: Report) -> Iterator[str]:
-    """The command, the time of each stage, versions and settings."""
-    yield (f"<section><h2>How it was made</h2><pre>{escape(report.command)}</pre>")
-    if report.rungs:
-        yield (
-            '<h3>Matching</h3><table><thead><tr><th scope="col">matcher</th>'
-            '<th scope="col">pairs tried</th><th scope="col">verified before</th>'
-            '<th scope="col">verified after</th><th scope="col">time</th>'
-            '<th scope="col">no time for</th></tr></thead><tbody>'
-        )
-        for rung in report.rungs:
-            yield (
-                f'<tr><th scope="row">{escape(rung.name)}</th>'
-                f"<td>{rung.num_pairs:,}</td><td>{rung.num_verified_before:,}</td>"
-                f"<td>{rung.num_verified:,}</td>"
-                f"<td>{_duration(rung.seconds) if rung.seconds else ''}</td>"
-                f"<td>{rung.num_left_out or ''}</td></tr>"
-            )
-        yield "</tbody></table>"
-    if report.seconds:
-        longest = max(*report.seconds.values(), 1e-9)
-        yield '<h3>Time of the last run</h3><table class="bars">'
-        for stage, seconds in report.seconds.items():
-            yield (
-                f'<tr><th scope="row">{escape(stage)}</th><td>{_duration(seconds)}</td>'
-                f'<td><i style="width:{seconds / longest:.1%}"></i></td></tr>'
-            )
-        yield "</table>"
-    versions = ", ".join(f"{name} {of}" for name, of in report.versions.items())
-    settings = yaml.safe_dump(report.settings, sort_keys=False, allow_unicode=True)
-    yield (
-        f'<h3>Versions</h3><p class="facts">{escape(versions)}</p>'
-        "<details><summary>All settings</summary>"
-        f"<pre>{escape(settings)}</pre></details></section>"
-    )
->>>>>>> 3a9b33d (A budget of minutes for what follows the first rung)
 
 
 def file_size(number: int) -> str:
