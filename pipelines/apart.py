@@ -14,6 +14,7 @@ from typing import Any
 
 import pycolmap
 
+from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Recipe
 from sfmprep.errors import ReconstructionError
@@ -64,11 +65,15 @@ def map_into(
     cameras: DatabaseConfig,
     scales: Scales,
     seed: int,
+    budget: Budget,
     given: KnownPosesConfig | None = None,
     *,
     progress: Progress = silent,
-) -> int:
-    """Maps into an archive; returns how many models there are, and writes none for 0.
+) -> tuple[int, float | None]:
+    """Maps into an archive, and writes none if there is no model.
+
+    Returns:
+        How many models there are, and what is left of the budget.
 
     Beside it goes `consistency.json`: what the largest model is worth; and where poses
     are given, `pose_changes.json`.
@@ -97,6 +102,7 @@ def map_into(
             scales=scales,
             seed=seed,
             progress=progress,
+            budget=budget,
         )
 
     with _scratch(packed) as folder:
@@ -104,7 +110,7 @@ def map_into(
     if models:
         trust.write(packed.with_name(_CONSISTENCY))
         write_packed(packed, models)
-    return len(models)
+    return len(models), budget.seconds
 
 
 def continue_into(

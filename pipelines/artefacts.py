@@ -100,13 +100,13 @@ def open_beside(run: Run) -> tuple[FeatureStore, MatchReader]:
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
     """
-    features, matches = open_features(run), open_matches(run)
+    features, first = open_features(run), open_matches(run)
     if run.recipe.beside is None:
-        return features, matches
+        return features, first
     expect_done(run, "match beside")
     expect_done(run, "join beside")
     pairs = pairs_from_file(run.ledger.file("pairs beside"), run.images.names)
-    keypoints, joined = join_beside(run, features, matches, pairs)
+    keypoints, joined = join_beside(run, features, first, pairs)
     if keypoints is not features:
         features.close()
     return keypoints, joined
@@ -121,7 +121,7 @@ def join_beside(
     starts = {name: features.num_keypoints(name) for name in features.names()}
     second = MatchStore(run.workspace.matches_beside)
     keypoints = FeatureStore(run.workspace.keypoints_beside)
-    return keypoints, MatchesBeside(matches, second, starts, pairs)
+    return keypoints, MatchesBeside(matches, second, starts, pairs.items)
 
 
 def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:

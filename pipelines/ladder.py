@@ -12,15 +12,16 @@ over from the one below what is the same in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from sfmprep.config import BesideConfig, DenseConfig, StrongerConfig
 from sfmprep.mapping.verify import count_inliers
-from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pairing.pairs import Pair, Pairs, pairs_from_file
 from sfmprep.pairing.weak_pairs import pairs_of_badly_held, weak_pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.artefacts import join_beside
+from sfmprep.pipelines.bounded import Attempt, Count, within_budget
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, foretold, renamed, silent
 from sfmprep.stores.beside import join_keypoints
@@ -55,28 +56,37 @@ def match_beside(
     Raises:
         SfmprepError: see the functions that it calls.
     """
-    tried = find_pairs(
-        *(run, "pairs beside", "verify", pairs_of_badly_held, config),
-        *(features, pairs, matches),
-        progress=progress,
-    )
     shown = renamed(progress, "{} beside")
-    names = {name for pair in tried for name in pair}
-    images = replace(
-        run.images, names=tuple(name for name in run.images.names if name in names)
-    )
-    stages.extract_with(
-        *(run, "extract beside", config.features, images),
-        device=device,
-        progress=shown,
-    )
-    run.finish("extract beside")
-    with FeatureStore(run.workspace.features_beside) as others:
-        stages.match_with(
-            *(run, "match beside", config.matcher, tried, others),
+
+    def attempt(some: Pairs) -> None:
+        images = replace(
+            run.images,
+            names=tuple(name for name in run.images.names if name in images_of(some)),
+        )
+        stages.extract_with(
+            *(run, "extract beside", config.features, images),
             device=device,
             progress=shown,
-        ).close()
+        )
+        run.finish("extract beside")
+        with FeatureStore(run.workspace.features_beside) as others:
+            stages.match_with(
+                *(run, "match beside", config.matcher, some, others),
+                device=device,
+                progress=shown,
+            ).close()
+
+    there = stages.pairs_there(run, "match beside")
+    tried = find_pairs(
+        *(run, "pairs beside", "verify", pairs_of_badly_held, attempt, there, config),
+        *(features, pairs, matches),
+        count=lambda some: len(images_of(some)),
+        progress=progress,
+    )
+    names = images_of(tried)
+    with run.budget.spending():
+        attempt(tried)
+    with FeatureStore(run.workspace.features_beside) as others:
         if not run.ledger.is_done("join beside"):
             run.begin("join beside")
             path = run.workspace.keypoints_beside
@@ -118,36 +128,46 @@ def match_weak_pairs(
     Raises:
         SfmprepError: see the functions that it calls.
     """
+    shown = renamed(progress, "{} weak pairs")
+
+    def attempt(some: Pairs) -> None:
+        def foretell(seconds: float) -> None:
+            logger.info(
+                "%s: about %.0f min for %d pairs; fewer with `--budget-minutes N`",
+                *(config.matcher.name, seconds / 60, len(some)),
+            )
+
+        stages.match_with(
+            *(run, "match weak pairs", config.matcher, some, features),
+            device=device,
+            progress=foretold(shown, foretell),
+        ).close()
+
     below = run.ledger.keys.nearest("verify beside")
+    there = stages.pairs_there(run, "match weak pairs")
     tried = find_pairs(
-        *(run, "weak pairs", below, weak_pairs, config, keypoints, pairs, matches),
+        *(run, "weak pairs", below, weak_pairs, attempt, there, config),
+        *(keypoints, pairs, matches),
         progress=progress,
     )
-
-    def foretell(seconds: float) -> None:
-        logger.info(
-            "%s: about %.0f min for %d pairs; fewer with `--set stronger.per_image=N`",
-            *(config.matcher.name, seconds / 60, len(tried)),
-        )
-
-    upper = stages.match_with(
-        *(run, "match weak pairs", config.matcher, tried, features),
-        device=device,
-        progress=foretold(renamed(progress, "{} weak pairs"), foretell),
-    )
-    return MatchLayers(matches, upper, tried)
+    with run.budget.spending():
+        attempt(tried)
+    return MatchLayers(matches, MatchStore(run.workspace.stronger_matches), tried)
 
 
 def find_pairs(
     run: Run,
     stage: str,
     verification: str,
-    choose: Callable[..., Pairs],
+    choose: Callable[..., list[Pair]],
+    attempt: Attempt,
+    there: Collection[Pair],
     config: BesideConfig | StrongerConfig | DenseConfig,
     features: FeatureStore,
     pairs: Pairs,
     matches: MatchReader,
     *,
+    count: Count = len,
     progress: Progress = silent,
 ) -> Pairs:
     """The pairs that the next rung tries, of those that this one matched.
@@ -156,11 +176,14 @@ def find_pairs(
         run: The run.
         stage: What finds them.
         verification: The stage whose database they are found in.
-        choose: Which pairs need it, such as `weak_pairs`.
+        choose: Which pairs need it, most wanted first, such as `weak_pairs`.
+        attempt: What the rung does for some of them.
+        there: For which it was done.
         config: Of the next rung.
         features: What the matches are of.
         pairs: All that were matched.
         matches: What the rungs until now found.
+        count: How much work some pairs are.
         progress: Wraps the loops of the verification.
     """
     path = run.ledger.file(stage)
@@ -173,7 +196,7 @@ def find_pairs(
     )
     run.begin(stage)
     num_inliers = count_inliers(run.ledger.file(verification))
-    tried = choose(
+    ranked = choose(
         *(pairs, num_inliers),
         min_num_inliers=config.min_num_inliers,
         num_matches=matches.num_matches(),
@@ -183,7 +206,12 @@ def find_pairs(
     logger.info(
         "%d of %d pairs have %d verified matches or more%s",
         *(strong, len(pairs), config.min_num_inliers),
-        f"; {_name(config)} tries {len(tried)} that matter" if len(tried) else "",
+        f"; {_name(config)} tries {len(ranked)} that matter" if ranked else "",
+    )
+    tried = Pairs.of(
+        within_budget(
+            *(run, stage, _name(config), ranked, attempt), there=there, count=count
+        )
     )
     tried.write(path)
     run.finish(stage)
@@ -195,3 +223,8 @@ def _name(config: BesideConfig | StrongerConfig | DenseConfig) -> str:
     if isinstance(config, BesideConfig):
         return config.features.name
     return config.matcher.name
+
+
+def images_of(pairs: Iterable[Pair]) -> set[str]:
+    """The images of some pairs."""
+    return {name for pair in pairs for name in pair}

@@ -23,6 +23,7 @@ from sfmprep.mapping.view_graph import read_pair_table
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, stages
 from sfmprep.pipelines.apart import apart, continue_into
+from sfmprep.pipelines.bounded import within_budget
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
@@ -89,13 +90,15 @@ def map_on(
     packed = run.workspace.mapped_on
     if run.ledger.is_done("map on"):
         return read_packed(packed)
-    second = _second_pairs(run, config, models)
+    second = _second_pairs(run, config, models, device=device, progress=progress)
     run.begin("map on")
     remove_database(run.workspace.second_database)
     if len(second):
         again = renamed(progress, "{} again")
-        _match(run, second, device=device, progress=again)
-        _fill_database(run, second, progress=again)
+        with run.budget.spending():
+            lost = pairs_from_file(run.workspace.lost_pairs, run.images.names)
+            _match(run, second, lost, device=device, progress=again)
+            _fill_database(run, second, progress=again)
         recipe = run.recipe
         apart(
             *(
@@ -116,7 +119,12 @@ def map_on(
 
 
 def _second_pairs(
-    run: Run, config: SecondRoundConfig, models: list[pycolmap.Reconstruction]
+    run: Run,
+    config: SecondRoundConfig,
+    models: list[pycolmap.Reconstruction],
+    *,
+    device: str,
+    progress: Progress,
 ) -> Pairs:
     """What the models propose; pairs of images without a pose are noted apart."""
     place, names = run.workspace, run.images.names
@@ -130,14 +138,15 @@ def _second_pairs(
         # what only the first matcher tried may be tried again for who has no pose
         tried = {pair for pair in tried if largest.issuperset(pair)}
         tried.update(pairs_from_file(run.ledger.file("weak pairs"), names))
-    second = propose_pairs(
+    proposed = propose_pairs(
         models,
         read_pair_table(run.ledger.file("database"), names),
         tried | at_one_spot,
         per_image=config.per_image,
         max_pairs=config.max_pairs,
     )
-    lost = Pairs.of(pair for pair in second if not largest.issuperset(pair))
+    lost = Pairs.of(pair for pair in proposed if not largest.issuperset(pair))
+    second = Pairs.of(proposed)
     if len(second):
         logger.info(
             "second round: %d pairs of images without a pose in the largest model, %d"
@@ -145,13 +154,34 @@ def _second_pairs(
             len(lost),
             len(second) - len(lost),
         )
+    # what is dear is bounded: the stronger matcher, else all
+    has_stronger = run.recipe.stronger is not None
+    asked = set(lost if has_stronger and run.budget.left else second)
+
+    def attempt(some: Pairs) -> None:
+        lost = some if has_stronger else Pairs.of(())
+        _match(run, some, lost, device=device, progress=progress)
+
+    there = stages.pairs_there(run, "match weak pairs" if has_stronger else "match")
+    kept = within_budget(
+        *(run, "second pairs", "second round"),
+        *([pair for pair in proposed if pair in asked], attempt),
+        there=there,
+    )
+    left_out = asked.difference(kept)
+    lost, second = (
+        Pairs.of(pair for pair in every if pair not in left_out)
+        for every in (lost, second)
+    )
     lost.write(place.lost_pairs)
     second.write(place.second_pairs)
     run.finish("second pairs")
     return second
 
 
-def _match(run: Run, second: Pairs, *, device: str, progress: Progress) -> None:
+def _match(
+    run: Run, second: Pairs, lost: Pairs, *, device: str, progress: Progress
+) -> None:
     """Adds the pairs to the stores of both matchers."""
     recipe = run.recipe
     with artefacts.open_features(run) as features:
@@ -161,7 +191,6 @@ def _match(run: Run, second: Pairs, *, device: str, progress: Progress) -> None:
         if recipe.stronger is not None:
             names = run.images.names
             weak = pairs_from_file(run.ledger.file("weak pairs"), names)
-            lost = pairs_from_file(run.workspace.lost_pairs, names)
             both = Pairs.of((*weak, *lost))
             stage, matcher = "match weak pairs", recipe.stronger.matcher
             match(run, stage, matcher, both, features).close()

@@ -22,6 +22,7 @@ from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import Pair, pairs_from_file
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
+from sfmprep.pipelines.bounded import num_left_out
 from sfmprep.pipelines.datasets import datasets_below
 from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
@@ -70,7 +71,7 @@ def write_report(
         database=database,
         features=features,
         models=models,
-        rungs=list(_rungs(run)),
+        rungs=list(_rungs(run, seconds)),
         seconds=seconds,
         unreadable=unreadable,
         outliers=poses.outliers,
@@ -129,31 +130,36 @@ def write_report_again(
     )
 
 
-def _rungs(run: Run) -> Iterator[Rung]:
+def _rungs(run: Run, seconds: Mapping[str, float]) -> Iterator[Rung]:
     """What each matcher that was used tried and gained."""
     recipe, ledger = run.recipe, run.ledger
     stages = ("verify", "verify beside", "verify again", "database")
     databases = [ledger.file(stage) for stage in stages if ledger.is_done(stage)]
-    tried = [(recipe.matcher.name, ledger.file("pairs"))]
+    tried = [(recipe.matcher.name, "pairs", "match")]
     if recipe.beside is not None:
-        tried.append((recipe.beside.features.name, ledger.file("pairs beside")))
+        tried.append((recipe.beside.features.name, "pairs beside", "match beside"))
     if recipe.stronger is not None:
-        tried.append((recipe.stronger.matcher.name, ledger.file("weak pairs")))
+        name = recipe.stronger.matcher.name
+        tried.append((name, "weak pairs", "match weak pairs"))
     if recipe.dense is not None:
-        tried.append((recipe.dense.matcher.type, ledger.file("pairs left")))
+        tried.append((recipe.dense.matcher.type, "pairs left", "semi-dense"))
         if recipe.dense.pairs == "all":  # nothing was verified in between
             databases = databases[:-1] + databases[-1:] * 2
-    if result_database(run) == run.workspace.second_database:
-        tried.append(("second round", run.workspace.second_pairs))
-        databases.append(run.workspace.second_database)
+    has_second = result_database(run) == run.workspace.second_database
+    if has_second or num_left_out(run, "second pairs"):
+        tried.append(("second round", "second pairs", "second round"))
+        databases.append(result_database(run))
     before: Mapping[Pair, int] = {}
-    for (name, path), database in zip(tried, databases, strict=False):
-        pairs, after = pairs_from_file(path, run.images.names), count_inliers(database)
+    for (name, stage, step), database in zip(tried, databases, strict=False):
+        pairs = pairs_from_file(ledger.file(stage), run.images.names)
+        after = count_inliers(database)
         yield Rung(
             name=name,
             num_pairs=len(pairs),
             num_verified_before=sum(pair in before for pair in pairs),
             num_verified=sum(pair in after for pair in pairs),
+            num_left_out=num_left_out(run, stage),
+            seconds=seconds.get(step),
         )
         before = after
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfmprep.budget import Budget
 from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import check_masks
@@ -49,6 +50,7 @@ class Run:
     workspace: Workspace
     recipe: Recipe  # with one choice of features and matcher
     ledger: Ledger
+    budget: Budget  # for what is beyond the first rung
 
     def begin(self, stage: str) -> None:
         """Notes that an artefact is being written, and by which recipe.
@@ -128,7 +130,9 @@ def open_run(
             *(out, chosen, contents.now, images.developed_sha256),
             find_rigs(images, recipe),
         )
-        yield Run(images, workspace, chosen, ledger)
+        minutes = chosen.budget_minutes
+        budget = Budget(None if minutes is None else 60 * minutes)
+        yield Run(images, workspace, chosen, ledger, budget)
         if goes_on:
             write_text(workspace.recipe, now.to_yaml())
 

@@ -6,11 +6,12 @@ import logging
 
 from sfmprep.config import DenseConfig
 from sfmprep.models.build import build_dense_matcher
-from sfmprep.pairing.pairs import Pairs
+from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pairing.weak_pairs import weak_pairs
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.bounded import Attempt, within_budget
 from sfmprep.pipelines.ladder import find_pairs
 from sfmprep.pipelines.run import Run
-from sfmprep.pipelines.stages import open_store
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.join import aggregate
 from sfmprep.semidense.match import match_dense
@@ -41,8 +42,15 @@ def join_semi_dense(
     Raises:
         SfmprepError: see the functions that it calls.
     """
-    tried = _pairs_to_try(run, config, features, pairs, matches, progress=progress)
-    _match(run, config, tried, device=device.split(",")[0], progress=progress)
+
+    def attempt(some: Pairs) -> None:
+        _match(run, config, some, device=device.split(",")[0], progress=progress)
+
+    tried = _pairs_to_try(
+        *(run, config, attempt, features, pairs, matches), progress=progress
+    )
+    with run.budget.spending():
+        attempt(tried)
     paths = run.workspace.joined_features, run.workspace.joined_matches
     if not (run.ledger.is_done("join") and paths[0].is_file()):
         run.begin("join")
@@ -70,30 +78,38 @@ def join_semi_dense(
 def _pairs_to_try(
     run: Run,
     config: DenseConfig,
+    attempt: Attempt,
     features: FeatureStore,
     pairs: Pairs,
     matches: MatchReader,
     *,
     progress: Progress,
 ) -> Pairs:
-    """All pairs, or those that the rungs below leave weak."""
+    """All pairs, or those that the rungs below leave weak, as the budget allows."""
+    there = stages.pairs_there(run, "match semi-densely")
     if config.pairs == "weak":
         below = run.ledger.keys.nearest("verify again")
         return find_pairs(
-            *(run, "pairs left", below, weak_pairs, config),
+            *(run, "pairs left", below, weak_pairs, attempt, there, config),
             *(features, pairs, matches),
             progress=progress,
         )
-    pairs.write(run.ledger.file("pairs left"))
-    run.finish("pairs left")
-    return pairs
+    if not run.ledger.is_done("pairs left"):
+        name = config.matcher.name
+        within = within_budget(
+            run, "pairs left", name, pairs.items, attempt, there=there
+        )
+        pairs = Pairs.of(within)
+        pairs.write(run.ledger.file("pairs left"))
+        run.finish("pairs left")
+    return pairs_from_file(run.ledger.file("pairs left"), run.images.names)
 
 
 def _match(
     run: Run, config: DenseConfig, tried: Pairs, *, device: str, progress: Progress
 ) -> None:
     """Matches the pairs to try that are not matched yet, in both directions."""
-    made = open_store(run, "match semi-densely")
+    made = stages.open_store(run, "match semi-densely")
     with DenseStore(run.workspace.dense, made) as store:
         is_whole = all(p in store for pair in tried for p in (pair, pair[::-1]))
     if is_whole:

@@ -96,8 +96,22 @@ def _verification(recipe: Recipe) -> dict[str, Any]:
     return {"database": _dump(recipe.database), "seed": recipe.seed}
 
 
-def _weakness(config: BesideConfig | StrongerConfig | DenseConfig) -> dict[str, int]:
-    return {"min_num_inliers": config.min_num_inliers, "per_image": config.per_image}
+def _weakness(
+    recipe: Recipe, config: BesideConfig | StrongerConfig | DenseConfig | None
+) -> dict[str, object] | None:
+    if config is None:
+        return None
+    return {
+        "min_num_inliers": config.min_num_inliers,
+        "per_image": config.per_image,
+        **_budget(recipe),
+    }
+
+
+def _budget(recipe: Recipe) -> dict[str, float]:
+    """Nothing where there is no limit: such a run needs nothing done again."""
+    minutes = recipe.budget_minutes
+    return {} if minutes is None else {"budget_minutes": minutes}
 
 
 def _pairs_settings(recipe: Recipe) -> object:
@@ -184,7 +198,7 @@ STAGES = {
             writes="work/pairs_beside.txt",
             is_text=True,
             command="match",
-            settings=lambda r: r.beside and _weakness(r.beside),
+            settings=lambda r: _weakness(r, r.beside),
             applies=_has_beside,
         ),
         Stage(
@@ -239,7 +253,7 @@ STAGES = {
             writes="work/weak_pairs.txt",
             is_text=True,
             command="match",
-            settings=lambda r: r.stronger and _weakness(r.stronger),
+            settings=lambda r: _weakness(r, r.stronger),
             applies=lambda r: r.stronger is not None,
         ),
         Stage(
@@ -273,7 +287,7 @@ STAGES = {
             is_text=True,
             command="match",
             settings=lambda r: (
-                r.dense and {"pairs": r.dense.pairs, **_weakness(r.dense)}
+                r.dense and {"pairs": r.dense.pairs, **(_weakness(r, r.dense) or {})}
             ),
             applies=_is_dense,
         ),
@@ -321,6 +335,7 @@ STAGES = {
                 "mapping": _dump(r.mapping),
                 "seed": r.seed,
                 **_known_poses(r),
+                **_budget(r),
             },
             applies=_maps,
         ),
@@ -331,7 +346,9 @@ STAGES = {
             writes="work/second_pairs.txt",
             is_text=True,
             command="map",
-            settings=lambda r: _dump(r.second_round),
+            settings=lambda r: (
+                r.second_round and {**_dump(r.second_round), **_budget(r)}
+            ),
             applies=_has_second_round,
         ),
         Stage(

@@ -45,6 +45,7 @@ from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.pairing.pairs import (
+    Pair,
     Pairs,
     exhaustive_pairs,
     natural_order,
@@ -175,6 +176,17 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
         run.workspace.put_aside(path, key, made["key"])
     run.begin(stage)
     return made
+
+
+def pairs_there(run: Run, stage: str) -> set[Pair]:
+    """The pairs that the store of a stage holds; none if it cannot be continued."""
+    path = run.ledger.file(stage)
+    if not run.ledger.can_grow(stage):
+        return set()
+    with _STORES[stage](path) as store:
+        return (
+            set(store.pairs()) if isinstance(store, MatchStore | DenseStore) else set()
+        )
 
 
 def make_pairs(
@@ -405,11 +417,12 @@ def map_verified(
         return read_packed(packed)
     run.begin("map")
     recipe = run.recipe
-    num_models = apart(
+    num_models, run.budget.seconds = apart(
         *(map_into, packed, run.ledger.file("database"), run.images),
         *(recipe.mapping, recipe.database),
         reduction_scales(run.images, recipe.features.max_size),
         recipe.seed,
+        run.budget,
         recipe.known_poses,
         progress=progress,
     )

@@ -22,6 +22,7 @@ out/
         rigs.json held.zip     rigs, if there are any, and models that keep to them
         models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
+        left_out.json  pairs that the budget had no time for, by stage
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
         developed/     photographs that films and the like became; developed.json
@@ -77,6 +78,7 @@ class Workspace:
         self.pairs_left = work / "pairs_left.txt"
         self.joined_features = work / "joined_features.h5"
         self.joined_matches = work / "joined_matches.h5"
+        self.left_out = work / "left_out.json"
         self.mapped = work / "mapped.zip"
         self.second_pairs = work / "second_pairs.txt"
         self.lost_pairs = work / "lost_pairs.txt"

@@ -17,7 +17,7 @@ FOLDERS = {"sfmprep": "sfmprep", "pipelines": "sfmprep.pipelines"}
 # Lowest first. A room is a folder, or a file that lies in none. A module may import
 # from its own room, from lower floors, and along the arrows below.
 FLOORS = """
-errors types coords progress files devices threads
+errors budget types coords progress files devices threads
 config weights stores capture executors
 models pairing geometry known_poses
 frontend semidense mapping refinement dataset demo

@@ -10,6 +10,7 @@ from pathlib import Path
 import pycolmap
 
 from sfmprep.api.given import MAX_SIZE, in_folder, max_size_of, model_of
+from sfmprep.budget import Budget
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import (
@@ -155,10 +156,11 @@ def map(
         cameras, scales = database.config, dict(database.scales)
     with tempfile.TemporaryDirectory(prefix="sfmprep-") as folder:
         packed = Path(folder) / "models.zip"
-        if not apart(
-            *(map_into, packed, path, images, config, cameras, scales, seed),
+        num_models, _ = apart(
+            *(map_into, packed, path, images, config, cameras, scales, seed, Budget()),
             progress=progress,
-        ):
+        )
+        if not num_models:
             raise ReconstructionError(
                 explain_failure(images, read_verified(path), path)
             )

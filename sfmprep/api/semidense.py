@@ -113,12 +113,14 @@ def weak_pairs(
     Raises:
         StoreError: `database` is not one of COLMAP, or is locked.
     """
-    return choose_weak_pairs(
-        pairs_of(pairs),
-        count_inliers(path_of(database)),
-        min_num_inliers=min_num_inliers,
-        num_matches=matches.num_matches() if matches is not None else None,
-        per_image=per_image,
+    return Pairs.of(
+        choose_weak_pairs(
+            pairs_of(pairs),
+            count_inliers(path_of(database)),
+            min_num_inliers=min_num_inliers,
+            num_matches=matches.num_matches() if matches is not None else None,
+            per_image=per_image,
+        )
     )
 
 

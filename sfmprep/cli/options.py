@@ -80,6 +80,22 @@ _WHOLE_NUMBER = PrimitiveConstructorSpec[Any](
 )
 
 
+def _minutes(words: list[str]) -> float:
+    try:
+        return float(words[0])
+    except ValueError:
+        raise ValueError(f"{words[0]} is no number of minutes") from None
+
+
+_MINUTES = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="MINUTES",
+    instance_from_str=_minutes,
+    is_instance=lambda value: isinstance(value, float),
+    str_from_instance=lambda value: [str(value)],
+)
+
+
 def _one_of(config: type[BaseModel], field: str) -> PrimitiveConstructorSpec[Any]:
     """The values that a setting may have, for messages and for completion."""
     return PrimitiveConstructorSpec[Any](
@@ -145,6 +161,15 @@ class Options:
         _WHOLE_NUMBER,
         arg(metavar="PIXELS", help="Longer side at which features are looked for."),
     ] = None
+    budget_minutes: Annotated[
+        float | None,
+        _MINUTES,
+        arg(
+            metavar="MINUTES",
+            help="The most that all beyond the first rung of matching may take; 0 for"
+            " that rung alone.",
+        ),
+    ] = None
     num_threads: Annotated[
         int | None,
         _WHOLE_NUMBER,
@@ -208,6 +233,8 @@ class Options:
             found.append(setting("mapping.type", self.mapper))
         if self.max_size is not None:
             found.append(f"features.max_size={self.max_size}")
+        if self.budget_minutes is not None:
+            found.append(f"budget_minutes={self.budget_minutes}")
         return found
 
 

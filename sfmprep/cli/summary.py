@@ -66,6 +66,7 @@ def print_report(report: Report, out: Path) -> None:
     if report.given_poses:
         show(moved(report.given_poses))
     show(f"features: {report.frontend}")
+    _print_rungs(report)
     for finding in report.warnings:
         say(f"warning: {finding.text} {finding.advice}")
     _print_left_out(report)
@@ -77,6 +78,19 @@ def print_report(report: Report, out: Path) -> None:
     whole = out.resolve()
     show(f"report: {shlex.quote(str(whole / 'report.html'))}")
     _print_next(report, whole)
+
+
+def _print_rungs(report: Report) -> None:
+    """What each rung beyond the first tried, cost and gained."""
+    for rung in report.rungs[1:]:
+        if rung.num_pairs or rung.num_left_out:
+            took = "" if rung.seconds is None else f" in {rung.seconds:.0f} s"
+            left_out = f"; no time for {rung.num_left_out}" * bool(rung.num_left_out)
+            show(
+                f"  {rung.name}: {rung.num_pairs} pairs{took}, verified"
+                f" {rung.num_verified_before} before and {rung.num_verified} after"
+                f"{left_out}"
+            )
 
 
 def _print_left_out(report: Report) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
 from sfmprep.config.beside import BesideConfig
@@ -106,6 +106,13 @@ class Recipe(Config):
     """Sub-pixel refinement of the keypoints, or null."""
     export: ExportConfig = ExportConfig()
     engine: EngineConfig = EngineConfig()
+    budget_minutes: NonNegativeFloat | None = None
+    """The most minutes that all beyond the first rung may take, or null for no limit.
+
+    Other features and matchers, the second round, and other starts of the mapper; what
+    there is no time for is left out, least wanted first, and done by a later run with
+    more.
+    """
     seed: NonNegativeInt = 0
     """Seed of everything random: RANSAC, the retrieval vocabulary, the mapper."""
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import pycolmap
 
+from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
@@ -46,7 +47,7 @@ def map_images(
     scales: Scales | None = None,
     seed: int = 0,
     progress: Progress = silent,
-    budget_seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Recovers poses and points from a verified database.
 
@@ -76,7 +77,7 @@ def map_images(
         scales: See `Scales`; None for 1.
         seed: Of everything random in COLMAP.
         progress: Wraps the loops over pairs and over images as they are registered.
-        budget_seconds: For starts beside the first; None for no limit.
+        budget: For starts beside the first, which use it up; None for no limit.
 
     Returns:
         The models, most registered images first, after a last bundle adjustment;
@@ -89,7 +90,7 @@ def map_images(
     cameras = cameras or DatabaseConfig()
     with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
-        budget_seconds=budget_seconds,
+        budget=budget,
     ) as (run, lenses):
         began = time.perf_counter()
         found = _first_models(run)
@@ -182,7 +183,7 @@ def prepared(
     *,
     models: Sequence[pycolmap.Reconstruction] = (),
     lenses: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
-    budget_seconds: float | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
     """A calibrated copy of a database, and the lenses that were made simpler in it.
 
@@ -215,7 +216,7 @@ def prepared(
             scales=scales,
             seed=seed,
             progress=progress,
-            budget_seconds=budget_seconds,
+            budget=budget or Budget(),
         )
         yield run, simplified
 

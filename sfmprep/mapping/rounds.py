@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -74,21 +73,22 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
         return models
     tried = [_first_images(model) for model in models]
     best = _grown(run, models, cache)
-    spent = 0.0
     for name, start in _starts(run, best, matches, tried):
         missing, reached = _missing(best, matches), _reached(best, matches)
         if len(missing) <= _MAX_SHARE_MISSING * len(reached):
             break
-        if run.budget_seconds is not None and spent + seconds > run.budget_seconds:
-            logger.info("no other start: %.0f s are left", run.budget_seconds - spent)
+        if run.budget.left < seconds:
+            logger.info(
+                "no other start: it takes some %.0f s, and %.0f s are left",
+                *(seconds, run.budget.left),
+            )
             break
         logger.info(
             "%d of %d images are missing: %s, some %.0f s",
             *(len(missing), len(reached), name, seconds),
         )
-        began = time.perf_counter()
-        found = start()
-        spent += time.perf_counter() - began
+        with run.budget.spending():
+            found = start()
         found = _expect_held(run, found, matches)
         other = _grown(run, sorted_models([*found, *best]), cache) if found else []
         better = _is_better(run, other, best, matches)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
 
 import pycolmap
 
+from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping.calibrate import Scales
@@ -35,7 +36,8 @@ class Run:
     scales: Scales | None
     seed: int
     progress: Progress
-    budget_seconds: float | None = None  # for starts beside the first; None: no limit
+    # for starts beside the first
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def scale(self) -> float:

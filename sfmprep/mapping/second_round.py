@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pycolmap
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.view_graph import PairTable
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pair, in_turn
 from sfmprep.types import Float64, Index, Mask
 
 # A view is compared with so many others that look at the same place from the same side,
@@ -32,7 +32,7 @@ def propose_pairs(
     *,
     per_image: int = 10,
     max_pairs: int = 10_000,
-) -> Pairs:
+) -> list[Pair]:
     """Chooses pairs that should match by what models say, and were not tried.
 
     Three kinds, in this order:
@@ -53,35 +53,37 @@ def propose_pairs(
         max_pairs: The most pairs altogether, the best of each kind first.
 
     Returns:
-        None of them in `tried`.
+        The most wanted of each kind first, lower names first; none of them in `tried`.
     """
     if not models:
-        return Pairs.of(())
+        return []
     arrays = [ModelArrays.of(model) for model in models]
     done = set(tried)
     chosen: dict[Pair, None] = {}
 
-    def ask(name: str, others: Iterator[str], limit: int) -> None:
-        count = 0
-        for other in others:
-            pair = (name, other) if name < other else (other, name)
-            if count == limit or len(chosen) == max_pairs:
-                return
-            if name != other and pair not in done:
+    def wishes(name: str, others: Iterator[str]) -> list[Pair]:
+        """The first pairs of an image that were not tried."""
+        pairs = ((name, o) if name < o else (o, name) for o in others if o != name)
+        new = (pair for pair in pairs if pair not in done)
+        return list(itertools.islice(new, per_image))
+
+    def ask(wanted: Iterable[Sequence[Pair]]) -> None:
+        for pair in in_turn(wanted):
+            if len(chosen) < max_pairs:
                 chosen.setdefault(pair)
-                count += 1
 
     table = _Partners(pairs)
     largest = _Shared(arrays[0])
     inside = set(arrays[0].views.names)
-    for name in pairs.names:
-        if name not in inside:
-            ask(name, largest.with_most_of(table.of(name, inside)), per_image)
+    ask(
+        wishes(name, largest.with_most_of(table.of(name, inside)))
+        for name in pairs.names
+        if name not in inside
+    )
     for first, second in itertools.combinations(arrays, 2):
         if not table.join(first.views.names, second.views.names):
             best = [_busiest(model, per_image) for model in (first, second)]
-            for name in best[0]:
-                ask(name, iter(best[1]), per_image)
+            ask(wishes(name, iter(best[1])) for name in best[0])
     # turn by turn, so that a limit takes no more from the last images than the first
     turns = [
         (share, name, other)
@@ -89,8 +91,8 @@ def propose_pairs(
         for name, other, share in _covisible(model, done, per_image)
     ]
     for _, name, other in sorted(turns, key=lambda turn: (-turn[0], turn[1:])):
-        ask(name, iter((other,)), 1)
-    return Pairs.of(chosen)
+        ask([wishes(name, iter((other,)))])
+    return list(chosen)
 
 
 class _Partners:

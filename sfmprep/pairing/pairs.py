@@ -61,6 +61,12 @@ def exhaustive_pairs(names: Sequence[str]) -> Pairs:
     return Pairs.of(itertools.combinations(names, 2))
 
 
+def in_turn(wanted: Iterable[Sequence[Pair]]) -> list[Pair]:
+    """The first pair of each list, then the second of each, and so on, each once."""
+    turns = itertools.zip_longest(*wanted)
+    return list(dict.fromkeys(pair for turn in turns for pair in turn if pair))
+
+
 def natural_order(names: Iterable[str]) -> list[str]:
     """Names with their numbers in order of size: `2.jpg` comes before `10.jpg`."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from sfmprep.pairing.pairs import Pair, Pairs, natural_order
+from sfmprep.pairing.pairs import Pair, Pairs, in_turn, natural_order
 
 _FEW_PARTNERS = 3  # an image with fewer strong pairs can be lost by one wrong pair
 _MIN_PIECE = 3  # images; smaller pieces are tried image by image
@@ -24,7 +24,7 @@ def weak_pairs(
     min_num_inliers: int,
     num_matches: Mapping[Pair, int] | None = None,
     per_image: int = 10,
-) -> Pairs:
+) -> list[Pair]:
     """The pairs that stayed weak and matter, for a dearer matcher to try.
 
     A pair with `min_num_inliers` is strong. Most of the others show different things,
@@ -52,7 +52,8 @@ def weak_pairs(
         per_image: At least 1.
 
     Returns:
-        None of the strong pairs; no pair for no pairs.
+        None of the strong pairs, the most wanted first: the likeliest of each image,
+        then the second of each. No pair for no pairs.
     """
     graph = _Graph(pairs, num_inliers, num_matches or {}, min_num_inliers)
     strong, piece = graph.strong, graph.piece
@@ -80,9 +81,7 @@ def weak_pairs(
     for pair in graph.weak:
         for asking in wanted_by(pair):
             asked[asking].append(pair)
-    return Pairs.of(
-        pair for wanted in asked.values() for pair in graph.likeliest(wanted, per_image)
-    )
+    return in_turn(graph.likeliest(wanted, per_image) for wanted in asked.values())
 
 
 def pairs_of_badly_held(
@@ -92,7 +91,7 @@ def pairs_of_badly_held(
     min_num_inliers: int,
     num_matches: Mapping[Pair, int] | None = None,
     per_image: int = 20,
-) -> Pairs:
+) -> list[Pair]:
     """The pairs that other features should match, for images that are badly held.
 
     Badly held is an image that strong pairs join to fewer than two others; and of two
@@ -108,7 +107,7 @@ def pairs_of_badly_held(
         per_image: How many partners a badly held image may ask for, at least 1.
 
     Returns:
-        No pair where no image is badly held.
+        The most wanted first, none where no image is badly held.
     """
     graph = _Graph(pairs, num_inliers, num_matches or {}, min_num_inliers)
     asked: defaultdict[object, list[Pair]] = defaultdict(list)
@@ -118,17 +117,16 @@ def pairs_of_badly_held(
                 asked[name].append(pair)
         if both := graph.joins(pair):
             asked[both].append(pair)
-    wanted = [
-        p for all_of in asked.values() for p in graph.likeliest(all_of, per_image)
-    ]
-    among = {name for pair in wanted for name in pair}
-    strong = (
-        (name0, name1)
-        for name0, others in graph.strong.items()
-        for name1 in others
-        if name0 < name1 and name0 in among and name1 in among
-    )
-    return Pairs.of((*wanted, *strong))
+    found: list[Pair] = []
+    among: set[str] = set()
+    for pair in in_turn(graph.likeliest(p, per_image) for p in asked.values()):
+        found.append(pair)
+        for name in pair:
+            if name not in among:
+                others = sorted(graph.strong[name] & among)
+                found += [(min(name, other), max(name, other)) for other in others]
+                among.add(name)
+    return found
 
 
 class _Graph:

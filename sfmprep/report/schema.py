@@ -388,6 +388,10 @@ class Rung(Record):
     """Of these, the pairs that were verified already."""
     num_verified: int
     """Of these, the pairs that are verified with what it found."""
+    num_left_out: int = 0
+    """Pairs that the budget had no time for."""
+    seconds: float | None = None
+    """What it took, verification before it included; null where this is not known."""
 
 
 class Report(Record):

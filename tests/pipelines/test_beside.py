@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pycolmap
 import pytest
+from PIL import Image
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import FeaturesConfig, Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_extractor
+from sfmprep.pairing.pairs import pairs_from_file
 from sfmprep.pipelines import artefacts, matching, stages
 from sfmprep.pipelines.reporting import write_report
 from sfmprep.pipelines.run import Run, open_run
@@ -96,6 +98,32 @@ def test_badly_held_images_get_keypoints_and_matches_of_both_kinds(
     nearest, sift = report.rungs
     assert (nearest.name, sift.name) == ("nearest", "sift")
     assert sift.num_verified > sift.num_verified_before
+
+
+def test_a_photograph_that_lies_on_its_side_is_held(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    # our own features are not made for that, SIFT is
+    path = images.root / images.names[3]
+    with Image.open(path) as photo:
+        turned = photo.transpose(Image.Transpose.ROTATE_90)
+    turned.save(path)
+    images = ImageSet.scan(images.root)
+    beside = f"beside={BESIDE % '{type: nearest, ratio: 0.81}'}"
+    settings = [
+        *("features.max_size=480", "features.max_keypoints=800", beside),
+        *("stronger=null", "refinement=null", "mapping.type=none"),
+    ]
+    with open_run(images, tmp_path / "out", load_recipe("compact", settings)) as run:
+        climb(run)
+        before = count_inliers(run.ledger.file("verify"))
+        after = count_inliers(run.ledger.file("database"))
+        tried = pairs_from_file(run.ledger.file("pairs beside"), images.names)
+    assert not [p for p in before if path.name in p and before[p] >= 30]
+    assert len([p for p in after if path.name in p and after[p] >= 30]) >= 2
+    # nobody else needs it: strong pairs come only among its partners
+    weak = [pair for pair in tried if before.get(pair, 0) < 30]
+    assert all(path.name in pair for pair in weak)
 
 
 def test_a_second_run_does_nothing_and_an_image_more_is_added(
