@@ -31,7 +31,7 @@ from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
 from sfmprep.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     """Takes images out of all that grows."""
     for kind, path in (
         (FeatureStore, workspace.features),
+        (RowStore, workspace.rows),
         (MatchStore, workspace.matches),
         (FeatureStore, workspace.features_beside),
         (MatchStore, workspace.matches_beside),

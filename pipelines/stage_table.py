@@ -26,10 +26,13 @@ from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import (
+    AutoPairsConfig,
     BesideConfig,
     DenseConfig,
     PairsFileConfig,
     Recipe,
+    RetrievalConfig,
+    RetrieverConfig,
     StrongerConfig,
 )
 from sfmprep.config.base import ModelConfig
@@ -58,6 +61,7 @@ class Stage:
     settings: Callable[[Recipe], Any] = field(default=lambda _: None)
     model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
     applies: Callable[[Recipe], bool] = field(default=lambda _: True)
+    up_to: Callable[[Recipe], int] = field(default=lambda _: 0)  # images: idle
 
 
 def _dump(config: Any) -> Any:
@@ -97,10 +101,21 @@ def _weakness(config: BesideConfig | StrongerConfig | DenseConfig) -> dict[str, 
     return {"min_num_inliers": config.min_num_inliers, "per_image": config.per_image}
 
 
+def _retriever(recipe: Recipe) -> RetrieverConfig | None:
+    config = recipe.pairs
+    if isinstance(config, AutoPairsConfig):
+        config = config.retrieval
+    return config.model if isinstance(config, RetrievalConfig) else None
+
+
 def _pairs_settings(recipe: Recipe) -> object:
     config = recipe.pairs
     if not isinstance(config, PairsFileConfig):
-        return {**_dump(config), "seed": recipe.seed}
+        # the network is the setting of a stage of its own
+        found = config.model_dump(
+            mode="json", exclude={"model": True, "retrieval": {"model"}}
+        )
+        return {**found, "seed": recipe.seed}
     try:
         content = config.path.read_bytes()
     except OSError as error:
@@ -138,9 +153,24 @@ STAGES = {
             model=lambda r: r.features,
         ),
         Stage(
+            name="describe",
+            version=1,
+            passes_on="extract",
+            over=(IMAGES,),
+            grows=True,
+            writes="work/rows.h5",
+            command="pairs",
+            settings=_damage_settings,
+            model=_retriever,
+            applies=lambda r: _retriever(r) is not None,
+            up_to=lambda r: (
+                r.pairs.exhaustive_up_to if isinstance(r.pairs, AutoPairsConfig) else 0
+            ),
+        ),
+        Stage(
             name="pairs",
             version=1,
-            reads=("extract",),
+            reads=("extract", "describe"),
             writes="work/pairs.txt",
             is_text=True,
             settings=_pairs_settings,
@@ -390,6 +420,7 @@ class Keys:
         """Whether the recipe has this stage, and the capture what it works on."""
         stage = STAGES[name]
         is_idle = FILMS in stage.over and not self.films
+        is_idle |= 0 < len(self.images) <= stage.up_to(self.recipe)
         return stage.applies(self.recipe) and not is_idle
 
     def nearest(self, name: str) -> str:

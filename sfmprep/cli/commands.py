@@ -211,6 +211,8 @@ def pairs(
     images: Images,
     out: Out,
     options: Common = Options(),  # noqa: B008
+    *,
+    device: Device = "auto",
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
     from sfmprep.pipelines import artefacts, stages
@@ -219,7 +221,9 @@ def pairs(
         _open(images, out, options, goes_on=True) as run,
         artefacts.open_features(run) as features,
     ):
-        found = stages.make_pairs(run, features, progress=show_progress)
+        found = stages.make_pairs(
+            run, features, device=pick_device(device), progress=show_progress
+        )
         print(f"{len(found)} pairs in {run.workspace.pairs}")
 
 

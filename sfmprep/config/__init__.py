@@ -37,10 +37,14 @@ from sfmprep.config.matchers import (
 )
 from sfmprep.config.pairs import (
     AutoPairsConfig,
+    EigenPlacesConfig,
     ExhaustiveConfig,
+    MegaLocConfig,
+    NetVladConfig,
     PairsConfig,
     PairsFileConfig,
     RetrievalConfig,
+    RetrieverConfig,
     SequentialConfig,
 )
 from sfmprep.config.recipe import EngineConfig, Frontend, Recipe
@@ -65,6 +69,7 @@ __all__ = [
     "DenseMatcherConfig",
     "DisConfig",
     "DiskConfig",
+    "EigenPlacesConfig",
     "EngineConfig",
     "ExhaustiveConfig",
     "ExportConfig",
@@ -76,7 +81,9 @@ __all__ = [
     "LoftrConfig",
     "MappingConfig",
     "MatcherConfig",
+    "MegaLocConfig",
     "NearestConfig",
+    "NetVladConfig",
     "OutlierConfig",
     "PairsConfig",
     "PairsFileConfig",
@@ -86,6 +93,7 @@ __all__ = [
     "Recipe",
     "RefinementConfig",
     "RetrievalConfig",
+    "RetrieverConfig",
     "S2ldConfig",
     "SeedConfig",
     "SecondRoundConfig",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import get_args
 
-from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
+from sfmprep.config import (
+    DenseMatcherConfig,
+    FeaturesConfig,
+    MatcherConfig,
+    RetrieverConfig,
+)
 from sfmprep.config.base import ModelConfig, configs_in
 
 MODELS: list[type[ModelConfig]] = [
     model
-    for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig)
+    for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig, RetrieverConfig)
     for model in configs_in(union)
     if issubclass(model, ModelConfig)
 ]
