@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-models pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -33,6 +33,9 @@ bench-table: $(READY) ## its results, into the README and examples/scoreboard.md
 
 bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a table
 	$(BIN)/python -m tests.bench.lenses
+
+bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
+	$(BIN)/python -m tests.bench.models
 
 pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures
