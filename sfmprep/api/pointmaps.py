@@ -62,7 +62,7 @@ def pointmap_geometry(
         return View(
             points=seen.points,
             confidence=seen.confidence,
-            offsets=xy - np.array(size, np.float32) / 2,
+            offsets=(xy - np.array(size) / 2).astype(np.float32),
             pixel=max(size) / max(placed.network_size),
             orientation=placed.orientation,
         )

@@ -40,7 +40,7 @@ class EigenPlacesConfig(ModelConfig):
 
 
 class MegaLocConfig(ModelConfig):
-    """MegaLoc (Berton and Masone, 2025), MIT: the best and the slowest."""
+    """MegaLoc (Berton and Masone, 2025), MIT: the largest, for a GPU."""
 
     implementation = "sfmprep.models.retrieval.megaloc:MegaLoc"
     type: Literal["megaloc"] = "megaloc"

@@ -130,7 +130,7 @@ class _Backbone(nn.Module):
         learned = self.pos_embed[:, 1:]
         if (rows, columns) == (_GRID, _GRID):
             return learned
-        learned = learned.float().mT.unflatten(2, (_GRID, _GRID))
+        learned = learned.float().mT.reshape(1, -1, _GRID, _GRID)
         scale = [(side + 0.1) / _GRID for side in (rows, columns)]
         return F.interpolate(learned, scale_factor=scale, mode="bicubic").flatten(2).mT
 

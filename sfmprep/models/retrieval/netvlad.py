@@ -83,7 +83,7 @@ class NetVladNetwork(nn.Module):
         # sides are halved four times
         short = [max(0, _CELL - side) for side in seen.shape[2:]]
         seen = F.pad(seen, (0, short[1], 0, short[0]))
-        result: Tensor = self.backbone(seen.to(self.backbone[0].weight.dtype))
+        result: Tensor = self.backbone(seen.to(next(self.backbone.parameters()).dtype))
         return result.float()
 
 
