@@ -31,8 +31,6 @@ from sfmprep.config import (
     DenseConfig,
     PairsFileConfig,
     Recipe,
-    RetrievalConfig,
-    RetrieverConfig,
     StrongerConfig,
 )
 from sfmprep.config.base import ModelConfig
@@ -101,13 +99,6 @@ def _weakness(config: BesideConfig | StrongerConfig | DenseConfig) -> dict[str, 
     return {"min_num_inliers": config.min_num_inliers, "per_image": config.per_image}
 
 
-def _retriever(recipe: Recipe) -> RetrieverConfig | None:
-    config = recipe.pairs
-    if isinstance(config, AutoPairsConfig):
-        config = config.retrieval
-    return config.model if isinstance(config, RetrievalConfig) else None
-
-
 def _pairs_settings(recipe: Recipe) -> object:
     config = recipe.pairs
     if not isinstance(config, PairsFileConfig):
@@ -161,8 +152,8 @@ STAGES = {
             writes="work/rows.h5",
             command="pairs",
             settings=_damage_settings,
-            model=_retriever,
-            applies=lambda r: _retriever(r) is not None,
+            model=lambda r: r.retriever,
+            applies=lambda r: r.retriever is not None,
             up_to=lambda r: (
                 r.pairs.exhaustive_up_to if isinstance(r.pairs, AutoPairsConfig) else 0
             ),

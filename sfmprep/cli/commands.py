@@ -460,10 +460,12 @@ def recipes(
         print(f"# choice {number}: {frontend.ladder_label()}")
         for weight, path in frontend.all_weights():
             print(_described(weight, path))
-    if recipe.dense is not None:
-        print(f"# semi-dense: {recipe.dense.matcher.type}")
-        for weight, path in recipe.dense.matcher.needed_weights():
-            print(_described(weight, path))
+    dense = recipe.dense.matcher if recipe.dense else None
+    for label, model in (("retrieval", recipe.retriever), ("semi-dense", dense)):
+        if model is not None:
+            print(f"# {label}: {model.type}")
+            for weight, path in model.needed_weights():
+                print(_described(weight, path))
 
 
 def settings(

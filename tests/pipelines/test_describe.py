@@ -145,6 +145,7 @@ def test_weights_that_are_not_here_are_named(photos: Path, tmp_path: Path) -> No
     asked = load_recipe("sift", ["pairs={type: retrieval, model: {type: megaloc}}"])
     with pytest.raises(WeightsError, match="weights of megaloc are not here"):
         pairs_of(photos, tmp_path / "out", asked)
+    assert not (tmp_path / "out").exists()  # before any work
 
 
 def test_an_unknown_image_has_no_row() -> None:
