@@ -134,7 +134,12 @@ def _r2d2(name: str, file: str, sha256: str) -> Weights:
 
 
 def _pointmap(name: str, origin: str) -> Weights:
-    return Weights(name=name, licence="CC-BY-NC-SA-4.0", origin=origin)
+    return Weights(
+        name=name,
+        licence="CC-BY-NC-SA-4.0, non-commercial use only",
+        origin=origin,
+        terms=f"https://github.com/{origin}",
+    )
 
 
 def _eigenplaces(name: str, sha256: str | None = None) -> Weights:
