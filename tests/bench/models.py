@@ -2,7 +2,8 @@
 
     python -m tests.bench.models [--pairs 8]        (or: make bench-models)
 
-Writes examples/models.md. What is measured is what has genuine weights here; needs the
+Writes examples/models.md. Rows are added to a file first, and what is in it is not run
+again: remove it to measure anew. What is measured is what has genuine weights here; needs the
 scenes of `../shared` (SFMPREP_SHARED), its weights (SFMPREP_WEIGHTS) or those that
 `sfmprep weights fetch` got. Seconds are of one thread of this process, so that other
 work on the machine hardly changes them; before each network the smallest of the package
@@ -131,6 +132,7 @@ class Bench:
             chosen = np.random.default_rng(0).permutation(len(wide))[:num_pairs]
             self.pairs += [wide[k] for k in sorted(chosen)]
         self._reference = build_extractor(CompactConfig(max_size=MAX_SIZE))
+        self.features: dict[str, dict[tuple[str, str], Features]] = {}
 
     def batches(self) -> Iterator[tuple[tuple[str, str], ImageBatch]]:
         """The photographs of the pairs, by scene and name."""
@@ -201,6 +203,8 @@ def measure(bench: Bench, config: ModelConfig) -> Measured | None:
 def _extracted(
     bench: Bench, config: ModelConfig, told: Measured
 ) -> dict[tuple[str, str], Features]:
+    if known := bench.features.get(config.name):
+        return known
     settings = {"max_keypoints": MAX_KEYPOINTS, "max_size": MAX_SIZE}
     extractor = build_extractor(config.model_copy(update=settings))
     found: dict[tuple[str, str], Features] = {}
@@ -211,6 +215,7 @@ def _extracted(
         found[key] = features
         told.seconds.append(seconds)
         told.found.append(len(features))
+    bench.features[config.name] = found
     return found
 
 
@@ -337,18 +342,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=20, help="the most of a scene")
     default = ROOT / "examples" / "models.md"
     parser.add_argument("--out", type=Path, default=default)
+    results = ROOT / "build" / "models.jsonl"
+    parser.add_argument("--results", type=Path, default=results)
     options = parser.parse_args(arguments)
     use_shared_weights()
     torch.set_num_threads(1)
     pycolmap.logging.minloglevel = 2
     bench = Bench(options.pairs)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.touch()
+    lines = options.results.read_text("utf-8").splitlines()
+    done: dict[str, list[str]] = dict(json.loads(line) for line in lines)
     rows: dict[str, list[list[str]]] = {}
     for kind, union in UNIONS.items():
         for model in configs_in(union):
             for config in every_checkpoint(model):
-                row = row_of(config, measure(bench, config))
-                print(" | ".join(row), flush=True)
-                rows.setdefault(kind, []).append(row)
+                key = f"{config.name}, {options.pairs} pairs"
+                if key not in done:
+                    done[key] = row_of(config, measure(bench, config))
+                    with options.results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps([key, done[key]]) + "\n")
+                    print(" | ".join(done[key]), flush=True)
+                rows.setdefault(kind, []).append(done[key])
     options.out.write_text(page(bench, rows), "utf-8")
 
 
