@@ -3,11 +3,11 @@
     python -m tests.bench.models [--pairs 8]        (or: make bench-models)
 
 Writes examples/models.md. Rows are added to a file first, and what is in it is not run
-again: remove it to measure anew. What is measured is what has genuine weights here; needs the
-scenes of `../shared` (SFMPREP_SHARED), its weights (SFMPREP_WEIGHTS) or those that
-`sfmprep weights fetch` got. Seconds are of one thread of this process, so that other
-work on the machine hardly changes them; before each network the smallest of the package
-is run on the same photograph, and the ratio to it is what counts.
+again: remove it to measure anew. What is measured is what has genuine weights here;
+needs the scenes of `../shared` (SFMPREP_SHARED), its weights (SFMPREP_WEIGHTS) or those
+that `sfmprep weights fetch` got. Seconds are of one thread of this process, so that
+other work on the machine hardly changes them; before each network the smallest of the
+package is run on the same photograph, and the ratio to it is what counts.
 """
 
 from __future__ import annotations
@@ -318,7 +318,8 @@ the features of their name. Seconds are CPU seconds of one photograph, or of one
 without a detector with both photographs; `times` is over the seconds of `compact` on
 one photograph, run before each row. A dash: there are no genuine weights here (`here`),
 or it is not measured so. What has no weights here was compared with the outputs of its
-original instead, on weights made by a formula (`tests/models`).
+original instead, on weights made by a formula (`tests/models`). LIFT (ECCV 2016) is not
+here: it may be used for academic work alone, and its files are partly lost.
 """
     units = {
         "features": "keypoints a second",
