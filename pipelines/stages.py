@@ -26,7 +26,6 @@ from sfmprep.config import (
     MatcherConfig,
     PairsFileConfig,
     RetrievalConfig,
-    RetrieverConfig,
     SequentialConfig,
 )
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
@@ -180,7 +179,6 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
 
 def describe(
     run: Run,
-    config: RetrieverConfig,
     names: Sequence[str],
     *,
     device: str = "cpu",
@@ -191,9 +189,10 @@ def describe(
     Several devices are not used at once: it is the first that does so.
     """
     made, engine = open_store(run, "describe"), run.recipe.engine
+    config = run.recipe.retriever
     file = run.ledger.file("describe")
     with RowStore(file, made) as store:
-        if any(name not in store for name in names):
+        if config is not None and any(name not in store for name in names):
             retriever = build_retriever(
                 config, device=device.split(",")[0], precision=engine.precision
             )
@@ -247,8 +246,8 @@ def make_pairs(
             pairs = retrieval_pairs(
                 names, features, config, seed=run.recipe.seed, progress=progress
             )
-        case RetrievalConfig(model=model):
-            with describe(run, model, names, device=device, progress=progress) as rows:
+        case RetrievalConfig():
+            with describe(run, names, device=device, progress=progress) as rows:
                 known = [name for name in names if name in rows]
                 found = [rows.get(name) for name in known]
             pairs = nearest_pairs(known, np.stack(found), config)
