@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from sfmprep.config import Frontend, Recipe
+from sfmprep.config.base import ModelConfig
 from sfmprep.errors import WeightsError
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
@@ -71,14 +72,14 @@ def with_beside(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"beside": None})
 
 
-def check_dense_weights(recipe: Recipe) -> None:
-    """Fetches the weights of semi-dense matching: a lack is told before the work.
+def fetch_weights(*models: ModelConfig | None) -> None:
+    """Fetches those of retrieval and semi-dense matching: a lack is told before work.
 
     Raises:
         WeightsError: they cannot be had.
     """
-    if recipe.dense is not None:
-        for name, path in recipe.dense.matcher.needed_weights():
+    for model in models:
+        for name, path in model.needed_weights() if model else ():
             resolve_weights(name, path)
 
 

@@ -50,7 +50,7 @@ def match_photographs(
         features, undecoded = stages.extract(run, device=device, progress=progress)
     with features:
         with timed(seconds, "pairs"):
-            pairs = stages.make_pairs(run, features, progress=progress)
+            pairs = stages.make_pairs(run, features, device=device, progress=progress)
         with match_pairs(
             *(run, features, pairs, seconds), device=device, progress=progress
         ) as (joined, matches):

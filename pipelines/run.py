@@ -22,8 +22,8 @@ from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.choose_frontend import (
-    check_dense_weights,
     choose_frontend,
+    fetch_weights,
     has_weights,
     with_beside,
     with_stronger,
@@ -34,7 +34,7 @@ from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.stage_table import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
 from sfmprep.weights import resolve_weights
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def open_run(
             results may not go to `out`.
         StoreError: another run works in `out`, it cannot be written, or it holds no
             features though the run goes on.
-        WeightsError: see `choose_frontend` and `check_dense_weights`.
+        WeightsError: see `choose_frontend` and `fetch_weights`.
     """
     workspace = Workspace(out)
     _check(images, workspace, recipe)
@@ -119,7 +119,9 @@ def open_run(
             f"{workspace.features} is missing or incomplete. Run `sfmprep extract`"
             " first."
         )
-    chosen = _choose(workspace, recipe)  # before there is a folder: it may fail
+    chosen = _choose(
+        workspace, recipe, len(images)
+    )  # before there is a folder: it may fail
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
@@ -173,8 +175,11 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
     return next(same, None)
 
 
-def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
+def _choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
     """The recipe with one choice of features and matcher."""
+    dense = recipe.dense.matcher if recipe.dense else None
+    is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
+    retriever = None if is_small else recipe.retriever
     earlier = earlier_choice(workspace, recipe)
     if earlier is not None:
         logger.info("features: %s, as in the earlier run", earlier.label())
@@ -182,14 +187,16 @@ def _choose(workspace: Workspace, recipe: Recipe) -> Recipe:
         if not workspace.matches.is_file():
             for name, path in earlier.matcher.needed_weights():
                 resolve_weights(name, path)
-        if not workspace.dense.is_file():
-            check_dense_weights(recipe)
+        fetch_weights(
+            None if workspace.rows.is_file() else retriever,
+            None if workspace.dense.is_file() else dense,
+        )
         if not workspace.stronger_matches.is_file():
             earlier = with_stronger(earlier)
         recipe = recipe.with_frontend(earlier)
         return recipe if workspace.features_beside.is_file() else with_beside(recipe)
     recipe = choose_frontend(recipe)
-    check_dense_weights(recipe)
+    fetch_weights(retriever, dense)
     return recipe
 
 
@@ -275,6 +282,7 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     """Takes images out of all that grows."""
     for kind, path in (
         (FeatureStore, workspace.features),
+        (RowStore, workspace.rows),
         (MatchStore, workspace.matches),
         (FeatureStore, workspace.features_beside),
         (MatchStore, workspace.matches_beside),

@@ -61,6 +61,7 @@ class Stage:
     settings: Callable[[Recipe], Any] = field(default=lambda _: None)
     model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
     applies: Callable[[Recipe], bool] = field(default=lambda _: True)
+    up_to: Callable[[Recipe], int] = field(default=lambda _: 0)  # images: idle
 
 
 def _dump(config: Any) -> Any:
@@ -118,7 +119,11 @@ def _pairs_settings(recipe: Recipe) -> object:
     config = recipe.pairs
     if not isinstance(config, PairsFileConfig):
         given = _known_poses(recipe) if isinstance(config, AutoPairsConfig) else {}
-        return {**_dump(config), "seed": recipe.seed, **given}
+        # the network is the setting of a stage of its own
+        found = config.model_dump(
+            mode="json", exclude={"model": True, "retrieval": {"model"}}
+        )
+        return {**found, "seed": recipe.seed, **given}
     try:
         content = config.path.read_bytes()
     except OSError as error:
@@ -165,9 +170,24 @@ STAGES = {
             model=lambda r: r.features,
         ),
         Stage(
+            name="describe",
+            version=1,
+            passes_on="extract",
+            over=(IMAGES,),
+            grows=True,
+            writes="work/rows.h5",
+            command="pairs",
+            settings=_damage_settings,
+            model=lambda r: r.retriever,
+            applies=lambda r: r.retriever is not None,
+            up_to=lambda r: (
+                r.pairs.exhaustive_up_to if isinstance(r.pairs, AutoPairsConfig) else 0
+            ),
+        ),
+        Stage(
             name="pairs",
             version=1,
-            reads=("extract",),
+            reads=("extract", "describe"),
             writes="work/pairs.txt",
             is_text=True,
             settings=_pairs_settings,
@@ -437,6 +457,7 @@ class Keys:
         is_idle = (FILMS in stage.over and not self.films) or (
             RIGS in stage.reads and not self.rigs
         )
+        is_idle |= 0 < len(self.images) <= stage.up_to(self.recipe)
         return stage.applies(self.recipe) and not is_idle
 
     def nearest(self, name: str) -> str:

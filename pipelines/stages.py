@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
@@ -29,6 +31,7 @@ from sfmprep.config import (
 )
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
 from sfmprep.files import write_text
+from sfmprep.frontend.describe import describe_images
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, pairs_per_batch
 from sfmprep.frontend.on_devices import (
@@ -43,7 +46,7 @@ from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
-from sfmprep.models.build import build_extractor, build_matcher
+from sfmprep.models.build import build_extractor, build_matcher, build_retriever
 from sfmprep.pairing.pairs import (
     Pair,
     Pairs,
@@ -52,7 +55,7 @@ from sfmprep.pairing.pairs import (
     pairs_from_file,
     sequential_pairs,
 )
-from sfmprep.pairing.retrieval import retrieval_pairs
+from sfmprep.pairing.retrieval import nearest_pairs, retrieval_pairs
 from sfmprep.pipelines.apart import apart, hold_rigs_into, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
@@ -71,12 +74,13 @@ from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
 from sfmprep.stores.layers import MatchReader
-from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
 
 logger = logging.getLogger(__name__)
 
 _STORES = {
     "extract": FeatureStore,
+    "describe": RowStore,
     "match": MatchStore,
     "extract beside": FeatureStore,
     "match beside": MatchStore,
@@ -189,12 +193,50 @@ def pairs_there(run: Run, stage: str) -> set[Pair]:
         )
 
 
+def describe(
+    run: Run,
+    names: Sequence[str],
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> RowStore:
+    """Describes what is missing of these images; returns the rows, open for reading.
+
+    Several devices are not used at once: it is the first that does so.
+    """
+    made, engine = open_store(run, "describe"), run.recipe.engine
+    config = run.recipe.retriever
+    file = run.ledger.file("describe")
+    with RowStore(file, made) as store:
+        if config is not None and any(name not in store for name in names):
+            retriever = build_retriever(
+                config, device=device.split(",")[0], precision=engine.precision
+            )
+            unreadable = describe_images(
+                *(run.images, names, retriever, store),
+                max_size=config.max_size,
+                num_workers=engine.num_workers,
+                progress=progress,
+            )
+            for name, reason in unreadable.items():
+                logger.warning(
+                    "%s has no neighbours: %s", run.images.path(name), reason
+                )
+    run.finish("describe")
+    return RowStore(file)
+
+
 def make_pairs(
-    run: Run, features: FeatureStore, *, progress: Progress = silent
+    run: Run,
+    features: FeatureStore,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> Pairs:
     """Chooses the pairs to match, unless that is done.
 
     Raises:
+        WeightsError: the network that describes images cannot be had.
         ConfigError: see `pairs_from_file` and `Pairs.write`.
         StoreError: see `Run.begin`.
     """
@@ -209,6 +251,8 @@ def make_pairs(
     if isinstance(config, AutoPairsConfig):
         small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
         shots = [shot for film in run.images.films for shot in film.shots()]
+        is_idle = not run.ledger.keys.applies("describe")
+        small = small and (is_idle or config.retrieval.model is None)
         config = ExhaustiveConfig() if small else config.retrieval
     match config:
         case ExhaustiveConfig():
@@ -217,10 +261,15 @@ def make_pairs(
             pairs = sequential_pairs(
                 natural_order(names), window=window, quadratic=quadratic
             )
-        case RetrievalConfig():
+        case RetrievalConfig(model=None):
             pairs = retrieval_pairs(
                 names, features, config, seed=run.recipe.seed, progress=progress
             )
+        case RetrievalConfig():
+            with describe(run, names, device=device, progress=progress) as rows:
+                known = [name for name in names if name in rows]
+                found = [rows.get(name) for name in known]
+            pairs = nearest_pairs(known, np.stack(found), config)
         case PairsFileConfig():
             pairs = pairs_from_file(config.path, names)
         case _:

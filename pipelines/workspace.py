@@ -7,7 +7,7 @@ out/
     database.db                only with `mapping.type: none`
     work/                      what is needed to go on; may be deleted afterwards
         images.json    size, time and checksum of the photographs and masks
-        features.h5 pairs.txt matches.h5 database.db
+        features.h5 rows.h5 pairs.txt matches.h5 database.db
         verified.db pairs_beside.txt features_beside.h5     other features beside (see
         matches_beside.h5 keypoints_beside.h5               `ladder`)
         verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
@@ -68,6 +68,7 @@ class Workspace:
         self.motion_masks_table = work / "motion_masks.json"
         self.unmasked = work / "unmasked"
         self.features = work / "features.h5"
+        self.rows = work / "rows.h5"
         self.pairs = work / "pairs.txt"
         self.matches = work / "matches.h5"
         self.features_beside = work / "features_beside.h5"

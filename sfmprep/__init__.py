@@ -56,6 +56,7 @@ __all__ = [
     "Nearest",
     "OutlierConfig",
     "Pairs",
+    "Pointmap",
     "Raft",
     "Recipe",
     "ReconstructionError",
@@ -83,6 +84,7 @@ __all__ = [
     "match_images",
     "natural_order",
     "pairs_from_file",
+    "pointmap_geometry",
     "read_model",
     "read_poses",
     "read_report",
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
         retrieval_pairs,
         scan,
     )
+    from sfmprep.api.pointmaps import pointmap_geometry
     from sfmprep.api.poses import (
         Database,
         drop_outliers,
@@ -137,6 +140,7 @@ if TYPE_CHECKING:
     from sfmprep.config import DiskConfig as Disk
     from sfmprep.config import LoftrConfig as Loftr
     from sfmprep.config import NearestConfig as Nearest
+    from sfmprep.config import PointmapConfig as Pointmap
     from sfmprep.config import RaftConfig as Raft
     from sfmprep.config import S2ldConfig as S2ld
     from sfmprep.config import SiftConfig as Sift

@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from sfmprep.capture.batches import load_batches
+from sfmprep.capture.image_file import read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DenseMatcherConfig, FeaturesConfig
 from sfmprep.config.base import ModelConfig
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, ImageError
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import DenseMatcher, Extractor
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.types import ImageBatch
 
 logger = logging.getLogger(__name__)
 
@@ -137,3 +140,24 @@ def pairs_of(pairs: Iterable[Pair]) -> Pairs:
         ValueError: an image is paired with itself.
     """
     return pairs if isinstance(pairs, Pairs) else Pairs.of(pairs)
+
+
+def decoded(path: Path, max_size: int | None) -> ImageBatch:
+    """One photograph, reduced to so many pixels on its longer side, or as it is.
+
+    Raises:
+        ImageError: it is missing or cannot be decoded.
+    """
+
+    def refuse(_: str, reason: str) -> None:
+        raise ImageError(f"{path}: {reason}")
+
+    try:
+        info = read_info(path)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    images = ImageSet(path.parent, (path.name,), {path.name: info}, {})
+    [(_, batch)] = load_batches(
+        images, images.names, max_size=max_size, on_unreadable=refuse
+    )
+    return batch

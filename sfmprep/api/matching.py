@@ -8,6 +8,7 @@ from typing import Literal
 
 from sfmprep.api.given import (
     SEVERAL_DEVICES,
+    decoded,
     identity_of,
     in_folder,
     model_of,
@@ -16,9 +17,7 @@ from sfmprep.api.given import (
     size_of,
     warn_left_out,
 )
-from sfmprep.capture.batches import load_batches
 from sfmprep.capture.identity import masks_signature
-from sfmprep.capture.image_file import read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.photographs import find_photographs
 from sfmprep.config import (
@@ -32,7 +31,7 @@ from sfmprep.config import (
 )
 from sfmprep.config.base import ModelConfig
 from sfmprep.devices import pick_device
-from sfmprep.errors import ConfigError, ImageError
+from sfmprep.errors import ConfigError
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
 from sfmprep.frontend.on_devices import extract_on_devices, match_on_devices
@@ -320,23 +319,9 @@ def match_images(
         matcher = matcher or LightGlue("compact")
     device, size = pick_device(device), size_of(extractor, max_size)
     model = model_of(extractor, build_extractor, device, precision)
-    found = [_features(Path(path), model, size) for path in (first, second)]
-    pair = found[0], found[1]
+    pair = (
+        model.extract(decoded(Path(first), size))[0],
+        model.extract(decoded(Path(second), size))[0],
+    )
     matcher = model_of(matcher or NearestConfig(), build_matcher, device, precision)
     return pair, matcher.match([pair])[0]
-
-
-def _features(path: Path, extractor: Extractor, max_size: int) -> Features:
-    def refuse(_: str, reason: str) -> None:
-        raise ImageError(f"{path}: {reason}")
-
-    try:
-        info = read_info(path)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    images = ImageSet(path.parent, (path.name,), {path.name: info}, {})
-    [(_, batch)] = load_batches(
-        images, images.names, max_size=max_size, on_unreadable=refuse
-    )
-    [features] = extractor.extract(batch)
-    return features

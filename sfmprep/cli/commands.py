@@ -245,6 +245,8 @@ def pairs(
     images: Images,
     out: Out,
     options: Common = Options(),  # noqa: B008
+    *,
+    device: Device = "auto",
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
     from sfmprep.pipelines import artefacts, stages
@@ -253,7 +255,9 @@ def pairs(
         _open(images, out, options, goes_on=True) as run,
         artefacts.open_features(run) as features,
     ):
-        found = stages.make_pairs(run, features, progress=show_progress)
+        found = stages.make_pairs(
+            run, features, device=pick_device(device), progress=show_progress
+        )
         print(f"{len(found)} pairs in {run.workspace.pairs}")
 
 
@@ -492,10 +496,12 @@ def recipes(
         print(f"# choice {number}: {frontend.ladder_label()}")
         for weight, path in frontend.all_weights():
             print(_described(weight, path))
-    if recipe.dense is not None:
-        print(f"# semi-dense: {recipe.dense.matcher.type}")
-        for weight, path in recipe.dense.matcher.needed_weights():
-            print(_described(weight, path))
+    dense = recipe.dense.matcher if recipe.dense else None
+    for label, model in (("retrieval", recipe.retriever), ("semi-dense", dense)):
+        if model is not None:
+            print(f"# {label}: {model.type}")
+            for weight, path in model.needed_weights():
+                print(_described(weight, path))
 
 
 def settings(

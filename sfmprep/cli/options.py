@@ -203,7 +203,7 @@ class Options:
         second = [f"{each} again" for each in ("match", "import", "verify", "map")]
         return StageProgress(
             [
-                *(("identify", "extract"), ("retrieve",), ("match",)),
+                *(("identify", "extract"), ("describe", "retrieve"), ("match",)),
                 *(rung for rung in ([*first, *beside, *stronger], dense) if rung),
                 *(
                     ("import", "verify"),

@@ -38,10 +38,14 @@ from sfmprep.config.matchers import (
 )
 from sfmprep.config.pairs import (
     AutoPairsConfig,
+    EigenPlacesConfig,
     ExhaustiveConfig,
+    MegaLocConfig,
+    NetVladConfig,
     PairsConfig,
     PairsFileConfig,
     RetrievalConfig,
+    RetrieverConfig,
     SequentialConfig,
 )
 from sfmprep.config.panorama import PanoramaConfig
@@ -67,6 +71,7 @@ __all__ = [
     "DenseMatcherConfig",
     "DisConfig",
     "DiskConfig",
+    "EigenPlacesConfig",
     "EngineConfig",
     "ExhaustiveConfig",
     "ExportConfig",
@@ -81,7 +86,9 @@ __all__ = [
     "MappingConfig",
     "MatcherConfig",
     "MotionMasksConfig",
+    "MegaLocConfig",
     "NearestConfig",
+    "NetVladConfig",
     "OutlierConfig",
     "PairsConfig",
     "PairsFileConfig",
@@ -91,6 +98,7 @@ __all__ = [
     "Recipe",
     "RefinementConfig",
     "RetrievalConfig",
+    "RetrieverConfig",
     "S2ldConfig",
     "SeedConfig",
     "SecondRoundConfig",

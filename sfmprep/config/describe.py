@@ -105,6 +105,8 @@ def _of_object(node: Node, defs: Node, prefix: str, kind: str) -> Iterator[Setti
 def _of_node(node: Node, defs: Node, key: str, kind: str) -> Iterator[Setting]:
     section = _resolved(node, defs)
     if "discriminator" in section:
+        if "anyOf" in node:  # one that may be left out
+            yield _leaf(node, key, kind, "a mapping that begins with type, or null")
         yield from _of_choice(node, section, defs, key)
     elif "properties" in section:
         if "anyOf" in node:  # a section that is off, null, or on, {}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from sfmprep.config.base import Config
+from sfmprep.config.base import Config, MaxSize, ModelConfig, WeightsFile
 
 
 class ExhaustiveConfig(Config):
@@ -26,14 +26,52 @@ class SequentialConfig(Config):
     """Also with those 2, 4, 8, ... images later, up to 2 to the power of `window`."""
 
 
+class EigenPlacesConfig(ModelConfig):
+    """EigenPlaces (Berton et al., ICCV 2023), MIT."""
+
+    implementation = "sfmprep.models.retrieval.eigenplaces:EigenPlaces"
+    type: Literal["eigenplaces"] = "eigenplaces"
+    model: Literal[
+        "eigenplaces-r50-2048", "eigenplaces-r18-512", "eigenplaces-r18-256"
+    ] = "eigenplaces-r50-2048"
+    """Which checkpoint: the depth of its network and the length of its rows."""
+    max_size: MaxSize = 640
+    weights: WeightsFile = None
+
+
+class MegaLocConfig(ModelConfig):
+    """MegaLoc (Berton and Masone, 2025), MIT: the largest, for a GPU."""
+
+    implementation = "sfmprep.models.retrieval.megaloc:MegaLoc"
+    type: Literal["megaloc"] = "megaloc"
+    max_size: MaxSize = 518
+    weights: WeightsFile = None
+
+
+class NetVladConfig(ModelConfig):
+    """NetVLAD (Arandjelović et al., CVPR 2016) as hloc uses it."""
+
+    implementation = "sfmprep.models.retrieval.netvlad:NetVlad"
+    type: Literal["netvlad"] = "netvlad"
+    max_size: MaxSize = 1024
+    weights: WeightsFile = None
+
+
+RetrieverConfig = Annotated[
+    EigenPlacesConfig | MegaLocConfig | NetVladConfig, Field(discriminator="type")
+]
+
+
 class RetrievalConfig(Config):
-    """The most similar images, by a VLAD of the local descriptors; needs no weights."""
+    """The most similar images, by a VLAD of the local descriptors or by a network."""
 
     type: Literal["retrieval"] = "retrieval"
+    model: RetrieverConfig | None = None
+    """The network that describes images; null for a VLAD, which needs no weights."""
     num_neighbours: PositiveInt = 20
     """Each image is paired with so many of the most similar ones."""
     num_clusters: PositiveInt = 256
-    """Words of the vocabulary that is learned from the capture itself."""
+    """Words of the VLAD's vocabulary, which is learned from the capture itself."""
     min_similarity: Annotated[float, Field(ge=-1, le=1)] = -1.0
     """Pairs with a lower cosine are left out; neighbours often have one below 0."""
 

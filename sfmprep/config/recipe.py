@@ -22,7 +22,12 @@ from sfmprep.config.mapping import (
     SecondRoundConfig,
 )
 from sfmprep.config.matchers import MatcherConfig, StrongerConfig
-from sfmprep.config.pairs import AutoPairsConfig, PairsConfig
+from sfmprep.config.pairs import (
+    AutoPairsConfig,
+    PairsConfig,
+    RetrievalConfig,
+    RetrieverConfig,
+)
 from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.semidense import DenseConfig
 
@@ -125,6 +130,14 @@ class Recipe(Config):
             ),
             *self.otherwise,
         )
+
+    @property
+    def retriever(self) -> RetrieverConfig | None:
+        """The network that describes images for pairs, if there is one."""
+        pairs = self.pairs
+        if isinstance(pairs, AutoPairsConfig):
+            pairs = pairs.retrieval
+        return pairs.model if isinstance(pairs, RetrievalConfig) else None
 
     def with_frontend(self, frontend: Frontend) -> Recipe:
         """This recipe with one choice made."""

@@ -17,9 +17,16 @@ from sfmprep.config import (
     FeaturesConfig,
     FlowConfig,
     MatcherConfig,
+    RetrieverConfig,
 )
 from sfmprep.config.base import ModelConfig
-from sfmprep.models.protocols import DenseMatcher, Extractor, FlowEstimator, Matcher
+from sfmprep.models.protocols import (
+    DenseMatcher,
+    Extractor,
+    FlowEstimator,
+    Matcher,
+    Retriever,
+)
 from sfmprep.models.shared.precision import Where
 
 
@@ -51,6 +58,12 @@ def build_dense_matcher(
 def build_flow_estimator(config: FlowConfig, **where: Unpack[Where]) -> FlowEstimator:
     """Makes the estimator of optical flow; raises as `build_extractor`."""
     made: FlowEstimator = implementation(type(config))(config, **where)
+    return made
+
+
+def build_retriever(config: RetrieverConfig, **where: Unpack[Where]) -> Retriever:
+    """Makes what describes whole images; raises as `build_extractor`."""
+    made: Retriever = implementation(type(config))(config, **where)
     return made
 
 

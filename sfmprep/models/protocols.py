@@ -34,6 +34,25 @@ class Extractor(Protocol):
         ...
 
 
+class Retriever(Protocol):
+    """Describes whole images, so that those of one place are alike."""
+
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
+    batch_size: int
+    """How many images of one size it takes best at once, on its device."""
+
+    def embed(self, batch: ImageBatch) -> list[Float32]:
+        """Describes each image of a batch by a unit row [D]; D is always the same.
+
+        The product of two rows says how alike the images are, at most 1.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        ...
+
+
 class Prepared(Protocol):
     """One image's features on the device of the matcher that prepared them."""
 

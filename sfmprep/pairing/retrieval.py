@@ -3,7 +3,8 @@
 A VLAD (Jégou et al., CVPR 2010) over each image's best descriptors, reduced to their
 principal components (Jégou et al., TPAMI 2012), with a vocabulary learned by k-means
 from the capture itself, intra-normalised (Arandjelović and Zisserman, CVPR 2013). It
-needs no weights and works for every kind of descriptor.
+needs no weights and works for every kind of descriptor. In its place there may be the
+rows that a network gives whole images (`nearest_pairs`).
 
 Of the 6 nearest views by pose, with SIFT at 640 px, 20 neighbours hold for fox,
 beer-video71 and buddha67 99.0, 97.2 and 93.5 %; with 64 words of all 128 dimensions,
@@ -56,16 +57,26 @@ def retrieval_pairs(
     described = [n for n in names if n in features and features.num_keypoints(n)]
     if len(described) < 2:
         return Pairs(())
-    rows = torch.from_numpy(
-        embed_images(
-            described,
-            features,
-            num_clusters=config.num_clusters,
-            seed=seed,
-            progress=progress,
-        )
+    embedded = embed_images(
+        described,
+        features,
+        num_clusters=config.num_clusters,
+        seed=seed,
+        progress=progress,
     )
-    k = min(config.num_neighbours, len(described) - 1)
+    return nearest_pairs(described, embedded, config)
+
+
+def nearest_pairs(
+    names: Sequence[str], embedded: NDArray[np.float16], config: RetrievalConfig
+) -> Pairs:
+    """Pairs each image with those whose rows [N, D] are the most similar.
+
+    Returns:
+        As `retrieval_pairs`.
+    """
+    rows = torch.from_numpy(embedded)
+    k = min(config.num_neighbours, len(names) - 1)
     pairs = []
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK].float()
@@ -79,7 +90,7 @@ def retrieval_pairs(
             zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ):
             pairs += [
-                (described[start + i], described[j])
+                (names[start + i], names[j])
                 for value, j in zip(values, columns, strict=True)
                 if value >= config.min_similarity
             ]

@@ -13,6 +13,7 @@ with others.
     dense      columns xy0, xy1 float32 [M, 2], scores float16 [M];
                key: name0, a NUL, name1: measured from the first to the second, so both
                orders are there
+    rows       column row float16 [D], one row of a whole image; key: image name
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
 from sfmprep.stores.ragged import Item, RaggedTable, differences
-from sfmprep.types import DenseMatches, Features, Int32, Matches
+from sfmprep.types import DenseMatches, Features, Float32, Int32, Matches
 
 Pair = tuple[str, str]
 
@@ -331,6 +332,40 @@ class DenseStore(_Store):
         for table in self._tables:
             for key, columns in zip(table.keys, table.read_all(), strict=True):
                 yield _names_of(key), _dense_matches(columns)
+
+
+class RowStore(_Store):
+    """What a network says of whole images: one row each, by image name."""
+
+    _kind = "rows"
+    _num_extras = 0
+
+    def __contains__(self, name: str) -> bool:
+        return self._where(name) is not None
+
+    def append(self, items: Sequence[tuple[str, Float32]]) -> None:
+        """Adds the rows [D] of images; on disk when this returns.
+
+        Raises:
+            StoreError: see `RaggedTable.append`.
+        """
+        self._tables[0].append(
+            [Item(key=n, columns={"row": row.astype(np.float16)}) for n, row in items]
+        )
+
+    def get(self, name: str) -> NDArray[np.float16]:
+        """The row [D] of one image.
+
+        Raises:
+            StoreError: it has none here.
+        """
+        if (found := self._where(name)) is None:
+            raise StoreError(
+                f"{self.place} has no row of {name!r}. Run `sfmprep pairs`."
+            )
+        table, row = found
+        described: NDArray[np.float16] = table.read(row)["row"]
+        return described
 
 
 def _feature_item(image: str, features: Features) -> Item:

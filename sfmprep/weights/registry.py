@@ -54,6 +54,8 @@ _DISK = "https://raw.githubusercontent.com/cvlab-epfl/disk/master"
 _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 _XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 _KORNIA = "https://huggingface.co/kornia"
+_EIGENPLACES = "https://github.com/gmberton/EigenPlaces/releases/download/v1.0"
+_MEGALOC = "https://huggingface.co/gberton/MegaLoc/resolve"
 _CMP = "https://cmp.felk.cvut.cz/~mishkdmy/models"  # kornia's former place
 
 
@@ -132,7 +134,24 @@ def _r2d2(name: str, file: str, sha256: str) -> Weights:
 
 
 def _pointmap(name: str, origin: str) -> Weights:
-    return Weights(name=name, licence="CC-BY-NC-SA-4.0", origin=origin)
+    return Weights(
+        name=name,
+        licence="CC-BY-NC-SA-4.0, non-commercial use only",
+        origin=origin,
+        terms=f"https://github.com/{origin}",
+    )
+
+
+def _eigenplaces(name: str, sha256: str | None = None) -> Weights:
+    _, depth, dimensions = name.split("-")
+    file = f"ResNet{depth.removeprefix('r')}_{dimensions}_eigenplaces.pth"
+    return Weights(
+        name=name,
+        licence="MIT",
+        origin="gmberton/EigenPlaces",
+        url=f"{_EIGENPLACES}/{file}" if sha256 else None,
+        sha256=sha256,
+    )
 
 
 def _ours(name: str) -> Weights:
@@ -270,6 +289,26 @@ WEIGHTS: Mapping[str, Weights] = {
             sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
         ),
         Weights(name="raft-basic", licence="BSD-3-Clause", origin="princeton-vl/RAFT"),
+        _eigenplaces(
+            "eigenplaces-r50-2048",
+            "98e8e21e9364a7e0990a9d7e1de5853b6d830f7f73d6bd9ee4f397575e0d41d1",
+        ),
+        _eigenplaces("eigenplaces-r18-512"),
+        _eigenplaces("eigenplaces-r18-256"),
+        Weights(
+            name="megaloc",
+            licence="MIT",
+            origin="gmberton/MegaLoc",
+            url=f"{_MEGALOC}/7cb9f7970d366fdf059963d04d372e503e8e9df9/model.safetensors",
+            sha256="d4f9f2bcb60018f91eb6a8e061ed054fd55654e10c2569cf13841ea986ffb4f8",
+        ),
+        Weights(
+            name="netvlad",
+            licence="MIT",
+            origin="Relja Arandjelović, by cvg/Hierarchical-Localization",
+            url="https://cvg-data.inf.ethz.ch/hloc/netvlad/Pitts30K_struct.mat",
+            sha256="a67d9d897d3b7942f206478e3a22a4c4c9653172ae2447041d35f6cb278fdc67",
+        ),
         Weights(name="s2ld", licence="not stated", origin="Merical/S2LD"),
     )
 }

@@ -89,6 +89,13 @@ def resolve_weights(
             f"weights of {name} are part of sfmprep, but this copy of it lacks"
             " them. Install it again."
         )
+    if entry.url is None and entry.terms:
+        raise WeightsError(
+            f"weights of {name} are not here, and sfmprep does not fetch them:"
+            f" {entry.origin} allows {entry.licence}. Read {entry.terms}, fetch the"
+            " file there if you accept it, and name it in the recipe (`weights: PATH`),"
+            f" or put it as {name}.safetensors into the folder SFMPREP_WEIGHTS names."
+        )
     if entry.url is None:
         lacks = "licence" if entry.licence == "not stated" else "checksum of its file"
         raise WeightsError(

@@ -179,7 +179,7 @@ def wide_pairs(name: str, features: str, ratio: float, max_size: int) -> list[Tw
     pairs = [
         (a, b)
         for a, b in itertools.combinations(images.names, 2)
-        if a in poses and b in poses and _turn_deg(poses[a], poses[b]) >= _WIDE_DEG
+        if a in poses and b in poses and turn_deg(poses[a], poses[b]) >= _WIDE_DEG
     ]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:_MOST]
     pairs = [pairs[k] for k in sorted(chosen)]
@@ -189,7 +189,7 @@ def wide_pairs(name: str, features: str, ratio: float, max_size: int) -> list[Tw
     matches = sp.match(stored, pairs, sp.Nearest(ratio=ratio))
     for pair in pairs:
         entries = [content["images"][name] for name in pair]
-        views = _two_views(
+        views = two_views(
             [stored.get(name).xy for name in pair],
             matches.get(*pair).index,
             entries,
@@ -201,13 +201,13 @@ def wide_pairs(name: str, features: str, ratio: float, max_size: int) -> list[Tw
     return found
 
 
-def _turn_deg(first: CameraPose, second: CameraPose) -> float:
+def turn_deg(first: CameraPose, second: CameraPose) -> float:
     """How far apart two cameras look."""
     cosine = float(first.rotation[2] @ second.rotation[2])
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def _two_views(
+def two_views(
     xy: list[NDArray[np.float32]],
     index: NDArray[np.int32],
     entries: list[dict[str, Any]],

@@ -228,6 +228,12 @@ def test_recipe_is_shown_with_the_licence_of_every_weight(
     assert run(["recipes", "textureless", "--set", "dense.matcher.type=s2ld"]) == 0
     shown = capsys.readouterr().out
     assert "#   s2ld: not stated, by Merical/S2LD, not here; bring the file" in shown
+    model = "pairs={type: retrieval, model: {type: megaloc}}"
+    assert run(["recipes", "pointmap", "--set", model]) == 0
+    shown = capsys.readouterr().out
+    assert "# retrieval: megaloc\n#   megaloc: MIT, by gmberton/MegaLoc, not" in shown
+    licence = "CC-BY-NC-SA-4.0, non-commercial use only"
+    assert f"#   mast3r: {licence}, by naver/mast3r, not here; bring" in shown
 
 
 def test_shown_recipe_can_be_used(

@@ -152,7 +152,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             f"{SIFT}pairs: {{type: auto, retrieval: {{num_neighbors: 3}}}}",
             "unknown key 'pairs.retrieval.num_neighbors'. Did you mean"
-            " 'num_neighbours'? Keys here: type, num_neighbours, num_clusters,"
+            " 'num_neighbours'? Keys here: type, model, num_neighbours, num_clusters,"
             " min_similarity.",
         ),
         (

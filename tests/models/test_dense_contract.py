@@ -33,7 +33,9 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of random weights, in which cells differ enough to be matched."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    loftr, s2ld = loftr_network("loftr-outdoor"), S2ldNetwork()
+    loftr = loftr_network("loftr-outdoor")
+    torch.manual_seed(3)
+    s2ld = S2ldNetwork()
     with torch.no_grad():
         for name, parameter in s2ld.named_parameters():
             if name.startswith("backbone") and parameter.dim() == 4:

@@ -33,7 +33,7 @@ CONFIGS = [config for model in MODELS for config in every_checkpoint(model)]
 def test_every_model_names_weights_that_there_are(config: ModelConfig) -> None:
     needed = config.needed_weights()
     assert all(name in WEIGHTS and path is None for name, path in needed)
-    assert bool(needed) == (config.type not in ("sift", "nearest"))
+    assert bool(needed) == (config.type not in ("sift", "nearest", "dis"))
 
 
 def test_every_row_of_weights_is_used() -> None:

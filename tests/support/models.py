@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import get_args
 
-from sfmprep.config import DenseMatcherConfig, FeaturesConfig, MatcherConfig
+from sfmprep.config import (
+    DenseMatcherConfig,
+    FeaturesConfig,
+    FlowConfig,
+    MatcherConfig,
+    RetrieverConfig,
+)
 from sfmprep.config.base import ModelConfig, configs_in
 
+UNIONS = {
+    "features": FeaturesConfig,
+    "matcher": MatcherConfig,
+    "without a detector": DenseMatcherConfig,
+    "retrieval": RetrieverConfig,
+    "flow": FlowConfig,
+}
 MODELS: list[type[ModelConfig]] = [
     model
-    for union in (FeaturesConfig, MatcherConfig, DenseMatcherConfig)
+    for union in UNIONS.values()
     for model in configs_in(union)
     if issubclass(model, ModelConfig)
 ]

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from sfmprep.config import R2d2Config
 from sfmprep.models.shared.adapter import Adapter, below, in_parts
-from sfmprep.models.shared.extraction import features_of
+from sfmprep.models.shared.extraction import features_of, imagenet_normalised
 from sfmprep.models.shared.nms import best_of_each, strict_maxima
 from sfmprep.models.shared.precision import Where
 from sfmprep.types import Features, ImageBatch
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STEP = 2**0.25  # between two scales
 _NEAR = 1.0  # pixels; keypoints of several scales are one
 _MEMORY = 6  # times that of ALIKED: no layer reduces the image
@@ -134,8 +133,7 @@ class R2d2Network(nn.Module):
             2. repeatability [B, H, W] in 0..1,
             3. reliability [B, H, W] in 0..1.
         """
-        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
-        dense = self.ops((pixels - mean) / std)
+        dense = self.ops(imagenet_normalised(pixels))
         squared = dense * dense
         peaks = F.softplus(self.sal(squared))[:, 0]
         return dense, peaks / (1 + peaks), self.clf(squared).softmax(1)[:, 1]

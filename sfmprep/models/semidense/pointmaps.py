@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfmprep.config import PointmapConfig
-from sfmprep.coords import Placed
+from sfmprep.coords import Placed, colmap_from_centre
 from sfmprep.errors import WeightsError
 from sfmprep.models.protocols import DenseImage
 from sfmprep.models.semidense.pointmap_network import (
@@ -116,8 +116,8 @@ class Pointmaps:
         return [results[item] for item in range(len(pairs))]
 
     @inference
-    def look(self, first: DenseImage, second: DenseImage) -> tuple[View, View]:
-        """Points of both images in the camera of the first; see `geometry.pointmaps`.
+    def points(self, first: DenseImage, second: DenseImage) -> tuple[Points, Points]:
+        """Points of both images in the camera of the first.
 
         Raises:
             ValueError: an image was prepared by another kind of matcher, or is smaller
@@ -126,18 +126,18 @@ class Pointmaps:
         """
         [sides] = prepared_as(PointmapImage, [(first, second)])
         if not all(len(side) for side in sides):
-            raise ValueError("an image of fewer than 16 pixels a side has no pointmap")
+            raise ValueError("an image of fewer than 16 pixels a side has no points")
         [maps] = self._adapter.pairs.each(self._pointmaps, [[sides]])
-        views = []
-        for side, pointmap in zip(sides, maps, strict=True):
-            views.append(
-                View(
-                    points=pointmap.points[0].cpu().numpy(),
-                    confidence=pointmap.confidence[0].cpu().numpy(),
-                    xy=side.stored(torch.arange(side.num_pixels)),
-                )
+        found = [
+            Points(
+                points=pointmap.points[0].flatten(0, 1).cpu().numpy(),
+                confidence=pointmap.confidence[0].flatten().cpu().numpy(),
+                xy=side.seen(torch.arange(side.num_pixels)),
+                placed=side.placed,
             )
-        return views[0], views[1]
+            for side, pointmap in zip(sides, maps, strict=True)
+        ]
+        return found[0], found[1]
 
     def _batches(
         self, sides: Sequence[tuple[PointmapImage, PointmapImage]]
@@ -230,12 +230,13 @@ class Pointmaps:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class View:
-    """What a pair says about one of its images, a row for each pixel of the network."""
+class Points:
+    """What a pair says about one of its images; N is the pixels of the network."""
 
-    points: Float32  # [H, W, 3] in the camera of the first image
-    confidence: Float32  # [H, W] 1 and more
-    xy: Float32  # [H W, 2] where the pixels are, COLMAP pixels of the file
+    points: Float32  # [N, 3] in the camera of the first image
+    confidence: Float32  # [N] 1 and more
+    xy: Float32  # [N, 2] where the pixels are, COLMAP pixels of the batch
+    placed: Placed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -278,10 +279,13 @@ class PointmapImage:
 
     def stored(self, pixels: Tensor) -> Float32:
         """COLMAP pixels [M, 2] of the file for pixels [M], numbered row by row."""
+        return self.placed.stored(self.seen(pixels))
+
+    def seen(self, pixels: Tensor) -> Float32:
+        """COLMAP pixels [M, 2] of the batch for pixels [M], numbered row by row."""
         width = max(PATCH * self.grid[1], 1)
         xy = torch.stack((pixels % width, pixels // width), 1).cpu().numpy()
-        xy = xy + np.array(self.corner, np.float32) + np.float32(0.5)
-        return self.placed.stored(xy.astype(np.float32))
+        return colmap_from_centre(xy + np.array(self.corner))
 
 
 def cropped(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

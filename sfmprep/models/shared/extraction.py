@@ -17,6 +17,14 @@ K = TypeVar("K")
 CELL = 8  # pixels a side that one cell of a keypoint head covers
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as OpenCV's grey
 
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+
+
+def imagenet_normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, H, W] in 0..1 as networks that began with ImageNet see them."""
+    mean, std = (pixels.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
+    return (pixels - mean) / std
+
 
 def padded_grey(pixels: torch.Tensor, *, multiple: int) -> torch.Tensor:
     """The luma of [B, 3, H, W], [B, 1, H, W], with zeros at the right and below.

@@ -1,0 +1,1 @@
+"""Networks that describe a whole image by one row."""
