@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,20 @@ from pathlib import Path
 import pytest
 
 from sfmprep.progress import silent
-from tests.support.made_once import made_once
+from tests.support.made_once import common_folder, made_once
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 _USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _OFFLINE = os.environ.get("SFMPREP_OFFLINE", "0")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no garbage collection need look through it again.
+
+    Some code asks for one when memory runs out; it took a quarter of a second each.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -80,19 +91,32 @@ def demo_result(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """What the main job makes of the demo scene, with SIFT; copy it to change it."""
     from sfmprep import load_recipe
     from sfmprep.pipelines.reconstruct import reconstruct
+    from tests.support.remembered import remember
 
     settings = (
         "features.max_size=480",
         "features.max_keypoints=1500",
         "export.downscales=[2]",
     )
-    return made_once(
-        tmp_path_factory,
-        "demo-result",
-        lambda out: reconstruct(
-            demo_scene / "images", out, load_recipe("sift", settings)
-        ),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch, common_folder(tmp_path_factory))
+        return made_once(
+            tmp_path_factory,
+            "demo-result",
+            lambda out: reconstruct(
+                demo_scene / "images", out, load_recipe("sift", settings)
+            ),
+        )
+
+
+@pytest.fixture
+def remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """SIFT and focal lengths of the same photographs are computed once a test run."""
+    from tests.support.remembered import remember
+
+    remember(monkeypatch, common_folder(tmp_path_factory))
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +125,23 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     monkeypatch.setenv("SFMPREP_OFFLINE", "1")
     monkeypatch.delenv("SFMPREP_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of devices come from one that has imported all: it saves two seconds.
+
+    It keeps the environment that it was started with. Some tests do without, for the
+    start of a real one.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            *("torch", "sfmprep.frontend.extract", "sfmprep.frontend.match"),
+            *("sfmprep.models.extractors.sift", "sfmprep.models.matchers.nearest"),
+        ]
+    )
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
 
 
 @pytest.fixture(autouse=True, scope="session")

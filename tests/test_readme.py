@@ -22,6 +22,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.export.next_steps import next_steps
 from tests.support.films import write_film
 
+pytestmark = pytest.mark.usefixtures("remembered")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 SMALL = [

@@ -352,6 +352,7 @@ def test_retrieval_asks_for_the_most_similar_of_the_names(images: sp.ImageSet) -
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_leave_what_one_leaves(
     images: sp.ImageSet, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ import pytest
 import sfmprep as sp
 from sfmprep.capture.masks import read_mask
 from sfmprep.evaluation.reference import read_reference
+from tests.support.made_once import common_folder
+from tests.support.remembered import remember
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
 
@@ -35,11 +37,13 @@ class Job:
 def job(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
     images = sp.scan(demo_scene / "images")
-    features = sp.extract(images, sp.Sift(max_keypoints=1200))
-    pairs = sp.exhaustive_pairs(images.names)
-    matches = sp.match(features, pairs, sp.Nearest())
-    database = sp.verify(images, features, matches, folder / "work" / "database.db")
-    models = sp.map(database, images)
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch, common_folder(tmp_path_factory))
+        features = sp.extract(images, sp.Sift(max_keypoints=1500))
+        pairs = sp.exhaustive_pairs(images.names)
+        matches = sp.match(features, pairs, sp.Nearest(ratio=0.81))
+        database = sp.verify(images, features, matches, folder / "work" / "database.db")
+        models = sp.map(database, images)
     return Job(folder, images, features, matches, database, models)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sfmprep.demo import textures
 from sfmprep.demo.courtyard import render_demo_scene
 from sfmprep.evaluation.reference import CameraPose
 from tests.bench.scoreboard import rendered as rendered_scenes
@@ -96,16 +98,26 @@ def test_memory_of_children_counts_and_a_limit_stops_all() -> None:
 
 
 # -------------------------------------------------------------------------------- games
-def small_courtyard(folder: Path) -> None:
-    render_demo_scene(folder, num_images=6, size=(320, 240))
+@pytest.fixture(scope="module")
+def courtyard(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Fills a folder with six small photographs, rendered once, and their reference."""
+    made = tmp_path_factory.mktemp("courtyard")
+    render_demo_scene(made, num_images=6, size=(320, 240))
+    return lambda folder: shutil.copytree(made, folder, dirs_exist_ok=True)
 
 
-SMALL = rendered("courtyard", small_courtyard)
+@pytest.fixture(scope="module")
+def small(courtyard: Callable[[Path], None]) -> Scene:
+    return rendered("courtyard", courtyard)
+
+
 COLMAP = [tool for tool in TOOLS if tool.name == "colmap"]
 
 
-def test_scene_is_thinned_and_reduced_with_its_reference(tmp_path: Path) -> None:
-    scene = Scene("courtyard", small_courtyard, every=3)
+def test_scene_is_thinned_and_reduced_with_its_reference(
+    courtyard: Callable[[Path], None], tmp_path: Path
+) -> None:
+    scene = Scene("courtyard", courtyard, every=3)
 
     found = prepare(scene, tmp_path, 160)
 
@@ -134,7 +146,10 @@ def test_canvas_of_a_lens_is_where_the_lens_sees() -> None:
         assert seen_at.ravel() == pytest.approx((column + 0.5, row + 0.5), abs=1e-3)
 
 
-def test_fronts_of_one_number_are_painted_alike_and_look_outwards() -> None:
+def test_fronts_of_one_number_are_painted_alike_and_look_outwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(textures, "TEXELS", 64)  # of 256 a metre, for speed
     _, *fronts = rendered_scenes._house((0, 1, 0, 2))
 
     paint = [front.texture for front in fronts]
@@ -148,10 +163,10 @@ def test_fronts_of_one_number_are_painted_alike_and_look_outwards() -> None:
 
 
 @pytest.mark.slow
-def test_game_is_played_once_and_goes_on(tmp_path: Path) -> None:
+def test_game_is_played_once_and_goes_on(small: Scene, tmp_path: Path) -> None:
     how = Settings(results=tmp_path / "rows.jsonl", scratch=tmp_path / "scratch")
 
-    (row,) = play([SMALL], COLMAP, how)
+    (row,) = play([small], COLMAP, how)
 
     assert (row["scene"], row["tool"], row["images"]) == ("courtyard", "colmap", 6)
     assert row["what"] == "SIFT, exhaustive"
@@ -159,16 +174,16 @@ def test_game_is_played_once_and_goes_on(tmp_path: Path) -> None:
     assert set(row["steps"]) == {"extract", "match", "map"}
     assert row["wrong_pairs"] <= row["pairs"] <= 15
     assert read_rows(how.results) == [row]
-    assert list(play([SMALL], COLMAP, how)) == []
+    assert list(play([small], COLMAP, how)) == []
     assert list((tmp_path / "scratch" / "runs").iterdir()) == []
 
 
-def test_no_time_is_no_result(tmp_path: Path) -> None:
+def test_no_time_is_no_result(small: Scene, tmp_path: Path) -> None:
     how = Settings(
         results=tmp_path / "rows.jsonl", scratch=tmp_path / "scratch", minutes=1e-9
     )
 
-    assert list(play([SMALL], COLMAP, how)) == []
+    assert list(play([small], COLMAP, how)) == []
     assert not how.results.exists()
 
 

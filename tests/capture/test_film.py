@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ WALK = Walk()
 
 def chosen(pictures, max_overlap: float = 0.9) -> list[Keyframe]:
     return list(choose(as_frames(pictures), Chooser(max_overlap)))
+
+
+@functools.cache
+def chosen_of_walk(step: float, number: int) -> list[Keyframe]:
+    """Of a walk whose frames are so many and so far apart; some tests ask the same."""
+    return chosen([WALK.at(step * k) for k in range(number)])
 
 
 def numbers(keyframes: list[Keyframe]) -> list[int]:
@@ -129,7 +136,7 @@ def test_film_without_a_frame_is_an_error(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------- choosing
 def test_step_follows_the_motion() -> None:
     """The median point moves by a pixel a frame: the wall is three quarters."""
-    found = numbers(chosen([WALK.at(k) for k in range(160)]))
+    found = numbers(chosen_of_walk(1, 160))
     assert found[0] <= 6
     steps = np.diff(found)
     assert (steps >= 7).all()
@@ -137,8 +144,7 @@ def test_step_follows_the_motion() -> None:
 
 
 def test_twice_as_fast_gets_twice_as_many() -> None:
-    slow = chosen([WALK.at(k) for k in range(120)])
-    fast = chosen([WALK.at(2 * k) for k in range(120)])
+    slow, fast = chosen_of_walk(1, 160), chosen_of_walk(2, 160)
     assert 1.6 < len(fast) / len(slow) < 2.4
 
 
@@ -181,7 +187,7 @@ def test_change_of_exposure_is_no_motion(gain: float) -> None:
     gains = np.linspace(1, gain, 60)
     assert len(chosen([WALK.at(20, gain=g) for g in gains])) == 1
     moving = [WALK.at(k, gain=g) for k, g in enumerate(gains)]
-    assert abs(len(chosen(moving)) - len(chosen(WALK.at(k) for k in range(60)))) <= 1
+    assert abs(len(chosen(moving)) - len(chosen_of_walk(1, 60))) <= 1
 
 
 def test_flash_is_no_cut() -> None:
@@ -218,7 +224,7 @@ def test_parallax_tells_a_turn_from_a_walk() -> None:
     plain = texture(1200, 120)
     turn = [np.ascontiguousarray(plain[:, k : k + 160]) for k in range(160)]
     turned = [k.parallax for k in chosen(turn)][1:]
-    walked = [k.parallax for k in chosen([WALK.at(k) for k in range(160)])][1:]
+    walked = [k.parallax for k in chosen_of_walk(1, 160)][1:]
     assert max(turned) < 0.2 < min(walked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sfmprep.demo import courtyard as demo
+from sfmprep.demo import textures
 from sfmprep.demo.courtyard import build_courtyard, camera_walk, render_demo_scene
 from sfmprep.demo.raycast import Camera, Rectangle, Surface, Texture, render_image
 from sfmprep.errors import ConfigError
@@ -27,8 +29,20 @@ def plain(grey: int) -> np.ndarray:
     return np.full((8, 8, 3), grey, np.uint8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_paint(demo_scene: Path) -> Iterator[None]:
+    """A quarter of the texels a metre: painting all takes four seconds each time.
+
+    Not in the scene that is common to all tests, which is there first.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (textures, demo):
+            patch.setattr(module, "TEXELS", 64)
+        yield
+
+
 @pytest.fixture(scope="module")
-def courtyard() -> tuple[list[Surface], Texture]:
+def courtyard(_coarse_paint: None) -> tuple[list[Surface], Texture]:
     return build_courtyard(0)
 
 

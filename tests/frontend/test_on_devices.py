@@ -103,7 +103,10 @@ def synthetic_features(path: Path) -> Pairs:
 
 # --------------------------------------------------------------------------- content
 def test_two_processes_leave_the_features_and_matches_of_one(
-    images: ImageSet, alone: tuple[Path, Path], tmp_path: Path
+    images: ImageSet,
+    alone: tuple[Path, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     with FeatureStore(tmp_path / "f.h5", MADE) as store:  # one is there already
         first = dataclasses.replace(images, names=images.names[:1])
@@ -122,6 +125,7 @@ def test_two_processes_leave_the_features_and_matches_of_one(
             expect_features(found.get(name), one)
 
     bar = Counting()
+    request.getfixturevalue("forked")
     match_on_devices(
         *(pairs_of(alone[0]), alone[0], NEAREST, tmp_path / "m.h5", MADE),
         devices=TWO,
@@ -132,6 +136,7 @@ def test_two_processes_leave_the_features_and_matches_of_one(
     expect_same_matches(tmp_path / "m.h5", alone[1])
 
 
+@pytest.mark.usefixtures("forked")
 def test_images_that_cannot_be_decoded_are_named(
     images: ImageSet, tmp_path: Path
 ) -> None:
@@ -194,6 +199,7 @@ def write_part(store: Path, number: int, source: Path, pairs: slice) -> Path:
     return part
 
 
+@pytest.mark.usefixtures("forked")
 def test_parts_of_a_killed_run_are_merged_and_the_rest_is_done(
     alone: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,6 +239,7 @@ def test_a_part_made_with_other_settings_is_refused_and_kept(
     assert part.exists()
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.slow
 def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
     pairs = synthetic_features(tmp_path / "f.h5")
@@ -259,6 +266,7 @@ def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
         assert sorted(store.pairs()) == list(pairs)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.slow
 def test_what_a_process_raises_is_raised_here_with_its_device(tmp_path: Path) -> None:
     with FeatureStore(tmp_path / "1.h5", MADE) as store:
@@ -277,6 +285,7 @@ def test_what_a_process_raises_is_raised_here_with_its_device(tmp_path: Path) ->
         )
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.slow
 def test_an_interrupted_run_stops_its_processes_and_keeps_what_is_done(
     tmp_path: Path,
@@ -324,6 +333,7 @@ PARENT = """
 """
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # for a process that does not
 def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ def map_orbit(
     camera.params = [800.0, 512 + offset[0], 384 + offset[1], 0.0]
     path = folder / "database.db"
     truth = orbit(
-        *(path, camera), guess_px=800, is_prior=True, sway=sway, num_images=15, turn=5.5
+        *(path, camera),
+        guess_px=800,
+        is_prior=True,
+        sway=sway,
+        num_images=15,
+        turn=5.5,
+        num_points=250,
     )
     verify_matches(path, exhaustive_pairs(sorted(truth)), DatabaseConfig())
     images = ImageSet(folder, tuple(sorted(truth)), {}, {})

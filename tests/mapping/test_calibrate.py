@@ -51,10 +51,14 @@ def test_fisheye_lens_of_unknown_focal_length_is_mapped(
 ) -> None:
     path = tmp_path / "database.db"
     orbit(
-        path, lens(model, 450, 0.02), guess_px=1.2 * WIDTH, num_wrong=40, num_points=250
+        *(path, lens(model, 450, 0.02)),
+        guess_px=1.2 * WIDTH,
+        num_images=10,
+        num_points=250,
+        num_wrong=40,
     )
     (found,) = run(path)
-    assert found.num_reg_images() == 14
+    assert found.num_reg_images() == 10
     camera = found.cameras[1]
     assert camera.model_name == model
     assert camera.mean_focal_length() == pytest.approx(450, rel=0.01)
@@ -105,14 +109,14 @@ def test_wrong_prior_is_refused(
         lens("SIMPLE_RADIAL", 650),
         guess_px=guess_px,
         is_prior=True,
-        num_images=8,
+        num_images=6,
     )
     camera = calibrated(path)
     assert camera.mean_focal_length() == pytest.approx(650, rel=0.03)
     assert camera.has_prior_focal_length
     (message,) = caplog.messages
     assert message == (
-        f"00.jpg and 7 other images of its camera: the focal length of {guess_px} px"
+        f"00.jpg and 5 other images of its camera: the focal length of {guess_px} px"
         " that EXIF tells is contradicted by the matches;"
         f" {camera.mean_focal_length():.0f} px, which fit them, are used"
     )
@@ -125,12 +129,12 @@ def test_right_prior_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         lens("SIMPLE_RADIAL", 650, 0.05),
         guess_px=680,
         is_prior=True,
-        num_images=8,
+        num_images=6,
     )
     caplog.set_level("INFO")
     assert calibrated(path).mean_focal_length() == 680
     assert caplog.messages == [
-        "00.jpg and 7 other images of its camera: the matches do not contradict the"
+        "00.jpg and 5 other images of its camera: the matches do not contradict the"
         " focal length of 680 px that EXIF tells"
     ]
 

@@ -17,6 +17,7 @@ from sfmprep.cli.commands import run
 from sfmprep.mapping.verify import read_verified
 from sfmprep.stores.tables import FeatureStore
 
+pytestmark = pytest.mark.usefixtures("remembered")
 RECIPE = ("--recipe", "sift")
 SETTINGS = (
     *("--set", "features.max_size=320", "features.max_keypoints=1500"),

@@ -40,18 +40,18 @@ def _one_thread() -> Iterator[None]:
 
 
 @functools.cache
-def features_of(features: str, path: Path) -> Features:
+def features_of(features: str, path: Path, size: int) -> Features:
     network: Aliked | Disk
     if features == "disk":
         network = Disk(DiskConfig(max_keypoints=NUM_KEYPOINTS))
     else:
         network = Aliked(AlikedConfig(model="aliked-n16", max_keypoints=NUM_KEYPOINTS))
-    return network.extract(photograph(path, SIZE))[0]
+    return network.extract(photograph(path, size))[0]
 
 
-def pairs_of(features: str, paths: list[Path]) -> Pairs:
+def pairs_of(features: str, paths: list[Path], size: int = SIZE) -> Pairs:
     """Neighbours of each other, and the first with the last."""
-    found = [features_of(features, path) for path in paths]
+    found = [features_of(features, path, size) for path in paths]
     return [*itertools.pairwise(found), (found[0], found[-1])]
 
 
@@ -162,7 +162,7 @@ def test_rendered_pictures_are_matched_as_in_kornia(
     features: str, demo_scene: Path
 ) -> None:
     paths = sorted((demo_scene / "images").iterdir())[:2]
-    pair = pairs_of(features, paths)[0]
+    pair = pairs_of(features, paths, 360)[0]
     [matches] = matcher(features).match([pair])
     assert len(matches) > 100
     assert_same(as_dict(matches), kornia_match(kornia_network(features), pair)[0])

@@ -16,6 +16,7 @@ import pytest
 from sfmprep.cli.commands import run
 from sfmprep.mapping import verify
 from sfmprep.models.extractors.sift import Sift
+from tests.support.made_once import common_folder
 
 SETTINGS = (
     *("--set", "features.max_size=480", "features.max_keypoints=1500"),
@@ -235,7 +236,10 @@ PLACES = (
 
 
 def test_killed_and_interrupted_run_goes_on_to_the_same_result(
-    demo_result: Path, demo_scene: Path, tmp_path: Path
+    demo_result: Path,
+    demo_scene: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """One run is stopped again and again, ever later."""
     out, said = tmp_path / "out", tmp_path / "said"
@@ -243,7 +247,8 @@ def test_killed_and_interrupted_run_goes_on_to_the_same_result(
     stopped = subprocess.run(
         [
             *(sys.executable, "-m", "tests.support.stopped_run"),
-            *(str(said), ",".join(PLACES), *command(demo_scene / "images", out)),
+            *(str(said), str(common_folder(tmp_path_factory)), ",".join(PLACES)),
+            *command(demo_scene / "images", out),
         ],
         capture_output=True,
         text=True,

@@ -77,7 +77,9 @@ def save(picture: Image.Image, path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     exif.get_ifd(0x8769)[0x829A] = IFDRational(1, 250)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
+    # the usual compression took a third of all tests of export
+    options = {"compress_level": 1} if path.suffix.lower() == ".png" else {}
+    picture.save(path, exif=exif, **options)
 
 
 def export(

@@ -1,8 +1,9 @@
 """Runs of the command line that stop themselves at a chosen item of a chosen loop.
 
-`python -m tests.support.stopped_run FOLDER "kill LOOP ITEM,interrupt LOOP ITEM" ARG...`
-imports what a run needs once and forks a run for each place. What the first writes is
-in `FOLDER/0.out` and `FOLDER/0.err`, and so on; how each ended is printed.
+`python -m tests.support.stopped_run FOLDER COMMON "kill LOOP ITEM,interrupt LOOP ITEM"
+ARG...` imports what a run needs once and forks a run for each place. What the first
+writes is in `FOLDER/0.out` and `FOLDER/0.err`, and so on; how each ended is printed.
+What is remembered in COMMON is not computed again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sfmprep.cli.commands import main
 from sfmprep.terminal import StageProgress
+from tests.support.remembered import remember
 
 SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
 
@@ -67,6 +71,7 @@ def stop_at_each(folder: Path, places: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    folder, places = Path(sys.argv[1]), sys.argv[2].split(",")
-    del sys.argv[1:3]
+    folder, places = Path(sys.argv[1]), sys.argv[3].split(",")
+    remember(pytest.MonkeyPatch(), Path(sys.argv[2]))
+    del sys.argv[1:4]
     stop_at_each(folder, places)
