@@ -211,7 +211,7 @@ def _all_pair_errors(
     corrected = plain.copy()
     if not both.any():
         return plain, corrected, None
-    poses, true_poses = _relative_poses(estimate), _relative_poses(truth)
+    poses, true_poses = relative_poses(estimate), relative_poses(truth)
     plain[both] = relative_pose_errors(poses, true_poses, np.zeros(3))
     if len(estimate) < 3:
         return plain, plain, None
@@ -220,7 +220,7 @@ def _all_pair_errors(
     return plain, corrected, float(np.linalg.norm(axis))
 
 
-def _relative_poses(poses: list[CameraPose]) -> tuple[Float64, Float64]:
+def relative_poses(poses: list[CameraPose]) -> tuple[Float64, Float64]:
     """R_ij [P, 3, 3] and t_ij [P, 3] of all pairs i < j."""
     first, second = np.triu_indices(len(poses), 1)
     rotations = np.array([pose.rotation for pose in poses])

@@ -19,7 +19,7 @@ import numpy as np
 
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
-from sfmprep.train.pairs.views import transform
+from sfmprep.train.pairs.views import shifted, transform
 from sfmprep.types import Bytes, Features, Float32, Float64, ImageBatch
 
 THRESHOLDS_PX = (1, 3, 5)
@@ -114,17 +114,15 @@ def random_homography(
     turn = scale * np.array(
         [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     )
-    return np.asarray(
-        _translation(half + shift)
-        @ np.block([[turn, np.zeros((2, 1))], [depth, np.ones((1, 1))]])
-        @ _translation(-half)
-    )
+    turned = np.block([[turn, np.zeros((2, 1))], [depth, np.ones((1, 1))]])
+    return shifted(turned @ shifted(np.eye(3), -half), half + shift)
 
 
 def warp_pixels(pixels: Float32, homography: Float64) -> Float32:
     """Warps an image [H, W, 3] by a homography of COLMAP pixels; the rest is black."""
     # OpenCV's pixel centres are at integers
-    centred = _translation(np.full(2, -0.5)) @ homography @ _translation([0.5, 0.5])
+    half = np.full(2, 0.5)
+    centred = shifted(homography @ shifted(np.eye(3), half), -half)
     size = pixels.shape[1], pixels.shape[0]
     # twice the size and back: without it, shrinking to a half would alias
     double = np.diag([2.0, 2.0, 1.0])
@@ -142,12 +140,6 @@ def change_light(
     blur_px = max(rng.uniform(0, warps.blur_px), 1e-3)
     blurred = cv2.GaussianBlur(np.clip(lit, 0, 1).astype(np.float32), (0, 0), blur_px)
     return np.asarray(np.rint(blurred * 255) / 255, np.float32)
-
-
-def _translation(by: Sequence[float] | Float64) -> Float64:
-    matrix = np.eye(3)
-    matrix[:2, 2] = by
-    return matrix
 
 
 def _extract(pixels: Float32, column: Column) -> Features:

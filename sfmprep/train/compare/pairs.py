@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from sfmprep.evaluation.poses import pose_auc, relative_pose_errors
-from sfmprep.evaluation.reference import CameraPose
+from sfmprep.evaluation.poses import pose_auc, relative_pose_errors, relative_poses
 from sfmprep.files import write_text
 from sfmprep.pairing.pairs import Pair, Pairs
 from sfmprep.progress import Progress, silent
@@ -280,13 +279,6 @@ def _pose_error_deg(
     if found is None:
         return _FAILED_DEG
     pose = found["cam2_from_cam1"]
-    truth = _relative_pose(scene.reference[name0], scene.reference[name1])
+    truth = relative_poses([scene.reference[name0], scene.reference[name1]])
     estimate = pose.rotation.matrix()[None], pose.translation[None]
     return float(relative_pose_errors(estimate, truth, np.zeros(3)).max())
-
-
-def _relative_pose(pose0: CameraPose, pose1: CameraPose) -> tuple[Float64, Float64]:
-    """R [1, 3, 3] and t [1, 3] that take points of the first camera to the second."""
-    rotation = pose1.rotation @ pose0.rotation.T
-    translation = pose1.rotation @ (pose0.centre - pose1.centre)
-    return rotation[None], translation[None]
