@@ -348,7 +348,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=2,
+            version=3,
             reads=("database",),
             writes="work/mapped.zip",
             settings=lambda r: {
