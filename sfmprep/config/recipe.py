@@ -136,6 +136,8 @@ class Recipe(Config):
         """The network that describes images for pairs, if there is one."""
         pairs = self.pairs
         if isinstance(pairs, AutoPairsConfig):
+            if self.known_poses is not None:  # which say most pairs
+                return None
             pairs = pairs.retrieval
         return pairs.model if isinstance(pairs, RetrievalConfig) else None
 

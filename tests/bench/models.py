@@ -317,8 +317,9 @@ Features are matched by mutual nearest neighbours at a ratio of {_RATIO}, matche
 the features of their name. Seconds are CPU seconds of one photograph, or of one pair,
 without a detector with both photographs; `times` is over the seconds of `compact` on
 one photograph, run before each row. A dash: there are no genuine weights here (`here`),
-or it is not measured so. What has no weights here was compared with the outputs of its
-original instead, on weights made by a formula (`tests/models`). LIFT (ECCV 2016) is not
+or it is not measured so. What has no weights here was compared, on weights made by a
+formula or at random, with the outputs of its original or of a public re-implementation
+(`tests/models`); that says nothing of how well it matches. LIFT (ECCV 2016) is not
 here: it may be used for academic work alone, and its files are partly lost.
 """
     units = {
