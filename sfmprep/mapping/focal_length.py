@@ -313,7 +313,10 @@ def _costs(
             )
             for other, camera in ((c, cameras[c]) for c in pair.camera_ids)
         ]
-        costs[k] = _epipolar_cost(*views, xy, pair.max_error_px, seed, trials)
+        costs[k] = _epipolar_cost(
+            *(views[0], views[1], xy, pair.max_error_px),
+            *(seed, trials),
+        )
     return costs
 
 
