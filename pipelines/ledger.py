@@ -1,14 +1,15 @@
 """What is done in an output folder, and why a stage would run again.
 
 `work/stages.json` holds, of every stage, its settings, checksums of what it read, its
-key, and its state: null while it is being written.
+key, the seconds that it took, and its state: null while it is being written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,7 @@ class Ledger:
         self._path = out / "work" / "stages.json"
         recorded = {k: v["settings"] for k, v in read_table(self._path).items()}
         self.keys = Keys(recipe, images, recorded, films, rigs)
+        self._began: dict[str, float] = {}  # of stages that something was added to
 
     def file(self, name: str) -> Path:
         """Where the artefact of a stage lies."""
@@ -80,6 +82,7 @@ class Ledger:
 
     def begin(self, name: str) -> None:
         """Notes that an artefact is being written."""
+        self._began[name] = time.monotonic()
         self._write(name, state=None)
 
     def finish(self, name: str) -> None:
@@ -92,7 +95,22 @@ class Ledger:
         stages = (keys.nearest(other) for other in read if other in STAGES)
         is_whole = all(map(self.is_done, stages))
         written = _sha256(self.file(name)) if STAGES[name].is_text else None
-        self._write(name, state=keys.state(name) if is_whole else None, sha256=written)
+        took = self._record(name).get("seconds")
+        if name in self._began:
+            took = round(time.monotonic() - self._began[name], 2)
+        self._write(
+            name,
+            state=keys.state(name) if is_whole else None,
+            sha256=written,
+            seconds=took,
+        )
+
+    def earlier_seconds(self, names: Iterable[str]) -> float | None:
+        """What stages took when they were done; None where some began in this run."""
+        if self._began.keys() & set(names):
+            return None
+        told = [self._record(name).get("seconds") for name in names]
+        return sum(filter(None, told)) if any(told) else None
 
     def why(self, name: str) -> list[str]:
         """Why a stage would run again, in words; nothing for one that is done.
@@ -137,7 +155,12 @@ class Ledger:
         return found
 
     def _write(
-        self, name: str, *, state: str | None, sha256: str | None = None
+        self,
+        name: str,
+        *,
+        state: str | None,
+        sha256: str | None = None,
+        seconds: float | None = None,
     ) -> None:
         stage, keys = STAGES[name], self.keys
         record = {
@@ -150,6 +173,8 @@ class Ledger:
         }
         if sha256 is not None:
             record["sha256"] = sha256
+        if seconds is not None:
+            record["seconds"] = seconds
         table = read_table(self._path)
         if table.get(name) != record:
             table[name] = record

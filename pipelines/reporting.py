@@ -31,6 +31,18 @@ from sfmprep.report.reasons import UNREADABLE
 from sfmprep.report.schema import Report, Rung
 from sfmprep.stores.tables import FeatureStore
 
+# What the steps that are timed are made of, where they are no stage themselves.
+_STAGES = {
+    "match beside": (
+        *("verify", "pairs beside", "extract beside"),
+        *("match beside", "join beside"),
+    ),
+    "match weak pairs": ("verify", "verify beside", "weak pairs", "match weak pairs"),
+    "semi-dense": ("verify again", "pairs left", "match semi-densely", "join"),
+    "second round": ("second pairs", "map on"),
+    "refine": ("refine", "outliers"),
+}
+
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
@@ -51,9 +63,19 @@ def write_report(
 ) -> Report:
     """Writes report.json and report.html, also of a run that found no model.
 
-    Lengths are those of the dataset, where there is one.
+    Lengths are those of the dataset, where there is one. Of a step in which there was
+    nothing to do it says what it took when there was.
+
+    Args:
+        run: What was run.
+        models: Its models, largest first; may be empty.
+        features: Its keypoints, or None.
+        unreadable: Images that could not be decoded, and why.
+        seconds: Wall-clock time of each step of this run.
+        failure: Why there is no model or no dataset, where that is known.
     """
     images, recipe, workspace = run.images, run.recipe, run.workspace
+    seconds = _seconds(run, seconds)
     poses = read_poses(run) if models else Poses()
     path = result_database(run)
     database = path if path.is_file() else None
@@ -128,6 +150,16 @@ def write_report_again(
         seconds=old.get("seconds", {}),
         failure=_failure_again(run, old, has_models=bool(models), missing=missing),
     )
+
+
+def _seconds(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Of each step what it took when there last was something to do."""
+    found = dict(seconds)
+    for step in seconds:
+        earlier = run.ledger.earlier_seconds(_STAGES.get(step, (step,)))
+        if earlier is not None and step != "develop":  # which has a ledger of its own
+            found[step] = round(earlier, 2)
+    return found
 
 
 def _rungs(run: Run, seconds: Mapping[str, float]) -> Iterator[Rung]:

@@ -24,12 +24,14 @@ from sfmprep.config import (
     CompactConfig,
     EngineConfig,
     FeaturesConfig,
+    FilmConfig,
     LightGlueConfig,
     MatcherConfig,
     NearestConfig,
     RetrievalConfig,
 )
 from sfmprep.config.base import ModelConfig
+from sfmprep.config.load import load_recipe
 from sfmprep.devices import pick_device
 from sfmprep.errors import ConfigError
 from sfmprep.frontend.extract import extract_features
@@ -40,6 +42,7 @@ from sfmprep.models.protocols import Extractor, Matcher
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing import retrieval
 from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pipelines.develop import find_capture
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
@@ -93,28 +96,48 @@ def scan(
     *,
     masks: str | Path | None = None,
     keep_damaged: bool = False,
+    out: str | Path | None = None,
+    film: FilmConfig | None = None,
     progress: Progress = silent,
 ) -> ImageSet:
     """Finds the photographs below a folder and reads their headers, not their pixels.
+
+    With `out`, films and RAW files become photographs there, as on the command line;
+    what is there for the same files and settings is not made again. Without it they are
+    in `ImageSet.passed_over`.
 
     Files that cannot be read are in `ImageSet.unreadable`, with the reason, and so are
     those with the content of another. Of a scene folder `images` is read.
 
     Args:
-        folder: Photographs, also in sub-folders; they are never changed.
+        folder: Photographs, also in sub-folders; they are never changed. With `out`
+            also films and RAW files, or one film.
         masks: Folder of masks, `a.jpg.png` or `a.png` for `a.jpg`; black is ignored.
         keep_damaged: Use what is left of damaged photographs.
+        out: An output folder, or a new one.
+        film: Which frames of films are taken; None for the defaults.
         progress: Wraps the loop over files; tqdm fits.
 
     Raises:
         ImageError: a folder is missing or a file, or no image can be read.
+        ConfigError: `film` without `out`, or results may not go to `out`.
+        StoreError: another run works in `out`, or it cannot be written.
     """
-    return find_photographs(
-        Path(folder),
-        mask_root=None if masks is None else Path(masks),
-        keep_damaged=keep_damaged,
-        progress=progress,
+    mask_root = None if masks is None else Path(masks)
+    if out is None:
+        if film is not None:
+            raise ConfigError("film without out: name the folder that frames go to.")
+        return find_photographs(
+            Path(folder),
+            mask_root=mask_root,
+            keep_damaged=keep_damaged,
+            progress=progress,
+        )
+    changes = {"masks": mask_root, "keep_damaged": keep_damaged}
+    recipe = load_recipe("sift").model_copy(
+        update={**changes, "film": film or FilmConfig()}
     )
+    return find_capture(Path(folder), Path(out), recipe, progress=progress)
 
 
 def extract(

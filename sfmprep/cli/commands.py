@@ -22,6 +22,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep import __version__
+from sfmprep.capture.folder import expect_folder
 from sfmprep.cli.options import (
     AsJson,
     Common,
@@ -608,7 +609,8 @@ def completion(
             _commands(), prog="sfmprep", args=["--tyro-print-completion", shell]
         )
     # files where tyro knows of nothing: IMAGES and OUT
-    print(script.getvalue().replace("complete -F", "complete -o default -F"))
+    told = script.getvalue().replace("complete -F", "complete -o default -F")
+    print(told.replace('\n_tyro_sfmprep "$@"\n', '\n_tyro_sfmprep "$@" || _files\n'))
 
 
 def demo(
@@ -680,6 +682,8 @@ def _begin(
     """Loads the recipe, and says what is done before imports that take seconds."""
     loaded = options.load(_recipe_of(out, default), first)
     options.start_logging()
+    if not images.exists():
+        expect_folder(images, "image")  # at once
     logger.info("reading the photographs of %s", images)
     return loaded
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from sfmprep.mapping.focal_length import (
     is_fisheye,
     with_focal_length,
 )
-from sfmprep.progress import Progress, silent
+from sfmprep.progress import Progress, batched, silent
+from sfmprep.threads import thread_pool
+from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ _CONTRADICTED = 1.5
 # fewer, so that a capture with one an image reads ten pairs an image and not all.
 _POOL = 120
 _MIN_POOL = 10
+_BATCH = 256  # pairs in memory at once
+_CACHED_IMAGES = 1024
+_MAX_TRIALS = 1000  # of RANSAC among inliers
 
 Scales = Mapping[str, float]
 """How many pixels of its file a pixel of what the features saw is, by image name."""
@@ -153,35 +159,59 @@ def calibrate_pairs(
         seed: Of RANSAC.
         progress: Wraps the loop over pairs.
     """
-    options = pycolmap.TwoViewGeometryOptions()
-    options.compute_relative_pose = True
-    options.ransac.random_seed = seed
-    with pycolmap.Database.open(path) as database:
+    with (
+        pycolmap.Database.open(path) as database,
+        thread_pool() as pool,
+    ):
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         reader = _Reader(database, max_error_px, scales)
         ids, counts = database.read_two_view_geometry_num_inliers()
         verified = [
-            pycolmap.pair_id_to_image_pair(pair_id)
-            for pair_id, count in zip(ids, counts, strict=True)
-            if count
-        ]
-        for pair in progress(verified, desc="calibrate pairs", total=len(verified)):
-            views = reader.read(pair, inliers=True)
-            first, second = (cameras[key] for key in views.camera_ids)
-            if not (first.has_prior_focal_length and second.has_prior_focal_length):
-                continue
-            options.ransac.max_error = views.max_error_px
-            rows = np.arange(len(views.xy[0]), dtype=np.uint32)
-            found = pycolmap.estimate_calibrated_two_view_geometry(
-                *(first, views.xy[0], second, views.xy[1]),
-                np.stack([rows, rows], axis=1),
-                options,
+            pair
+            for pair, count in zip(
+                map(pycolmap.pair_id_to_image_pair, ids), counts, strict=True
             )
+            if count
+            and all(cameras[k].has_prior_focal_length for k in reader.cameras_of(pair))
+        ]
+
+        def calibrated() -> Iterator[pycolmap.TwoViewGeometry]:
+            # in batches, to bound what waits in memory
+            for batch in batched(verified, _BATCH):
+                jobs = [
+                    pool.submit(
+                        _relative_pose, cameras, reader.read(pair, inliers=True), seed
+                    )
+                    for pair in batch
+                ]
+                for job in jobs:
+                    yield job.result()
+
+        geometries = progress(calibrated(), desc="calibrate pairs", total=len(verified))
+        for pair, found in zip(verified, geometries, strict=True):
             if found.config == pycolmap.TwoViewGeometryConfiguration.CALIBRATED:
                 old = database.read_two_view_geometry(*pair)
                 chosen = np.asarray(found.inlier_matches)[:, 0]
                 found.inlier_matches = np.asarray(old.inlier_matches)[chosen]
                 database.update_two_view_geometry(*pair, found)
+
+
+def _relative_pose(
+    cameras: Mapping[int, pycolmap.Camera], views: MatchedViews, seed: int
+) -> pycolmap.TwoViewGeometry:
+    """The calibrated geometry of inliers; its matches are rows of them, twice."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.compute_relative_pose = True
+    options.ransac.random_seed = seed
+    options.ransac.max_num_trials = _MAX_TRIALS
+    options.ransac.max_error = views.max_error_px
+    first, second = (cameras[key] for key in views.camera_ids)
+    rows = np.arange(len(views.xy[0]), dtype=np.uint32)
+    return pycolmap.estimate_calibrated_two_view_geometry(
+        *(first, views.xy[0], second, views.xy[1]),
+        np.stack([rows, rows], axis=1),
+        options,
+    )
 
 
 def set_contradicted(
@@ -250,6 +280,15 @@ class _Reader:
         self._max_error_px = max_error_px
         self._scales = scales
         self._images = {image.image_id: image for image in database.read_all_images()}
+        self._points = lru_cache(maxsize=_CACHED_IMAGES)(self._read_points)
+
+    def _read_points(self, image_id: int) -> Float64:
+        return self._database.read_keypoints(image_id)[:, :2].astype(np.float64)
+
+    def cameras_of(self, pair: tuple[int, int]) -> tuple[int, int]:
+        """Ids of the cameras that took two images."""
+        first, second = (self._images[k].camera_id for k in pair)
+        return first, second
 
     def name_of(self, camera_id: int) -> str:
         """What a camera took, in words: its first image by name, and how many more."""
@@ -275,7 +314,7 @@ class _Reader:
         taken: Counter[tuple[int, bool]] = Counter()  # by camera, its own and shared
         chosen = []
         for pair in sorted(counts, key=lambda pair: (-counts[pair], pair)):
-            cameras = {self._images[k].camera_id for k in pair}
+            cameras = set(self.cameras_of(pair))
             kinds = [(key, len(cameras) == 1) for key in cameras.intersection(asked)]
             if counts[pair] and any(taken[kind] < limit for kind in kinds):
                 taken.update(kinds)
@@ -291,12 +330,12 @@ class _Reader:
             index = self._database.read_matches(*pair)
         images = [self._images[k] for k in pair]
         xy = [
-            self._database.read_keypoints(image.image_id)[column, :2].astype(np.float64)
+            self._points(image.image_id)[column]
             for image, column in zip(images, np.asarray(index).T, strict=True)
         ]
         scale = max((self._scales or {}).get(image.name, 1.0) for image in images)
         return MatchedViews(
-            camera_ids=(images[0].camera_id, images[1].camera_id),
+            camera_ids=self.cameras_of(pair),
             xy=(xy[0], xy[1]),
             max_error_px=self._max_error_px * scale,
         )

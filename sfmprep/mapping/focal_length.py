@@ -6,13 +6,20 @@ a camera like best is taken. That asks the matches themselves, holds for fisheye
 as for pinholes, and costs as much for a hundred pairs as for a hundred thousand. The
 closed form from fundamental matrices, which COLMAP's calibration of the view graph
 uses, knows no fisheye lens and is unstable where optical axes meet.
+
+All of a grid are tried only where nothing is expected. Of many cameras, most expect
+something: what EXIF tells, or what was found for others of the same size and model.
+There the search goes downhill from it, and is believed where it ends in a minimum that
+is one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pycolmap
@@ -22,6 +29,9 @@ from sfmprep.threads import thread_pool
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[None, None, T]
 
 # Focal lengths in longer sides: pinholes that see from 110 degrees to 8, and fisheye
 # lenses from 290 to 39.
@@ -37,6 +47,9 @@ _MIN_OWN_PAIRS = 3  # with fewer, pairs with other cameras are asked as well
 _MIN_MATCHES = 30
 _MAX_MATCHES = 300  # of one pair, which so never outvotes the others
 _TRIALS = (50, 1000)  # of RANSAC
+_FEW_TRIALS = (30, 200)  # where something is expected, and so most that is tried fits
+_REACH = 2  # steps that are tried on both sides of the best of a search downhill
+_COUNTED = 2  # rounds of questions that every camera needs, of those of its search
 
 # A focal length is known where one that is `_APART` times as long or as short costs
 # `_WORSE` times as much. One that was told is refused where it is so far off and costs
@@ -97,31 +110,28 @@ def find_focal_lengths(
         key: camera for key, camera in cameras.items() if camera.has_prior_focal_length
     }
     plan = _plan(pairs, [key for key in cameras if key not in known])
+    plan = {key: chosen for key, chosen in plan.items() if chosen}
     found: dict[int, FocalLength] = {}
+    alike: dict[tuple[object, ...], list[float]] = {}  # found, by model and size
 
     def search() -> Iterator[None]:
-        for key, chosen in plan.items():
+        for key in plan:
             camera = cameras[key]
-            pixels, costs = np.empty(0), np.empty(0)
-            for candidates in (_coarse, _fine):
-                tried = candidates(camera, pixels, costs)
-                jobs = [
-                    pool.submit(_costs, pair, key, cameras, dict(trusted), tried, seed)
-                    for pair in chosen
-                ]
-                total = np.zeros(len(tried))
-                for job in jobs:
-                    total += job.result()
-                    yield
-                pixels, costs = np.append(pixels, tried), np.append(costs, total)
-            if chosen:
-                found[key] = _judge(camera, pixels, costs)
-                trusted.pop(key, None)
-                if found[key].is_known:
-                    trusted[key] = with_focal_length(camera, found[key].pixels)
+            kind = camera.model, camera.width, camera.height
+            expected = None
+            if camera.has_prior_focal_length:
+                expected = camera.mean_focal_length()
+            elif kind in alike:
+                expected = float(np.median(alike[kind]))
+            tell = _Told(pool, plan[key], key, cameras, dict(trusted), seed)
+            found[key] = yield from _search(camera, expected, tell)
+            trusted.pop(key, None)
+            if found[key].is_known:
+                trusted[key] = with_focal_length(camera, found[key].pixels)
+                alike.setdefault(kind, []).append(found[key].pixels)
 
-    num_steps = 2 * sum(map(len, plan.values()))
     with thread_pool() as pool:
+        num_steps = _COUNTED * sum(map(len, plan.values()))
         for _ in progress(search(), desc="calibrate", total=num_steps):
             pass
     return found
@@ -161,17 +171,84 @@ def _plan(
     }
 
 
-def _coarse(camera: pycolmap.Camera, *_: Float64) -> Float64:
-    """Focal lengths in pixels; the first is the one that the camera has."""
+class _Told:
+    """What the pairs of one camera miss by, asked a few focal lengths at a time."""
+
+    def __init__(
+        self,
+        pool: Executor,
+        pairs: Sequence[MatchedViews],
+        key: int,
+        cameras: Mapping[int, pycolmap.Camera],
+        trusted: Mapping[int, pycolmap.Camera],
+        seed: int,
+    ) -> None:
+        self._pool, self._pairs = pool, pairs
+        self._rest = key, cameras, trusted
+        self._seed = seed
+        self._times = 0
+
+    def __call__(self, pixels: Float64, trials: tuple[int, int]) -> Steps[Float64]:
+        """Sums over pairs; a step a pair, the first `_COUNTED` times."""
+        self._times += 1
+        tried, where = np.unique(pixels, return_inverse=True)
+        jobs = [
+            self._pool.submit(_costs, pair, *self._rest, tried, self._seed, trials)
+            for pair in self._pairs
+        ]
+        total = np.zeros(len(tried))
+        for job in jobs:
+            total += job.result()
+            if self._times <= _COUNTED:
+                yield
+        return total[where]
+
+
+def _search(
+    camera: pycolmap.Camera, expected: float | None, tell: _Told
+) -> Steps[FocalLength]:
+    """Searches downhill from what is expected, and in all of a grid otherwise."""
+    told = camera.mean_focal_length()
     ratios = _FISHEYE_RATIOS if is_fisheye(camera) else _PINHOLE_RATIOS
     grid = ratios * max(camera.width, camera.height)
-    return np.append(camera.mean_focal_length(), grid)
+    if expected is not None:
+        steps = np.arange(-_REACH, _REACH + 1)
+        pixels = np.append(told, expected * _STEP**steps)
+        costs = yield from tell(pixels, _FEW_TRIALS)
+        while len(more := _beyond(pixels[1:], costs[1:], grid[0], grid[-1])):
+            pixels = np.append(pixels, more)
+            costs = np.append(costs, (yield from tell(more, _FEW_TRIALS)))
+        pixels, costs = yield from _finer(pixels, costs, tell, _FEW_TRIALS)
+        found = _judge(camera, pixels, costs)
+        _, sides = _minimum(pixels, costs)
+        if sides > _WORSE and not found.refused:
+            return found
+    pixels = np.append(told, grid)
+    costs = yield from tell(pixels, _TRIALS)
+    pixels, costs = yield from _finer(pixels, costs, tell, _TRIALS)
+    return _judge(camera, pixels, costs)
 
 
-def _fine(_: pycolmap.Camera, pixels: Float64, costs: Float64) -> Float64:
-    """Focal lengths on both sides of the best so far."""
+def _beyond(pixels: Float64, costs: Float64, least: float, most: float) -> Float64:
+    """What lies next to an end that is less than `_REACH` steps off the best."""
+    best = pixels[costs.argmin()]
+    reach = _STEP ** (_REACH - 0.5)
+    more = []
+    if best / pixels.min() < reach and pixels.min() / _STEP >= least:
+        more.append(pixels.min() / _STEP)
+    if pixels.max() / best < reach and pixels.max() * _STEP <= most:
+        more.append(pixels.max() * _STEP)
+    return np.array(more)
+
+
+def _finer(
+    pixels: Float64, costs: Float64, tell: _Told, trials: tuple[int, int]
+) -> Steps[tuple[Float64, Float64]]:
+    """Adds focal lengths on both sides of the best; the first is no candidate."""
     best = pixels[1:][costs[1:].argmin()]
-    return np.array([best * _FINE_STEP**k for k in (-3, -2, -1, 1, 2, 3)])
+    more = np.array([best * _FINE_STEP**k for k in (-3, -2, -1, 1, 2, 3)])
+    fine = yield from tell(more, trials)
+    return np.append(pixels, more), np.append(costs, fine)
 
 
 def is_fisheye(camera: pycolmap.Camera) -> bool:
@@ -181,13 +258,9 @@ def is_fisheye(camera: pycolmap.Camera) -> bool:
 
 def _judge(camera: pycolmap.Camera, pixels: Float64, costs: Float64) -> FocalLength:
     """Decides by the costs of candidates, the first of which is the camera's own."""
-    told, told_cost = np.log(pixels[0]), costs[0]
-    order = np.argsort(pixels[1:])
-    grid, cost = np.log(pixels[1:][order]), costs[1:][order]
-    best, lowest = _vertex(grid, cost), min(cost.min(), told_cost)
-    apart = np.log(_APART)
-    sides = np.interp([best - apart, best + apart], grid, cost).min() / lowest
-    is_worse = told_cost > _WORSE * lowest and abs(told - best) > apart
+    best, sides = _minimum(pixels, costs)
+    is_off = abs(np.log(pixels[0]) - best) > np.log(_APART)
+    is_worse = costs[0] > _WORSE * costs.min() and is_off
     is_better = bool(is_worse and sides > _DISTINCT)
     if camera.has_prior_focal_length and not is_better:
         return FocalLength(pixels=float(pixels[0]), is_known=True)
@@ -197,6 +270,15 @@ def _judge(camera: pycolmap.Camera, pixels: Float64, costs: Float64) -> FocalLen
         is_known=is_known,
         refused=camera.has_prior_focal_length,
     )
+
+
+def _minimum(pixels: Float64, costs: Float64) -> tuple[float, float]:
+    """The logarithm of the best, and how many times as much one `_APART` costs."""
+    order = np.argsort(pixels[1:])
+    grid, cost = np.log(pixels[1:][order]), costs[1:][order]
+    best, apart = _vertex(grid, cost), np.log(_APART)
+    sides = np.interp([best - apart, best + apart], grid, cost).min()
+    return best, float(sides / costs.min())
 
 
 def _vertex(x: Float64, y: Float64) -> float:
@@ -215,6 +297,7 @@ def _costs(
     trusted: Mapping[int, pycolmap.Camera],
     pixels: Float64,
     seed: int,
+    trials: tuple[int, int],
 ) -> Float64:
     """What the matches of a pair miss by, for each focal length of camera `key`."""
     rows = np.unique(np.linspace(0, len(pair.xy[0]) - 1, _MAX_MATCHES).astype(np.int64))
@@ -230,7 +313,10 @@ def _costs(
             )
             for other, camera in ((c, cameras[c]) for c in pair.camera_ids)
         ]
-        costs[k] = _epipolar_cost(views[0], views[1], xy, pair.max_error_px, seed)
+        costs[k] = _epipolar_cost(
+            *(views[0], views[1], xy, pair.max_error_px),
+            *(seed, trials),
+        )
     return costs
 
 
@@ -240,6 +326,7 @@ def _epipolar_cost(
     xy: tuple[Float64, Float64],
     max_error_px: float,
     seed: int,
+    trials: tuple[int, int],
 ) -> float:
     """The squared errors of the best relative pose, each at most 1, in `max_error_px`.
 
@@ -247,7 +334,7 @@ def _epipolar_cost(
     """
     options = pycolmap.RANSACOptions()
     options.max_error = max_error_px
-    options.min_num_trials, options.max_num_trials = _TRIALS
+    options.min_num_trials, options.max_num_trials = trials
     options.random_seed = seed
     found = pycolmap.estimate_relative_pose(camera0, xy[0], camera1, xy[1], options)
     if found is None:

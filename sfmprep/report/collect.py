@@ -166,7 +166,7 @@ def collect_report(
     trusted = () if any(f.blocks_training for f in findings) else models
     findings += doubtful_focal_lengths(images, recipe.database, database, trusted)
     if not models:
-        failure = failure or _failure(images, recipe, pairs)
+        failure = failure or _failure(images, recipe, pairs, database)
     verdict = judge(len(listed), result, findings, failure, others)
     opens = verdict.trainable or recipe.mapping.type == "none"
     return Report(
@@ -215,12 +215,14 @@ def _num_keypoints(
         }
 
 
-def _failure(images: ImageSet, recipe: Recipe, pairs: PairTable | None) -> str:
+def _failure(
+    images: ImageSet, recipe: Recipe, pairs: PairTable | None, database: Path | None
+) -> str:
     if recipe.mapping.type == "none":
         return "No poses were asked for (mapping.type: none)."
     if pairs is None:
         return "No poses were found, and there is no database that says why."
-    reason = explain_failure(images, pairs.verified)
+    reason = explain_failure(images, pairs.verified, database)
     return f"No poses were found: {reason}"
 
 

@@ -79,7 +79,35 @@ def test_bash_completes(capsys: Capture, words: list[str], expected: set[str]) -
 
 def test_zsh_has_its_own_script(capsys: Capture) -> None:
     assert run(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef sfmprep\n")
+    told = capsys.readouterr().out
+    assert told.startswith("#compdef sfmprep\n")
+    # what tyro does not know of, IMAGES and OUT, are files
+    assert told.endswith('\n_tyro_sfmprep "$@" || _files\n\n\n')
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not here")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["rec"], ["recipes:recipes", "reconstruct:reconstruct"]),
+        (["reconstruct", "--recipe", ""], ["files"]),
+        (["reconstruct", "photos"], [":", "files"]),
+    ],
+)
+def test_zsh_completes(capsys: Capture, words: list[str], expected: list[str]) -> None:
+    assert run(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    line = " ".join(f"'{word}'" for word in ["sfmprep", *words])
+    # what zsh has in its line editor alone; it finds no match for `photos`
+    around = (
+        'compdef() { }; _files() { print files }; _describe() { print -l "${(@P)2}";'
+        ' [[ ${(P)2} != ":" ]] }\n'
+        f"words=({line}); CURRENT={len(words) + 1}\n"
+    )
+    done = subprocess.run(
+        ["zsh", "-f"], input=around + script, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == expected
 
 
 def test_camera_params_are_numbers_of_the_recipe() -> None:

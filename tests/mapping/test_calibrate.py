@@ -198,6 +198,66 @@ def test_guess_is_no_truth_for_the_partner(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(not keys for keys in trusted)
 
 
+@pytest.mark.parametrize("is_prior", [True, False])
+def test_search_goes_downhill_from_what_is_expected(
+    is_prior: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From what EXIF tells, or what another camera of the size has; else in a grid."""
+    asked: dict[int, list[float]] = {}
+
+    def costs(_: object, key: int, *rest: object) -> Float64:
+        pixels = np.asarray(rest[2])
+        asked.setdefault(key, []).extend(pixels)
+        return 0.2 + np.abs(np.log(pixels / 700)) ** 2
+
+    monkeypatch.setattr(focal_length, "_costs", costs)
+    cameras, pairs = two_cameras((is_prior, is_prior), (800, 800))
+    found = find_focal_lengths(cameras, pairs[:1])
+    few, all_of_grid = 12, 21
+    assert [len(set(asked[key])) for key in (0, 1)] == (
+        [few, few] if is_prior else [all_of_grid, few]
+    )
+    told = 800.0 if is_prior else pytest.approx(700, rel=0.02)
+    assert [found[key].pixels for key in (0, 1)] == [told, told]
+    assert all(each.is_known for each in found.values())
+
+
+def test_where_the_expected_is_no_minimum_all_of_the_grid_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Far too long focal lengths all fit alike, and so a little better by chance."""
+
+    def costs(_: object, __: int, *rest: object) -> Float64:
+        pixels = np.asarray(rest[2])
+        low = 0.3 + np.abs(np.log(pixels / 500)) ** 2
+        flat = np.where(np.abs(pixels - 5000) < 50, 0.98, 1.0)
+        return np.where(pixels > 1500, flat, np.minimum(low, 1))
+
+    monkeypatch.setattr(focal_length, "_costs", costs)
+    cameras, pairs = two_cameras((True, True), (5000, 5000))
+    found = find_focal_lengths(cameras, pairs[:1])
+    assert [found[key].pixels for key in (0, 1)] == [
+        pytest.approx(500, rel=0.02),
+        pytest.approx(500, rel=0.02),
+    ]
+    assert all(each.refused for each in found.values())
+
+
+def test_progress_counts_what_every_camera_needs() -> None:
+    cameras, pairs = two_cameras((True, True), (600, 1200))
+    totals: list[int | None] = []
+    steps: list[object] = []
+
+    def progress(items: Any, *, desc: str, total: int | None = None) -> Any:
+        totals.append(total)
+        for item in items:
+            steps.append(item)
+            yield item
+
+    find_focal_lengths(cameras, pairs[:2], progress=progress)
+    assert totals == [len(steps)] == [2 * 2 * 2]
+
+
 def test_known_camera_is_not_asked(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     orbit(path, lens("SIMPLE_RADIAL", 650), guess_px=1300, is_prior=True)

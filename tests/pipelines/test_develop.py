@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+import sfmprep as sp
 from sfmprep.capture import frames as frames_module
 from sfmprep.capture.raw import develop_raw
 from sfmprep.cli.commands import run
@@ -56,6 +57,24 @@ def test_film_is_a_capture(film: Path, tmp_path: Path, decoded: list[str]) -> No
     again = find_capture(film, tmp_path / "out", RECIPE)
     assert (again.names, again.films) == (images.names, images.films)
     assert decoded == ["walk.mp4"]
+
+
+def test_scan_makes_photographs_of_films_where_told(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    images = sp.scan(film, out=tmp_path / "out", film=sp.FilmConfig(frames=4))
+    assert len(images) == 4
+    assert images.names == images.films[0].frames
+    assert images.read_pixels(images.names[0]).shape == (120, 160, 3)
+    again = sp.scan(str(film), out=str(tmp_path / "out"), film=sp.FilmConfig(frames=4))
+    assert again.names == images.names
+    assert decoded == ["walk.mp4"]
+    write(film.parent / "a.jpg")
+    assert sp.scan(film.parent).passed_over == ("walk.mp4",)
+    with pytest.raises(sp.ConfigError) as caught:
+        sp.scan(film.parent, film=sp.FilmConfig())
+    (film.parent / "a.jpg").unlink()
+    assert str(caught.value) == ("film without out: name the folder that frames go to.")
 
 
 def test_films_and_photographs_are_one_capture(film: Path, tmp_path: Path) -> None:

@@ -298,3 +298,19 @@ def test_wrong_threshold_is_refused(run: Run, text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_thresholds(run.report(), [text])
     assert expected in str(caught.value)
+
+
+def test_failure_says_how_strong_the_strongest_pair_is(tmp_path: Path) -> None:
+    run = synthesize(tmp_path)
+    with pycolmap.Database.open(run.database) as database:
+        ids, _ = database.read_two_view_geometry_num_inliers()
+        for pair in map(pycolmap.pair_id_to_image_pair, ids):
+            geometry = database.read_two_view_geometry(*pair)
+            geometry.inlier_matches = np.asarray(geometry.inlier_matches)[:20]
+            database.update_two_view_geometry(*pair, geometry)
+    assert run.report(models=[]).failure == (
+        "No poses were found: the strongest of 28 verified pairs of images of"
+        f" {tmp_path / 'images'} has 20 matches that agree, too few to begin with. Take"
+        " more photographs, a step apart, or try more keypoints (--set"
+        " features.max_keypoints=8192)."
+    )

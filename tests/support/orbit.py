@@ -84,7 +84,7 @@ def orbit(
             centre = 1.6 * np.array([np.cos(angle), 0, np.sin(angle)])
             centre += rng.uniform(-sway, sway, 3)
             target = rng.uniform(-sway, sway, 3)
-            rotation = _looking(target - centre)
+            rotation = looking(target - centre)
             poses[image.name] = CameraPose(rotation=rotation, centre=centre)
             xy = np.asarray(camera.img_from_cam((points - centre) @ rotation.T))
             xy = xy + rng.normal(0, noise_px, xy.shape)
@@ -126,7 +126,7 @@ def orbit_model(
     for k, angle in enumerate(np.linspace(0, np.pi, num_images), 1):
         centre = 1.6 * np.array([np.cos(angle), 0, np.sin(angle)])
         centre += rng.uniform(-0.3, 0.3, 3)
-        rotation = _looking(rng.uniform(-0.3, 0.3, 3) - centre)
+        rotation = looking(rng.uniform(-0.3, 0.3, 3) - centre)
         number = k % len(cameras)
         camera = cameras[number]
         xy = np.asarray(camera.img_from_cam((points - centre) @ rotation.T))
@@ -150,7 +150,7 @@ def orbit_model(
     return model, poses
 
 
-def _looking(forward: Float64) -> Float64:
+def looking(forward: Float64) -> Float64:
     """The rotation into a camera that looks there, x level, y down."""
     forward = forward / np.linalg.norm(forward)
     right = np.cross([0, 1, 0], forward)
