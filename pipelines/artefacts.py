@@ -18,7 +18,6 @@ from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stage_table import STAGES
-from sfmprep.stores.beside import MatchesBeside
 from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
@@ -121,7 +120,7 @@ def join_beside(
     starts = {name: features.num_keypoints(name) for name in features.names()}
     second = MatchStore(run.workspace.matches_beside)
     keypoints = FeatureStore(run.workspace.keypoints_beside)
-    return keypoints, MatchesBeside(matches, second, starts, pairs.items)
+    return keypoints, MatchLayers(matches, second, pairs, starts)
 
 
 def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:

@@ -59,14 +59,20 @@ def match_beside(
     shown = renamed(progress, "{} beside")
 
     def attempt(some: Pairs) -> None:
-        images = replace(
-            run.images,
-            names=tuple(name for name in run.images.names if name in images_of(some)),
-        )
+        wanted = images_of(some)
+        names = tuple(name for name in run.images.names if name in wanted)
+
+        def foretell(seconds: float) -> None:
+            logger.info(
+                "%s: about %.0f min for %d images; fewer with `--budget-minutes N`",
+                *(config.features.name, seconds / 60, len(names)),
+            )
+
         stages.extract_with(
-            *(run, "extract beside", config.features, images),
+            *(run, "extract beside", config.features),
+            replace(run.images, names=names),
             device=device,
-            progress=shown,
+            progress=foretold(shown, foretell),
         )
         run.finish("extract beside")
         with FeatureStore(run.workspace.features_beside) as others:

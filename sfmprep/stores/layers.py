@@ -1,8 +1,8 @@
-"""Matches of several matchers of the same features, read as those of one."""
+"""Matches of several matchers, also of several kinds of features, read as of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -22,6 +22,9 @@ class MatchLayers:
         lower: Closed with this.
         upper: Closed with this.
         tried: The pairs of `upper` that count; None for all.
+        starts: Of matches of other features, whose keypoints come behind the first (see
+            `join_keypoints`): how many keypoints an image has before them. None for
+            matches of the same features.
     """
 
     def __init__(
@@ -29,8 +32,9 @@ class MatchLayers:
         lower: MatchReader,
         upper: MatchStore,
         tried: Iterable[Pair] | None = None,
+        starts: Mapping[str, int] | None = None,
     ) -> None:
-        self._lower, self._upper = lower, upper
+        self._lower, self._upper, self._starts = lower, upper, starts
         there = upper.pairs()
         wanted = there if tried is None else set(tried).intersection(there)
         self._tried = frozenset(wanted)
@@ -46,7 +50,7 @@ class MatchLayers:
         return len(self._lower) + len(self._added)
 
     def __contains__(self, pair: Pair) -> bool:
-        return pair in self._lower or in_order(pair) in self._tried
+        return pair in self._lower or _in_order(pair) in self._tried
 
     def __enter__(self) -> Self:
         return self
@@ -75,9 +79,12 @@ class MatchLayers:
         Raises:
             StoreError: the pair is not here.
         """
-        if in_order((name0, name1)) not in self._tried:
+        if _in_order((name0, name1)) not in self._tried:
             return self._lower.get(name0, name1)
         found = self._upper.get(name0, name1)
+        if self._starts is not None:
+            starts = np.array([self._starts[name0], self._starts[name1]], np.int32)
+            found = Matches(index=found.index + starts, scores=found.scores)
         if (name0, name1) in self._lower:
             found = one_to_one(found, self._lower.get(name0, name1))
         return found
@@ -103,7 +110,7 @@ class MatchLayers:
 MatchReader: TypeAlias = MatchStore | MatchLayers  # what reads matches
 
 
-def in_order(pair: Pair) -> Pair:
+def _in_order(pair: Pair) -> Pair:
     """The pair with its lower name first."""
     return pair if pair[0] < pair[1] else pair[::-1]
 

@@ -87,9 +87,9 @@ def test_badly_held_images_get_keypoints_and_matches_of_both_kinds(
                 assert (joined.xy[len(part) :] == second.get(name0).xy).all()
                 found, lower = matches.get(*pair), own.get(*pair)
                 starts = len(first.get(name0)), len(first.get(name1))
-                assert (found.index[: len(lower)] == lower.index).all()
                 moved = others.get(*pair).index + starts
-                assert (found.index[len(lower) :] == moved).all()
+                assert (found.index[: len(moved)] == moved).all()
+                assert (found.index[len(moved) :] == lower.index).all()
         with pycolmap.Database.open(run.ledger.file("database")) as database:
             image = database.read_image_with_name(name0)
             assert len(database.read_keypoints(image.image_id)) == len(joined)

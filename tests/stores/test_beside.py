@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sfmprep.errors import StoreError
-from sfmprep.stores.beside import MatchesBeside, join_keypoints
+from sfmprep.stores.beside import join_keypoints
+from sfmprep.stores.layers import MatchLayers
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
 
@@ -67,29 +68,27 @@ def test_matches_of_the_second_kind_are_moved_behind_those_of_the_first() -> Non
         ]
     )
     starts = {"a": 10, "b": 20, "c": 30}
-    with MatchesBeside(first, second, starts, [("a", "b"), ("a", "c")]) as both:
+    with MatchLayers(first, second, [("a", "b"), ("a", "c")], starts) as both:
         assert both.provenance == {"lower": {"of": 1}, "upper": {"of": 2}}
         assert both.pairs() == [("a", "b"), ("b", "c"), ("a", "c")]
         assert len(both) == 3
         assert ("c", "a") in both
         assert ("a", "d") not in both
         expected = {
-            ("a", "b"): [[0, 0], [1, 4], [10, 21]],
+            ("a", "b"): [[10, 21], [0, 0], [1, 4]],
             ("b", "c"): [[2, 2]],
             ("a", "c"): [[13, 35]],
         }
         assert {p: m.index.tolist() for p, m in both.items()} == expected
         assert {p: i.tolist() for p, i in both.indices()} == expected
-        assert both.get("a", "b").scores.tolist() == [0.5, 0.5, 0.25]
-        assert both.get("b", "a").index.tolist() == [[0, 0], [4, 1], [21, 10]]
-        assert both.num_matches() == {("a", "b"): 3, ("b", "c"): 1, ("a", "c"): 1}
+        assert both.get("a", "b").scores.tolist() == [0.25, 0.5, 0.5]
+        assert both.get("b", "a").index.tolist() == [[21, 10], [0, 0], [4, 1]]
+        assert both.num_matches() == {("a", "b"): 2, ("b", "c"): 1, ("a", "c"): 1}
         with pytest.raises(StoreError, match="has no matches of 'a' and 'd'"):
             both.get("a", "d")
 
 
 def test_nothing_beside_nothing_is_nothing() -> None:
-    with MatchesBeside(MatchStore(None, {}), MatchStore(None, {}), {}, ()) as both:
-        assert (both.pairs(), len(both), both.num_matches()) == ([], 0, {})
     joined = FeatureStore(None, {})
     join_keypoints(feature_store(), feature_store(), joined, images=())
     assert joined.names() == []
