@@ -127,8 +127,7 @@ def run(args: list[str]) -> int:
 def _commands() -> dict[str, Callable[..., Any]]:
     functions = (
         *(reconstruct, refine, extract, pairs, match, database, map_, export, report),
-        *(status, localise, view, evaluate, recipes, settings, weights, doctor),
-        *(completion, demo, train),
+        XX
     )
     return {function.__name__.rstrip("_"): function for function in functions}
 
@@ -425,6 +424,30 @@ def status(
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
             print(f"{'':18} {'':5} would run: {reason}")
+
+
+def add(
+    images: Images,
+    out: Out,
+    options: WithMasks = MaskOptions(),  # noqa: B008
+    *,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Add photographs, put into IMAGES since, to the finished dataset in OUT.
+
+    Poses, cameras and world of what is there stay as they are.
+    """
+    loaded = _begin(images, out, options)
+    from sfmprep.cli.summary import finish
+    from sfmprep.pipelines.add import add_photographs
+
+    found = add_photographs(
+        *(images, out, loaded),
+        device=pick_device(device),
+        progress=options.progress(loaded),
+    )
+    return finish(found, out, as_json=as_json)
 
 
 def localise(
