@@ -127,7 +127,8 @@ def run(args: list[str]) -> int:
 def _commands() -> dict[str, Callable[..., Any]]:
     functions = (
         *(reconstruct, refine, extract, pairs, match, database, map_, export, report),
-        XX
+        *(status, add, localise, view, evaluate, recipes, settings, weights),
+        *(doctor, completion, demo, train),
     )
     return {function.__name__.rstrip("_"): function for function in functions}
 
