@@ -1,4 +1,4 @@
-"""What can be done with a finished dataset: add photographs, and locate others in it."""
+"""With a finished dataset: photographs are added to it, and others located in it."""
 
 from __future__ import annotations
 
