@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
-from sfmprep.mapping.significance import needed_inliers
+from sfmprep.mapping.chance import needed_inliers
 from sfmprep.types import Float64, Index, Mask
 
 Verdict = Literal["found", "doubtful", "unknown"]
