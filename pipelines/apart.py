@@ -20,6 +20,7 @@ from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Reci
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.database import copy_database
@@ -151,6 +152,42 @@ def continue_into(
     trust.write(packed.with_name(_CONSISTENCY))
     write_packed(packed, models)
     return len(models)
+
+
+def add_into(
+    packed: Path,
+    finished: Path,
+    database: Path,
+    images: ImageSet,
+    recipe: Recipe,
+    scales: Scales,
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Adds images to the models of an archive, into another.
+
+    Raises:
+        SfmprepError: see `add_images`, `read_packed`, `Trust` and `write_packed`.
+    """
+    trust = Trust.read(packed.with_name(_CONSISTENCY))
+    with _scratch(packed) as folder:
+        reduced = database
+        if trust.left_out:
+            reduced = folder / "reduced.db"
+            copy_database(database, reduced)
+            leave_out(reduced, trust.left_out)
+        models = add_images(
+            *(read_packed(finished), reduced, images, folder / "models"),
+            recipe.mapping,
+            cameras=recipe.database,
+            scales=scales,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    measure_trust(database, models, trust.left_out).write(
+        packed.with_name(_CONSISTENCY)
+    )
+    write_packed(packed, models)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import has_masks
 from sfmprep.config import ExportConfig, Recipe
 from sfmprep.dataset.initial_points import seed_points
-from sfmprep.dataset.world_frame import apply_world, find_world
+from sfmprep.dataset.world_frame import WorldFrame, apply_world, find_world
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.export.install import INIT, SUBMODELS, WORLD
@@ -84,9 +84,16 @@ def export_models(
     run: Run,
     models: Sequence[pycolmap.Reconstruction],
     *,
+    world: WorldFrame | None = None,
     progress: Progress = silent,
 ) -> None:
     """Writes a dataset of each model that the recipe wants, unless that is done.
+
+    Args:
+        run: The run.
+        models: Largest first.
+        world: The frame of the largest; None to find it.
+        progress: Wraps the loops over images.
 
     Raises:
         ConfigError, ImageError, ReconstructionError, StoreError: see
@@ -109,6 +116,7 @@ def export_models(
                     *(models[number], run.images, folder, run.recipe.export),
                     *(features, matches, read_poses(run, number).uncertainties),
                     scales=reduction_scales(run.images, run.recipe.features.max_size),
+                    world=None if number else world,
                     progress=progress,
                 )
             except (ConfigError, ReconstructionError) as error:
@@ -131,15 +139,18 @@ def write_dataset(
     uncertainties: Mapping[str, PoseUncertainty],
     *,
     scales: Mapping[str, float] | None,
+    world: WorldFrame | None = None,
     progress: Progress,
 ) -> ExportSummary:
     """Writes the dataset of a model: its frame, points to start from, and images.
+
+    The frame is found, unless there is one.
 
     Raises:
         ConfigError, ImageError, ReconstructionError, StoreError: see `find_world`,
             `seed_points` and `export_dataset`.
     """
-    world = find_world(model, images, config.world)
+    world = world or find_world(model, images, config.world)
     seeded = seed_points(
         *(model, ModelArrays.of(model), images, features, matches, config.seed),
         scales=scales,

@@ -230,24 +230,48 @@ def make_pairs(
     run: Run,
     features: FeatureStore,
     *,
+    kept: Pairs | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Pairs:
     """Chooses the pairs to match, unless that is done.
+
+    Args:
+        run: The run.
+        features: Of the images that may be matched.
+        kept: Pairs of an earlier state of the capture, which stay: beside them only
+            those of images are chosen that are in none of them. None to choose all.
+        device: Where the network runs that describes images, if there is one.
+        progress: Wraps the loop over images.
 
     Raises:
         WeightsError: the network that describes images cannot be had.
         ConfigError: see `pairs_from_file` and `Pairs.write`.
         StoreError: see `Run.begin`.
     """
-    path, config = run.workspace.pairs, run.recipe.pairs
-    names = [name for name in run.images.names if name in features]
     if run.ledger.is_done("pairs"):
-        return pairs_from_file(path, names)
+        names = [name for name in run.images.names if name in features]
+        return pairs_from_file(run.workspace.pairs, names)
+    at_one_spot = set(views_at_one_spot(run.images))
+    pairs = _choose_pairs(run, features, device, progress)
+    pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
+    if kept is not None:
+        known = {name for pair in kept for name in pair}
+        pairs = Pairs.of([*kept, *(p for p in pairs if not known.issuperset(p))])
+    run.begin("pairs")
+    pairs.write(run.workspace.pairs)
+    run.finish("pairs")
+    return pairs
+
+
+def _choose_pairs(
+    run: Run, features: FeatureStore, device: str, progress: Progress
+) -> Pairs:
+    config = run.recipe.pairs
+    names = [name for name in run.images.names if name in features]
     shots: list[list[str]] = []
     if isinstance(config, AutoPairsConfig) and run.recipe.known_poses is not None:
-        pairs = _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
-        return _written(run, pairs)
+        return _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
     if isinstance(config, AutoPairsConfig):
         small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
         shots = [shot for film in run.images.films for shot in film.shots()]
@@ -281,15 +305,6 @@ def make_pairs(
             quadratic=in_films.quadratic,
         )
         pairs = Pairs.of([*pairs, *neighbours])
-    return _written(run, pairs)
-
-
-def _written(run: Run, pairs: Pairs) -> Pairs:
-    at_one_spot = set(views_at_one_spot(run.images))
-    pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
-    run.begin("pairs")
-    pairs.write(run.workspace.pairs)
-    run.finish("pairs")
     return pairs
 
 

@@ -70,6 +70,7 @@ __all__ = [
     "XFeat",
     "XFeatStar",
     "__version__",
+    "add_photographs",
     "drop_outliers",
     "evaluate",
     "exhaustive_pairs",
@@ -77,6 +78,7 @@ __all__ = [
     "extract",
     "join_dense",
     "load_recipe",
+    "localise",
     "map",
     "map_from_poses",
     "mask_motion",
@@ -103,6 +105,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from sfmprep.api.dataset import export, read_report, reconstruct
+    from sfmprep.api.finished import add_photographs, localise
     from sfmprep.api.known_poses import map_from_poses, read_poses, refine_poses
     from sfmprep.api.matching import (
         LightGlue,

@@ -15,10 +15,12 @@ from pathlib import Path
 import cv2
 import pycolmap
 import pytest
+from scipy.spatial.transform import Rotation
 
 import sfmprep as sp
 from sfmprep.cli.commands import run
 from sfmprep.config.load import load_recipe
+from sfmprep.evaluation.reference import read_reference
 from sfmprep.export.next_steps import next_steps
 from tests.support.films import write_film
 
@@ -120,6 +122,11 @@ def captured(
     Path("images").mkdir()
     for path in sorted((demo_scene / "images").iterdir())[:5]:
         shutil.copy(path, "images")
+    table = ["name,x,y,z,qw,qx,qy,qz"]
+    for name, pose in read_reference(demo_scene).items():
+        x, y, z, w = Rotation.from_matrix(pose.rotation.T).as_quat()
+        table.append(",".join(map(str, (name, *pose.centre, w, x, y, z))))
+    Path("poses.csv").write_text("\n".join(table))
     [mine] = re.findall(r"^`(\{like: .*\})`\.$", README, re.M)
     Path("mine.yaml").write_text(mine)
     pycolmap.Database.open("project.db").close()
@@ -133,8 +140,11 @@ def test_command_runs(line: str, captured: list[str], demo_scene: Path) -> None:
     pictures = [cv2.imread(str(path)) for path in photographs]
     write_film(Path("film.mp4"), [pixels for pixels in pictures for _ in range(4)])
     _, *args = shlex.split(line, comments=True)
-    if args[0] in ("reconstruct", "database"):
+    if args[0] in ("reconstruct", "database", "refine"):
         args += SMALL
+    if args[0] in ("add", "localise"):
+        assert run(["reconstruct", "images/", "out/", *SMALL]) == 0
+        shutil.copy(photographs[5], "images" if args[0] == "add" else "new.jpg")
     assert run(args) == 0
     if args[0] == "reconstruct":
         model = pycolmap.Reconstruction("out/sparse/0")

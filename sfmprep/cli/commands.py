@@ -128,8 +128,8 @@ def run(args: list[str]) -> int:
 def _commands() -> dict[str, Callable[..., Any]]:
     functions = (
         *(reconstruct, refine, extract, pairs, match, database, map_, export, report),
-        *(status, view, evaluate, recipes, settings, weights, doctor, completion, demo),
-        train,
+        *(status, add, localise, view, evaluate, recipes, settings, weights),
+        *(doctor, completion, demo, train),
     )
     return {function.__name__.rstrip("_"): function for function in functions}
 
@@ -426,6 +426,81 @@ def status(
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
             print(f"{'':18} {'':5} would run: {reason}")
+
+
+def add(
+    images: Images,
+    out: Out,
+    options: WithMasks = MaskOptions(),  # noqa: B008
+    *,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Add photographs, put into IMAGES since, to the finished dataset in OUT.
+
+    Poses, cameras and world of what is there stay as they are.
+    """
+    loaded = _begin(images, out, options)
+    from sfmprep.cli.summary import finish
+    from sfmprep.pipelines.add import add_photographs
+
+    found = add_photographs(
+        *(images, out, loaded),
+        device=pick_device(device),
+        progress=options.progress(loaded),
+    )
+    return finish(found, out, as_json=as_json)
+
+
+def localise(
+    out: Out,
+    photographs: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="PHOTOGRAPH ...", help="Files, or one folder of them."),
+    ],
+    *,
+    save: Annotated[
+        Path | None,
+        arg(
+            metavar="FILE",
+            help="Write poses to a .json, a .csv that `refine` reads, or a trajectory"
+            " of TUM (.txt).",
+        ),
+    ] = None,
+    device: Device = "auto",
+    as_json: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        arg(name="json", help="Print all of it as JSON, and nothing else, on stdout."),
+    ] = False,
+) -> int:
+    """Find where photographs were taken, in the world of a finished dataset.
+
+    Exit code 3: one of them is unknown.
+    """
+    start_logging(verbose=False)
+    from sfmprep.pipelines.localise import localise, to_json, write_located
+    from sfmprep.report.verdict import EXIT_BELOW
+
+    found = localise(
+        out, photographs, device=pick_device(device), progress=show_progress
+    )
+    if save is not None:
+        write_located(found, save)
+    if as_json:
+        print(to_json(found))
+    for each in found if not as_json else ():
+        if each.centre is None:
+            print(f"{each.name}: unknown: {each.reason}")
+            continue
+        where = ", ".join(f"{value:.4g}" for value in each.centre.tolist())
+        doubt = f" ({each.reason})" if each.reason else ""
+        print(
+            f"{each.name}: {each.verdict}{doubt} at ({where}) ±"
+            f" {each.position_stddev:.2g}, ± {each.rotation_stddev_deg:.2g}°;"
+            f" {each.num_inliers} of {each.num_matches} keypoints agree"
+        )
+    return EXIT_BELOW if any(each.centre is None for each in found) else 0
 
 
 def view(

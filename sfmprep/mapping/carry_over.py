@@ -31,7 +31,10 @@ def open_cache(
 
 
 def carry_over(
-    model: pycolmap.Reconstruction, cache: pycolmap.DatabaseCache
+    model: pycolmap.Reconstruction,
+    cache: pycolmap.DatabaseCache,
+    *,
+    same_rows: bool = False,
 ) -> pycolmap.Reconstruction:
     """Makes a model anew with the images, cameras and keypoints of a database.
 
@@ -42,14 +45,30 @@ def carry_over(
     Args:
         model: It stays as it is.
         cache: The database; of rigs only those of one camera each.
+        same_rows: Whether the keypoints of the model are the first ones of the database
+            though they have moved: then they stay where the model has them.
 
     Returns:
         A model in which all images of the cache are, those of the model with a pose.
     """
     carried = pycolmap.Reconstruction()
     carried.load(cache)
+    if same_rows:
+        _move_keypoints(carried, model)
     add_model(carried, model)
     return carried
+
+
+def _move_keypoints(
+    target: pycolmap.Reconstruction, model: pycolmap.Reconstruction
+) -> None:
+    ids = {image.name: key for key, image in target.images.items()}
+    for key in model.reg_image_ids():
+        image = model.images[key]
+        if image.name in ids:
+            there = target.images[ids[image.name]].points2D
+            for old, new in zip(image.points2D, there, strict=False):
+                new.xy = old.xy
 
 
 def add_model(

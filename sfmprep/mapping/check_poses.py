@@ -159,9 +159,9 @@ def _mirrored_errors(
     )
     found = []
     for axis in range(3):
-        mirror = np.ones(3)
-        mirror[axis] = -1
-        found.append(_error_deg(edges, rotations, centres * mirror))
+        signs = np.ones(3)
+        signs[axis] = -1
+        found.append(_error_deg(edges, rotations, centres * signs))
     mirror = np.diag([1.0, -1.0, 1.0])
     for direction in get_args(Direction):
         turned, centres = converted(

@@ -86,8 +86,8 @@ class PoseChanges:
         try:
             found = json.loads(path.read_text("utf-8"))
             changes = tuple(PoseChange(**change) for change in found.pop("changes"))
-            lists = {key: tuple(found.pop(key)) for key in ("added", "lost")}
-            return PoseChanges(**found, **lists, changes=changes)
+            found |= {key: tuple(found[key]) for key in ("added", "lost")}
+            return PoseChanges(**found, changes=changes)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"{path} is missing or damaged ({error}). Delete mapped.zip beside it;"

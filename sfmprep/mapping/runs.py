@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +80,7 @@ def map_incrementally(
     onwards: pycolmap.Reconstruction | None = None,
     names: Sequence[str] = (),
     weakest: bool = False,
+    fixed: Collection[int] | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Runs the mapper in a thread, so that it can be watched and stopped.
 
@@ -91,9 +92,14 @@ def map_incrementally(
         names: The images to map; none for all.
         weakest: Whether a first pair may have as few inliers as any pair, at 2 degrees;
             COLMAP asks 25 and 4 degrees at least.
+        fixed: Ids of cameras that stay as they are, and with them the poses of
+            `onwards`; None for nothing that is fixed.
     """
     options = incremental_options(run)
     options.image_names = list(names)
+    if fixed is not None:
+        options.fix_existing_frames = True
+        options.constant_cameras = set(fixed)
     if weakest:
         options.mapper.init_min_num_inliers = run.config.min_num_matches
         options.mapper.init_min_tri_angle = _MIN_ANGLE_DEG

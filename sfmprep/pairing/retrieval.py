@@ -97,6 +97,43 @@ def nearest_pairs(
     return Pairs.of(pairs)
 
 
+def most_similar(
+    queries: Sequence[str],
+    query_features: FeatureStore,
+    names: Sequence[str],
+    features: FeatureStore,
+    *,
+    count: int,
+    num_clusters: int = 256,
+    seed: int = 0,
+) -> dict[str, list[str]]:
+    """The images of a capture that are most similar to others, best first.
+
+    Args:
+        queries: What is asked for; one or more.
+        query_features: Their features.
+        names: Images of the capture; one or more.
+        features: Their features, from which the vocabulary is learned.
+        count: How many images each gets.
+        num_clusters: Words of the vocabulary.
+        seed: Of the sample and of k-means.
+    """
+    basis, words = learn_vocabulary(
+        names, features, num_clusters=num_clusters, seed=seed
+    )
+
+    def embedded(which: Sequence[str], store: FeatureStore) -> torch.Tensor:
+        return torch.stack(
+            [_vlad(_best_descriptors(store, name) @ basis, words) for name in which]
+        ).float()
+
+    similarity = embedded(queries, query_features) @ embedded(names, features).T
+    best = similarity.topk(min(count, len(names)), dim=1).indices.tolist()
+    return {
+        query: [names[k] for k in row] for query, row in zip(queries, best, strict=True)
+    }
+
+
 def embed_images(
     names: Sequence[str],
     features: FeatureStore,

@@ -1,0 +1,167 @@
+"""Photographs that came later join a finished result, which stays as it is.
+
+Features and matches are added to those that are there, and the new photographs are
+registered in the largest model. Its poses, its cameras and the world of the dataset
+stay, so what was made with them, such as a splat, goes on being right.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from sfmprep.capture.batches import reduction_scales
+from sfmprep.config import Recipe
+from sfmprep.dataset.world_frame import WorldFrame
+from sfmprep.errors import ConfigError
+from sfmprep.export.install import WORLD
+from sfmprep.export.place import GEOREFERENCE
+from sfmprep.files import read_table
+from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.apart import add_into, apart
+from sfmprep.pipelines.artefacts import models_in, open_keypoints
+from sfmprep.pipelines.datasets import export_models
+from sfmprep.pipelines.develop import find_capture
+from sfmprep.pipelines.matching import match_pairs
+from sfmprep.pipelines.reporting import timed
+from sfmprep.pipelines.run import Run, open_run
+from sfmprep.pipelines.workspace import Workspace
+from sfmprep.progress import Progress, silent
+from sfmprep.report.schema import Report
+
+logger = logging.getLogger(__name__)
+
+
+def add_photographs(
+    source: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Report:
+    """Registers photographs that were added to a folder since its dataset was made.
+
+    Args:
+        source: The folder that the dataset was made from, with the new photographs.
+        out: The output folder of a finished run.
+        recipe: That of this run.
+        device: Where networks run.
+        progress: Wraps the loops.
+
+    Returns:
+        What was found; also in the reports in `out`.
+
+    Raises:
+        ConfigError: there is no finished result in `out`, no new photograph, or the
+            result is of semi-dense matching, whose keypoints depend on all photographs
+            together.
+        SfmprepError: as for a run; what is done until then is kept.
+    """
+    place = Workspace(out)
+    if not (place.models / "0").is_dir() or not (out / WORLD).is_file():
+        raise ConfigError(
+            f"{out} holds no finished dataset to add to. Run `sfmprep reconstruct`"
+            " first."
+        )
+    if recipe.dense is not None:
+        raise ConfigError(
+            "what semi-dense matching finds in one photograph depends on all of them,"
+            " so none can be added alone. Run `sfmprep reconstruct` again: it goes on"
+            " with what is there."
+        )
+    models, world = models_in(place.models), _world(out)
+    images = find_capture(source, out, recipe, progress=progress)
+    posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
+    seconds: dict[str, float] = {}
+    with open_run(images, out, recipe, goes_on=True, progress=progress) as run:
+        before = {name for pair in _earlier_pairs(run) for name in pair} | posed
+        if not (new := set(images.names) - before):
+            raise ConfigError(
+                f"{source} holds no photograph that is not in {out} already. Put the"
+                " new ones into that folder."
+            )
+        logger.info("%d new photographs, such as %s", len(new), min(new))
+        with timed(seconds, "extract"):
+            features, undecoded = stages.extract(run, device=device, progress=progress)
+        with features:
+            pairs = stages.make_pairs(
+                run, features, kept=_earlier_pairs(run), progress=progress
+            )
+            with (
+                match_pairs(
+                    *(run, features, pairs, seconds), device=device, progress=progress
+                ) as (joined, matches),
+                timed(seconds, "database"),
+            ):
+                stages.fill_database(run, joined, pairs, matches, progress=progress)
+        with timed(seconds, "map"):
+            _register(run, models, progress)
+            models = read_packed(run.workspace.mapped)
+            models = stages.set_outliers_aside(run, models)
+        with timed(seconds, "export"):
+            export_models(run, models, world=world, progress=progress)
+        with open_keypoints(run) as features:
+            return reporting.write_report(
+                *(run, models, features), unreadable=undecoded, seconds=seconds
+            )
+
+
+def _earlier_pairs(run: Run) -> Pairs:
+    """The pairs of the finished run whose images are still there."""
+    path = run.workspace.pairs
+    if not path.is_file():
+        return Pairs(())
+    names = set(run.images.names)
+    found = (line.split("\t") for line in path.read_text("utf-8").splitlines())
+    return Pairs.of((a, b) for a, b in found if a in names and b in names)
+
+
+def _register(
+    run: Run, models: list[pycolmap.Reconstruction], progress: Progress
+) -> None:
+    """Makes all artefacts of mapping of the finished models and the new images."""
+    place = run.workspace
+    finished = place.work / ".finished.zip"
+    run.begin("map")
+    write_packed(finished, models)
+    try:
+        apart(
+            *(add_into, place.mapped, finished, run.ledger.file("database")),
+            *(run.images, run.recipe),
+            reduction_scales(run.images, run.recipe.features.max_size),
+            progress=progress,
+        )
+    finally:
+        finished.unlink(missing_ok=True)
+    run.finish("map")
+    if run.ledger.keys.applies("map on"):
+        for path in (place.second_pairs, place.lost_pairs):
+            Pairs(()).write(path)
+        run.begin("second pairs")
+        run.finish("second pairs")
+        run.begin("map on")
+        shutil.copyfile(place.mapped, place.mapped_on)
+        run.finish("map on")
+    if run.ledger.keys.applies("refine"):  # it was, and the rest is where it was
+        run.begin("refine")
+        shutil.copyfile(place.mapped, place.refined)
+        run.finish("refine")
+
+
+def _world(out: Path) -> WorldFrame:
+    """The frame of the finished dataset."""
+    content = read_table(out / WORLD)
+    place = read_table(out / GEOREFERENCE).get("origin")
+    return WorldFrame(
+        world_from_sfm=pycolmap.Sim3d(np.array(content["world_from_sfm"])[:3]),
+        up=content["up"],
+        scale=content["scale"],
+        origin=tuple(place.values()) if place else None,
+    )

@@ -1,0 +1,113 @@
+"""A finished result: photographs located in it, and others added to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.cli.commands import run
+from sfmprep.errors import ConfigError
+from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.evaluation.reference import read_reference
+from sfmprep.known_poses.read import read_poses
+from sfmprep.pipelines.localise import localise, write_located
+
+SETTINGS = (
+    *("--set", "features.max_size=480", "features.max_keypoints=1500"),
+    "export.downscales=[2]",
+)
+
+
+def test_photographs_are_located_or_unknown(
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a result that is read only, with a file that is no photograph."""
+    one = demo_scene / "images" / "0003.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (360, 480, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    (tmp_path / "broken.jpg").write_bytes(b"no")
+    files = [
+        str(path) for path in (one, tmp_path / "noise.png", tmp_path / "broken.jpg")
+    ]
+    before = {p: p.stat().st_mtime_ns for p in demo_result.rglob("*") if p.is_file()}
+    table = tmp_path / "poses.csv"
+    assert (
+        run(["localise", str(demo_result), *files, "--json", "--save", str(table)]) == 3
+    )
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    found = json.loads(capsys.readouterr().out)
+    verdicts = {Path(each["name"]).name: each["verdict"] for each in found}
+    assert verdicts == {
+        "0003.jpg": "found",
+        "noise.png": "unknown",
+        "broken.jpg": "unknown",
+    }
+    each = next(each for each in found if each["verdict"] == "found")
+    model = pycolmap.Reconstruction(demo_result / "sparse" / "0")
+    image = next(i for i in model.images.values() if i.name == "0003.jpg")
+    off = np.linalg.norm(np.array(each["centre"]) - image.projection_center())
+    assert off < 0.02 and each["position_stddev"] < 0.02
+    reread = read_poses(table, axes="opencv", direction="world_from_cam")
+    np.testing.assert_allclose(reread.cam_from_world()[1][0], each["centre"], atol=1e-9)
+
+
+def test_what_cannot_be_localised_in(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        localise(tmp_path, [tmp_path])
+    assert str(caught.value) == (
+        f"{tmp_path} is not an output of sfmprep with its work folder: there is no"
+        " recipe.yaml, or no work/features.h5."
+    )
+    with pytest.raises(ConfigError) as caught:
+        write_located([], tmp_path / "a.xyz")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.xyz'}: expected a name that ends in .json, .csv, .txt or .tum."
+    )
+
+
+def test_added_photograph_leaves_the_rest_as_it_is(
+    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(demo_scene / "images", images)
+    (images / "0004.jpg").rename(tmp_path / "0004.jpg")
+    begin = [str(images), str(out), "--recipe", "sift", *SETTINGS]
+    assert run(["add", str(images), str(out)]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(
+            "out holds no finished dataset to add to. Run `sfmprep reconstruct` first."
+        )
+    )
+    run(["reconstruct", *begin])
+    before = pycolmap.Reconstruction(out / "sparse" / "0")
+    assert run(["add", str(images), str(out)]) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("out already. Put the new ones into that folder.")
+    )
+    (tmp_path / "0004.jpg").rename(images / "0004.jpg")
+    assert run(["add", str(images), str(out)]) == 0
+    after = pycolmap.Reconstruction(out / "sparse" / "0")
+    assert after.num_reg_images() == 8
+    places = {i.name: i.projection_center() for i in after.images.values()}
+    for image in before.images.values():
+        np.testing.assert_allclose(
+            places[image.name], image.projection_center(), atol=1e-6
+        )
+    truth = read_reference(demo_scene / "reference.json")
+    assert evaluate_model(after, truth).auc[3] > 90
+    capsys.readouterr()
+    assert run(["status", str(images), str(out)]) == 0
+    assert "would run" not in capsys.readouterr().out
