@@ -23,9 +23,10 @@ from sfmprep.export.place import GEOREFERENCE
 from sfmprep.files import read_table
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.pairing.pairs import Pairs
-from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines import map_stages, reporting, stages
 from sfmprep.pipelines.apart import add_into, apart
 from sfmprep.pipelines.artefacts import models_in, open_keypoints
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.matching import match_pairs
@@ -91,7 +92,7 @@ def add_photographs(
         with timed(seconds, "extract"):
             features, undecoded = stages.extract(run, device=device, progress=progress)
         with features:
-            pairs = stages.make_pairs(
+            pairs = make_pairs(
                 run, features, kept=_earlier_pairs(run), progress=progress
             )
             with (
@@ -104,7 +105,7 @@ def add_photographs(
         with timed(seconds, "map"):
             _register(run, models, progress)
             models = read_packed(run.workspace.mapped)
-            models = stages.set_outliers_aside(run, models)
+            models = map_stages.set_outliers_aside(run, models)
         with timed(seconds, "export"):
             export_models(run, models, world=world, progress=progress)
         with open_keypoints(run) as features:

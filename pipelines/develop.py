@@ -25,7 +25,7 @@ from sfmprep.config import FilmConfig, PanoramaConfig, Recipe
 from sfmprep.errors import ImageError
 from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.ledger import Ledger
-from sfmprep.pipelines.stage_table import checksum
+from sfmprep.pipelines.stage_keys import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 

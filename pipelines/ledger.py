@@ -16,7 +16,8 @@ from typing import Any
 
 from sfmprep.config import Recipe
 from sfmprep.files import read_table, write_text
-from sfmprep.pipelines.stage_table import IMAGES, STAGES, Keys, file_of
+from sfmprep.pipelines.stage_keys import Keys, file_of
+from sfmprep.pipelines.stage_table import IMAGES, STAGES
 
 
 class Ledger:

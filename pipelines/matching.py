@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.ladder import match_beside, match_weak_pairs
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run
@@ -50,7 +51,7 @@ def match_photographs(
         features, undecoded = stages.extract(run, device=device, progress=progress)
     with features:
         with timed(seconds, "pairs"):
-            pairs = stages.make_pairs(run, features, device=device, progress=progress)
+            pairs = make_pairs(run, features, device=device, progress=progress)
         with match_pairs(
             *(run, features, pairs, seconds), device=device, progress=progress
         ) as (joined, matches):

@@ -27,7 +27,7 @@ from sfmprep.pipelines import stages
 from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.run import open_run
-from sfmprep.pipelines.stage_table import checksum
+from sfmprep.pipelines.stage_keys import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.weights import weights_here

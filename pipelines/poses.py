@@ -21,7 +21,7 @@ from sfmprep.mapping.second_round import propose_pairs
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.mapping.view_graph import read_pair_table
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
-from sfmprep.pipelines import artefacts, stages
+from sfmprep.pipelines import artefacts, map_stages, stages
 from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.bounded import within_budget
 from sfmprep.pipelines.reporting import timed
@@ -50,17 +50,17 @@ def find_poses(
         progress: Wraps the loops.
 
     Raises:
-        ConfigError, ReconstructionError: see `stages.map_verified`.
+        ConfigError, ReconstructionError: see `map_stages.map_verified`.
         SfmprepError: see the other stages.
     """
     with timed(seconds, "map"):
-        models = stages.map_verified(run, verified, progress=progress)
+        models = map_stages.map_verified(run, verified, progress=progress)
     with timed(seconds, "second round"):
         models = map_on(run, models, device=device, progress=progress)
     with timed(seconds, "refine"):
-        models = stages.refine(run, models, progress=progress)
-        models = stages.hold_rigs(run, models, progress=progress)
-        return stages.set_outliers_aside(run, models)
+        models = map_stages.refine(run, models, progress=progress)
+        models = map_stages.hold_rigs(run, models, progress=progress)
+        return map_stages.set_outliers_aside(run, models)
 
 
 def map_on(

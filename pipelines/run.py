@@ -31,7 +31,7 @@ from sfmprep.pipelines.choose_frontend import (
 from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.refine_poses import poses_of
 from sfmprep.pipelines.rigs import find_rigs
-from sfmprep.pipelines.stage_table import checksum
+from sfmprep.pipelines.stage_keys import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore

@@ -1,4 +1,4 @@
-"""Which stage depends on what: the one table, and the keys that follow from it.
+"""Which stage depends on what: the one table. `stage_keys.py` derives from it:
 
     key(stage)    checksum of its version, its settings and what it reads
     state(stage)  what its artefact holds when it is complete
@@ -8,21 +8,16 @@ is missing, so its key does not tell which images or pairs there are: one photog
 more leaves the keys of `extract` and `match` as they are, and changes their states.
 Every other stage is made anew when what it reads changes, and its state is its key.
 
-A stage that the recipe leaves out passes on what it reads first, or what its row
-names. Settings hold
-identities, never paths or times: weights, photographs and masks by their content. So a
-folder that was copied or moved goes on.
+A stage that the recipe leaves out passes on what it reads first, or what its row names.
+Settings hold identities, never paths or times: weights, photographs and masks by their
+content. So a folder that was copied or moved goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import (
@@ -36,8 +31,6 @@ from sfmprep.config import (
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import ConfigError
 from sfmprep.known_poses.read import poses_sha256
-from sfmprep.models.identity import identity_with
-from sfmprep.weights import weights_here
 
 IMAGES = "images"  # not a stage: the photographs and masks as they are now
 FILMS = "films, RAW files and panoramas"  # nor these: as they are now
@@ -68,7 +61,8 @@ def _dump(config: Any) -> Any:
     return None if config is None else config.model_dump(mode="json")
 
 
-def _maps(recipe: Recipe) -> bool:
+def maps(recipe: Recipe) -> bool:
+    """Whether poses are looked for here."""
     return recipe.mapping.type != "none"
 
 
@@ -90,7 +84,7 @@ def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
 
 
 def _has_second_round(recipe: Recipe) -> bool:
-    return _maps(recipe) and recipe.second_round is not None
+    return maps(recipe) and recipe.second_round is not None
 
 
 def _verification(recipe: Recipe) -> dict[str, Any]:
@@ -343,7 +337,7 @@ STAGES = {
             writes="work/database.db",
             settings=lambda r: {
                 **_verification(r),
-                "is_result": not _maps(r),  # it lies in another place then
+                "is_result": not maps(r),  # it lies in another place then
             },
         ),
         Stage(
@@ -357,7 +351,7 @@ STAGES = {
                 **_known_poses(r),
                 **_budget(r),
             },
-            applies=_maps,
+            applies=maps,
         ),
         Stage(
             name="second pairs",
@@ -390,7 +384,7 @@ STAGES = {
                 "radius": r.dense and r.dense.radius,
             },
             applies=lambda r: (
-                _maps(r) and (r.dense is not None or r.refinement is not None)
+                maps(r) and (r.dense is not None or r.refinement is not None)
             ),
         ),
         Stage(
@@ -399,7 +393,7 @@ STAGES = {
             reads=("refine", RIGS),
             writes="work/held.zip",
             command="map",
-            applies=_maps,
+            applies=maps,
         ),
         Stage(
             name="outliers",
@@ -408,7 +402,7 @@ STAGES = {
             writes="work/models",
             command="map",
             settings=lambda r: _dump(r.export.outliers),
-            applies=_maps,
+            applies=maps,
         ),
         Stage(
             name="export",
@@ -416,119 +410,7 @@ STAGES = {
             reads=("outliers",),
             writes="dataset.json",
             settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),
-            applies=_maps,
+            applies=maps,
         ),
     )
 }
-
-
-class Keys:
-    """Keys and states of all stages for one recipe and one set of photographs.
-
-    Args:
-        recipe: With one choice of features and matcher.
-        images: Checksum of the content of each photograph and its mask, by name.
-        recorded: The settings that stages were done with, by stage. They count for a
-            network whose weights are not on this machine, if all else is equal.
-        films: Checksum of the content of each film, RAW file and panorama, by name.
-        rigs: Those of the capture, as COLMAP's `rig_config.json` has them.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        images: Mapping[str, str],
-        recorded: Mapping[str, Any],
-        films: Mapping[str, str] = MappingProxyType({}),
-        rigs: Sequence[object] = (),
-    ) -> None:
-        self.recipe = recipe
-        self.images = images
-        self.films = films
-        self.rigs = rigs
-        self._recorded = recorded
-        self.key = cache(self._key)
-        self.state = cache(self._state)
-        self.settings = cache(self._settings)
-
-    def applies(self, name: str) -> bool:
-        """Whether the recipe has this stage, and the capture what it works on."""
-        stage = STAGES[name]
-        is_idle = (FILMS in stage.over and not self.films) or (
-            RIGS in stage.reads and not self.rigs
-        )
-        is_idle |= 0 < len(self.images) <= stage.up_to(self.recipe)
-        return stage.applies(self.recipe) and not is_idle
-
-    def nearest(self, name: str) -> str:
-        """The stage whose artefact is read for this one: one left out passes it on."""
-        while not self.applies(name):
-            name = passes_on(STAGES[name])
-        return name
-
-    def reads(self, name: str) -> dict[str, str]:
-        """The checksum of everything that a stage's key depends on, by its name."""
-        stage = STAGES[name]
-        of = self.key if stage.grows else self.state
-        return {other: of(other) for other in stage.reads}
-
-    def _settings(self, name: str) -> Any:
-        stage = STAGES[name]
-        model, others = stage.model(self.recipe), stage.settings(self.recipe)
-        if model is None:
-            return _as_json(others)
-        here = [weights_here(*needed) for needed in model.needed_weights()]
-        weights = here[0] if here else None
-        made = _as_json(identity_with(model, weights, half=False) | (others or {}))
-        # as the recipe asks for it, not as this machine's devices can do it: what was
-        # extracted on a GPU goes on on a laptop
-        if model.has_half:
-            made["precision"] = self.recipe.engine.precision
-        then = self._recorded.get(name) or {}
-        unknown = {"weights_sha256": then.get("weights_sha256")}
-        if here and weights is None and then == made | unknown:
-            return then
-        return made
-
-    def _key(self, name: str) -> str:
-        stage = STAGES[name]
-        if not self.applies(name):
-            return self.key(passes_on(stage))
-        return checksum([name, stage.version, self.settings(name), self.reads(name)])
-
-    def _state(self, name: str) -> str:
-        if name == IMAGES:
-            return checksum(dict(self.images))
-        if name == FILMS:
-            return checksum(dict(self.films))
-        if name == RIGS:
-            return checksum(list(self.rigs))
-        stage = STAGES[name]
-        if not self.applies(name):
-            return self.state(passes_on(stage))
-        if not stage.grows:
-            return self.key(name)
-        covered = {other: self.state(other) for other in (*stage.reads, *stage.over)}
-        return checksum([self.key(name), covered])
-
-
-def passes_on(stage: Stage) -> str:
-    """Whose artefact takes the place of one that the recipe leaves out."""
-    return stage.passes_on or stage.reads[0]
-
-
-def _as_json(settings: object) -> Any:
-    return json.loads(json.dumps(settings))
-
-
-def checksum(content: object) -> str:
-    """Of anything that JSON can hold, whatever the order of keys."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_of(name: str, out: Path, recipe: Recipe) -> Path:
-    """Where the artefact of a stage lies."""
-    if name == "database" and not _maps(recipe):
-        return out / "database.db"  # in plain sight, where it is the result
-    return out / STAGES[name].writes

@@ -250,13 +250,14 @@ def pairs(
     device: Device = "auto",
 ) -> None:
     """Choose the pairs of images to match, into OUT/work/pairs.txt."""
-    from sfmprep.pipelines import artefacts, stages
+    from sfmprep.pipelines import artefacts
+    from sfmprep.pipelines.choose_pairs import make_pairs
 
     with (
         _open(images, out, options, goes_on=True) as run,
         artefacts.open_features(run) as features,
     ):
-        found = stages.make_pairs(
+        found = make_pairs(
             run, features, device=pick_device(device), progress=show_progress
         )
         print(f"{len(found)} pairs in {run.workspace.pairs}")

@@ -47,6 +47,7 @@ from sfmprep.models.matchers.lightglue_network import LightGlueShape
 from sfmprep.models.protocols import Extractor
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import open_run
@@ -452,7 +453,7 @@ def _our_job(photographs: ImageSet, out: Path, recipe: Any) -> pycolmap.Reconstr
     with open_run(photographs, out, recipe) as run:
         features, _ = stages.extract(run, device=DEVICE)
         with features:
-            pairs = stages.make_pairs(run, features)
+            pairs = make_pairs(run, features)
             with stages.match(run, pairs, features, device=DEVICE) as matches:
                 verified = stages.fill_database(run, features, pairs, matches)
         return find_poses(run, verified, {})[0]

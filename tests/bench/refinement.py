@@ -29,6 +29,7 @@ from sfmprep.evaluation.reference import CameraPose, read_reference
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.poses import find_poses
 from sfmprep.pipelines.run import open_run
 from sfmprep.refinement.refine import refine_keypoints
@@ -61,7 +62,7 @@ def reconstruct(images: ImageSet, out: Path, recipe: Recipe) -> pycolmap.Reconst
     with open_run(images, out, recipe) as run:
         features, _ = stages.extract(run)
         with features:
-            pairs = stages.make_pairs(run, features)
+            pairs = make_pairs(run, features)
             with stages.match(run, pairs, features) as matches:
                 verified = stages.fill_database(run, features, pairs, matches)
         return find_poses(run, verified, {})[0]

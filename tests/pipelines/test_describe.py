@@ -17,6 +17,7 @@ from sfmprep.errors import StoreError, WeightsError
 from sfmprep.models.retrieval.eigenplaces import EigenPlacesNetwork
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.status import stages_of
 from sfmprep.stores.tables import RowStore
@@ -63,7 +64,7 @@ def pairs_of(photos: Path, out: Path, asked: Recipe) -> Pairs:
     with open_run(ImageSet.scan(photos), out, asked) as run:
         features, _ = stages.extract(run)
         with features:
-            return stages.make_pairs(run, features)
+            return make_pairs(run, features)
 
 
 def rows_of(out: Path) -> RowStore:

@@ -17,7 +17,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.rigs import find_rigs, views_at_one_spot
-from sfmprep.pipelines.stage_table import Keys
+from sfmprep.pipelines.stage_keys import Keys
 
 PREFIXES = [
     *(f"panorama-160/{v}/" for v in ("y000p+20", "y090p+20", "y180p+20", "y270p+20")),

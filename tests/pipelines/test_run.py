@@ -14,6 +14,7 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe, read_resolved
 from sfmprep.errors import ConfigError, SfmprepError, StoreError
 from sfmprep.pipelines import artefacts, stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.run import Run, open_run
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -99,7 +100,7 @@ def test_a_stage_that_is_refused_leaves_the_recipe_as_it_was(
     assert (out / "recipe.yaml").read_bytes() == before
     seed = load_recipe("sift", ["seed=7"])
     with open_run(ImageSet.scan(photos), out, seed, goes_on=True) as run:
-        stages.make_pairs(run, artefacts.open_features(run))
+        make_pairs(run, artefacts.open_features(run))
         assert read_resolved(out / "recipe.yaml").seed == 7
 
 
@@ -202,7 +203,7 @@ def test_a_photograph_of_other_content_is_made_anew_also_after_it_was_away(
     with open_run(ImageSet.scan(photos), out, recipe) as run:
         features, _ = stages.extract(run)
         with features:
-            pairs = stages.make_pairs(run, features)
+            pairs = make_pairs(run, features)
             stages.match(run, pairs, features).close()
             before = {name: features.get(name) for name in features.names()}
     (photos / "a.png").unlink()

@@ -18,6 +18,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import StoreError, WeightsError
 from sfmprep.models.protocols import DenseImage
 from sfmprep.pipelines import artefacts, semidense, stages
+from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.workspace import Workspace
@@ -179,7 +180,7 @@ def test_only_weak_pairs_are_tried_and_only_they_count(
             assert config is not None
             features, _ = stages.extract(opened)
             with features:
-                pairs = stages.make_pairs(opened, features)
+                pairs = make_pairs(opened, features)
                 with stages.match(opened, pairs, features) as matches:
                     joined = semidense.join_semi_dense(
                         *(opened, config, features, pairs, matches)

@@ -1,0 +1,175 @@
+"""Which images are matched: by all, by order, by likeness, by poses, or by a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import assert_never
+
+import numpy as np
+
+from sfmprep.config import (
+    AutoPairsConfig,
+    ExhaustiveConfig,
+    KnownPosesConfig,
+    PairsFileConfig,
+    RetrievalConfig,
+    SequentialConfig,
+)
+from sfmprep.frontend.describe import describe_images
+from sfmprep.models.build import build_retriever
+from sfmprep.pairing.pairs import (
+    Pairs,
+    exhaustive_pairs,
+    natural_order,
+    pairs_from_file,
+    sequential_pairs,
+)
+from sfmprep.pairing.retrieval import nearest_pairs, retrieval_pairs
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
+from sfmprep.pipelines.rigs import views_at_one_spot
+from sfmprep.pipelines.run import Run
+from sfmprep.progress import Progress, silent
+from sfmprep.stores.tables import FeatureStore, RowStore
+
+logger = logging.getLogger(__name__)
+
+
+def describe(
+    run: Run,
+    names: Sequence[str],
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> RowStore:
+    """Describes what is missing of these images; returns the rows, open for reading.
+
+    Several devices are not used at once: it is the first that does so.
+    """
+    made, engine = stages.open_store(run, "describe"), run.recipe.engine
+    config = run.recipe.retriever
+    file = run.ledger.file("describe")
+    with RowStore(file, made) as store:
+        if config is not None and any(name not in store for name in names):
+            retriever = build_retriever(
+                config, device=device.split(",")[0], precision=engine.precision
+            )
+            unreadable = describe_images(
+                *(run.images, names, retriever, store),
+                max_size=config.max_size,
+                num_workers=engine.num_workers,
+                progress=progress,
+            )
+            for name, reason in unreadable.items():
+                logger.warning(
+                    "%s has no neighbours: %s", run.images.path(name), reason
+                )
+    run.finish("describe")
+    return RowStore(file)
+
+
+def make_pairs(
+    run: Run,
+    features: FeatureStore,
+    *,
+    kept: Pairs | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Pairs:
+    """Chooses the pairs to match, unless that is done.
+
+    Args:
+        run: The run.
+        features: Of the images that may be matched.
+        kept: Pairs of an earlier state of the capture, which stay: beside them only
+            those of images are chosen that are in none of them. None to choose all.
+        device: Where the network runs that describes images, if there is one.
+        progress: Wraps the loop over images.
+
+    Raises:
+        WeightsError: the network that describes images cannot be had.
+        ConfigError: see `pairs_from_file` and `Pairs.write`.
+        StoreError: see `Run.begin`.
+    """
+    if run.ledger.is_done("pairs"):
+        names = [name for name in run.images.names if name in features]
+        return pairs_from_file(run.workspace.pairs, names)
+    at_one_spot = set(views_at_one_spot(run.images))
+    pairs = _choose_pairs(run, features, device, progress)
+    pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
+    if kept is not None:
+        known = {name for pair in kept for name in pair}
+        pairs = Pairs.of([*kept, *(p for p in pairs if not known.issuperset(p))])
+    run.begin("pairs")
+    pairs.write(run.workspace.pairs)
+    run.finish("pairs")
+    return pairs
+
+
+def _choose_pairs(
+    run: Run, features: FeatureStore, device: str, progress: Progress
+) -> Pairs:
+    config = run.recipe.pairs
+    names = [name for name in run.images.names if name in features]
+    shots: list[list[str]] = []
+    if isinstance(config, AutoPairsConfig) and run.recipe.known_poses is not None:
+        return _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
+    if isinstance(config, AutoPairsConfig):
+        small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
+        shots = [shot for film in run.images.films for shot in film.shots()]
+        is_idle = not run.ledger.keys.applies("describe")
+        small = small and (is_idle or config.retrieval.model is None)
+        config = ExhaustiveConfig() if small else config.retrieval
+    match config:
+        case ExhaustiveConfig():
+            pairs = exhaustive_pairs(names)
+        case SequentialConfig(window=window, quadratic=quadratic):
+            pairs = sequential_pairs(
+                natural_order(names), window=window, quadratic=quadratic
+            )
+        case RetrievalConfig(model=None):
+            pairs = retrieval_pairs(
+                names, features, config, seed=run.recipe.seed, progress=progress
+            )
+        case RetrievalConfig():
+            with describe(run, names, device=device, progress=progress) as rows:
+                known = [name for name in names if name in rows]
+                found = [rows.get(name) for name in known]
+            pairs = nearest_pairs(known, np.stack(found), config)
+        case PairsFileConfig():
+            pairs = pairs_from_file(config.path, names)
+        case _:
+            assert_never(config)
+    for shot in shots:
+        neighbours = sequential_pairs(
+            [name for name in shot if name in features],
+            window=in_films.window,
+            quadratic=in_films.quadratic,
+        )
+        pairs = Pairs.of([*pairs, *neighbours])
+    return pairs
+
+
+def _pairs_by_poses(
+    run: Run,
+    given: KnownPosesConfig,
+    config: AutoPairsConfig,
+    features: FeatureStore,
+    progress: Progress,
+) -> Pairs:
+    """Views that given poses place near each other; others with those most similar."""
+    names = [name for name in run.images.names if name in features]
+    poses = poses_of(given, names)
+    pairs = pairs_of_poses(poses, given.num_neighbours)
+    if without := set(names) - set(poses.names):
+        if len(names) <= config.exhaustive_up_to:
+            others = exhaustive_pairs(names)
+        else:
+            others = retrieval_pairs(
+                *(names, features, config.retrieval),
+                seed=run.recipe.seed,
+                progress=progress,
+            )
+        pairs = Pairs.of([*pairs, *(p for p in others if without.intersection(p))])
+    return pairs
