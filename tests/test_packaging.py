@@ -17,7 +17,7 @@ import yaml
 from tests.support.made_once import made_once
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = (".py", ".yaml", ".css", ".js", ".safetensors", ".md")
+SHIPPED = (".py", ".yaml", ".css", ".html", ".js", ".safetensors", ".md")
 
 
 @pytest.fixture(scope="session")

@@ -56,14 +56,16 @@ def remember(patch: pytest.MonkeyPatch, common: Path) -> None:
         trusted: Mapping[int, pycolmap.Camera],
         pixels: Float64,
         seed: int,
+        trials: tuple[int, int],
     ) -> Float64:
         lenses = [
             {k: (each[k].model_name, each[k].params, each[k].width, each[k].height)}
             for each in (cameras, trusted)
             for k in sorted(set(pair.camera_ids) & each.keys())
         ]
-        question = ("costs", dataclasses.astuple(pair), key, lenses, pixels, seed)
-        ask = functools.partial(costs, pair, key, cameras, trusted, pixels, seed)
+        asked = pixels, seed, trials
+        question = ("costs", dataclasses.astuple(pair), key, lenses, asked)
+        ask = functools.partial(costs, pair, key, cameras, trusted, *asked)
         return _answer(common, question, ask)
 
     patch.setattr(Sift, "extract", extract_each)
