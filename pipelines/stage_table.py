@@ -1,4 +1,4 @@
-"""Which stage depends on what: the one table. `stage_keys.py` derives from it:
+"""Which stage depends on what: the one table, from which `stage_keys.py` derives keys.
 
     key(stage)    checksum of its version, its settings and what it reads
     state(stage)  what its artefact holds when it is complete

@@ -16,7 +16,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import StoreError, WeightsError
 from sfmprep.models.retrieval.eigenplaces import EigenPlacesNetwork
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
-from sfmprep.pipelines import stages
+from sfmprep.pipelines import choose_pairs, stages
 from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.status import stages_of
@@ -109,7 +109,7 @@ def test_a_second_run_needs_no_network(
 ) -> None:
     out = tmp_path / "out"
     first = pairs_of(photos, out, recipe(weights))
-    monkeypatch.setattr(stages, "build_retriever", None)
+    monkeypatch.setattr(choose_pairs, "build_retriever", None)
     assert pairs_of(photos, out, recipe(weights)) == first
     (out / "work" / "pairs.txt").unlink()
     assert pairs_of(photos, out, recipe(weights)) == first

@@ -13,7 +13,7 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.mapping.verify import read_verified
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs, pairs_from_file
-from sfmprep.pipelines import artefacts, poses, stages
+from sfmprep.pipelines import artefacts, map_stages, poses
 from sfmprep.pipelines.apart import apart, refine_into
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import open_run
@@ -109,7 +109,7 @@ def test_what_is_refined_are_the_models_of_the_last_round(
             refined.append(args[1])
         return apart(function, *args, **how)
 
-    monkeypatch.setattr(stages, "apart", run_here)
+    monkeypatch.setattr(map_stages, "apart", run_here)
     for setting in ("second_round={}", "second_round=null"):
         out = tmp_path / setting
         recipe = with_pairs(tmp_path / "few.txt", few, "refinement={}", setting)

@@ -9,7 +9,7 @@ import pytest
 
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
-from sfmprep.pipelines import stage_table
+from sfmprep.pipelines import stage_keys
 from sfmprep.pipelines.ledger import Ledger, changed_settings
 from sfmprep.pipelines.stage_keys import Keys
 from sfmprep.pipelines.stage_table import FILMS, IMAGES, RIGS, STAGES
@@ -86,7 +86,7 @@ def test_a_version_changes_a_stage_and_what_follows(
     before = keys()
     before.key("export")
     newer = {**STAGES, "map": replace(STAGES["map"], version=99)}
-    monkeypatch.setattr(stage_table, "STAGES", newer)
+    monkeypatch.setattr(stage_keys, "STAGES", newer)
     assert different(before, keys(), "key") == {"map", *AFTER_MAPPING}
 
 

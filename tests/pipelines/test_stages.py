@@ -16,7 +16,14 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.export.install import set_dataset_aside
-from sfmprep.pipelines import apart, datasets, reporting, stages
+from sfmprep.pipelines import (
+    apart,
+    choose_pairs,
+    datasets,
+    map_stages,
+    reporting,
+    stages,
+)
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.status import stages_of
 from sfmprep.report.schema import Report
@@ -51,7 +58,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         *("extract_features", "retrieval_pairs", "match_features", "update_database"),
         *("map_images", "find_outliers", "export_dataset"),
     ):
-        places = {"map_images": apart, "export_dataset": datasets}
+        places = {
+            "retrieval_pairs": choose_pairs,
+            "map_images": apart,
+            "find_outliers": map_stages,
+            "export_dataset": datasets,
+        }
         place = places.get(name, stages)
         function = getattr(place, name)
 
@@ -105,7 +117,9 @@ def test_other_outliers_do_not_map_again(
 ) -> None:
     mapped = (result / "work" / "mapped.zip").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "find_outliers", lambda *_: {"0003.jpg": "a reason"})
+        patched.setattr(
+            map_stages, "find_outliers", lambda *_: {"0003.jpg": "a reason"}
+        )
         reconstruct(photos, result, recipe("export.outliers.min_num_points=30"))
     assert ran == ["export_dataset"]
     assert (result / "work" / "mapped.zip").read_bytes() == mapped
@@ -247,7 +261,7 @@ def test_a_mapper_that_dies_is_an_error_with_a_report(
 ) -> None:
     """What COLMAP does where one of its checks fails."""
     monkeypatch.setattr(apart, "run_isolated", run_isolated)
-    monkeypatch.setattr(stages, "map_into", die)
+    monkeypatch.setattr(map_stages, "map_into", die)
     with pytest.raises(ReconstructionError) as caught:
         reconstruct(photos, result, recipe("seed=1"))
     assert str(caught.value) == (
