@@ -620,7 +620,7 @@ def test_features_beside_the_first_are_of_the_whole_recipe(tmp_path: Path) -> No
     splat = load_recipe("splat", ["beside.per_image=3"])
     assert splat.beside is not None
     assert splat.beside.per_image == 3
-    assert splat.beside.features == SiftConfig(max_keypoints=4096, max_size=1600)
+    assert splat.beside.features == SiftConfig()
     assert load_recipe("splat", ["beside=null"]).beside is None
     assert load(tmp_path, mine="like: splat").beside == load_recipe("splat").beside
     assert load_recipe("sift").beside is None
