@@ -12,8 +12,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 
 from sfmprep.files import read_table, write_text
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.run import Run
+from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from sfmprep.config import BesideConfig, DenseConfig, StrongerConfig
 from sfmprep.mapping.verify import count_inliers
-from sfmprep.pairing.pairs import Pair, Pairs, pairs_from_file
+from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pairing.weak_pairs import pairs_of_badly_held, weak_pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.artefacts import join_beside
@@ -27,6 +27,7 @@ from sfmprep.progress import Progress, foretold, renamed, silent
 from sfmprep.stores.beside import join_keypoints
 from sfmprep.stores.layers import MatchLayers, MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from sfmprep.known_poses.poses import CONVENTIONS, KnownPoses, converted
 from sfmprep.known_poses.read import read_poses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
 from sfmprep.pairing.near_views import near_views
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.types import Pair
 
 
 def with_poses(recipe: Recipe, config: KnownPosesConfig) -> Recipe:

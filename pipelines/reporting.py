@@ -20,7 +20,7 @@ from sfmprep.files import read_table, write_text
 from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
-from sfmprep.pairing.pairs import Pair, pairs_from_file
+from sfmprep.pairing.pairs import pairs_from_file
 from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
 from sfmprep.pipelines.bounded import num_left_out
 from sfmprep.pipelines.datasets import datasets_below
@@ -30,6 +30,7 @@ from sfmprep.report.page import write_page
 from sfmprep.report.reasons import UNREADABLE
 from sfmprep.report.schema import Report, Rung
 from sfmprep.stores.tables import FeatureStore
+from sfmprep.types import Pair
 
 # What the steps that are timed are made of, where they are no stage themselves.
 _STAGES = {

@@ -17,8 +17,8 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.panorama import panorama_rigs
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError
-from sfmprep.pairing.pairs import Pair
 from sfmprep.pipelines.develop import panorama_views
+from sfmprep.types import Pair
 
 
 def find_rigs(images: ImageSet, recipe: Recipe) -> list[dict[str, Any]]:

@@ -29,10 +29,7 @@ from sfmprep.frontend.on_devices import (
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
-from sfmprep.pairing.pairs import (
-    Pair,
-    Pairs,
-)
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.artefacts import (
     expect,
     open_features,
@@ -45,6 +42,7 @@ from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
+from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ Ids = NDArray[np.uint64]  # COLMAP's, of points
 Bytes = NDArray[np.uint8]  # pixels and colours
 Mask = NDArray[np.bool_]
 Array = NDArray[np.generic]
+Pair = tuple[str, str]  # names of two images
 
 
 def _expect(name: str, array: Array, shape: tuple[int | None, ...], kind: str) -> None:

@@ -23,9 +23,9 @@ from sfmprep.errors import ConfigError, ImageError
 from sfmprep.models.identity import identity
 from sfmprep.models.protocols import DenseMatcher, Extractor
 from sfmprep.models.shared.precision import Precision
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
-from sfmprep.types import ImageBatch
+from sfmprep.types import ImageBatch, Pair
 
 logger = logging.getLogger(__name__)
 

@@ -41,11 +41,11 @@ from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Extractor, Matcher
 from sfmprep.models.shared.precision import Precision
 from sfmprep.pairing import retrieval
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
-from sfmprep.types import Features, Matches
+from sfmprep.types import Features, Matches, Pair
 
 _LIGHTGLUE = "aliked", "superpoint", "disk", "sift", "xfeat", "xfeat-l3", "compact"
 

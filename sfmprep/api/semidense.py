@@ -21,13 +21,14 @@ from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.models.protocols import DenseMatcher
 from sfmprep.models.shared.precision import Precision
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pairing.weak_pairs import weak_pairs as choose_weak_pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense import match as semidense
 from sfmprep.semidense.join import aggregate
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
+from sfmprep.types import Pair
 
 
 def match_dense(

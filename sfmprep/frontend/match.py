@@ -12,12 +12,11 @@ from contextlib import closing, suppress
 from sfmprep.errors import DeviceError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import Matcher, Prepared
-from sfmprep.pairing.pairs import Pair
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.stores.write_behind import WriteBehind
 from sfmprep.threads import thread_pool
-from sfmprep.types import Features, Matches
+from sfmprep.types import Features, Matches, Pair
 
 logger = logging.getLogger(__name__)
 

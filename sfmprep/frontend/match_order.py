@@ -9,8 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from sfmprep.pairing.pairs import Pair
-from sfmprep.types import Index
+from sfmprep.types import Index, Pair
 
 
 def order_for_cache(pairs: Sequence[Pair], num_cached: int) -> list[Pair]:

@@ -30,10 +30,10 @@ from sfmprep.frontend.match import (
 )
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.build import build_extractor, build_matcher
-from sfmprep.pairing.pairs import Pair
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.ragged import DamagedError
 from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 

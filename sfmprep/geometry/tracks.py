@@ -22,8 +22,8 @@ from sfmprep.geometry.epipolar import epipolar_errors_px
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
-from sfmprep.stores.tables import FeatureStore, Pair
-from sfmprep.types import Array, Float32, Float64, Index, Int32, Mask, Matches
+from sfmprep.stores.tables import FeatureStore
+from sfmprep.types import Array, Float32, Float64, Index, Int32, Mask, Matches, Pair
 
 logger = logging.getLogger(__name__)
 

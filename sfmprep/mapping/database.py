@@ -24,8 +24,8 @@ from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
-from sfmprep.stores.tables import FeatureStore, Pair
-from sfmprep.types import Float32
+from sfmprep.stores.tables import FeatureStore
+from sfmprep.types import Float32, Pair
 
 _MIN_MATCHES = 8  # fewer cannot be verified by any model
 

@@ -12,8 +12,8 @@ from scipy.spatial import cKDTree
 
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.view_graph import PairTable
-from sfmprep.pairing.pairs import Pair, in_turn
-from sfmprep.types import Float64, Index, Mask
+from sfmprep.pairing.pairs import in_turn
+from sfmprep.types import Float64, Index, Mask, Pair
 
 # A view is compared with so many others that look at the same place from the same side,
 # by so many of its points: linear in the number of images.

@@ -17,9 +17,8 @@ from sfmprep.mapping.chance import least_inliers, share_of_band
 from sfmprep.mapping.database import looked_into, open_database, write_errors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
-from sfmprep.stores.tables import Pair
 from sfmprep.threads import thread_pool
-from sfmprep.types import Float64
+from sfmprep.types import Float64, Pair
 
 _CACHED_IMAGES = 1024
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from sfmprep.errors import ConfigError
 from sfmprep.files import write_text
-
-Pair = tuple[str, str]
+from sfmprep.types import Pair
 
 _SEPARATORS = frozenset("\t\n\r")
 

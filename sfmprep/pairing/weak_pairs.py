@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from sfmprep.pairing.pairs import Pair, Pairs, in_turn, natural_order
+from sfmprep.pairing.pairs import Pairs, in_turn, natural_order
+from sfmprep.types import Pair
 
 _FEW_PARTNERS = 3  # an image with fewer strong pairs can be lost by one wrong pair
 _MIN_PIECE = 3  # images; smaller pieces are tried image by image

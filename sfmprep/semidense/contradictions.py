@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sfmprep.geometry.tracks import Nodes, consistent
-from sfmprep.pairing.pairs import Pair
-from sfmprep.types import Float32, Int32, Mask, Matches
+from sfmprep.types import Float32, Int32, Mask, Matches, Pair
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

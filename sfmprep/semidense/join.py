@@ -38,7 +38,7 @@ from sfmprep.capture.masks import drop_masked, read_mask
 from sfmprep.config import DenseConfig
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.geometry.epipolar import sampson_errors_px
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.semidense.contradictions import PairLinks, cut_contradictions
 from sfmprep.semidense.keypoints import (
@@ -49,7 +49,7 @@ from sfmprep.semidense.keypoints import (
 )
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore
-from sfmprep.types import Features, Float32, Float64, Index, Mask, Matches
+from sfmprep.types import Features, Float32, Float64, Index, Mask, Matches, Pair
 
 _MAX_ERROR_PX = 3.0  # of the matcher's input, from the epipolar line
 _MIN_INLIERS = 15

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from sfmprep.pairing.pairs import Pair
 from sfmprep.stores.tables import DenseStore
-from sfmprep.types import Float32, Float64, Index
+from sfmprep.types import Float32, Float64, Index, Pair
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,10 +18,11 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import DeviceError, ImageError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import DenseImage, DenseMatcher
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import DenseStore
 from sfmprep.stores.write_behind import WriteBehind
+from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from sfmprep.stores.tables import MatchStore, Pair
-from sfmprep.types import Int32, Matches
+from sfmprep.stores.tables import MatchStore
+from sfmprep.types import Int32, Matches, Pair
 
 
 class MatchLayers:

@@ -30,9 +30,7 @@ from numpy.typing import NDArray
 
 from sfmprep.errors import StoreError
 from sfmprep.stores.ragged import Item, RaggedTable, differences
-from sfmprep.types import DenseMatches, Features, Float32, Int32, Matches
-
-Pair = tuple[str, str]
+from sfmprep.types import DenseMatches, Features, Float32, Int32, Matches, Pair
 
 
 class _Store:

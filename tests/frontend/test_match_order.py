@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfmprep.frontend.match_order import count_misses, order_for_cache
-from sfmprep.pairing.pairs import Pair, sequential_pairs
+from sfmprep.pairing.pairs import sequential_pairs
+from sfmprep.types import Pair
 
 
 def walked_loop(num_images: int, neighbours: int, *, wrong: float) -> list[Pair]:

@@ -11,7 +11,8 @@ import pycolmap
 from sfmprep.mapping.second_round import propose_pairs
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.mapping.view_graph import PairTable
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.types import Pair
 from tests.support.degenerate import capture, cloud_of, facing
 
 

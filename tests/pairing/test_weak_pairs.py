@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from sfmprep.pairing.pairs import Pair, Pairs, exhaustive_pairs
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.pairing.weak_pairs import pairs_of_badly_held, weak_pairs
+from sfmprep.types import Pair
 
 
 def ring(num_images: int, reach: int = 3) -> dict[Pair, int]:

@@ -15,11 +15,12 @@ from sfmprep.config import MatcherConfig
 from sfmprep.config.load import load_recipe
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_matcher
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import bounded, matching, stages
 from sfmprep.pipelines.bounded import num_left_out, within_budget
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.run import Run, open_run
+from sfmprep.types import Pair
 
 # a ratio test so strict that many pairs stay weak
 SETTINGS = (

@@ -7,8 +7,8 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.stores.layers import MatchLayers, one_to_one
-from sfmprep.stores.tables import MatchStore, Pair
-from sfmprep.types import Matches
+from sfmprep.stores.tables import MatchStore
+from sfmprep.types import Matches, Pair
 
 
 def matches(*rows: tuple[int, int], score: float = 0.5) -> Matches:

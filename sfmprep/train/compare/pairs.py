@@ -22,11 +22,11 @@ import pycolmap
 
 from sfmprep.evaluation.poses import pose_auc, relative_pose_errors, relative_poses
 from sfmprep.files import write_text
-from sfmprep.pairing.pairs import Pair, Pairs
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
 from sfmprep.train.compare.scenes import MatchedScene, Scene, matched_scene
-from sfmprep.types import Features, Float32, Float64
+from sfmprep.types import Features, Float32, Float64, Pair
 
 BINS_DEG = ((15, 30), (30, 45), (45, 60))
 AUC_DEG = (5, 10, 20)
