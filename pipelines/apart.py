@@ -28,7 +28,7 @@ from sfmprep.mapping.from_poses import map_from_poses
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
-from sfmprep.mapping.trust import Trust, leave_out, map_trusted, measure_trust
+from sfmprep.mapping.trust import Mapper, Trust, leave_out, map_trusted, measure_trust
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
 from sfmprep.progress import Progress, silent
@@ -134,24 +134,17 @@ def continue_into(
     Raises:
         SfmprepError: see `continue_models`, `read_packed`, `Trust` and `write_packed`.
     """
-    trust = Trust.read(packed.with_name(_CONSISTENCY))
-    with _scratch(packed) as folder:
-        reduced = database
-        if trust.left_out:
-            reduced = folder / "reduced.db"
-            copy_database(database, reduced)
-            leave_out(reduced, trust.left_out)
-        models = continue_models(
-            *(read_packed(mapped), reduced, images, folder / "models", config),
+
+    def go_on(reduced: Path, folder: Path) -> list[pycolmap.Reconstruction]:
+        return continue_models(
+            *(read_packed(mapped), reduced, images, folder, config),
             cameras=cameras,
             scales=scales,
             seed=seed,
             progress=progress,
         )
-    trust = measure_trust(database, models, trust.left_out)
-    trust.write(packed.with_name(_CONSISTENCY))
-    write_packed(packed, models)
-    return len(models)
+
+    return _without_left_out(packed, database, go_on)
 
 
 def add_into(
@@ -169,6 +162,21 @@ def add_into(
     Raises:
         SfmprepError: see `add_images`, `read_packed`, `Trust` and `write_packed`.
     """
+
+    def add(reduced: Path, folder: Path) -> list[pycolmap.Reconstruction]:
+        return add_images(
+            *(read_packed(finished), reduced, images, folder, recipe.mapping),
+            cameras=recipe.database,
+            scales=scales,
+            seed=recipe.seed,
+            progress=progress,
+        )
+
+    _without_left_out(packed, database, add)
+
+
+def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
+    """Maps on without the pairs that were left out; measures trust, and writes both."""
     trust = Trust.read(packed.with_name(_CONSISTENCY))
     with _scratch(packed) as folder:
         reduced = database
@@ -176,18 +184,11 @@ def add_into(
             reduced = folder / "reduced.db"
             copy_database(database, reduced)
             leave_out(reduced, trust.left_out)
-        models = add_images(
-            *(read_packed(finished), reduced, images, folder / "models"),
-            recipe.mapping,
-            cameras=recipe.database,
-            scales=scales,
-            seed=recipe.seed,
-            progress=progress,
-        )
-    measure_trust(database, models, trust.left_out).write(
-        packed.with_name(_CONSISTENCY)
-    )
+        models = mapper(reduced, folder / "models")
+    trust = measure_trust(database, models, trust.left_out)
+    trust.write(packed.with_name(_CONSISTENCY))
     write_packed(packed, models)
+    return len(models)
 
 
 @contextmanager
