@@ -114,24 +114,21 @@ def open_run(
     """
     workspace = Workspace(out)
     _check(images, workspace, recipe)
+    rigs = find_rigs(images, recipe)
     if goes_on and not workspace.features.is_file():
         raise StoreError(
             f"{workspace.features} is missing or incomplete. Run `sfmprep extract`"
             " first."
         )
-    chosen = _choose(
-        workspace, recipe, len(images)
-    )  # before there is a folder: it may fail
+    # before there is a folder: it may fail
+    chosen = _choose(workspace, recipe, len(images))
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
         now = chosen if workspace.features.is_file() else recipe
         if not goes_on:  # else not before it is known that this stage can
             write_text(workspace.recipe, now.to_yaml())
-        ledger = Ledger(
-            *(out, chosen, contents.now, images.developed_sha256),
-            find_rigs(images, recipe),
-        )
+        ledger = Ledger(out, chosen, contents.now, images.developed_sha256, rigs)
         minutes = chosen.budget_minutes
         budget = Budget(None if minutes is None else 60 * minutes)
         yield Run(images, workspace, chosen, ledger, budget)
@@ -156,7 +153,6 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
             f"georeference needs GPS in {MIN_POSITIONS} photographs or more, but"
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
-    find_rigs(images, recipe)
     if recipe.known_poses is not None:
         poses_of(recipe.known_poses, images.names)
     workspace.check_place(images.source)
