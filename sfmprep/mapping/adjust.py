@@ -29,8 +29,8 @@ _MAX_OFFSET = 0.1  # of the side of the image
 _FINAL_BA_ITERATIONS = 100
 # Standard deviations: as good as squares to 95 % where errors are normal (Holland and
 # Welsch, Communications in Statistics 6, 1977).
-_LOSS_SCALE = 2.385
-_MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
+LOSS_SCALE = 2.385
+MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
 
 
 def refine_model(
@@ -69,7 +69,7 @@ def refine_model(
     model, held = _with_lenses(model, refine)
     loss_scale = None
     if robust:
-        loss_scale = _LOSS_SCALE * _noise_px(model)
+        loss_scale = LOSS_SCALE * noise_px(model)
         adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
     when = config.refine_principal_point
     if when == "never" or refine != "all":
@@ -206,14 +206,14 @@ def _cameras_of_few(model: pycolmap.Reconstruction) -> set[int]:
     return {key for key, n in cameras_in(model).items() if n < _MIN_IMAGES}
 
 
-def _noise_px(model: pycolmap.Reconstruction) -> float:
+def noise_px(model: pycolmap.Reconstruction) -> float:
     """About the standard deviation of keypoints in x and in y.
 
     It is from the errors of points, which are smaller: a point follows its keypoints,
     by a fifth of the deviation where there are four.
     """
     errors = [point.error for point in model.points3D.values()]
-    return max(float(np.median(errors)) / _MEAN_LENGTH, 1e-6) if errors else 1.0
+    return max(float(np.median(errors)) / MEAN_LENGTH, 1e-6) if errors else 1.0
 
 
 def adjust(

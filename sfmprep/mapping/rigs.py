@@ -18,6 +18,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, noise_px
 from sfmprep.mapping.database import copy_database
 from sfmprep.types import Float64
 
@@ -25,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_APART_DEG = 3.0  # between what two images of a frame say of its rotation
 _NOISES = 6.0  # standard deviations; observations further off go
-_MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
-_LOSS_SCALE = 2.385  # standard deviations, see `adjust.py`
+_LEAST_NOISE_PX = 0.1
 
 
 def hold_rigs(
@@ -147,7 +147,7 @@ def _adjust(
     options.print_summary = False
     options.refine_sensor_from_rig = refine_sensors
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    options.ceres.loss_function_scale = _LOSS_SCALE * _noise_px(model)
+    options.ceres.loss_function_scale = LOSS_SCALE * _noise_px(model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
@@ -166,13 +166,12 @@ def _adjust(
 
 
 def _noise_px(model: pycolmap.Reconstruction) -> float:
-    errors = [point.error for point in model.points3D.values()]
-    return max(float(np.median(errors)) / _MEAN_LENGTH, 0.1) if errors else 1.0
+    return max(noise_px(model), _LEAST_NOISE_PX)
 
 
 def _drop_far_observations(model: pycolmap.Reconstruction) -> None:
     """Takes observations out that are too far off, and points that lose all but one."""
-    limit_px = _NOISES * _noise_px(model) * _MEAN_LENGTH
+    limit_px = _NOISES * _noise_px(model) * MEAN_LENGTH
     for point_id in sorted(model.point3D_ids()):
         point = model.points3D[point_id]
         far = []
