@@ -63,37 +63,27 @@ Settings = Annotated[
 ]
 
 
-def _whole_number(words: list[str]) -> int:
-    try:
-        return int(words[0])
-    except ValueError:
-        raise ValueError(f"{words[0]} is no whole number") from None
-
-
 # tyro by itself would tell of each member of a union what a wrong value is not
-_WHOLE_NUMBER = PrimitiveConstructorSpec[Any](
-    nargs=1,
-    metavar="N",
-    instance_from_str=_whole_number,
-    is_instance=lambda value: isinstance(value, int),
-    str_from_instance=lambda value: [str(value)],
-)
+def _number(
+    kind: type[int] | type[float], metavar: str, what: str
+) -> PrimitiveConstructorSpec[Any]:
+    def read(words: list[str]) -> float:
+        try:
+            return kind(words[0])
+        except ValueError:
+            raise ValueError(f"{words[0]} is no {what}") from None
+
+    return PrimitiveConstructorSpec[Any](
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
-def _minutes(words: list[str]) -> float:
-    try:
-        return float(words[0])
-    except ValueError:
-        raise ValueError(f"{words[0]} is no number of minutes") from None
-
-
-_MINUTES = PrimitiveConstructorSpec[Any](
-    nargs=1,
-    metavar="MINUTES",
-    instance_from_str=_minutes,
-    is_instance=lambda value: isinstance(value, float),
-    str_from_instance=lambda value: [str(value)],
-)
+_WHOLE_NUMBER = _number(int, "N", "whole number")
+_MINUTES = _number(float, "MINUTES", "number of minutes")
 
 
 def _one_of(config: type[BaseModel], field: str) -> PrimitiveConstructorSpec[Any]:
