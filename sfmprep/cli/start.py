@@ -1,0 +1,72 @@
+"""How a command starts: its recipe, its log, its folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfmprep.capture.folder import expect_folder
+from sfmprep.cli.options import Options, flat
+from sfmprep.config import Recipe
+from sfmprep.terminal import show_progress
+
+if TYPE_CHECKING:
+    from sfmprep.pipelines.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def recipe_of(out: Path, default: str = "splat") -> str:
+    """The recipe of the run in `out`, if there was one."""
+    of_run = out / "recipe.yaml"
+    return str(of_run) if of_run.is_file() else default
+
+
+@contextmanager
+def open_folder(
+    images: Path,
+    out: Path,
+    options: Options,
+    *,
+    default: str = "splat",
+    goes_on: bool = False,
+) -> Iterator[Run]:
+    """Scans the images and opens the output folder for one stage."""
+    loaded = begin(images, out, options, default)
+    from sfmprep.pipelines.develop import find_capture
+    from sfmprep.pipelines.motion_masks import with_motion_masks
+    from sfmprep.pipelines.run import open_run
+
+    scanned = find_capture(images, out, loaded, progress=show_progress)
+    scanned = with_motion_masks(scanned, out, loaded, progress=show_progress)
+    with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
+        yield run
+
+
+def begin(
+    images: Path,
+    out: Path,
+    options: Options,
+    default: str = "splat",
+    first: Sequence[str] = (),
+) -> Recipe:
+    """Loads the recipe, and says what is done before imports that take seconds."""
+    loaded = options.load(recipe_of(out, default), first)
+    options.start_logging()
+    if not images.exists():
+        expect_folder(images, "image")  # at once
+    logger.info("reading the photographs of %s", images)
+    return loaded
+
+
+def parsed(fail_below: tuple[tuple[str, ...], ...]) -> list[str]:
+    """The thresholds; a mistake is told before the work."""
+    from sfmprep.report.thresholds import parse_threshold
+
+    wanted = flat(fail_below)
+    for threshold in wanted:
+        parse_threshold(threshold)
+    return wanted
