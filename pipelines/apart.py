@@ -22,13 +22,13 @@ from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.from_poses import map_from_poses
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
 from sfmprep.mapping.trust import Mapper, Trust, leave_out, map_trusted, measure_trust
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
 from sfmprep.progress import Progress, silent

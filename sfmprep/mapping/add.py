@@ -9,10 +9,10 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.carry_over import carry_over, open_cache
 from sfmprep.mapping.mapper import prepared
 from sfmprep.mapping.runs import map_incrementally, sorted_models
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 
 

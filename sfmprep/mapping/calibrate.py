@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +17,16 @@ from sfmprep.mapping.focal_length import (
     is_fisheye,
     with_focal_length,
 )
+from sfmprep.mapping.joint_focal_lengths import find_joint_focal_lengths
+from sfmprep.mapping.view_reader import Scales, ViewReader
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.threads import thread_pool
-from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
 _CONTRADICTED = 1.5
-# Pairs of one camera that are read, those with the most matches: of one of many cameras
-# fewer, so that a capture with one an image reads ten pairs an image and not all.
-_POOL = 120
-_MIN_POOL = 10
 _BATCH = 256  # pairs in memory at once
-_CACHED_IMAGES = 1024
 _MAX_TRIALS = 1000  # of RANSAC among inliers
-
-Scales = Mapping[str, float]
-"""How many pixels of its file a pixel of what the features saw is, by image name."""
 
 
 def calibrate_database(
@@ -65,15 +57,11 @@ def calibrate_database(
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         ids, counts = database.read_two_view_geometry_num_inliers()
         asked = cameras.keys() - set(known)
-        reader = _Reader(database, max_error_px, scales)
-        views = reader.read_telling(
-            dict(zip(map(pycolmap.pair_id_to_image_pair, ids), counts, strict=True)),
-            asked,
-            inliers=True,
+        reader = ViewReader(database, max_error_px, scales)
+        inliers = dict(
+            zip(map(pycolmap.pair_id_to_image_pair, ids), counts, strict=True)
         )
-        found = find_focal_lengths(
-            cameras, views, known=known, seed=seed, progress=progress
-        )
+        found = _search(cameras, reader, inliers, asked, seed, progress)
         for key in sorted(asked):
             camera = cameras[key]
             if key in found:
@@ -83,6 +71,67 @@ def calibrate_database(
                     camera
                 )
                 database.update_camera(changed)
+
+
+def _search(
+    cameras: Mapping[int, pycolmap.Camera],
+    reader: ViewReader,
+    inliers: Mapping[tuple[int, int], int],
+    asked: Collection[int],
+    seed: int,
+    progress: Progress,
+) -> dict[int, FocalLength]:
+    """Asks the pairs of one camera, and of those that need it, pairs of two."""
+    fisheye = {key for key in asked if is_fisheye(cameras[key])}
+    alone = fisheye | reader.with_own_pairs(inliers).intersection(asked)
+    found = find_focal_lengths(
+        cameras,
+        reader.read_telling(inliers, alone, inliers=True),
+        known=cameras.keys() - alone,
+        seed=seed,
+        progress=progress,
+    )
+    unsure = {key for key in found.keys() - fisheye if not found[key].is_known}
+    mixed = (set(asked) - alone) | unsure
+    pairs = reader.choose(
+        {
+            pair: count
+            for pair, count in inliers.items()
+            if len(ends := set(reader.cameras_of(pair))) == 2 or not unsure & ends
+        },
+        mixed,
+    )
+    jointly = find_joint_focal_lengths(
+        {**cameras, **_with_found(cameras, found)},
+        _read_all(reader, pairs, progress),
+        mixed,
+    )
+    for key, focal in jointly.items():
+        if key not in found:
+            found[key] = focal
+        elif focal.is_known:
+            found[key] = replace(focal, refused=found[key].refused)
+    return found
+
+
+def _with_found(
+    cameras: Mapping[int, pycolmap.Camera], found: Mapping[int, FocalLength]
+) -> dict[int, pycolmap.Camera]:
+    """The cameras whose focal lengths were found; priors where they are known."""
+    changed = {}
+    for key, focal in found.items():
+        changed[key] = with_focal_length(cameras[key], focal.pixels)
+        changed[key].has_prior_focal_length = focal.is_known
+    return changed
+
+
+def _read_all(
+    reader: ViewReader, pairs: Sequence[tuple[int, int]], progress: Progress
+) -> Iterator[MatchedViews]:
+    """The inliers of pairs, one pair in memory at a time."""
+    if pairs:
+        views = (reader.read(pair, inliers=True) for pair in pairs)
+        yield from progress(views, desc="calibrate", total=len(pairs))
 
 
 def assume_fisheye_focal_lengths(
@@ -118,7 +167,7 @@ def assume_fisheye_focal_lengths(
     }
     if not asked:
         return cameras
-    reader = _Reader(database, max_error_px, scales)
+    reader = ViewReader(database, max_error_px, scales)
     ids, counts = database.read_num_matches()
     matched = dict(zip(map(pycolmap.pair_id_to_image_pair, ids), counts, strict=True))
     wanted = {tuple(sorted(pair)) for pair in pairs}
@@ -164,7 +213,7 @@ def calibrate_pairs(
         thread_pool() as pool,
     ):
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-        reader = _Reader(database, max_error_px, scales)
+        reader = ViewReader(database, max_error_px, scales)
         ids, counts = database.read_two_view_geometry_num_inliers()
         verified = [
             pair
@@ -265,93 +314,6 @@ def restore_pairs(path: Path, source: Path) -> None:
             database.update_two_view_geometry(
                 *pair, original.read_two_view_geometry(*pair)
             )
-
-
-class _Reader:
-    """Reads the matches of pairs, with what is known of their images."""
-
-    def __init__(
-        self,
-        database: pycolmap.Database,
-        max_error_px: float,
-        scales: Scales | None,
-    ) -> None:
-        self._database = database
-        self._max_error_px = max_error_px
-        self._scales = scales
-        self._images = {image.image_id: image for image in database.read_all_images()}
-        self._points = lru_cache(maxsize=_CACHED_IMAGES)(self._read_points)
-
-    def _read_points(self, image_id: int) -> Float64:
-        return self._database.read_keypoints(image_id)[:, :2].astype(np.float64)
-
-    def cameras_of(self, pair: tuple[int, int]) -> tuple[int, int]:
-        """Ids of the cameras that took two images."""
-        first, second = (self._images[k].camera_id for k in pair)
-        return first, second
-
-    def name_of(self, camera_id: int) -> str:
-        """What a camera took, in words: its first image by name, and how many more."""
-        first, *others = sorted(
-            image.name
-            for image in self._images.values()
-            if image.camera_id == camera_id
-        )
-        if not others:
-            return first
-        more = f"{len(others)} other images" if len(others) > 1 else "another image"
-        return f"{first} and {more} of its camera"
-
-    def read_telling(
-        self,
-        counts: Mapping[tuple[int, int], int],
-        asked: Collection[int],
-        *,
-        inliers: bool,
-    ) -> list[MatchedViews]:
-        """The pairs of some cameras, those that tell most first."""
-        limit = max(_POOL // max(len(asked), 1), _MIN_POOL)
-        taken: Counter[tuple[int, bool]] = Counter()  # by camera, its own and shared
-        chosen = []
-        for pair in sorted(counts, key=lambda pair: (-counts[pair], pair)):
-            cameras = set(self.cameras_of(pair))
-            kinds = [(key, len(cameras) == 1) for key in cameras.intersection(asked)]
-            if counts[pair] and any(taken[kind] < limit for kind in kinds):
-                taken.update(kinds)
-                chosen.append(pair)
-        views = (self.read(pair, inliers=inliers) for pair in chosen)
-        return sorted(views, key=_telling, reverse=True)
-
-    def read(self, pair: tuple[int, int], *, inliers: bool) -> MatchedViews:
-        """The inliers of a pair, or all its matches."""
-        if inliers:
-            index = self._database.read_two_view_geometry(*pair).inlier_matches
-        else:
-            index = self._database.read_matches(*pair)
-        images = [self._images[k] for k in pair]
-        xy = [
-            self._points(image.image_id)[column]
-            for image, column in zip(images, np.asarray(index).T, strict=True)
-        ]
-        scale = max((self._scales or {}).get(image.name, 1.0) for image in images)
-        return MatchedViews(
-            camera_ids=self.cameras_of(pair),
-            xy=(xy[0], xy[1]),
-            max_error_px=self._max_error_px * scale,
-        )
-
-
-def _telling(views: MatchedViews) -> float:
-    """Rises with the matches and, more slowly, with how far they moved together.
-
-    The longest motions with few matches are often those of wrong pairs: ranked by the
-    product, 17 images of `fox` tell 860 px for 576, and by the matches alone 20 of
-    `tum-fr2-desk20` 620 for 521.
-    """
-    if not len(views.xy[0]):
-        return 0.0
-    moved = np.linalg.norm(views.xy[0] - views.xy[1], axis=1)
-    return float(len(moved) * np.sqrt(np.median(moved)))
 
 
 def _log(whose: str, camera: pycolmap.Camera, found: FocalLength) -> None:

@@ -35,29 +35,29 @@ Steps: TypeAlias = Generator[None, None, T]
 
 # Focal lengths in longer sides: pinholes that see from 110 degrees to 8, and fisheye
 # lenses from 290 to 39.
-_STEP = 1.25
-_PINHOLE_RATIOS = 0.35 * _STEP ** np.arange(14)
-_FISHEYE_RATIOS = 0.2 * _STEP ** np.arange(9)
-_FINE_STEP = _STEP**0.25  # around the best of them
+STEP = 1.25
+PINHOLE_RATIOS = 0.35 * STEP ** np.arange(14)
+_FISHEYE_RATIOS = 0.2 * STEP ** np.arange(9)
+_FINE_STEP = STEP**0.25  # around the best of them
 
 _MAX_PAIRS = 30  # of one camera
 _MIN_PAIRS = 8  # of one of many
 _MAX_TOTAL = 90
-_MIN_OWN_PAIRS = 3  # with fewer, pairs with other cameras are asked as well
-_MIN_MATCHES = 30
-_MAX_MATCHES = 300  # of one pair, which so never outvotes the others
+MIN_OWN_PAIRS = 3  # with fewer, pairs with other cameras are asked as well
+MIN_MATCHES = 30
+MAX_MATCHES = 300  # of one pair, which so never outvotes the others
 _TRIALS = (50, 1000)  # of RANSAC
 _FEW_TRIALS = (30, 200)  # where something is expected, and so most that is tried fits
 _REACH = 2  # steps that are tried on both sides of the best of a search downhill
 _COUNTED = 2  # rounds of questions that every camera needs, of those of its search
 
-# A focal length is known where one that is `_APART` times as long or as short costs
+# A focal length is known where one that is `APART` times as long or as short costs
 # `_WORSE` times as much. One that was told is refused where it is so far off and costs
 # so much, and the best is at least better than its neighbours: where two views do not
 # tell the focal length, small errors of the lens drive the best to an end of the grid.
 # Twice as long costs 1.4 times as much for the pairs of six photographs of
 # fountain-P11, half as long 5 times.
-_APART = 1.3
+APART = 1.3
 _WORSE = 1.15
 _DISTINCT = 1.05
 
@@ -157,16 +157,14 @@ def _plan(
     own: dict[int, list[MatchedViews]] = {key: [] for key in asked}
     shared: dict[int, list[MatchedViews]] = {key: [] for key in asked}
     for pair in pairs:
-        if len(pair.xy[0]) >= _MIN_MATCHES:
+        if len(pair.xy[0]) >= MIN_MATCHES:
             first, second = pair.camera_ids
             for key in {first, second} & own.keys():
                 (own if first == second else shared)[key].append(pair)
     limit = min(_MAX_PAIRS, max(_MIN_PAIRS, _MAX_TOTAL // max(len(own), 1)))
     order = sorted(asked, key=lambda key: (-len(own[key]), -len(shared[key])))
     return {
-        key: (own[key] + (shared[key] if len(own[key]) < _MIN_OWN_PAIRS else []))[
-            :limit
-        ]
+        key: (own[key] + (shared[key] if len(own[key]) < MIN_OWN_PAIRS else []))[:limit]
         for key in order
     }
 
@@ -209,11 +207,11 @@ def _search(
 ) -> Steps[FocalLength]:
     """Searches downhill from what is expected, and in all of a grid otherwise."""
     told = camera.mean_focal_length()
-    ratios = _FISHEYE_RATIOS if is_fisheye(camera) else _PINHOLE_RATIOS
+    ratios = _FISHEYE_RATIOS if is_fisheye(camera) else PINHOLE_RATIOS
     grid = ratios * max(camera.width, camera.height)
     if expected is not None:
         steps = np.arange(-_REACH, _REACH + 1)
-        pixels = np.append(told, expected * _STEP**steps)
+        pixels = np.append(told, expected * STEP**steps)
         costs = yield from tell(pixels, _FEW_TRIALS)
         while len(more := _beyond(pixels[1:], costs[1:], grid[0], grid[-1])):
             pixels = np.append(pixels, more)
@@ -232,12 +230,12 @@ def _search(
 def _beyond(pixels: Float64, costs: Float64, least: float, most: float) -> Float64:
     """What lies next to an end that is less than `_REACH` steps off the best."""
     best = pixels[costs.argmin()]
-    reach = _STEP ** (_REACH - 0.5)
+    reach = STEP ** (_REACH - 0.5)
     more = []
-    if best / pixels.min() < reach and pixels.min() / _STEP >= least:
-        more.append(pixels.min() / _STEP)
-    if pixels.max() / best < reach and pixels.max() * _STEP <= most:
-        more.append(pixels.max() * _STEP)
+    if best / pixels.min() < reach and pixels.min() / STEP >= least:
+        more.append(pixels.min() / STEP)
+    if pixels.max() / best < reach and pixels.max() * STEP <= most:
+        more.append(pixels.max() * STEP)
     return np.array(more)
 
 
@@ -259,7 +257,7 @@ def is_fisheye(camera: pycolmap.Camera) -> bool:
 def _judge(camera: pycolmap.Camera, pixels: Float64, costs: Float64) -> FocalLength:
     """Decides by the costs of candidates, the first of which is the camera's own."""
     best, sides = _minimum(pixels, costs)
-    is_off = abs(np.log(pixels[0]) - best) > np.log(_APART)
+    is_off = abs(np.log(pixels[0]) - best) > np.log(APART)
     is_worse = costs[0] > _WORSE * costs.min() and is_off
     is_better = bool(is_worse and sides > _DISTINCT)
     if camera.has_prior_focal_length and not is_better:
@@ -273,15 +271,15 @@ def _judge(camera: pycolmap.Camera, pixels: Float64, costs: Float64) -> FocalLen
 
 
 def _minimum(pixels: Float64, costs: Float64) -> tuple[float, float]:
-    """The logarithm of the best, and how many times as much one `_APART` costs."""
+    """The logarithm of the best, and how many times as much one `APART` costs."""
     order = np.argsort(pixels[1:])
     grid, cost = np.log(pixels[1:][order]), costs[1:][order]
-    best, apart = _vertex(grid, cost), np.log(_APART)
+    best, apart = vertex(grid, cost), np.log(APART)
     sides = np.interp([best - apart, best + apart], grid, cost).min()
     return best, float(sides / costs.min())
 
 
-def _vertex(x: Float64, y: Float64) -> float:
+def vertex(x: Float64, y: Float64) -> float:
     """Where the parabola through the lowest point and its neighbours is lowest."""
     k = int(y.argmin())
     if k in (0, len(y) - 1):
@@ -300,7 +298,7 @@ def _costs(
     trials: tuple[int, int],
 ) -> Float64:
     """What the matches of a pair miss by, for each focal length of camera `key`."""
-    rows = np.unique(np.linspace(0, len(pair.xy[0]) - 1, _MAX_MATCHES).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(pair.xy[0]) - 1, MAX_MATCHES).astype(np.int64))
     xy = pair.xy[0][rows], pair.xy[1][rows]
     side = max(cameras[key].width, cameras[key].height)
     costs = np.empty(len(pixels))

@@ -27,13 +27,14 @@ from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
 from sfmprep.mapping.adjust import Refine, adjust
 from sfmprep.mapping.alignment import Alignment, align
-from sfmprep.mapping.calibrate import Scales, calibrate_pairs
+from sfmprep.mapping.calibrate import calibrate_pairs
 from sfmprep.mapping.carry_over import open_cache
 from sfmprep.mapping.check_poses import check_poses, find_time_offset
 from sfmprep.mapping.mapper import finished, prepared
 from sfmprep.mapping.pose_graph import Edges, fit_poses, read_edges
 from sfmprep.mapping.rounds import go_on
 from sfmprep.mapping.runs import Run, incremental_options, refine_globally
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 from sfmprep.types import Float64
 

@@ -19,7 +19,6 @@ from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import (
-    Scales,
     calibrate_database,
     calibrate_pairs,
     restore_pairs,
@@ -30,6 +29,7 @@ from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pycolmap
 from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping.calibrate import Scales
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress
 
 # A point at two degrees is told to a hundredth of its depth where keypoints are to a

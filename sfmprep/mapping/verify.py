@@ -12,9 +12,10 @@ import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
-from sfmprep.mapping.calibrate import Scales, assume_fisheye_focal_lengths
+from sfmprep.mapping.calibrate import assume_fisheye_focal_lengths
 from sfmprep.mapping.chance import least_inliers, share_of_band
 from sfmprep.mapping.database import looked_into, open_database, write_errors
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.threads import thread_pool
