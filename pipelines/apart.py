@@ -70,11 +70,11 @@ def map_into(
     given: KnownPosesConfig | None = None,
     *,
     progress: Progress = silent,
-) -> tuple[int, float | None]:
+) -> tuple[int, Budget]:
     """Maps into an archive, and writes none if there is no model.
 
     Returns:
-        How many models there are, and what is left of the budget.
+        How many models there are, and the budget as it is then.
 
     Beside it goes `consistency.json`: what the largest model is worth; and where poses
     are given, `pose_changes.json`.
@@ -111,7 +111,7 @@ def map_into(
     if models:
         trust.write(packed.with_name(_CONSISTENCY))
         write_packed(packed, models)
-    return len(models), budget.seconds
+    return len(models), budget
 
 
 def continue_into(

@@ -55,6 +55,7 @@ def within_budget(
     )
     left_out = set(todo[len(kept) :])
     _note(run, stage, len(left_out))
+    run.ledger.note_budget(stage, was_short=bool(left_out))
     return [pair for pair in ranked if pair not in left_out]
 
 

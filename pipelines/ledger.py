@@ -16,7 +16,7 @@ from typing import Any
 
 from sfmprep.config import Recipe
 from sfmprep.files import read_table, write_text
-from sfmprep.pipelines.stage_keys import Keys, file_of
+from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, file_of
 from sfmprep.pipelines.stage_table import IMAGES, STAGES
 
 
@@ -86,6 +86,10 @@ class Ledger:
         self._began[name] = time.monotonic()
         self._write(name, state=None)
 
+    def note_budget(self, name: str, *, was_short: bool) -> None:
+        """Notes, before a stage is finished, whether the budget left something out."""
+        self.keys.note_budget(name, was_short=was_short)
+
     def finish(self, name: str) -> None:
         """Notes that an artefact is complete, if what it was made of was.
 
@@ -142,14 +146,21 @@ class Ledger:
                 f"this sfmprep does it otherwise (version {record['version']} then,"
                 f" {stage.version} now)"
             )
-        yield from changed_settings(record["settings"], keys.settings(name))
+        was, now = record["settings"], keys.settings(name)
+        if stage.is_bounded and (short_of := was.get(SHORT_OF)) is not None:
+            was = {key: was[key] for key in was if key != SHORT_OF}
+            if SHORT_OF in now:
+                now = {key: now[key] for key in now if key != SHORT_OF}
+            else:
+                yield f"a budget of {short_of:g} min had no time for all of it"
+        yield from changed_settings(was, now)
         for other, checksum in keys.reads(name).items():
             if record["reads"].get(other) != checksum:
-                yield f"{keys.nearest(other)} changed"
+                changed = keys.nearest(other) if other in STAGES else other
+                yield f"{_name(changed)} changed"
         for other in stage.over:
             if record["over"].get(other) != keys.state(other):
-                what = "photographs or masks" if other == IMAGES else other
-                yield f"{what} changed"
+                yield f"{_name(other)} changed"
 
     def _record(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = read_table(self._path).get(name, {})
@@ -180,6 +191,11 @@ class Ledger:
         if table.get(name) != record:
             table[name] = record
             write_text(self._path, json.dumps(table, indent=1, ensure_ascii=False))
+
+
+def _name(read: str) -> str:
+    """What a stage reads, in words."""
+    return "photographs or masks" if read == IMAGES else read
 
 
 def _sha256(file: Path) -> str | None:

@@ -53,7 +53,7 @@ def map_verified(
         return read_packed(packed)
     run.begin("map")
     recipe = run.recipe
-    num_models, run.budget.seconds = apart(
+    num_models, budget = apart(
         *(map_into, packed, run.ledger.file("database"), run.images),
         *(recipe.mapping, recipe.database),
         reduction_scales(run.images, recipe.features.max_size),
@@ -66,6 +66,8 @@ def map_verified(
         raise ReconstructionError(
             explain_failure(run.images, verified, run.ledger.file("database"))
         )
+    run.budget.seconds = budget.seconds
+    run.ledger.note_budget("map", was_short=budget.was_short)
     run.finish("map")
     return read_packed(packed)
 

@@ -1,8 +1,9 @@
 """Masks of what moves, before all else but films.
 
 `work/motion_masks` holds, in plain sight for an editor, a mask for every image: what
-moves, and what the user's own masks leave out. They stay, with what an editor changed,
-as long as the photographs, the given masks and the settings of this stage are the same.
+moves, and what the user's own masks leave out; it is empty where nothing moves. They
+stay, with what an editor changed, as long as the photographs, the given masks and the
+settings of this stage are the same; that poses may come out otherwise does not count.
 """
 
 from __future__ import annotations
@@ -15,26 +16,23 @@ from pathlib import Path
 
 import pycolmap
 
-from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256, signature
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import MappingConfig, MotionMasksConfig, Recipe
 from sfmprep.files import not_written, read_table, write_text
 from sfmprep.frontend.motion_masks import find_motion, write_masks
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.models.build import build_flow_estimator
-from sfmprep.models.identity import identity_with
 from sfmprep.pipelines import stages
+from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.matching import match_photographs
 from sfmprep.pipelines.poses import find_poses
-from sfmprep.pipelines.run import open_run
-from sfmprep.pipelines.stage_keys import checksum
+from sfmprep.pipelines.run import open_run, read_contents
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.weights import weights_here
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # raised by hand when the masks change
+STAGE = "motion masks"
 
 
 def with_motion_masks(
@@ -60,45 +58,45 @@ def with_motion_masks(
         progress: Wraps the loops.
 
     Raises:
-        SfmprepError: no poses were found without masks, or they cannot be written.
+        SfmprepError: no poses were found without masks, they cannot be written, or
+            `out` is no place for results.
     """
     config = recipe.motion_masks
     if config is None:
         return images
     workspace = Workspace(out)
-    key = _key(images, workspace, config)
-    table = read_table(workspace.motion_masks_table)
-    is_whole = not table.get("share") or workspace.motion_masks.is_dir()
-    if table.get("key") != key or not is_whole:
+    ledger = ledger_of_given(images, out, recipe, progress=progress)
+    if not ledger.is_done(STAGE):
         if not makes:
             return images
-        share = _make(images, workspace, recipe, config, device, progress)
-        table = {"key": key, "share": share}
-        write_text(workspace.motion_masks_table, json.dumps(table))
-    if not table["share"]:
+        workspace.check_place(images.source)
+        with workspace.locked():
+            ledger.begin(STAGE)
+            share = _make(images, workspace, recipe, config, device, progress)
+            write_text(workspace.motion_masks_table, json.dumps({"share": share}))
+            ledger.finish(STAGE)
+    share = read_table(workspace.motion_masks_table).get("share", 0)
+    if not share:
         logger.info("nothing was found to move, so nothing more is masked")
         return images
     logger.info(
         "%.1f%% of the pixels move and are masked; the masks are in %s",
-        100 * table["share"],
+        100 * share,
         workspace.motion_masks,
     )
     return replace(images, mask_root=workspace.motion_masks)
 
 
-def _key(images: ImageSet, workspace: Workspace, config: MotionMasksConfig) -> str:
-    """What the masks depend on; that poses may come out otherwise does not count."""
-    known = read_table(workspace.manifest).get("photographs", {})
-    digests = {name: FileDigest(*row) for name, row in known.items()}
-    here = [weights_here(*needed) for needed in config.flow.needed_weights()]
-    return checksum(
-        [
-            *(_VERSION, config.model_dump(mode="json", exclude={"flow"})),
-            identity_with(config.flow, here[0] if here else None, half=False),
-            signature(content_sha256(images, digests)),
-            signature(masks_sha256(images)),
-        ]
-    )
+def ledger_of_given(
+    images: ImageSet, out: Path, recipe: Recipe, *, progress: Progress = silent
+) -> Ledger:
+    """What is done there for a capture with the masks that were given, if any.
+
+    Raises:
+        SfmprepError: see `read_contents` and `Ledger`.
+    """
+    contents = read_contents(Workspace(out), images, progress=progress)
+    return Ledger(out, recipe, contents.now, images.developed_sha256)
 
 
 def _make(
@@ -117,6 +115,7 @@ def _make(
     share = float(sum((~mask).mean() for mask in still.values())) / len(images)
     try:
         shutil.rmtree(workspace.motion_masks, ignore_errors=True)
+        workspace.motion_masks.mkdir(parents=True)
         if share:
             write_masks(images, still, workspace.motion_masks)
         shutil.rmtree(workspace.unmasked)

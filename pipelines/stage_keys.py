@@ -20,6 +20,8 @@ from sfmprep.models.identity import identity_with
 from sfmprep.pipelines.stage_table import FILMS, IMAGES, RIGS, STAGES, Stage, maps
 from sfmprep.weights import weights_here
 
+SHORT_OF = "short_of_minutes"  # a setting that is recorded, but in no recipe
+
 
 class Keys:
     """Keys and states of all stages for one recipe and one set of photographs.
@@ -45,10 +47,23 @@ class Keys:
         self.images = images
         self.films = films
         self.rigs = rigs
-        self._recorded = recorded
+        self._recorded = dict(recorded)
+        self._forget()
+
+    def _forget(self) -> None:
         self.key = cache(self._key)
         self.state = cache(self._state)
         self.settings = cache(self._settings)
+
+    def note_budget(self, name: str, *, was_short: bool) -> None:
+        """Takes the budget into the settings of a stage that it left something out of.
+
+        Only there it counts: where there was time for everything, another budget
+        changes nothing.
+        """
+        short_of = self.recipe.budget_minutes if was_short else None
+        self._recorded[name] = {SHORT_OF: short_of}
+        self._forget()
 
     def applies(self, name: str) -> bool:
         """Whether the recipe has this stage, and the capture what it works on."""
@@ -74,6 +89,8 @@ class Keys:
     def _settings(self, name: str) -> Any:
         stage = STAGES[name]
         model, others = stage.model(self.recipe), stage.settings(self.recipe)
+        if stage.is_bounded:
+            others = {**others, **self._short_of(name)}
         if model is None:
             return _as_json(others)
         here = [weights_here(*needed) for needed in model.needed_weights()]
@@ -88,6 +105,14 @@ class Keys:
         if here and weights is None and then == made | unknown:
             return then
         return made
+
+    def _short_of(self, name: str) -> dict[str, float]:
+        """The budget that left something out, if today's is no larger."""
+        then = (self._recorded.get(name) or {}).get(SHORT_OF)
+        now = self.recipe.budget_minutes
+        if then is None or now is None or now > then:
+            return {}
+        return {SHORT_OF: then}
 
     def _key(self, name: str) -> str:
         stage = STAGES[name]

@@ -49,6 +49,7 @@ class Stage:
     grows: bool = False
     writes: str  # below the output folder
     is_text: bool = False  # of a kind that people edit, so its checksum is recorded
+    is_bounded: bool = False  # it leaves out what `budget_minutes` has no time for
     command: str = ""  # of the command line, where it is not called as the stage
     # the part of the recipe that it depends on, and the network that it runs
     settings: Callable[[Recipe], Any] = field(default=lambda _: None)
@@ -92,21 +93,14 @@ def _verification(recipe: Recipe) -> dict[str, Any]:
 
 
 def _weakness(
-    recipe: Recipe, config: BesideConfig | StrongerConfig | DenseConfig | None
-) -> dict[str, object] | None:
+    config: BesideConfig | StrongerConfig | DenseConfig | None,
+) -> dict[str, object]:
     if config is None:
-        return None
+        return {}
     return {
         "min_num_inliers": config.min_num_inliers,
         "per_image": config.per_image,
-        **_budget(recipe),
     }
-
-
-def _budget(recipe: Recipe) -> dict[str, float]:
-    """Nothing where there is no limit: such a run needs nothing done again."""
-    minutes = recipe.budget_minutes
-    return {} if minutes is None else {"budget_minutes": minutes}
 
 
 def _pairs_settings(recipe: Recipe) -> object:
@@ -153,6 +147,19 @@ STAGES = {
             writes="work/developed",
             command="reconstruct",
             settings=lambda r: {"film": _dump(r.film), "panorama": _dump(r.panorama)},
+        ),
+        Stage(
+            name="motion masks",
+            version=1,
+            reads=(IMAGES,),  # with the masks that were given
+            writes="work/motion_masks",
+            command="reconstruct",
+            settings=lambda r: (
+                r.motion_masks
+                and r.motion_masks.model_dump(mode="json", exclude={"flow"})
+            ),
+            model=lambda r: r.motion_masks.flow if r.motion_masks else None,
+            applies=lambda r: r.motion_masks is not None,
         ),
         Stage(
             name="extract",
@@ -212,7 +219,8 @@ STAGES = {
             writes="work/pairs_beside.txt",
             is_text=True,
             command="match",
-            settings=lambda r: _weakness(r, r.beside),
+            is_bounded=True,
+            settings=lambda r: _weakness(r.beside),
             applies=_has_beside,
         ),
         Stage(
@@ -267,7 +275,8 @@ STAGES = {
             writes="work/weak_pairs.txt",
             is_text=True,
             command="match",
-            settings=lambda r: _weakness(r, r.stronger),
+            is_bounded=True,
+            settings=lambda r: _weakness(r.stronger),
             applies=lambda r: r.stronger is not None,
         ),
         Stage(
@@ -300,9 +309,11 @@ STAGES = {
             writes="work/pairs_left.txt",
             is_text=True,
             command="match",
-            settings=lambda r: (
-                r.dense and {"pairs": r.dense.pairs, **(_weakness(r, r.dense) or {})}
-            ),
+            is_bounded=True,
+            settings=lambda r: {
+                "pairs": r.dense and r.dense.pairs,
+                **_weakness(r.dense),
+            },
             applies=_is_dense,
         ),
         Stage(
@@ -349,8 +360,8 @@ STAGES = {
                 "mapping": _dump(r.mapping),
                 "seed": r.seed,
                 **_known_poses(r),
-                **_budget(r),
             },
+            is_bounded=True,
             applies=maps,
         ),
         Stage(
@@ -360,9 +371,8 @@ STAGES = {
             writes="work/second_pairs.txt",
             is_text=True,
             command="map",
-            settings=lambda r: (
-                r.second_round and {**_dump(r.second_round), **_budget(r)}
-            ),
+            is_bounded=True,
+            settings=lambda r: _dump(r.second_round) or {},
             applies=_has_second_round,
         ),
         Stage(

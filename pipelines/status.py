@@ -11,6 +11,8 @@ from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError
 from sfmprep.pipelines.choose_frontend import has_weights
 from sfmprep.pipelines.ledger import Ledger
+from sfmprep.pipelines.motion_masks import STAGE as MOTION_MASKS
+from sfmprep.pipelines.motion_masks import ledger_of_given, with_motion_masks
 from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.run import earlier_choice, read_contents
 from sfmprep.pipelines.stage_table import STAGES
@@ -35,6 +37,12 @@ def stages_of(
 
     Photographs whose content is not known from the last run are read.
 
+    Args:
+        images: The capture, with the masks that were given.
+        out: The output folder of a run.
+        recipe: What is to be done there.
+        progress: Wraps the loop over files whose content is not known.
+
     Raises:
         ConfigError: `out` is no output of sfmprep.
         StoreError: what the run noted there is damaged.
@@ -42,6 +50,8 @@ def stages_of(
     workspace = Workspace(out)
     if not workspace.recipe.is_file():
         raise ConfigError(f"{out} is not an output of sfmprep: it has no recipe.yaml.")
+    before = ledger_of_given(images, out, recipe, progress=progress)
+    images = with_motion_masks(images, out, recipe, makes=False, progress=progress)
     contents = read_contents(workspace, images, progress=progress)
     here = (frontend for frontend in recipe.frontends if has_weights(frontend))
     choice = earlier_choice(workspace, recipe) or next(here, recipe.frontends[0])
@@ -50,10 +60,11 @@ def stages_of(
         find_rigs(images, recipe),
     )
     for name in STAGES:
-        if ledger.keys.applies(name):
+        of = before if name == MOTION_MASKS else ledger
+        if of.keys.applies(name):
             yield StageStatus(
                 name=name,
-                file=ledger.file(name),
-                is_done=ledger.is_done(name),
-                why=ledger.why(name),
+                file=of.file(name),
+                is_done=of.is_done(name),
+                why=of.why(name),
             )

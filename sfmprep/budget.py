@@ -14,6 +14,7 @@ class Budget:
     """Seconds that may still be spent; it is changed by what spends them."""
 
     seconds: float | None = None  # below 0 once more was spent; None for no limit
+    was_short: bool = False  # something was left out because of it
 
     @property
     def left(self) -> float:

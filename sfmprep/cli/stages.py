@@ -222,11 +222,9 @@ def status(
     loaded = options.load(recipe_of(out))
     options.start_logging()
     from sfmprep.pipelines.develop import find_capture
-    from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.status import stages_of
 
     scanned = find_capture(images, out, loaded, develops=False)
-    scanned = with_motion_masks(scanned, out, loaded, makes=False)
     for stage in stages_of(scanned, out, loaded, progress=show_progress):
         print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:

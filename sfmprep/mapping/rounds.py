@@ -78,6 +78,7 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
         if len(missing) <= _MAX_SHARE_MISSING * len(reached):
             break
         if run.budget.left < seconds:
+            run.budget.was_short = True
             logger.info(
                 "no other start: it takes some %.0f s, and %.0f s are left",
                 *(seconds, run.budget.left),

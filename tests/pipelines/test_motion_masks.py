@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,11 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import read_mask
 from sfmprep.config.load import load_recipe
+from sfmprep.errors import ConfigError
 from sfmprep.pipelines import motion_masks
-from sfmprep.pipelines.motion_masks import with_motion_masks
+from sfmprep.pipelines.motion_masks import STAGE, ledger_of_given, with_motion_masks
 from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.status import stages_of
 from sfmprep.stores.tables import FeatureStore
 from tests.support.made_once import made_once
 from tests.support.moving_things import render_moving_things
@@ -54,12 +56,19 @@ def test_a_run_masks_what_moves_in_features_and_dataset(
     assert len(list((out / "masks").iterdir())) == 7
 
     # an editor's change counts, and nothing is looked for anew
-    table = (out / "work" / "motion_masks.json").read_text()
+    images = ImageSet.scan(scene / "images")
+    done = {stage.name: stage for stage in stages_of(images, out, RECIPE)}
+    assert all(stage.is_done for stage in done.values())
+    assert next(iter(done)) == "motion masks"
+    table = (out / "work" / "stages.json").read_text()
     cv2.imwrite(str(masks[0]), np.zeros((240, 320), np.uint8))
-    images = with_motion_masks(ImageSet.scan(scene / "images"), out, RECIPE)
-    assert images.mask_root == out / "work" / "motion_masks"
-    assert not read_mask(images, "0000.jpg").any()
-    assert (out / "work" / "motion_masks.json").read_text() == table
+    masked = with_motion_masks(images, out, RECIPE)
+    assert masked.mask_root == out / "work" / "motion_masks"
+    assert not read_mask(masked, "0000.jpg").any()
+    assert (out / "work" / "stages.json").read_text() == table
+    done = {stage.name: stage for stage in stages_of(images, out, RECIPE)}
+    assert done["motion masks"].is_done
+    assert done["extract"].why == ["photographs or masks changed"]
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def test_where_nothing_moves_there_are_no_masks(
     images = ImageSet.scan(scene / "images")
     assert with_motion_masks(images, tmp_path / "out", RECIPE) is images
     assert "nothing was found to move, so nothing more is masked" in caplog.messages
-    assert not (tmp_path / "out" / "work" / "motion_masks").exists()
+    assert not list((tmp_path / "out" / "work" / "motion_masks").iterdir())
 
 
 def test_masks_are_made_anew_for_other_settings_and_photographs_only(
@@ -120,8 +129,7 @@ def test_masks_are_made_anew_for_other_settings_and_photographs_only(
     def key(images: ImageSet, *settings: str) -> str:
         recipe = load_recipe("sift", ["motion_masks={}", *settings])
         with_motion_masks(images, tmp_path / "out", recipe)
-        table = (tmp_path / "out" / "work" / "motion_masks.json").read_text()
-        return str(json.loads(table)["key"])
+        return ledger_of_given(images, tmp_path / "out", recipe).keys.state(STAGE)
 
     images = ImageSet.scan(scene / "images")
     first = key(images)
@@ -129,6 +137,28 @@ def test_masks_are_made_anew_for_other_settings_and_photographs_only(
     assert key(images, "motion_masks.neighbours=6") != first
     fewer = {name: images.infos[name] for name in images.names[1:]}
     assert key(replace(images, names=tuple(fewer), infos=fewer)) != first
+
+
+def test_masks_that_were_deleted_are_made_again(
+    quick: dict[str, np.ndarray], scene: Path, tmp_path: Path
+) -> None:
+    quick["0001.jpg"] = np.zeros((120, 160), bool)
+    images, out = ImageSet.scan(scene / "images"), tmp_path / "out"
+    masks = with_motion_masks(images, out, RECIPE).mask_root
+    assert masks is not None
+    shutil.rmtree(masks)
+    assert with_motion_masks(images, out, RECIPE, makes=False) is images
+    with_motion_masks(images, out, RECIPE)
+    assert len(list(masks.iterdir())) == 7
+
+
+def test_nothing_is_begun_in_a_folder_of_others(
+    quick: dict[str, np.ndarray], scene: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "novel.txt").write_text("It was a dark night.")
+    with pytest.raises(ConfigError, match="novel.txt"):
+        with_motion_masks(ImageSet.scan(scene / "images"), tmp_path, RECIPE)
+    assert [path.name for path in tmp_path.iterdir()] == ["novel.txt"]
 
 
 def test_a_recipe_without_them_leaves_the_capture_as_it_is(scene: Path) -> None:

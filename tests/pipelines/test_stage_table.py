@@ -123,6 +123,27 @@ def test_recorded_weights_count_where_there_are_none(
     assert Keys(other, IMAGES_NOW, recorded).settings("extract") != recorded["extract"]
 
 
+def test_a_budget_counts_where_it_left_something_out() -> None:
+    stronger = "stronger={matcher: {type: nearest}}"
+    without, of_ten = keys(stronger), keys(stronger, "budget_minutes=10")
+    assert not different(without, of_ten, "state")
+    of_ten.note_budget("weak pairs", was_short=False)
+    assert not different(without, of_ten, "state")
+    of_ten.note_budget("weak pairs", was_short=True)
+    later = {"match weak pairs", *AFTER_MATCHING}
+    assert different(without, of_ten, "state") == {"weak pairs", *later}
+
+    def then(*settings: str) -> Keys:
+        recorded = {name: of_ten.settings(name) for name in STAGES}
+        return Keys(load_recipe("sift", [stronger, *settings]), IMAGES_NOW, recorded)
+
+    # the same and less find nothing to do; more goes on
+    assert not different(of_ten, then("budget_minutes=10"), "state")
+    assert not different(of_ten, then("budget_minutes=5"), "state")
+    assert not different(without, then("budget_minutes=11"), "state")
+    assert not different(without, then(), "state")
+
+
 # ---------------------------------------------------------------------------- ledger
 def ledger(out: Path, *settings: str, images: dict[str, str] = IMAGES_NOW) -> Ledger:
     return Ledger(out, load_recipe("sift", settings), images)
@@ -161,6 +182,30 @@ def test_why_a_stage_would_run_again(tmp_path: Path) -> None:
     assert not other.can_grow("database")
     # nothing was changed by asking
     assert first.is_done("export")
+
+
+def test_what_was_left_out_for_time_is_named(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    short = ledger(tmp_path, "budget_minutes=0.5")
+    short.begin("map")
+    short.file("map").touch()
+    short.note_budget("map", was_short=True)
+    short.finish("map")
+    again = ledger(tmp_path, "budget_minutes=0.5", "seed=1")
+    assert "seed was 0 and is 1" in again.why("map")
+    assert "short" not in str(again.why("map"))
+    more = ledger(tmp_path, "budget_minutes=2")
+    assert "a budget of 0.5 min had no time for all of it" in more.why("map")
+
+
+def test_rigs_and_photographs_that_are_read_are_named(tmp_path: Path) -> None:
+    recipe = load_recipe("sift", ["motion_masks={}"])
+    first = Ledger(tmp_path, recipe, IMAGES_NOW, rigs=[{"cameras": ["a"]}])
+    (tmp_path / "work").mkdir()
+    make(first, *(name for name in STAGES if first.keys.applies(name)))
+    other = Ledger(tmp_path, recipe, {"a.jpg": "1"}, rigs=[{"cameras": ["b"]}])
+    assert other.why("motion masks") == ["photographs or masks changed"]
+    assert "rigs changed" in other.why("hold rigs")
 
 
 def test_a_stage_is_whole_only_if_what_it_read_was(tmp_path: Path) -> None:
