@@ -163,6 +163,8 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
     if not (workspace.recipe.is_file() and workspace.features.is_file()):
         return None
     made = read_resolved(workspace.recipe)
+    if made.otherwise:
+        return None  # it was stopped between the first of a store and the choice
     same = (
         frontend
         for frontend in recipe.frontends

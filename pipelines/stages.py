@@ -7,7 +7,9 @@ depends on what is in `stage_table.py`. Which images are matched is in
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,14 @@ from sfmprep.pipelines.artefacts import (
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
+from sfmprep.stores.ragged import DamagedError
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
 from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
 
-_STORES = {
+Store = FeatureStore | MatchStore | DenseStore | RowStore
+_STORES: dict[str, type[Store]] = {
     "extract": FeatureStore,
     "describe": RowStore,
     "match": MatchStore,
@@ -133,6 +137,7 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
     """
     path, keys = run.ledger.file(stage), run.ledger.keys
     made = {"key": keys.key(stage), "settings": keys.settings(stage)}
+    _mend(path, _STORES[stage], made)
     if run.ledger.is_done(stage):
         return made
     key = ""
@@ -150,15 +155,47 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
     return made
 
 
+def _mend(path: Path, kind: type[Store], made: Mapping[str, Any]) -> None:
+    """Makes a damaged store anew of what can be read of it.
+
+    A kill between two writes of HDF5 can damage one, and so can a disk.
+    """
+    damaged = path.with_name(f"{path.name}.damaged")
+    try:
+        if path.is_file():
+            with kind(path) as store:
+                its_own = store.provenance
+            kind(path, its_own).close()  # more is looked at before it is written to
+            return
+    except DamagedError:
+        path.replace(damaged)
+    if not damaged.is_file():
+        return
+    with contextlib.suppress(DamagedError), kind(damaged) as old:
+        made = old.provenance
+    with kind(path, made) as store:
+        with contextlib.suppress(DamagedError):
+            store.merge(damaged)
+        logger.warning(
+            "%s is damaged, as by a kill while it was written: %d items of it can be"
+            " read and are kept, others are made again",
+            *(path, len(store)),
+        )
+    damaged.unlink()
+
+
 def pairs_there(run: Run, stage: str) -> set[Pair]:
     """The pairs that the store of a stage holds; none if it cannot be continued."""
     path = run.ledger.file(stage)
     if not run.ledger.can_grow(stage):
         return set()
-    with _STORES[stage](path) as store:
-        return (
-            set(store.pairs()) if isinstance(store, MatchStore | DenseStore) else set()
-        )
+    try:
+        with _STORES[stage](path) as store:
+            if isinstance(store, MatchStore | DenseStore):
+                return set(store.pairs())
+    except DamagedError:
+        pass  # it is mended when the stage begins
+    return set()
 
 
 def match(

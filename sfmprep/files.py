@@ -42,7 +42,21 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}). Delete {path.parent}; the next run makes it"
-            " again."
-        ) from error
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise not_read(path, error) from error
+
+
+def damaged(path: Path, why: object) -> StoreError:
+    """The error of a small file that is not as it was written."""
+    return StoreError(
+        f"{path} is damaged ({why}). Delete it; the next run makes it again."
+    )
+
+
+def not_read(path: Path, error: OSError) -> StoreError:
+    """The error of a file that is there, but that the system does not give."""
+    return StoreError(
+        f"{path} cannot be read ({error.strerror}). Make it readable, or see whether"
+        " its disk is still there, and run again."
+    )

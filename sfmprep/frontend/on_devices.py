@@ -115,7 +115,7 @@ def extract_on_devices(
 def merge_parts(store: FeatureStore | MatchStore) -> None:
     """Moves what a stopped run on several devices has left into the store.
 
-    A damaged part is merged up to the damage, with a warning, and deleted.
+    What can be read of a damaged part is merged, with a warning; then it is deleted.
 
     Raises:
         StoreError: a part was made in another way, or a process still writes it.

@@ -2,13 +2,15 @@
 
 A table without a path lies in memory, in the same format, and is gone once closed.
 
-File format, version 1:
+File format, version 2:
 
     attributes   format, version, provenance (JSON)
     /index       int64 [n, 5 + extras]: offset and count of rows in the columns,
                  offset and count of bytes in /keys, 1, then the extras of the item
     /keys        uint8 [bytes]: the items' keys, UTF-8, one behind the other
     /columns/*   [rows, ...]: the values of all items, one behind the other
+    /sums        uint32 [n, 2 + columns]: CRC-32 of the index up to this row, of /keys
+                 up to its end, and of the item's values in each column by name
 
 One HDF5 group per item, the usual way, costs 8 times as much to write (pairs of 400
 matches, 16 at once, flushed; 22 times for 64 at once), 14 times to read one by one and
@@ -21,7 +23,8 @@ default `libver` survives that, and not always: HDF5 does not order the writes o
 flush, and a kill between those that split a node of its chunk index (2 of 1,100 writes
 when each was tried) leaves a file that is refused as damaged. A full disk must be found
 before HDF5 writes: a flush that fails leaves a file that cannot be opened and crashes
-the interpreter later. So space is reserved first.
+the interpreter later. So space is reserved first. HDF5 itself does not see when bits of
+values change on a disk or in a copy: so whatever is read is compared with its sum.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import io
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +48,13 @@ from numpy.typing import NDArray
 from sfmprep.errors import StoreError
 from sfmprep.types import Index
 
-VERSION = 1
+VERSION = 2
 _CHUNK_BYTES = 1 << 18
 _BLOCK_BYTES = 16 << 20
-_METADATA_BYTES = 1 << 18  # more than HDF5 adds of its own in one append
+_SUMS_BYTES = 1 << 14  # a chunk of /sums
+_METADATA_BYTES = 1 << 18  # more than that and what HDF5 adds in one append
 _FIXED = 5  # columns of the index before the extras
+_CHAINS = 2  # columns of /sums before those of values
 _Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _IN_MEMORY = itertools.count()
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -144,7 +150,9 @@ class RaggedTable:
     def read(self, row: int) -> dict[str, NDArray[Any]]:
         """The columns of item number `row`; zero rows where it is empty."""
         start, count = (int(value) for value in self._index[row, :2])
-        return self._read_rows(self._columns, start, start + count)
+        found = self._read_rows(self._columns, start, start + count)
+        self._verify(row, found)
+        return found
 
     def read_all(
         self, names: Sequence[str] | None = None
@@ -158,7 +166,7 @@ class RaggedTable:
         columns = {name: c for name, c in self._columns.items() if name in wanted}
         row_bytes = sum(_row_bytes(column) for column in columns.values())
         block = max(_BLOCK_BYTES // max(row_bytes, 1), 1)
-        first = 0
+        first = row = 0
         ends = self._index[:, 0] + self._index[:, 1]
         while first < len(self._index):
             start = int(self._index[first, 0])
@@ -168,7 +176,10 @@ class RaggedTable:
             values = self._read_rows(columns, start, stop)
             for offset, count in self._index[first:last, :2]:
                 low = int(offset) - start
-                yield {name: v[low : low + int(count)] for name, v in values.items()}
+                found = {n: v[low : low + int(count)] for n, v in values.items()}
+                self._verify(row, found)
+                yield found
+                row += 1
             first = last
 
     # --------------------------------------------------------------------- writing
@@ -208,7 +219,7 @@ class RaggedTable:
         Those `without` are left out.
 
         Raises:
-            DamagedError: the other table is; what comes before the damage was added.
+            DamagedError: the other table is; what can be read of it was added.
             StoreError: it was made in another way; see also `append`.
         """
         if lines := differences(self.provenance, other.provenance):
@@ -232,6 +243,12 @@ class RaggedTable:
                     waiting, num_bytes = [], 0
         except DamagedError:
             self.append(waiting)
+            for key, row in other.keys.items():
+                if key in self.keys or key in without:
+                    continue
+                with contextlib.suppress(DamagedError):
+                    columns, extras = other.read(row), other.extras(row)
+                    self.append([Item(key=key, columns=columns, extras=extras)])
             raise
         self.append(waiting)
 
@@ -242,6 +259,22 @@ class RaggedTable:
         if len(self._blocks) > 1:
             self._blocks = [np.concatenate(self._blocks)]
         return self._blocks[0]
+
+    @property
+    def _sums(self) -> NDArray[np.uint32]:
+        """The rows of /sums, merged where something was appended since."""
+        if len(self._sum_blocks) > 1:
+            self._sum_blocks = [np.concatenate(self._sum_blocks)]
+        return self._sum_blocks[0]
+
+    def _verify(self, row: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Raises DamagedError where values are not what was written."""
+        expected = self._sums[row]
+        for place, name in enumerate(sorted(self._columns), _CHAINS):
+            if name in columns and _sum(columns[name]) != expected[place]:
+                key = next(itertools.islice(self.keys, row, None))
+                shown = key.replace("\0", " and ")
+                raise self._damaged(f"the {name} of {shown} are not what was written")
 
     def _check(self, kind: str, provenance: Mapping[str, Any] | None) -> None:
         found = self._file.attrs.get("format"), self._file.attrs.get("version")
@@ -268,11 +301,20 @@ class RaggedTable:
         # the first append may have been stopped between two columns
         columns = dict(self._file["columns"].items()) if num_items else {}
         self._columns = columns
+        width = _CHAINS + len(columns)
+        no_sums = np.empty((0, width), np.uint32)
+        sums = self._file["sums"][:num_items] if num_items else no_sums
+        self._sum_blocks = [sums]
         self._layout = _layout_of(columns)
         if len(text) < key_end or any(
             len(c) < self._num_rows for c in columns.values()
         ):
             raise self._damaged("rows that its index names are missing")
+        if num_items and (
+            sums.shape != (num_items, width)
+            or sums[-1, :_CHAINS].tolist() != [_sum(index), zlib.crc32(text)]
+        ):
+            raise self._damaged("its index is not what was written")
         self.keys: dict[str, int] = {
             text[start : start + count].decode(): row
             for row, (start, count) in enumerate(index[:, 2:4].tolist())
@@ -283,10 +325,13 @@ class RaggedTable:
     def _cut_back(self, num_items: int, key_end: int) -> None:
         for name in set(self._file["columns"]) - set(self._columns):
             del self._file["columns"][name]
+        if not self._columns and "sums" in self._file:  # it has a place for each
+            del self._file["sums"]
         for dataset, rows in (
             (self._file["index"], num_items),
             (self._file["keys"], key_end),
             *((column, self._num_rows) for column in self._columns.values()),
+            *([(self._file["sums"], num_items)] if "sums" in self._file else []),
         ):
             if len(dataset) > rows:
                 dataset.resize(rows, axis=0)
@@ -349,8 +394,6 @@ class RaggedTable:
         encoded = [item.key.encode() for item in items]
         key_bytes = np.frombuffer(b"".join(encoded), np.uint8)
         _write_rows(self._file["keys"], self._num_key_bytes, key_bytes)
-        self._file.flush()
-
         rows = np.empty((len(items), self._width), np.int64)
         rows[:, 1] = counts
         rows[:, 0] = start + np.cumsum(counts) - counts
@@ -358,13 +401,43 @@ class RaggedTable:
         rows[:, 2] = self._num_key_bytes + np.cumsum(rows[:, 3]) - rows[:, 3]
         rows[:, 4] = 1
         rows[:, _FIXED:] = [item.extras for item in items]
+        sums = self._new_sums(items, rows, encoded)
         num_items = len(self.keys)
+        _write_rows(self._sums_dataset(), num_items, sums)
+        self._file.flush()
+
         _write_rows(self._file["index"], num_items, rows)
         self._file.flush()
         self.keys.update((item.key, num_items + k) for k, item in enumerate(items))
         self._blocks.append(rows)
+        self._sum_blocks = [*self._sum_blocks, sums] if num_items else [sums]
         self._num_rows = start + sum(counts)
         self._num_key_bytes += len(key_bytes)
+
+    def _new_sums(
+        self, items: Sequence[Item], rows: Index, keys: Sequence[bytes]
+    ) -> NDArray[np.uint32]:
+        """The rows of /sums that belong to new rows of the index."""
+        names = sorted(items[0].columns)
+        found = np.empty((len(items), _CHAINS + len(names)), np.uint32)
+        index = text = 0
+        if self.keys:
+            index, text = self._sum_blocks[-1][-1, :_CHAINS].tolist()
+        for k, (item, row, key) in enumerate(zip(items, rows, keys, strict=True)):
+            index, text = zlib.crc32(row, index), zlib.crc32(key, text)
+            found[k] = index, text, *(_sum(item.columns[name]) for name in names)
+        return found
+
+    def _sums_dataset(self) -> Any:
+        """/sums, whose width is known with the first item."""
+        if "sums" not in self._file:
+            width = _CHAINS + len(self._columns)
+            self._file.create_dataset(
+                *("sums", (0, width), "u4"),
+                maxshape=(None, width),
+                chunks=(max(_SUMS_BYTES // (4 * width), 1), width),
+            )
+        return self._file["sums"]
 
     def _column(self, name: str, values: NDArray[Any]) -> Any:
         if name not in self._columns:
@@ -460,6 +533,10 @@ def _write_rows(dataset: Any, start: int, values: NDArray[Any]) -> None:
         selected.select_hyperslab(origin, values.shape)
         memory = h5py.h5s.create_simple(values.shape)
         dataset.id.write(memory, selected, np.ascontiguousarray(values))
+
+
+def _sum(values: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(values))
 
 
 def _layout_of(columns: Mapping[str, Any]) -> _Layout:

@@ -111,7 +111,7 @@ class _Store:
         """Adds the items of another store file that are not here.
 
         Raises:
-            DamagedError: that file is; what comes before the damage was added.
+            DamagedError: that file is; what can be read of it was added.
             StoreError: it was made in another way, or is in use; see also `append`.
         """
         with closing(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
@@ -83,6 +85,48 @@ def test_a_choice_is_made_when_there_are_features(
     assert open_once(photos, out, splat).recipe == run.recipe
     assert caplog.messages == ["features: compact + nearest, as in the earlier run"]
     assert open_once(photos, out, load_recipe("sift")).recipe.features.type == "sift"
+
+
+def test_a_run_stopped_before_the_choice_has_made_none(
+    tmp_path: Path, photos: Path
+) -> None:
+    """Killed between the first bytes of a store and the recipe with the choice."""
+    out, splat = tmp_path / "out", load_recipe("splat")
+    run = open_once(photos, out, splat)
+    made = stages.open_store(run, "extract")
+    FeatureStore(out / "work" / "features.h5", made).close()
+    assert read_resolved(out / "recipe.yaml") == splat
+    # not the first choice, whose weights are not here
+    assert open_once(photos, out, splat).recipe == run.recipe
+    extract(photos, out, splat)
+
+
+@pytest.mark.parametrize("how", ["cut", "columns"])
+def test_a_damaged_store_is_made_again(
+    tmp_path: Path,
+    recipe: Recipe,
+    photos: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    out = tmp_path / "out"
+    extract(photos, out, recipe)
+    path = out / "work" / "features.h5"
+    with FeatureStore(path) as store:
+        expected = {name: found.xy.tolist() for name, found in store.items()}
+    if how == "cut":
+        os.truncate(path, 2000)
+    else:
+        with h5py.File(path, "r+") as file:
+            del file["columns"]
+    extract(photos, out, recipe)
+    assert warnings_in(caplog) == [
+        f"{path} is damaged, as by a kill while it was written: 0 items of it can be"
+        " read and are kept, others are made again"
+    ]
+    with FeatureStore(path) as store:
+        assert {name: found.xy.tolist() for name, found in store.items()} == expected
+    assert {file.name for file in path.parent.glob("features*")} == {"features.h5"}
 
 
 def test_a_stage_that_is_refused_leaves_the_recipe_as_it_was(
@@ -342,7 +386,7 @@ def test_damaged_files_are_errors_that_name_them(
         path.write_text(content)
         message = error_of(StoreError, photos, out, recipe)
         assert message.startswith(f"{path} is damaged (")
-        assert message.endswith(f"). Delete {work}; the next run makes it again.")
+        assert message.endswith("). Delete it; the next run makes it again.")
         path.write_text(kept)
     (out / "recipe.yaml").write_text(content)
     assert error_of(ConfigError, photos, out, recipe).startswith(

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmprep.errors import StoreError
-from sfmprep.stores.ragged import Item, RaggedTable
+from sfmprep.stores.ragged import DamagedError, Item, RaggedTable
 
 MADE = {"config": {"type": "sift", "max_keypoints": 100}, "weights_sha256": None}
 
@@ -193,19 +193,19 @@ def test_another_kind_or_version_is_refused(tmp_path: Path) -> None:
     new(path).close()
     advice = "Delete it, or choose another output folder."
     assert refusal(path, kind="matches") == (
-        f"{path} is not a store of matches, version 1 (found sfmprep.things,"
-        f" version 1). {advice}"
+        f"{path} is not a store of matches, version 2 (found sfmprep.things,"
+        f" version 2). {advice}"
     )
     with h5py.File(path, "r+") as file:
-        file.attrs["version"] = 2
+        file.attrs["version"] = 1
     assert refusal(path) == (
-        f"{path} is not a store of things, version 1 (found sfmprep.things,"
-        f" version 2). {advice}"
+        f"{path} is not a store of things, version 2 (found sfmprep.things,"
+        f" version 1). {advice}"
     )
     with h5py.File(path, "w") as file:
         file["keypoints"] = np.ones(3)
     assert refusal(path, MADE) == (
-        f"{path} is not a store of things, version 1 (found None, version None)."
+        f"{path} is not a store of things, version 2 (found None, version None)."
         f" {advice}"
     )
 
@@ -283,7 +283,72 @@ def test_every_truncation_is_an_error_that_names_the_file(tmp_path: Path) -> Non
             assert str(path) in refusal(path, made)
 
 
-@pytest.mark.parametrize("name", ["index", "keys", "columns", "provenance"])
+@settings(deadline=None, max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_other_bit_never_gives_other_items(
+    tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
+) -> None:
+    path = tmp_path_factory.mktemp("ragged") / "t.h5"
+    new(path, [item(k, rows=2000) for k in range(8)]).close()
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        table = RaggedTable(path, "things", num_extras=1)
+        found = [table.read(row) for row in range(len(table.keys))]
+        again = list(table.read_all())
+        table.close()
+    except StoreError as error:
+        assert str(path) in str(error)
+        return
+    for columns in (found, again):
+        for number, each in enumerate(columns):
+            wanted = item(number, rows=2000).columns
+            assert all(np.array_equal(each[name], wanted[name]) for name in wanted)
+
+
+def test_values_that_changed_are_named_and_the_others_can_be_taken_over(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.h5"
+    new(path, [item(k, rows=5) for k in range(4)]).close()
+    with h5py.File(path, "r+") as file:
+        file["columns/b"][5 * 2 + 1] = 7
+    table = RaggedTable(path, "things", num_extras=1)
+    assert [table.read(row)["b"][0] for row in (0, 1, 3)]
+    damage = (
+        f"{path} is damaged: the b of item 2 are not what was written. Delete it; the"
+        " next run makes it again."
+    )
+    for read in (lambda: table.read(2), lambda: list(table.read_all())):
+        with pytest.raises(DamagedError) as caught:
+            read()
+        assert str(caught.value) == damage
+    other = new(tmp_path / "other.h5", [item(0, rows=5)])
+    with pytest.raises(DamagedError):
+        other.append_missing(table)
+    assert list(other.keys) == ["item 0", "item 1", "item 3"]
+
+
+def test_an_index_that_changed_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    for place, value in (
+        (("index", (1, 1)), 3),
+        (("keys", 2), 65),
+        (("sums", (2, 0)), 1),
+    ):
+        new(path, [item(k, rows=5) for k in range(3)]).close()
+        with h5py.File(path, "r+") as file:
+            name, where = place
+            file[name][where] = value
+        assert refusal(path) == (
+            f"{path} is damaged: its index is not what was written. Delete it; the next"
+            " run makes it again."
+        )
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["index", "keys", "columns", "sums", "provenance"])
 def test_a_missing_part_is_called_damage(tmp_path: Path, name: str) -> None:
     path = tmp_path / "t.h5"
     new(path, [item(0)]).close()

@@ -306,8 +306,8 @@ def test_a_folder_without_stores_and_one_to_write_are_refused(tmp_path: Path) ->
 def test_a_store_of_matches_is_no_store_of_features(tmp_path: Path) -> None:
     MatchStore(tmp_path / "m.h5", MADE).close()
     assert error_of(FeatureStore, tmp_path / "m.h5").startswith(
-        f"{tmp_path / 'm.h5'} is not a store of features, version 1 (found"
-        " sfmprep.matches, version 1)."
+        f"{tmp_path / 'm.h5'} is not a store of features, version 2 (found"
+        " sfmprep.matches, version 2)."
     )
 
 
