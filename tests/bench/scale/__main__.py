@@ -59,7 +59,7 @@ def play(num_images: int, options: argparse.Namespace, until: float | None) -> N
     folder = options.scratch / str(num_images)
     folder.mkdir(parents=True, exist_ok=True)
     there = {row["stage"] for row in table.read_rows(options.results)
-             if row["images"] == num_images}  # fmt: skip
+             if row["images"] == num_images and not row["failure"]}  # fmt: skip
     for stage in STAGES:
         # what is there counts only with the files that it left
         is_done = stage in there and (folder / f"{stage}.json").is_file()

@@ -163,11 +163,22 @@ def verify(folder: Folder) -> Facts:
 
 
 # ------------------------------------------------------------------------------ mapping
+_MAPPERS: dict[str, dict[str, object]] = {
+    "incremental": {"part_size": None},
+    "global": {"type": "global"},
+    "partitioned": {},
+}
+
+
 def _map(kind: str) -> Callable[[Folder], Facts]:
     def run(folder: Folder) -> Facts:
         place = folder.root / f"map-{kind}"
         shutil.rmtree(place, ignore_errors=True)
-        config = MappingConfig.model_validate({"type": kind})
+        how = _MAPPERS[kind]
+        if kind == "partitioned":
+            size = min(MappingConfig().part_size or 0, len(folder.images) // 4)
+            how = {"part_size": size}
+        config = MappingConfig.model_validate(how)
         models = map_images(folder.database, folder.images, place, config)
         found = evaluate_model(models[0], folder.city.reference())
         return {
