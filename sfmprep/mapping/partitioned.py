@@ -22,8 +22,8 @@ from typing import TypeVar
 import numpy as np
 import pycolmap
 
-from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.executors.local import num_cores
 from sfmprep.geometry.partition import cut, widened
@@ -265,5 +265,7 @@ def _in_one(
     own_from_world = frames[first].inverse()
     for other in others:
         add_model(whole, models[other], moved=own_from_world * frames[other])
-    adjust_tracks(run, whole, cache, apart_px=ERRORS * run.cameras.max_error_px * run.scale)
+    adjust_tracks(
+        run, whole, cache, apart_px=ERRORS * run.cameras.max_error_px * run.scale
+    )
     return whole

@@ -9,8 +9,11 @@ import numpy as np
 import pycolmap
 from scipy.optimize import least_squares
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import breadth_first_order, connected_components
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import (
+    breadth_first_order,
+    connected_components,
+    minimum_spanning_tree,
+)
 from scipy.spatial.transform import Rotation
 
 from sfmprep.types import Float64, Index
@@ -126,7 +129,7 @@ def _along_tree(
 
 
 def _adjusted(frames: Float64, joints: Sequence[Joint], label: Index) -> Float64:
-    """Frames that fit all joints, those of the first model of each group as they are."""
+    """Frames that fit all joints; that of the first model of each group stays."""
     first = np.array([np.flatnonzero(label == group)[0] for group in np.unique(label)])
     free = np.setdiff1d(np.arange(len(frames)), first)
     if len(joints) <= len(free):

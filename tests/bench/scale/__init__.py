@@ -1,1 +1,1 @@
-"""Captures of a made city, as large as one likes: what each stage takes, and how it grows."""
+"""Captures of a made city, of any size: what each stage takes, and how it grows."""

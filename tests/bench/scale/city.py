@@ -45,6 +45,7 @@ _DIMENSIONS = 32
 _SIDEWAYS = 0.9  # how much the side that a point is seen from changes its descriptor
 _DESCRIPTOR_NOISE = 0.25
 _ONE = 1 << 24
+NOTHING = _ONE - (1 << 20)  # from here on a number is none of a point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,6 @@ class City:
         for k, name in enumerate(self.names):
             yield name, _seen(self, k, rotations[k], centres[k])
 
-
     def xyz(self, ids: Index) -> Float64:
         """Where points [N], by rising number, lie [N, 3]."""
         places = np.empty((len(ids), 3))
@@ -143,7 +143,7 @@ def _path(length_m: float, blocks: int, rng: np.random.Generator) -> Float64:
     nodes = [node]
     while (len(nodes) - 1) * _PITCH_M < length_m:
         turns = [step, np.array([-step[1], step[0]]), np.array([step[1], -step[0]])]
-        ways = [s for s in turns if 0 <= min(node + s) and max(node + s) <= blocks]
+        ways = [s for s in turns if min(node + s) >= 0 and max(node + s) <= blocks]
         counts = [walked[*node.tolist(), *s.tolist()] + rng.random() / 2 for s in ways]
         step = ways[int(np.argmin(counts))]
         walked[*node.tolist(), *step.tolist()] += 1
@@ -237,7 +237,7 @@ def _seen(city: City, view: int, rotation: Float64, centre: Float64) -> Features
     xy = np.concatenate([np.empty((0, 2)), *xys])[chosen]
     look = np.concatenate([np.empty((0, _DIMENSIONS)), *looks])[chosen]
     # what shows nothing has numbers behind those of all points
-    nothing = _ONE - 1 - rng.choice(1 << 20, _OUTLIERS, replace=False)
+    nothing = NOTHING + rng.choice(_ONE - NOTHING, _OUTLIERS, replace=False)
     ids_here = np.concatenate([found[chosen], nothing])
     xy = np.concatenate([xy, rng.uniform(0, SIZE, (_OUTLIERS, 2))])
     stray = rng.normal(size=(_OUTLIERS, _DIMENSIONS)) / np.sqrt(_DIMENSIONS)
@@ -254,7 +254,7 @@ def _seen(city: City, view: int, rotation: Float64, centre: Float64) -> Features
 
 
 def _near(where: float, blocks: int) -> range:
-    """Columns, or rows, of blocks that may be seen; one more each way than walked around."""
+    """Columns, or rows, of blocks that may be seen; those around the city too."""
     own = int(np.floor(where / _PITCH_M))
     return range(max(own - 1, -1), min(own + 2, blocks + 1))
 

@@ -47,7 +47,7 @@ from sfmprep.progress import batched
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
 from sfmprep.stores.tables import FeatureStore, MatchStore
-from tests.bench.scale.city import FOCAL, SIZE, City, point_ids
+from tests.bench.scale.city import FOCAL, NOTHING, SIZE, City, point_ids
 from tests.bench.scale.truth import TrueMatcher
 
 Facts = dict[str, Any]
@@ -200,7 +200,7 @@ def true_model(folder: Folder) -> Facts:
         seen = {name: (f.xy, point_ids(f)) for name, f in features.keypoints()}
     ids = np.concatenate([points for _, points in seen.values()])
     points, counts = np.unique(ids, return_counts=True)
-    points = points[counts >= 3]
+    points = points[(counts >= 3) & (points < NOTHING)]
     model = pycolmap.Reconstruction()
     camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_RADIAL", FOCAL, *SIZE)
     camera.params = [FOCAL, SIZE[0] / 2, SIZE[1] / 2, -0.03]
