@@ -184,7 +184,8 @@ def read_verified(path: Path) -> VerifiedPairs:
         [[num_pairs]] = database.execute("SELECT COUNT(*) FROM matches WHERE rows > 0")
         # counted by SQLite: a list of all pairs would be the largest thing in memory
         [counts] = database.execute(
-            "SELECT COUNT(*), COALESCE(SUM(rows), 0), COALESCE(SUM(config IN (?, ?)), 0)"
+            "SELECT COUNT(*), COALESCE(SUM(rows), 0),"
+            " COALESCE(SUM(config IN (?, ?)), 0)"
             " FROM two_view_geometries WHERE rows > 0",
             _ROTATION_ONLY,
         )
