@@ -58,6 +58,13 @@ def is_cut(config: MappingConfig, num_images: int) -> bool:
     return config.type == "incremental" and large
 
 
+def how_mapped(config: MappingConfig, num_images: int) -> str:
+    """What maps a capture of so many images, in words."""
+    if is_cut(config, num_images):
+        return f"incremental, in overlapping parts of about {config.part_size} images"
+    return config.type
+
+
 def map_in_parts(run: Run) -> list[pycolmap.Reconstruction]:
     """Maps the parts of a capture, each in a process of its own, and joins the models.
 
