@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfmprep.config import (
     AutoPairsConfig,
@@ -135,8 +136,11 @@ def _choose_pairs(
         case RetrievalConfig():
             with describe(run, names, device=device, progress=progress) as rows:
                 known = [name for name in names if name in rows]
-                found = [rows.get(name) for name in known]
-            pairs = nearest_pairs(known, np.stack(found), config)
+
+                def read(start: int, stop: int) -> NDArray[np.float16]:
+                    return np.stack([rows.get(name) for name in known[start:stop]])
+
+                pairs = nearest_pairs(known, read, config)
         case PairsFileConfig():
             pairs = pairs_from_file(config.path, names)
         case _:

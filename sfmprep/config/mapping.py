@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
 
@@ -60,6 +60,12 @@ class MappingConfig(Config):
 
     type: Literal["incremental", "global", "none"] = "incremental"
     """COLMAP's incremental mapper, its global one, or no mapping at all."""
+    part_size: Annotated[int, Field(ge=10)] | None = 500
+    """Captures of more than twice as many images are mapped in overlapping parts.
+
+    About so many images are in each part; a process maps one, and so many processes run
+    as there are cores. incremental only; null: never.
+    """
     min_num_matches: PositiveInt = 15
     """Pairs with fewer verified matches are ignored."""
     min_model_size: PositiveInt = 3

@@ -1,6 +1,7 @@
 """How well a reconstruction's camera poses agree with known ones.
 
-Definitions, over all pairs of reference images, names in sorted order:
+Definitions, over all pairs of reference images, names in sorted order; of more than
+1,400 images over a million pairs at random:
 
 - Error of a pair (i, j): the larger of the angle of `R_ij R_ij_ref^T` and the angle
   between the directions of `t_ij` and `t_ij_ref`, 0..180 degrees, where (R_ij, t_ij)
@@ -32,13 +33,15 @@ from scipy.spatial.transform import Rotation
 
 from sfmprep.errors import ConfigError
 from sfmprep.evaluation.reference import CameraPose, registered_poses
-from sfmprep.types import Float64, Mask
+from sfmprep.types import Float64, Index, Mask
 
 logger = logging.getLogger(__name__)
 
 AUC_THRESHOLDS_DEG = (1, 3, 5, 10)
 _MAX_HYPOTHESES = 3000
 _MAX_AXIS_PAIRS = 20_000
+_MAX_PAIRS = 1_000_000  # of 1,400 images; AUC of so many is told to 0.1
+_BLOCK = 1 << 16  # pairs whose relative poses are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,24 +208,55 @@ def _all_pair_errors(
         Twice [P, 2] rotation and translation errors in degrees, over all pairs of
         reference images; infinite for those that are not `known`.
     """
-    first, second = np.triu_indices(len(known), 1)
+    first, second = _pairs(len(known))
     both = known[first] & known[second]
     plain = np.full((len(first), 2), np.inf)
     corrected = plain.copy()
     if not both.any():
         return plain, corrected, None
-    poses, true_poses = relative_poses(estimate), relative_poses(truth)
-    plain[both] = relative_pose_errors(poses, true_poses, np.zeros(3))
+    row = np.cumsum(known) - 1
+    pairs = row[first[both]], row[second[both]]
+    plain[both] = _errors(estimate, truth, pairs, np.zeros(3))
     if len(estimate) < 3:
         return plain, plain, None
-    axis = _axis_rotation(poses, true_poses)
-    corrected[both] = relative_pose_errors(poses, true_poses, axis)
+    axis = _axis_rotation(estimate, truth, pairs)
+    corrected[both] = _errors(estimate, truth, pairs, axis)
     return plain, corrected, float(np.linalg.norm(axis))
 
 
-def relative_poses(poses: list[CameraPose]) -> tuple[Float64, Float64]:
-    """R_ij [P, 3, 3] and t_ij [P, 3] of all pairs i < j."""
-    first, second = np.triu_indices(len(poses), 1)
+def _pairs(count: int) -> tuple[Index, Index]:
+    """All pairs i < j of so many images, or as many of them as are looked at."""
+    if count * (count - 1) // 2 <= _MAX_PAIRS:
+        return np.triu_indices(count, 1)
+    drawn = np.random.default_rng(0).integers(0, count, (_MAX_PAIRS, 2))
+    drawn.sort(axis=1)
+    first, second = np.divmod(np.unique(drawn[:, 0] * count + drawn[:, 1]), count)
+    return first[first < second], second[first < second]
+
+
+def _errors(
+    estimate: list[CameraPose],
+    truth: list[CameraPose],
+    pairs: tuple[Index, Index],
+    turn_deg: Float64,
+) -> Float64:
+    """As `relative_pose_errors`, of pairs of poses, in blocks."""
+    first, second = pairs
+    errors = np.empty((len(first), 2))
+    for start in range(0, len(first), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        errors[rows] = relative_pose_errors(
+            relative_poses(estimate, first[rows], second[rows]),
+            relative_poses(truth, first[rows], second[rows]),
+            turn_deg,
+        )
+    return errors
+
+
+def relative_poses(
+    poses: list[CameraPose], first: Index, second: Index
+) -> tuple[Float64, Float64]:
+    """R_ij [P, 3, 3] and t_ij [P, 3] of pairs, by rows of poses [P] each."""
     rotations = np.array([pose.rotation for pose in poses])
     centres = np.array([pose.centre for pose in poses])
     relative = rotations[second] @ rotations[first].transpose(0, 2, 1)
@@ -254,21 +288,22 @@ def relative_pose_errors(
 
 
 def _axis_rotation(
-    estimate: tuple[Float64, Float64], truth: tuple[Float64, Float64]
+    estimate: list[CameraPose], truth: list[CameraPose], pairs: tuple[Index, Index]
 ) -> Float64:
     """The rotation vector in degrees that lowers the mean error most.
 
     Compass search from 0 with steps of 0.4 degrees, halved down to 0.004; errors count
     up to 10 degrees. Beyond 20,000 pairs, it looks at that many of them.
     """
-    count = len(estimate[0])
-    if count > _MAX_AXIS_PAIRS:
-        pick = np.random.default_rng(0).choice(count, _MAX_AXIS_PAIRS, replace=False)
-        estimate = estimate[0][pick], estimate[1][pick]
-        truth = truth[0][pick], truth[1][pick]
+    first, second = pairs
+    if len(first) > _MAX_AXIS_PAIRS:
+        rng = np.random.default_rng(0)
+        pick = rng.choice(len(first), _MAX_AXIS_PAIRS, replace=False)
+        first, second = first[pick], second[pick]
+    found, true = (relative_poses(p, first, second) for p in (estimate, truth))
 
     def cost(vector: Float64) -> float:
-        errors = relative_pose_errors(estimate, truth, vector).max(axis=1)
+        errors = relative_pose_errors(found, true, vector).max(axis=1)
         return float(errors.clip(max=10).mean())
 
     best, step = np.zeros(3), 0.4

@@ -27,6 +27,7 @@ from sfmprep.mapping.calibrate import (
 from sfmprep.mapping.cameras import is_known, known_params
 from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
+from sfmprep.mapping.partitioned import is_cut, map_in_parts
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
 from sfmprep.mapping.view_reader import Scales
@@ -57,6 +58,9 @@ def map_images(
     right one from each with it. Lenses of many coefficients are mapped with the first.
     Where images are missing and the model contradicts a calibrated focal length, it is
     mapped again with that of the model, and the larger result is kept.
+
+    Captures of more than two times `part_size` images are mapped in parts (see
+    `map_in_parts`).
 
     Where one model does not hold all images that verified pairs join to it, more
     follows (see `complete`).
@@ -154,6 +158,8 @@ def continue_models(
 
 
 def _first_models(run: Run) -> list[pycolmap.Reconstruction]:
+    if is_cut(run.config, len(run.images)):
+        return map_in_parts(run)
     if run.config.type != "global":
         return sorted_models(map_incrementally(run))
     calibrate_pairs(

@@ -7,17 +7,19 @@ import logging
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pycolmap
 
 from sfmprep.mapping.agreement import VerifiedMatches, count_fitting, hold_together
 from sfmprep.mapping.carry_over import add_model, carry_over
+from sfmprep.mapping.placement import Joint
 from sfmprep.mapping.runs import Run, incremental_options, refine_globally
 from sfmprep.mapping.similarity import MIN_LINKS, find_links, place
 
 logger = logging.getLogger(__name__)
 
 _MAX_MODELS = 12  # largest ones that are compared with each other
-_ERRORS = 2.0  # an inlier of a placement may be so many times that of a pair off
+ERRORS = 2.0  # an inlier of a placement may be so many times that of a pair off
 _MIN_SHARE_AGREEING = 0.5  # of the inliers of the pairs between two models
 _MIN_SHARE_KEPT = 0.9  # of the observations of both, after adjusting
 
@@ -95,6 +97,60 @@ def _merged(
     matches: VerifiedMatches,
 ) -> pycolmap.Reconstruction | str:
     """Both models in one, or why not; "" where they share nothing."""
+    found = find_joint(run, 0, first, 1, second, matches)
+    if isinstance(found, str):
+        return found
+    limit_px = run.cameras.max_error_px * run.scale
+    merged = carry_over(first, cache)
+    add_model(merged, second, moved=found.first_from_second)
+    pairs = _pairs_between(first, second, matches)
+    counts = count_fitting(merged, matches, pairs, max_error_px=ERRORS * limit_px)
+    links = [
+        (*pair, int(count[0]))
+        for pair, count in zip(pairs, counts, strict=True)
+        if 2 * count[0] > count[1]
+    ]
+    common = {*first.reg_image_ids()}.intersection(second.reg_image_ids())
+    if not common and not hold_together(links, single=False):
+        return "no more than one weak pair, or one image, ties them together"
+    before = counts.sum(axis=0)
+    if before[0] < _MIN_SHARE_AGREEING * before[1]:
+        return _contradicted(len(pairs), *before.tolist())
+    expected = merged.num_reg_images(), merged.compute_num_observations()
+    adjust_tracks(run, merged, cache, apart_px=ERRORS * limit_px)
+    if merged.num_reg_images() < expected[0]:
+        lost = expected[0] - merged.num_reg_images()
+        return f"{lost} of {expected[0]} images lose their pose when both are adjusted"
+    kept = merged.compute_num_observations() / expected[1]
+    if kept < _MIN_SHARE_KEPT:
+        return f"only {kept:.0%} of the keypoints fit when both are adjusted together"
+    after = count_fitting(merged, matches, pairs, max_error_px=limit_px).sum(axis=0)
+    if after[0] < _MIN_SHARE_AGREEING * after[1]:
+        return _contradicted(len(pairs), *after.tolist())
+    return merged
+
+
+def find_joint(
+    run: Run,
+    number0: int,
+    first: pycolmap.Reconstruction,
+    number1: int,
+    second: pycolmap.Reconstruction,
+    matches: VerifiedMatches,
+) -> Joint | str:
+    """How a second model lies in the frame of a first, or why that cannot be told.
+
+    Args:
+        run: Thresholds of the mapper.
+        number0: What the first is called in the joint.
+        first: Ids of images are those of the database.
+        number1: What the second is called.
+        second: Likewise.
+        matches: Of that database.
+
+    Returns:
+        The reason is "" where they share nothing, no verified pair and no image.
+    """
     sides = find_links(first, second, matches)
     if len(sides[0]) < MIN_LINKS:
         if not len(sides[0]) and not _pairs_between(first, second, matches):
@@ -110,8 +166,8 @@ def _merged(
     placed = place(
         *sides,
         cameras,
-        max_error_px=_ERRORS * limit_px,
-        chance=2 * _ERRORS * limit_px / math.hypot(camera.width, camera.height),
+        max_error_px=ERRORS * limit_px,
+        chance=2 * ERRORS * limit_px / math.hypot(camera.width, camera.height),
         seed=run.seed,
     )
     if placed.first_from_second is None:
@@ -120,33 +176,42 @@ def _merged(
             f" {placed.num_inliers} of those asked and {placed.num_agreeing} of"
             f" {placed.num_held_out} held out agree on how one lies in the other"
         )
-    merged = carry_over(first, cache)
-    add_model(merged, second, moved=placed.first_from_second)
-    pairs = _pairs_between(first, second, matches)
-    counts = count_fitting(merged, matches, pairs, max_error_px=_ERRORS * limit_px)
-    links = [
-        (*pair, int(count[0]))
-        for pair, count in zip(pairs, counts, strict=True)
-        if 2 * count[0] > count[1]
-    ]
-    common = {*first.reg_image_ids()}.intersection(second.reg_image_ids())
-    if not common and not hold_together(links, single=False):
-        return "no more than one weak pair, or one image, ties them together"
-    before = counts.sum(axis=0)
-    if before[0] < _MIN_SHARE_AGREEING * before[1]:
-        return _contradicted(len(pairs), *before.tolist())
-    expected = merged.num_reg_images(), merged.compute_num_observations()
-    adjust_tracks(run, merged, cache, apart_px=_ERRORS * limit_px)
-    if merged.num_reg_images() < expected[0]:
-        lost = expected[0] - merged.num_reg_images()
-        return f"{lost} of {expected[0]} images lose their pose when both are adjusted"
-    kept = merged.compute_num_observations() / expected[1]
-    if kept < _MIN_SHARE_KEPT:
-        return f"only {kept:.0%} of the keypoints fit when both are adjusted together"
-    after = count_fitting(merged, matches, pairs, max_error_px=limit_px).sum(axis=0)
-    if after[0] < _MIN_SHARE_AGREEING * after[1]:
-        return _contradicted(len(pairs), *after.tolist())
-    return merged
+    centre = np.median(sides[1].xyz, axis=0)
+    away = np.linalg.norm(sides[1].xyz - centre, axis=1)
+    return Joint(
+        first=number0,
+        second=number1,
+        first_from_second=placed.first_from_second,
+        num_links=placed.num_inliers + placed.num_agreeing,
+        centre=centre,
+        extent=float(np.median(away)),
+    )
+
+
+def contradicts(
+    run: Run,
+    whole: pycolmap.Reconstruction,
+    first: pycolmap.Reconstruction,
+    second: pycolmap.Reconstruction,
+    matches: VerifiedMatches,
+) -> bool:
+    """Whether most matches between two models do not fit the model of both.
+
+    Args:
+        run: Thresholds of the mapper.
+        whole: In which both are, adjusted.
+        first: Ids of images are those of the database.
+        second: Likewise.
+        matches: Of that database.
+
+    Returns:
+        No matches contradict nothing.
+    """
+    fitting, total = count_fitting(
+        *(whole, matches, _pairs_between(first, second, matches)),
+        max_error_px=run.cameras.max_error_px * run.scale,
+    ).sum(axis=0)
+    return bool(fitting < _MIN_SHARE_AGREEING * total)
 
 
 def _contradicted(num_pairs: int, fitting: int, total: int) -> str:

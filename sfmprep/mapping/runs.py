@@ -81,6 +81,7 @@ def map_incrementally(
     names: Sequence[str] = (),
     weakest: bool = False,
     fixed: Collection[int] | None = None,
+    num_threads: int | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Runs the mapper in a thread, so that it can be watched and stopped.
 
@@ -94,9 +95,11 @@ def map_incrementally(
             COLMAP asks 25 and 4 degrees at least.
         fixed: Ids of cameras that stay as they are, and with them the poses of
             `onwards`; None for nothing that is fixed.
+        num_threads: None for all cores.
     """
     options = incremental_options(run)
     options.image_names = list(names)
+    options.num_threads = num_threads or -1
     if fixed is not None:
         options.fix_existing_frames = True
         options.constant_cameras = set(fixed)

@@ -35,6 +35,11 @@ _SAMPLES = {
     int(pycolmap.TwoViewGeometryConfiguration.CALIBRATED): 5,
 }
 
+_ROTATION_ONLY = (
+    int(pycolmap.TwoViewGeometryConfiguration.PANORAMIC),
+    int(pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedPairs:
@@ -177,23 +182,25 @@ def read_verified(path: Path) -> VerifiedPairs:
     with looked_into(path) as database:
         names = dict(database.execute("SELECT image_id, name FROM images"))
         [[num_pairs]] = database.execute("SELECT COUNT(*) FROM matches WHERE rows > 0")
-        verified = database.execute(
-            "SELECT pair_id, rows, config FROM two_view_geometries WHERE rows > 0"
-        ).fetchall()
-    rotation_only = {
-        int(pycolmap.TwoViewGeometryConfiguration.PANORAMIC),
-        int(pycolmap.TwoViewGeometryConfiguration.PLANAR_OR_PANORAMIC),
-    }
+        # counted by SQLite: a list of all pairs would be the largest thing in memory
+        [counts] = database.execute(
+            "SELECT COUNT(*), COALESCE(SUM(rows), 0),"
+            " COALESCE(SUM(config IN (?, ?)), 0)"
+            " FROM two_view_geometries WHERE rows > 0",
+            _ROTATION_ONLY,
+        )
+        images: set[int] = set()
+        for (pair_id,) in database.execute(
+            "SELECT pair_id FROM two_view_geometries WHERE rows > 0"
+        ):
+            images.update(pycolmap.pair_id_to_image_pair(pair_id))
+    num_verified, num_inliers, num_rotation_only = counts
     return VerifiedPairs(
         num_pairs=num_pairs,
-        num_verified=len(verified),
-        num_inliers=sum(count for _, count, _ in verified),
-        num_rotation_only=sum(kind in rotation_only for *_, kind in verified),
-        images=frozenset(
-            names[image_id]
-            for pair_id, *_ in verified
-            for image_id in pycolmap.pair_id_to_image_pair(pair_id)
-        ),
+        num_verified=num_verified,
+        num_inliers=num_inliers,
+        num_rotation_only=num_rotation_only,
+        images=frozenset(names[image_id] for image_id in images),
     )
 
 

@@ -13,7 +13,9 @@ equally long, 97.7, 93.9 and 86.1 %. The numbers were chosen on these three scen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -57,41 +59,67 @@ def retrieval_pairs(
     described = [n for n in names if n in features and features.num_keypoints(n)]
     if len(described) < 2:
         return Pairs(())
-    embedded = embed_images(
-        described,
-        features,
-        num_clusters=config.num_clusters,
-        seed=seed,
-        progress=progress,
-    )
-    return nearest_pairs(described, embedded, config)
+    # 16 kB an image are too much to be kept: they lie on disk, where the features do
+    folder = None if features.path is None else features.path.absolute().parent
+    with io.BytesIO() if folder is None else TemporaryFile(dir=folder) as file:
+        row_bytes = 0
+        for row in embed_images(
+            described,
+            features,
+            num_clusters=config.num_clusters,
+            seed=seed,
+            progress=progress,
+        ):
+            row_bytes = file.write(row.tobytes())
+
+        def read(start: int, stop: int) -> NDArray[np.float16]:
+            file.seek(start * row_bytes)
+            content = bytearray(file.read((stop - start) * row_bytes))
+            return np.frombuffer(content, np.float16).reshape(stop - start, -1)
+
+        return nearest_pairs(described, read, config)
 
 
 def nearest_pairs(
-    names: Sequence[str], embedded: NDArray[np.float16], config: RetrievalConfig
+    names: Sequence[str],
+    read: Callable[[int, int], NDArray[np.float16]],
+    config: RetrievalConfig,
 ) -> Pairs:
-    """Pairs each image with those whose rows [N, D] are the most similar.
+    """Pairs each image with those whose rows are the most similar.
+
+    Args:
+        names: The images [N], two or more.
+        read: Gives rows [stop - start, D] from `start` to before `stop`; some thousand
+            are asked for at once, and each is asked for once in a thousand images.
+        config: How many neighbours, and how similar at least.
 
     Returns:
         As `retrieval_pairs`.
     """
-    rows = torch.from_numpy(embedded)
-    k = min(config.num_neighbours, len(names) - 1)
+    count = len(names)
+    k = min(config.num_neighbours, count - 1)
     pairs = []
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK].float()
-        similarity = torch.cat(
-            [block @ part.float().T for part in torch.split(rows, _BLOCK)], 1
-        )
-        own = torch.arange(len(similarity))
-        similarity[own, own + start] = -torch.inf
-        best = similarity.topk(k, dim=1)
-        for i, (values, columns) in enumerate(
-            zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    for start in range(0, count, _BLOCK):
+        own = torch.arange(start, min(start + _BLOCK, count))
+        block = torch.from_numpy(read(start, start + len(own))).float()
+        values = torch.empty(len(own), 0)
+        columns = torch.empty(len(own), 0, dtype=torch.long)
+        for low in range(0, count, _BLOCK):
+            others = torch.arange(low, min(low + _BLOCK, count))
+            part = torch.from_numpy(read(low, low + len(others))).float()
+            similarity = block @ part.T
+            similarity[own[:, None] == others] = -torch.inf
+            # the best so far, and those of this part
+            values = torch.cat([values, similarity], 1)
+            columns = torch.cat([columns, others.expand_as(similarity)], 1)
+            values, chosen = values.topk(min(k, values.shape[1]), dim=1)
+            columns = columns.gather(1, chosen)
+        for row, similarities, best in zip(
+            own.tolist(), values.tolist(), columns.tolist(), strict=True
         ):
             pairs += [
-                (names[start + i], names[j])
-                for value, j in zip(values, columns, strict=True)
+                (names[row], names[other])
+                for value, other in zip(similarities, best, strict=True)
                 if value >= config.min_similarity
             ]
     return Pairs.of(pairs)
@@ -141,16 +169,14 @@ def embed_images(
     num_clusters: int = 256,
     seed: int = 0,
     progress: Progress = silent,
-) -> NDArray[np.float16]:
-    """One unit row [len(names), clusters * 32] per image; zero for no keypoints."""
+) -> Iterator[NDArray[np.float16]]:
+    """Yields a unit row [clusters * 32] of each image; zero for no keypoints."""
     basis, words = learn_vocabulary(
         names, features, num_clusters=num_clusters, seed=seed
     )
-    embedding = np.zeros((len(names), words.numel()), np.float16)
-    for row, name in enumerate(progress(names, desc="retrieve", total=len(names))):
-        descriptors = _best_descriptors(features, name) @ basis
-        embedding[row] = _vlad(descriptors, words).numpy()
-    return embedding
+    for name in progress(names, desc="retrieve", total=len(names)):
+        row = _vlad(_best_descriptors(features, name) @ basis, words)
+        yield row.numpy().astype(np.float16)
 
 
 def learn_vocabulary(

@@ -23,6 +23,7 @@ from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
 from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.from_poses import PoseChanges
+from sfmprep.mapping.partitioned import how_mapped
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.view_graph import (
     PairTable,
@@ -173,6 +174,9 @@ def collect_report(
         sfmprep_version=version,
         recipe=recipe.name,
         frontend=frontend,
+        mapper="from given poses"
+        if recipe.known_poses is not None
+        else how_mapped(recipe.mapping, len(images)),
         grade=verdict.grade,
         verdict=verdict.sentence,
         trainable=verdict.trainable,

@@ -253,7 +253,9 @@
     }));
     const shown = Math.min(found.length, state.limit);
     document.getElementById("shown").textContent =
-      `${shown} of ${data.images.length} shown`;
+      `${shown} of ${data.num_images} shown` +
+      (data.images.length < data.num_images
+        ? `; the page knows ${data.images.length}, report.json all` : "");
     document.getElementById("more").hidden = shown === found.length;
   }
 

@@ -31,6 +31,7 @@ from sfmprep.types import Float32
 _MAX_MATRIX = 150  # rows of the view graph's matrix; more images share rows
 
 _MAX_CAMERAS = 6
+_MAX_ROWS = 2000  # of the table of images
 
 
 def write_page(
@@ -60,7 +61,8 @@ def write_page(
     cameras = sorted(report.cameras, key=lambda c: -c.num_images)[:_MAX_CAMERAS]
     data: dict[str, Any] = {
         "statuses": sections.STATUS_LABELS,
-        "images": _image_rows(report.images),
+        "images": _image_rows(_some(report.images)),
+        "num_images": len(report.images),
         "cameras": [
             camera.model_dump(include={"camera_id", "width", "height", "residuals"})
             for camera in cameras
@@ -121,6 +123,17 @@ def _template(text: str) -> jinja2.Template:
     environment.filters |= {"commas": "{:,}".format, "duration": sections.duration}
     environment.globals["count"] = sections.count
     return environment.from_string("".join(map(str.strip, text.splitlines())))
+
+
+def _some(images: Sequence[ImageReport]) -> list[ImageReport]:
+    """At most so many images as the page has rows for, those left out before others."""
+    order = sorted(range(len(images)), key=lambda k: images[k].status == "registered")
+    num_out = sum(image.status != "registered" for image in images)
+    room = max(_MAX_ROWS - num_out, 0)
+    registered = order[num_out:]
+    step = max(-(-len(registered) // max(room, 1)), 1)
+    kept = [*order[: min(num_out, _MAX_ROWS)], *registered[: room * step : step]]
+    return [images[k] for k in sorted(kept)]
 
 
 def _image_rows(images: Sequence[ImageReport]) -> list[list[Any]]:

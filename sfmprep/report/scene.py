@@ -1,7 +1,7 @@
 """The 3D view of the report: points and frusta, levelled, reduced and packed.
 
 Positions are 16-bit integers over a box, colours bytes, both base64: 12 bytes of HTML a
-point, and 30,000 points whatever the size of the model.
+point, and 30,000 points and 2,000 cameras whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from scipy.spatial import cKDTree
 from sfmprep import coords
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import beyond_rounding
-from sfmprep.types import Float64
+from sfmprep.types import Float64, Mask
 
 _MAX_POINTS = 30_000
+_MAX_FRUSTA = 2000
 _STEPS = 32_000  # of a 16-bit integer along the longest side of the box
 _MARGIN = 0.05
 
@@ -60,7 +61,10 @@ def scene_data(
     low, high = _box(xyz, kept, 1)
     near, far = _box(xyz, kept, 25)
     inside = ((xyz >= low) & (xyz <= high)).all(axis=1)
-    frusta = _frusta(model, posed, poses, _frustum_depth(centres, high - low))
+    depth = _frustum_depth(centres, high - low)
+    drawn = _drawn(is_outlier)
+    posed = [posed[k] for k in drawn]
+    frusta = _frusta(model, posed, poses[drawn], depth)
     step = (high - low).max() / _STEPS
     return {
         "low": low.tolist(),
@@ -72,9 +76,18 @@ def scene_data(
         "colours": _packed(rgb[inside]),
         "frusta": np.round(frusta, 5).tolist(),
         "names": [image.name for image in posed],
-        "outlier": is_outlier.tolist(),
+        "outlier": is_outlier[drawn].tolist(),
         "num_points": len(ids),
     }
+
+
+def _drawn(is_outlier: Mask) -> list[int]:
+    """Cameras that are drawn: all outliers that there is room for, some of the rest."""
+    outliers, others = np.flatnonzero(is_outlier), np.flatnonzero(~is_outlier)
+    outliers = outliers[:_MAX_FRUSTA]
+    room = min(_MAX_FRUSTA - len(outliers), len(others))
+    some = others[np.linspace(0, len(others) - 1, room).astype(int)]
+    return sorted([*outliers.tolist(), *some.tolist()])
 
 
 def _levelling(poses: Float64, orientations: list[int]) -> Float64:

@@ -405,6 +405,8 @@ class Report(Record):
     """Name of the recipe."""
     frontend: str
     """Features and matcher that were used."""
+    mapper: str
+    """What found the poses: a mapper, and whether in parts; or given poses."""
     grade: Grade
     """`good`: all images and no warning. `usable`: 80 % of them or more. `poor`: fewer,
     or not worth training on. `failed`: no poses, or no dataset."""

@@ -52,6 +52,8 @@ def facts(report: Report) -> str:
     ) + (f" and {len(capture.sizes) - 3} more sizes" if len(capture.sizes) > 3 else "")
     listed = [f"{sizes} pixels", file_size(capture.num_bytes), *capture.devices[:3]]
     listed += [f"features: {report.frontend}", f"recipe: {report.recipe}"]
+    if report.result:
+        listed.append(f"mapping: {report.mapper}")
     if report.given_poses:
         listed.append(moved(report.given_poses))
     if report.world and isinstance(report.world.get("up"), str):

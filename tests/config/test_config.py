@@ -164,7 +164,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             f"{SIFT}mapping: {{typ: none}}",
             "unknown key 'mapping.typ'. Did you mean 'type'? Keys here: type,"
-            " min_num_matches, min_model_size, refine_principal_point.",
+            " part_size, min_num_matches, min_model_size, refine_principal_point.",
         ),
         (
             f"{SIFT}export: {{jpeg: 3}}",

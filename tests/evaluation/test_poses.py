@@ -353,3 +353,26 @@ def test_agrees_with_the_tool_on_a_real_reconstruction(tool, shared, tmp_path):
     pycolmap.match_exhaustive(database)
     models = pycolmap.incremental_mapping(database, scene / "images", tmp_path / "out")
     assert_agrees(tool, models[0], scene / "reference.json")
+
+
+def test_of_many_images_some_pairs_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = some_poses(60)
+    rng = np.random.default_rng(1)
+    disturbed = {
+        name: CameraPose(
+            rotation=turn(rng, rng.uniform(0, 4)) @ pose.rotation, centre=pose.centre
+        )
+        for name, pose in list(truth.items())[:50]  # ten are missing
+    }
+    model = pycolmap.Reconstruction(write_model(disturbed, tmp_path / "model"))
+    whole = evaluate_model(model, truth)
+    monkeypatch.setattr("sfmprep.evaluation.poses._BLOCK", 7)
+    assert evaluate_model(model, truth) == whole
+    monkeypatch.setattr("sfmprep.evaluation.poses._MAX_PAIRS", 1700)  # of 1,770
+    some = evaluate_model(model, truth)
+    assert some != whole
+    for limit, area in whole.auc.items():
+        assert some.auc[limit] == pytest.approx(area, abs=5)
+    assert evaluate_model(model, truth) == some

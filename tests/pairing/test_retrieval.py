@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import RetrievalConfig, SiftConfig
@@ -56,6 +57,12 @@ def store() -> Iterator[FeatureStore]:
         yield store
 
 
+def embedded(
+    names: list[str], store: FeatureStore, *, seed: int = 0
+) -> NDArray[np.float16]:
+    return np.stack(list(embed_images(names, store, num_clusters=16, seed=seed)))
+
+
 def names_of(store: FeatureStore) -> list[str]:
     return sorted(store.names())
 
@@ -72,7 +79,7 @@ def test_images_that_share_visual_words_are_paired(store: FeatureStore) -> None:
 def test_pairs_are_those_of_either_direction(store: FeatureStore) -> None:
     names = [name for name in names_of(store) if name != "blank"]
     for k in (1, 3, 8):
-        rows = embed_images(names, store, num_clusters=16).astype(np.float32)
+        rows = embedded(names, store).astype(np.float32)
         similarity = rows @ rows.T
         np.fill_diagonal(similarity, -np.inf)
         best = np.argsort(-similarity, 1)[:, :k]
@@ -88,6 +95,20 @@ def test_searching_in_blocks_gives_the_same_pairs(
     whole = retrieval_pairs(names_of(store), store, config)
     monkeypatch.setattr("sfmprep.pairing.retrieval._BLOCK", 7)
     assert retrieval_pairs(names_of(store), store, config) == whole
+
+
+def test_rows_lie_beside_the_features_while_they_are_compared(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    names = names_of(store)
+    with FeatureStore(tmp_path / "features.h5", {}) as written:
+        written.append([(name, store.get(name)) for name in names])
+    config = RetrievalConfig(num_neighbours=3, num_clusters=16)
+    with FeatureStore(tmp_path / "features.h5") as features:
+        assert retrieval_pairs(names, features, config) == retrieval_pairs(
+            names, store, config
+        )
+    assert [file.name for file in tmp_path.iterdir()] == ["features.h5"]
 
 
 def test_each_image_with_every_other_where_there_are_few(store: FeatureStore) -> None:
@@ -106,9 +127,7 @@ def test_dissimilar_images_are_left_out_on_request(store: FeatureStore) -> None:
 
 def test_same_seed_same_embedding_and_another_seed_another(store: FeatureStore) -> None:
     names = names_of(store)
-    first, again, other = (
-        embed_images(names, store, num_clusters=16, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (embedded(names, store, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -117,7 +136,7 @@ def test_embeddings_are_unit_rows_and_zero_for_a_blank_image(
     store: FeatureStore,
 ) -> None:
     names = names_of(store)
-    rows = embed_images(names, store, num_clusters=16)
+    rows = embedded(names, store)
     assert (rows.shape, rows.dtype) == ((len(names), 16 * 32), np.float16)
     lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
     np.testing.assert_allclose(

@@ -91,6 +91,25 @@ def test_scene_without_world_frame_is_turned_upright(run: Run, tmp_path: Path) -
     assert mean == pytest.approx([0, 0, 1], abs=1e-3)
 
 
+def test_page_of_many_images_holds_some_of_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfmprep.report.page._MAX_ROWS", 5)
+    monkeypatch.setattr("sfmprep.report.scene._MAX_FRUSTA", 3)
+    names = [image.name for image in run.model.images.values()]
+    page = write(
+        run, tmp_path, unreadable={"a.jpg": "broken"}, outliers={names[4]: "far"}
+    )
+    data = embedded(page)
+    assert data["num_images"] == len(names) + 1
+    rows = {row[0]: row[1] for row in data["images"]}
+    assert 3 <= len(rows) <= 5
+    assert rows["a.jpg"] == "unreadable" and rows[names[4]] == "outlier"
+    scene = data["scene"]
+    assert len(scene["names"]) == len(scene["frusta"]) == len(scene["outlier"]) == 3
+    assert names[4] in scene["names"] and sum(scene["outlier"]) == 1
+
+
 def test_failed_run_has_a_page_that_says_why(run: Run, tmp_path: Path) -> None:
     page = write(run, tmp_path, models=[])
     assert "No poses were found" in page and 'id="scene"' not in page

@@ -314,3 +314,13 @@ def test_failure_says_how_strong_the_strongest_pair_is(tmp_path: Path) -> None:
         " more photographs, a step apart, or try more keypoints (--set"
         " features.max_keypoints=8192)."
     )
+
+
+def test_large_captures_are_said_to_be_mapped_in_parts(run: Run) -> None:
+    assert run.report().mapper == "incremental"
+    small = load_recipe("sift", ["mapping.part_size=10"])
+    mapping = small.mapping.model_copy(update={"part_size": 3})
+    parts = small.model_copy(update={"mapping": mapping})
+    assert run.report(recipe=parts).mapper == (
+        "incremental, in overlapping parts of about 3 images"
+    )

@@ -279,6 +279,8 @@ def _pose_error_deg(
     if found is None:
         return _FAILED_DEG
     pose = found["cam2_from_cam1"]
-    truth = relative_poses([scene.reference[name0], scene.reference[name1]])
+    truth = relative_poses(
+        [scene.reference[name0], scene.reference[name1]], np.array([0]), np.array([1])
+    )
     estimate = pose.rotation.matrix()[None], pose.translation[None]
     return float(relative_pose_errors(estimate, truth, np.zeros(3)).max())
