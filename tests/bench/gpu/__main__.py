@@ -47,6 +47,8 @@ LIMITS_S = {
 }
 _MORE_ON_CPU = 5  # times as long, as nobody waits for it with a machine lent
 _LAST_S = 12.0  # of the minutes, for the end of the last part and its results
+_LEAST_S = 5.0  # with less a part is left out
+_LOOK_EVERY_S = 0.2
 _PATIENCE_S = 8.0  # for a part that was asked to stop
 _IMPORTS = (
     *("torch", "numpy", "h5py", "scipy.spatial", "cv2", "PIL.Image", "pycolmap"),
@@ -198,31 +200,31 @@ class Run:
         limit = LIMITS_S[name] * (1 if self._device != "cpu" else _MORE_ON_CPU)
         begin = time.monotonic()
         seconds = min(limit, self._end - begin)
+        if seconds < _LEAST_S:
+            print(f"      {name}: left out, as the minutes are over", flush=True)
+            return
         told = self.parts[name] = {
             "device": self._device,
-            "status": "left out",
+            "status": "running",
             "seconds": 0.0,
             "result": {},
         }
-        if seconds > 5:
-            path = self._out / f".{name}.json"
-            path.unlink(missing_ok=True)
-            process = self.start(
-                *(name, self.log(), "--out", path, "--results", self._out),
-                *("--seconds", seconds),
-            )
-            status = "running"
-            while status == "running":
-                time.sleep(0.2)
-                if (code := process.poll()) is not None:
-                    status = "done" if code == 0 else "failed"
-                elif time.monotonic() - begin > seconds:
-                    _stop(process)
-                    status = "cut"
-                told["status"] = status
-                told["seconds"] = round(time.monotonic() - begin, 1)
-                self._write(told, path)
-            path.unlink(missing_ok=True)
+        path = self._out / f".{name}.json"
+        path.unlink(missing_ok=True)
+        process = self.start(
+            *(name, self.log(), "--out", path, "--results", self._out),
+            *("--seconds", seconds),
+        )
+        while told["status"] == "running":
+            time.sleep(_LOOK_EVERY_S)
+            if (code := process.poll()) is not None:
+                told["status"] = "done" if code == 0 else "failed"
+            elif time.monotonic() - begin > seconds:
+                _stop(process)
+                told["status"] = "cut"
+            told["seconds"] = round(time.monotonic() - begin, 1)
+            self._write(told, path)
+        path.unlink(missing_ok=True)
         print(f"{told['seconds']:5.0f} s  {name}: {told['status']}", flush=True)
         if told["status"] == "failed":
             print(_end_of(self.log()), flush=True)

@@ -42,10 +42,20 @@ def tests(told: Told) -> None:
         if "pytest.mark.gpu" in path.read_text("utf-8")
     ]
     report = told.scratch / "tests.xml"
-    options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", f"--timeout={_TEST_S}"]
-    env = {**os.environ, "SFMPREP_TEST_DEVICE": told.device}
+    # of the machine's own plugins some may not fit this pytest
+    options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env["SFMPREP_TEST_DEVICE"] = told.device
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *files],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            f"--timeout={_TEST_S}",
+            f"--junitxml={report}",
+            *files,
+        ],
         cwd=ROOT,
         env=env,
         check=False,
