@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sfmprep import devices
+from sfmprep.cli import options
 
 
 def groups(root: Path, own: str, **files: str) -> Path:
@@ -69,3 +70,17 @@ def test_cores_are_those_of_affinity_and_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
     monkeypatch.setattr(devices, "_quota", lambda root: quota)
     assert devices.num_cores() == expected
+
+
+def test_the_program_heeds_a_quota_below_its_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(options, "limit_threads", chosen.append)
+    monkeypatch.setattr(devices, "_quota", lambda root: math.inf)
+    options.heed_quota()
+    assert chosen == []
+    monkeypatch.setattr(devices, "_quota", lambda root: 2.0)
+    options.heed_quota()
+    assert chosen == [2]
