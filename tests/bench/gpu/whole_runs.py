@@ -153,7 +153,7 @@ def processes(told: Told) -> None:
         report = reconstruct(images, out, recipe, device=device)
         told[name] = {
             "stages": report.seconds,
-            "pairs": json.loads((out / "report.json").read_text())["pairs"],
+            "rungs": [rung.model_dump(mode="json") for rung in report.rungs],
         }
 
 
