@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-models bench-repeats pictures test-nerfstudio clean
+.PHONY: demo test lint bench gpu-wheels gpu gpu-table bench-scenes bench-table bench-lenses bench-models bench-repeats pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -40,6 +40,16 @@ bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, and whet
 
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models
+
+gpu-wheels: $(READY) ## what a bare machine with a GPU lacks, into wheels-gpu/
+	$(BIN)/python -m tests.bench.gpu.collect wheels-gpu
+
+# Runs with what is there: the machine has a PyTorch of its own, and no network.
+gpu: ## there: tests, benchmark, training, into gpu-results/; GPU="--minutes 9"
+	$(PYTHON) -m tests.bench.gpu $(GPU)
+
+gpu-table: $(READY) ## its results, into the README and examples/gpu.md
+	$(BIN)/python -m tests.bench.gpu.table
 
 pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures

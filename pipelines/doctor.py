@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pycolmap
 import torch
 
+from sfmprep.devices import num_cores
 from sfmprep.errors import WeightsError
 from sfmprep.weights import (
     WEIGHTS,
@@ -27,7 +28,7 @@ def report() -> Iterator[tuple[str, str]]:
     for package in ("sfmprep", "torch", "pycolmap", "kornia", "numpy", "h5py"):
         yield package, importlib.metadata.version(package)
     yield "opencv", _opencv_version()
-    yield "cores", str(os.cpu_count())
+    yield "cores", str(num_cores())
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(k)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from sfmprep.devices import num_cores
+
 
 @contextmanager
 def thread_pool(
@@ -17,13 +19,13 @@ def thread_pool(
     first do all that is queued. Results that count are taken before it is left.
 
     Args:
-        num_threads: At least 1; None for as many as `ThreadPoolExecutor` takes.
+        num_threads: At least 1; None for one a core that may be used.
         name: What the names of its threads begin with.
 
     Raises:
         ValueError: `num_threads` is below 1.
     """
-    pool = ThreadPoolExecutor(num_threads, name)
+    pool = ThreadPoolExecutor(num_cores() if num_threads is None else num_threads, name)
     try:
         yield pool
     finally:

@@ -30,6 +30,7 @@ cli
 """
 ARROWS = {
     *(("coords", "types"), ("files", "errors"), ("devices", "errors")),
+    ("threads", "devices"),
     ("pairing", "models"),
     ("semidense", "frontend"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ import numpy as np
 from sfmprep import coords
 from sfmprep.capture.image_file import decode
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.devices import num_cores
 from sfmprep.errors import ConfigError, ImageError
 from sfmprep.threads import thread_pool
 from sfmprep.types import Float32, ImageBatch
@@ -106,7 +106,7 @@ def load_batches(
         names,
         max_size=max_size,
         batch_size=batch_size,
-        num_workers=num_workers or min(os.cpu_count() or 1, MAX_LOAD_THREADS),
+        num_workers=num_workers or min(num_cores(), MAX_LOAD_THREADS),
         on_unreadable=on_unreadable or _warner(images),
     )
     return _batches(images, loaded, batch_size)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import mask_path
+from sfmprep.devices import num_cores
 from sfmprep.errors import ImageError
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -106,7 +107,7 @@ def files_sha256(
         ImageError: a file cannot be read.
     """
     known = known or {}
-    num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    num_threads = min(num_cores(), _MAX_THREADS)
     with thread_pool(num_threads, "sfmprep-identity") as pool:
         digests: Iterable[FileDigest] = pool.map(
             lambda item: _digest(item[1], known.get(item[0])), paths.items()

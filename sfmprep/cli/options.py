@@ -23,6 +23,7 @@ from sfmprep.config import (
     Target,
 )
 from sfmprep.config.load import load_recipe
+from sfmprep.devices import num_cores
 from sfmprep.errors import ConfigError, did_you_mean
 from sfmprep.progress import Progress
 from sfmprep.terminal import StageProgress, start_logging
@@ -177,6 +178,8 @@ class Options:
         """Begins to show what the library says, as these options ask."""
         if self.num_threads is not None:
             limit_threads(self.num_threads)
+        else:
+            heed_quota()
         start_logging(verbose=self.verbose, quiet=self.quiet, file=self.log)
 
     def progress(self, recipe: Recipe) -> Progress:
@@ -344,6 +347,18 @@ def limit_threads(number: int) -> None:
         # not the first ones: two runs beside each other would share them
         chosen = random.sample(cores, min(number, len(cores)))
         os.sched_setaffinity(0, chosen)
+
+
+def heed_quota() -> None:
+    """Lets this process use no more cores than its container leaves to it.
+
+    COLMAP and OpenMP count those of its affinity, and would share a few among many
+    threads.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        number = num_cores()
+        if number < len(os.sched_getaffinity(0)):
+            limit_threads(number)
 
 
 def pose_settings(

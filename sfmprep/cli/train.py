@@ -105,6 +105,9 @@ def matcher(
     confidence: Annotated[
         bool, arg(help="Train only the heads that let a pair stop early: do it last.")
     ] = False,
+    threads: Annotated[
+        int, arg(help="Threads that make pairs; a few where a GPU waits for them.")
+    ] = 1,
     device: Device = "auto",
     export: Export = None,
 ) -> None:
@@ -115,6 +118,8 @@ def matcher(
     from sfmprep.train.matcher.train import export_weights, train_matcher
 
     _check_sizes(size, "--batch", batch)
+    if threads < 1:
+        raise ConfigError(f"--threads {threads}: give 1 or more.")
     weights = None
     if init == "compact":
         weights = resolve_weights("compact-lightglue").path
@@ -135,6 +140,7 @@ def matcher(
         seed=seed,
         size=size,
         batch=batch,
+        num_threads=threads,
         device=_device(device),
         part="confidence" if confidence else "assignment",
         progress=show_progress,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.devices import num_cores
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -37,7 +36,7 @@ def point_colours(
         return _bilinear(pixels, observations.xy[by_view[view]])
 
     sums = np.zeros((observations.num_points, 3))
-    with thread_pool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(_MAX_THREADS, num_cores())) as pool:
         samples = zip(seen, pool.map(sample, seen), strict=True)
         for view, colours in progress(samples, desc="colours", total=len(seen)):
             np.add.at(sums, observations.point[by_view[view]], colours)

@@ -9,7 +9,6 @@ the south to the east and looks into the corner.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from sfmprep.demo.textures import (
     tint_noise,
     to_texture,
 )
+from sfmprep.devices import num_cores
 from sfmprep.errors import ConfigError
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -118,7 +118,7 @@ def render_demo_scene(
         (folder / "images" / names[k]).write_bytes(jpeg.tobytes())
 
     # at most four at once, since each takes some 200 MB
-    with thread_pool(min(4, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(4, num_cores())) as pool:
         written = pool.map(write_image, range(num_images))
         for _ in progress(written, desc="render", total=num_images):
             pass

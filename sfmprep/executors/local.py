@@ -11,7 +11,6 @@ import contextlib
 import logging
 import logging.handlers
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from sfmprep.devices import num_cores
 from sfmprep.errors import DeviceError, SfmprepError
 from sfmprep.progress import Progress
 
@@ -155,13 +155,6 @@ def _work(
         link.send("failed", error)
     except Exception:
         link.send("failed", RuntimeError(traceback.format_exc()))
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # --------------------------------------------------------------------- in the parent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from sfmprep.capture.image_file import decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import read_mask
 from sfmprep.config import ExportConfig
+from sfmprep.devices import num_cores
 from sfmprep.errors import ImageError
 from sfmprep.export.targets import BESIDE, Layout
 from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
@@ -114,7 +114,7 @@ class ImageWriter:
                     destination.mask_folder(factor).mkdir(exist_ok=True)
         maps = _SharedMaps(undistortions.values())
         cameras = {name: view.target.camera_id for name, view in undistortions.items()}
-        with thread_pool(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        with thread_pool(min(_MAX_THREADS, num_cores())) as pool:
             yield from pool.map(
                 lambda name: self._write_one(name, undistortions.get(name), maps),
                 sorted(names, key=lambda name: cameras.get(name, 0)),

@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 from sfmprep.capture.batches import MAX_LOAD_THREADS
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import EngineConfig, FeaturesConfig, MatcherConfig
+from sfmprep.devices import num_cores
 from sfmprep.errors import ConfigError, DeviceError
-from sfmprep.executors.local import Job, Link, num_cores, run_on_devices
+from sfmprep.executors.local import Job, Link, run_on_devices
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import (
     match_in_order,

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SAVE_EVERY_S = 120.0
+_SAVE_EVERY_S = 60.0
 _MEASURE_EVERY_S = 180.0
 _AHEAD = 2  # batches that wait, for each thread
 
@@ -72,7 +72,7 @@ def run_training(
 ) -> int:
     """Takes steps until the time is over, and leaves a checkpoint to go on from.
 
-    A training that was cut loses two minutes at most.
+    A training that was cut loses a minute at most.
 
     Args:
         training: As restored from the checkpoint, where there is one.

@@ -7,7 +7,6 @@ improve object retrieval", CVPR 2012. The operator is COLMAP's, through pycolmap
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pycolmap
 
 from sfmprep.config import SiftConfig
 from sfmprep.coords import Placed
+from sfmprep.devices import num_cores
 from sfmprep.errors import StoreError
 from sfmprep.models.identity import identity
 from sfmprep.models.shared.precision import Precision
@@ -45,7 +45,7 @@ class Sift:
     ) -> None:
         self.identity = identity(config, device=device, precision=precision)
         self._max_keypoints = config.max_keypoints
-        self.batch_size = min(os.cpu_count() or 1, _MAX_BATCH)
+        self.batch_size = min(num_cores(), _MAX_BATCH)
         self._options = pycolmap.FeatureExtractionOptions(
             use_gpu=False,
             max_image_size=_ANY_SIZE,

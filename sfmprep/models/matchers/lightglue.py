@@ -51,7 +51,7 @@ from sfmprep.models.matchers.pair_batches import (
 )
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.adapter import Adapter, inference
-from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.out_of_memory import Memory, free_bytes
 from sfmprep.models.shared.precision import Where
 from sfmprep.types import Features, Float32, Matches
 
@@ -91,13 +91,13 @@ _CPU = _Limits(keypoints=4096, similarities=1, max_unpruned=0, is_bucketed=False
 
 def _cuda_limits(adapter: Adapter, shape: LightGlueShape) -> _Limits:
     """As many keypoints as fill a GPU, some sixteen pairs of 4096, if there is room."""
-    free_bytes, _ = torch.cuda.mem_get_info(adapter.device.index)
+    free = free_bytes(adapter.device)
     # A layer of float32 holds some 40 values for each of a token's: old and new tokens,
     # queries, keys, values and their rotations, and the perceptron's inner layers.
-    fitting = free_bytes // 2 // (40 * 4 * shape.dim)
+    fitting = free // 2 // (40 * 4 * shape.dim)
     return _Limits(
         keypoints=max(1, min(1 << 17, fitting)),
-        similarities=max(1, min(1 << 26, free_bytes // 64)),
+        similarities=max(1, min(1 << 26, free // 64)),
         max_unpruned=1536 if adapter.dtype == torch.float16 else 1024,
         is_bucketed=True,
     )

@@ -28,7 +28,7 @@ from sfmprep.models.matchers.pair_batches import (
 )
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.adapter import inference
-from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.out_of_memory import Memory, free_bytes
 from sfmprep.models.shared.precision import Precision
 from sfmprep.types import Features, Matches
 
@@ -80,8 +80,7 @@ class Nearest:
         self._memory = Memory()
         self._budget = _CPU_BUDGET
         if torch.device(device).type == "cuda":
-            free_bytes, _ = torch.cuda.mem_get_info(torch.device(device).index)
-            self._budget = min(_GPU_BUDGET, free_bytes // 16)
+            self._budget = min(_GPU_BUDGET, free_bytes(torch.device(device)) // 16)
 
     @inference
     def prepare(self, features: Features) -> PreparedRows:

@@ -22,8 +22,10 @@ R = TypeVar("R")
 _MARKS = (
     "out of memory",
     "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
     "STATUS_NOT_INITIALIZED",
     "Unable to find a valid cuDNN algorithm",
+    "unable to find an engine to execute this computation",
     "can't allocate memory",
 )
 
@@ -97,6 +99,17 @@ class Memory:
             for item in items
             for result in self.run(lambda part: [run(part[0])], [item])
         ]
+
+
+def free_bytes(device: torch.device) -> int:
+    """How much of a CUDA device's memory new tensors can have.
+
+    What torch keeps of tensors that are gone is free for new ones, but not for the
+    driver, which counts the rest.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

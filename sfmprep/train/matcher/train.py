@@ -52,6 +52,7 @@ def train_matcher(
     size: int = 256,
     batch: int = 16,
     device: str = "cpu",
+    num_threads: int = 1,
     progress: Progress = silent,
     part: Part = "assignment",
     steps: int | None = None,
@@ -72,6 +73,8 @@ def train_matcher(
         size: Side of crops of up to 256 keypoints, pixels; of more, they are larger.
         batch: Pairs of 256 keypoints a step.
         device: Where to train, as torch names it; the layers are in bfloat16 on CUDA.
+        num_threads: That make batches, each with torch's threads; more than one where
+            the device would wait for them. The batches stay the same.
         progress: Shows the steps.
         part: What to train; confidence comes last, on the mean weights of the other.
         steps: The step to stop at, if it comes before the time is over.
@@ -155,6 +158,7 @@ def train_matcher(
         device=device,
         end=time.monotonic() + 60 * minutes,
         max_steps=steps,
+        num_threads=num_threads,
         also_saved={"began": began},
         measure=measure if aside else None,
         progress=progress,
