@@ -46,3 +46,9 @@ def read_table(path: Path) -> dict[str, Any]:
             f"{path} is damaged ({error}). Delete {path.parent}; the next run makes it"
             " again."
         ) from error
+
+
+def below(folder: Path, path: Path) -> Path:
+    """Where a file lies in a folder that holds files of another machine."""
+    path = path.absolute()
+    return folder / path.relative_to(path.anchor)

@@ -1,26 +1,28 @@
-"""Extraction and matching on several devices: one process each, one store in the end.
+"""Extraction and matching in shards, by several processes or machines: one store.
 
-Every process writes a store of its own, `NAME.parts/K.h5` beside the store NAME. When
-all have ended, the parts are merged into the store and deleted; `merge_parts` does so
-with the parts that a killed run has left.
+What an executor has done lies as small stores in `NAME.parts` beside the store NAME.
+When it is through, these are merged into the store and deleted; `merge_parts` does so
+with those that a killed run has left.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sfmprep.capture.batches import MAX_LOAD_THREADS
+from sfmprep.capture.elsewhere import files_of, only, placed_below
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import EngineConfig, FeaturesConfig, MatcherConfig
 from sfmprep.errors import ConfigError, DeviceError
-from sfmprep.executors.local import Job, Link, num_cores, run_on_devices
+from sfmprep.executors.protocol import Executor, Job, Link
+from sfmprep.files import below
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import (
     match_in_order,
@@ -30,6 +32,8 @@ from sfmprep.frontend.match import (
 )
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.build import build_extractor, build_matcher
+from sfmprep.models.protocols import Extractor, Matcher
+from sfmprep.models.shared.precision import Precision
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.ragged import DamagedError
 from sfmprep.stores.tables import FeatureStore, MatchStore
@@ -38,22 +42,21 @@ from sfmprep.types import Pair
 logger = logging.getLogger(__name__)
 
 
-def match_on_devices(
+def match_in_shards(
     pairs: Iterable[Pair],
     features_path: Path,
     config: MatcherConfig,
     store_path: Path,
     provenance: Mapping[str, Any],
     *,
-    devices: Sequence[str],
+    executor: Executor,
     engine: EngineConfig,
     progress: Progress = silent,
 ) -> None:
-    """Matches every pair that the store does not hold yet, on all devices.
+    """Has every pair matched that the store does not hold yet.
 
     The store has in the end the content that `match_features` leaves, in another
-    order. A process that fails does not stop the others, and what they and it have
-    matched is kept. A script that calls this needs `if __name__ == "__main__":`.
+    order. What is matched when something fails is kept.
 
     Args:
         pairs: What to match, name0 < name1.
@@ -61,13 +64,13 @@ def match_on_devices(
         config: The matcher.
         store_path: Where matches go.
         provenance: Of that store.
-        devices: One process runs on each, such as `cuda:0`; one may come twice.
+        executor: Has it done.
         engine: Precision, and the bytes that each process caches.
         progress: Wraps the loop over pairs.
 
     Raises:
-        SfmprepError: what a process raised, with its device; DeviceError if it was
-            killed, ConfigError if no device is named.
+        SfmprepError: what was raised where it was done, and where that is; DeviceError
+            if a process was killed. See also the executor.
         RuntimeError: a process failed in a way that is not foreseen.
         StoreError: see `MatchStore` and `merge_parts`.
     """
@@ -83,24 +86,24 @@ def match_on_devices(
             lambda capacity: order_for_cache(missing, capacity),
             len(missing),
             store,
-            devices,
+            executor,
             progress,
         )
 
 
-def extract_on_devices(
+def extract_in_shards(
     images: ImageSet,
     config: FeaturesConfig,
     store_path: Path,
     provenance: Mapping[str, Any],
     *,
-    devices: Sequence[str],
+    executor: Executor,
     engine: EngineConfig,
     progress: Progress = silent,
 ) -> dict[str, str]:
-    """Extracts the features that the store does not hold yet, on all devices.
+    """Has the features extracted that the store does not hold yet.
 
-    See `match_on_devices`, also for what is raised.
+    See `match_in_shards`, also for what is raised.
 
     Returns:
         The images that could not be decoded, with the reason.
@@ -108,12 +111,12 @@ def extract_on_devices(
     with FeatureStore(store_path, provenance) as store:
         merge_parts(store)
         missing = [name for name in images.names if name not in store]
-        job = _Extraction(images, config, provenance, engine, len(devices))
-        return _run(job, lambda _: missing, len(missing), store, devices, progress)
+        job = _Extraction(images, config, provenance, engine)
+        return _run(job, lambda _: missing, len(missing), store, executor, progress)
 
 
 def merge_parts(store: FeatureStore | MatchStore) -> None:
-    """Moves what a stopped run on several devices has left into the store.
+    """Moves what a stopped run in shards has left into the store.
 
     A damaged part is merged up to the damage, with a warning, and deleted.
 
@@ -136,7 +139,7 @@ def merge_parts(store: FeatureStore | MatchStore) -> None:
 
 def _parts_of(store: FeatureStore | MatchStore) -> Path:
     if store.path is None:
-        raise ConfigError("several devices fill a store on disk only. Give it a path.")
+        raise ConfigError("shards fill a store on disk only. Give it a path.")
     return store.path.with_name(f"{store.path.name}.parts")
 
 
@@ -145,29 +148,24 @@ def _run(
     order: Callable[[int], Sequence[Any]],
     total: int,
     store: FeatureStore | MatchStore,
-    devices: Sequence[str],
+    executor: Executor,
     progress: Progress,
 ) -> dict[str, str]:
-    """Has the work done and merged; returns what the processes noted."""
+    """Has the work done and merged; returns what was noted on the way."""
     if total == 0:
         return {}
-    if not devices:
-        raise ConfigError("no device is named; expected some, such as cuda:0, cuda:1")
     parts = _parts_of(store)
     parts.mkdir(exist_ok=True)
     what = "match" if isinstance(store, MatchStore) else "extract"
-    outcome = run_on_devices(
-        job, order, total, parts, devices, desc=what, progress=progress
-    )
+    outcome = executor.run(job, order, total, parts, desc=what, progress=progress)
     merge_parts(store)
     if outcome.failed:
         kinds = {type(error) for _, error in outcome.failed}
         kind = kinds.pop() if len(kinds) == 1 else DeviceError
-        reasons = "\n".join(f"{device}: {error}" for device, error in outcome.failed)
+        reasons = "\n".join(f"{where}: {error}" for where, error in outcome.failed)
         raise kind(
-            f"{reasons}\n{len(outcome.failed)} of {len(devices)} processes failed; what"
-            f" is done is in {store.path}. Run the same command again: it goes on from"
-            " there."
+            f"{reasons}\n{outcome.summary}; what is done is in {store.path}. Run the"
+            " same command again: it goes on from there."
         )
     return outcome.notes
 
@@ -175,15 +173,15 @@ def _run(
 @dataclass(frozen=True)
 class _Matching:
     chunks_a_device: ClassVar[int] = 16
+    suffix: ClassVar[str] = ".h5"
+    has_network: ClassVar[bool] = True
     features_path: Path
     config: MatcherConfig
     provenance: Mapping[str, Any]
     engine: EngineConfig
 
     def run(self, device: str, part: Path, link: Link) -> None:
-        matcher = build_matcher(
-            self.config, device=device, precision=self.engine.precision
-        )
+        matcher = _matcher(self.config, device, self.engine.precision)
         cache_bytes = int(self.engine.cache_gb * 1e9)
         with (
             FeatureStore(self.features_path) as features,
@@ -202,32 +200,54 @@ class _Matching:
                 for _ in link.progress(matched):
                     pass
 
+    def files(self, items: Sequence[Pair]) -> list[Path]:
+        path = self.features_path
+        return sorted(path.glob("*.h5")) if path.is_dir() else [path]
+
+    def below(self, folder: Path) -> _Matching:
+        return replace(self, features_path=below(folder, self.features_path))
+
 
 @dataclass(frozen=True)
 class _Extraction:
     chunks_a_device: ClassVar[int] = 4  # reading ahead starts anew with each
+    suffix: ClassVar[str] = ".h5"
+    has_network: ClassVar[bool] = True
     images: ImageSet
     config: FeaturesConfig
     provenance: Mapping[str, Any]
     engine: EngineConfig
-    num_devices: int
 
     def run(self, device: str, part: Path, link: Link) -> None:
-        extractor = build_extractor(
-            self.config, device=device, precision=self.engine.precision
-        )
-        threads = self.engine.num_workers or min(
-            num_cores(), MAX_LOAD_THREADS * self.num_devices
-        )
+        extractor = _extractor(self.config, device, self.engine.precision)
+        asked = self.engine.num_workers
         with FeatureStore(part, self.provenance) as store:
             for names in link.chunks(0):
-                infos = {name: self.images.infos[name] for name in names}
                 unreadable = extract_features(
-                    dataclasses.replace(self.images, names=tuple(names), infos=infos),
+                    only(self.images, names),
                     extractor,
                     store,
                     max_size=self.config.max_size,
-                    num_workers=max(threads // self.num_devices, 1),
+                    num_workers=min(link.num_cores, MAX_LOAD_THREADS)
+                    if asked is None
+                    else max(asked // link.num_beside, 1),
                     progress=link.progress,
                 )
                 link.note(unreadable)
+
+    def files(self, items: Sequence[str]) -> list[Path]:
+        return list(files_of(self.images, items))
+
+    def below(self, folder: Path) -> _Extraction:
+        return replace(self, images=placed_below(self.images, folder))
+
+
+# a process that does shard after shard builds its network once
+@lru_cache(maxsize=1)
+def _matcher(config: MatcherConfig, device: str, precision: Precision) -> Matcher:
+    return build_matcher(config, device=device, precision=precision)
+
+
+@lru_cache(maxsize=1)
+def _extractor(config: FeaturesConfig, device: str, precision: Precision) -> Extractor:
+    return build_extractor(config, device=device, precision=precision)
