@@ -20,12 +20,12 @@ from sfmprep.config import (
 from sfmprep.errors import ImageError
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
-from sfmprep.frontend.match import match_features, pairs_per_batch
 from sfmprep.frontend.in_shards import (
     extract_in_shards,
     match_in_shards,
     merge_parts,
 )
+from sfmprep.frontend.match import match_features, pairs_per_batch
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
@@ -143,8 +143,7 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
     if key != made["key"]:
         if key:  # what a stopped run on several devices left beside it is its own
             with _STORES[stage](path, its_own) as store:
-                if isinstance(store, FeatureStore | MatchStore):
-                    merge_parts(store)
+                merge_parts(store)
         run.workspace.put_aside(path, key, made["key"])
     run.begin(stage)
     return made
@@ -260,6 +259,7 @@ def write_database(
         *(path, pairs, recipe.database),
         scales=reduction_scales(run.images, recipe.features.max_size),
         seed=recipe.seed,
+        executor=run.cluster,
         progress=progress,
     )
 

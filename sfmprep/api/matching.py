@@ -36,8 +36,8 @@ from sfmprep.devices import pick_device
 from sfmprep.errors import ConfigError
 from sfmprep.executors.local import Processes
 from sfmprep.frontend.extract import extract_features
-from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
 from sfmprep.frontend.in_shards import extract_in_shards, match_in_shards
+from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Extractor, Matcher
 from sfmprep.models.shared.precision import Precision

@@ -33,16 +33,23 @@ def open_folder(
     *,
     default: str = "splat",
     goes_on: bool = False,
+    device: str = "auto",
 ) -> Iterator[Run]:
     """Scans the images and opens the output folder for one stage."""
     loaded = begin(images, out, options, default)
+    cluster = options.cluster(device)
     from sfmprep.pipelines.develop import find_capture
     from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.run import open_run
 
     scanned = find_capture(images, out, loaded, progress=show_progress)
     scanned = with_motion_masks(scanned, out, loaded, progress=show_progress)
-    with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
+    with open_run(
+        *(scanned, out, loaded),
+        goes_on=goes_on,
+        cluster=cluster,
+        progress=show_progress,
+    ) as run:
         yield run
 
 

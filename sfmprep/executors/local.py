@@ -65,7 +65,9 @@ class Processes:
             ConfigError: no device is named.
         """
         if not self.devices:
-            raise ConfigError("no device is named; expected some, such as cuda:0, cuda:1")
+            raise ConfigError(
+                "no device is named; expected some, such as cuda:0, cuda:1"
+            )
         outcome = Outcome()
         workers: list[_Worker] = []
         with _stopped(workers):

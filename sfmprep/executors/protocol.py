@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from sfmprep.errors import DeviceError
 from sfmprep.progress import Progress
 
 T = TypeVar("T")
@@ -80,6 +81,27 @@ class Outcome:
     notes: dict[str, str] = field(default_factory=dict)
     failed: list[tuple[str, Exception]] = field(default_factory=list)  # where, why
     summary: str = ""  # such as `1 of 2 processes failed`
+
+    def expect_whole(self, place: object) -> None:
+        """Makes sure that all was done.
+
+        Args:
+            place: Where what is done lies.
+
+        Raises:
+            SfmprepError: what was raised, if it is of one kind, and where; else
+                DeviceError.
+            RuntimeError: something failed in a way that is not foreseen.
+        """
+        if not self.failed:
+            return
+        kinds = {type(error) for _, error in self.failed}
+        kind = kinds.pop() if len(kinds) == 1 else DeviceError
+        reasons = "\n".join(f"{where}: {error}" for where, error in self.failed)
+        raise kind(
+            f"{reasons}\n{self.summary}; what is done is in {place}. Run the same"
+            " command again: it goes on from there."
+        )
 
 
 class Executor(Protocol):

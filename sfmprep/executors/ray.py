@@ -374,7 +374,11 @@ class _Shards:
             )
             self._fail(f"{host}:{port}", lost)
             return False
-        if now - self._answered > _SAY_S and self._head_seen == now and not self._room():
+        if (
+            now - self._answered > _SAY_S
+            and self._head_seen == now
+            and not self._room()
+        ):
             self._answered = now
             logger.warning("no node of the Ray cluster has room; waiting for one")
         return True
@@ -384,5 +388,5 @@ def _do(job: Job, order: Order, sent: Mapping[Path, list[Any]]) -> Answer:
     """What a task runs."""
     import ray
 
-    fetched = {path: map(ray.get, blocks) for path, blocks in sent.items()}
-    return do_shard(job, order, fetched)
+    blocks = {path: map(ray.get, some) for path, some in sent.items()}
+    return do_shard(job, order, blocks)

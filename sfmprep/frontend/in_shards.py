@@ -1,4 +1,4 @@
-"""Extraction and matching in shards, by several processes or machines: one store.
+"""Extraction, description, matching in shards, by several processes or machines.
 
 What an executor has done lies as small stores in `NAME.parts` beside the store NAME.
 When it is through, these are merged into the store and deleted; `merge_parts` does so
@@ -19,10 +19,16 @@ from typing import Any, ClassVar
 from sfmprep.capture.batches import MAX_LOAD_THREADS
 from sfmprep.capture.elsewhere import files_of, only, placed_below
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import EngineConfig, FeaturesConfig, MatcherConfig
-from sfmprep.errors import ConfigError, DeviceError
+from sfmprep.config import (
+    EngineConfig,
+    FeaturesConfig,
+    MatcherConfig,
+    RetrieverConfig,
+)
+from sfmprep.errors import ConfigError
 from sfmprep.executors.protocol import Executor, Job, Link
 from sfmprep.files import below
+from sfmprep.frontend.describe import describe_images
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import (
     match_in_order,
@@ -31,12 +37,12 @@ from sfmprep.frontend.match import (
     pairs_per_batch,
 )
 from sfmprep.frontend.match_order import order_for_cache
-from sfmprep.models.build import build_extractor, build_matcher
-from sfmprep.models.protocols import Extractor, Matcher
+from sfmprep.models.build import build_extractor, build_matcher, build_retriever
+from sfmprep.models.protocols import Extractor, Matcher, Retriever
 from sfmprep.models.shared.precision import Precision
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.ragged import DamagedError
-from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.stores.tables import FeatureStore, MatchStore, RowStore, Store
 from sfmprep.types import Pair
 
 logger = logging.getLogger(__name__)
@@ -81,13 +87,10 @@ def match_in_shards(
         merge_parts(store)
         missing = missing_pairs(pairs, features, store)
         job = _Matching(features_path, config, provenance, engine)
-        _run(
-            job,
+        fill(
+            *(store, executor, job),
             lambda capacity: order_for_cache(missing, capacity),
-            len(missing),
-            store,
-            executor,
-            progress,
+            *("match", progress),
         )
 
 
@@ -112,10 +115,35 @@ def extract_in_shards(
         merge_parts(store)
         missing = [name for name in images.names if name not in store]
         job = _Extraction(images, config, provenance, engine)
-        return _run(job, lambda _: missing, len(missing), store, executor, progress)
+        return fill(store, executor, job, lambda _: missing, "extract", progress)
 
 
-def merge_parts(store: FeatureStore | MatchStore) -> None:
+def describe_in_shards(
+    images: ImageSet,
+    names: Sequence[str],
+    config: RetrieverConfig,
+    store_path: Path,
+    provenance: Mapping[str, Any],
+    *,
+    executor: Executor,
+    engine: EngineConfig,
+    progress: Progress = silent,
+) -> dict[str, str]:
+    """Has the images described that the store does not hold yet.
+
+    See `match_in_shards`, also for what is raised.
+
+    Returns:
+        The images that could not be decoded, with the reason.
+    """
+    with RowStore(store_path, provenance) as store:
+        merge_parts(store)
+        missing = [name for name in names if name not in store]
+        job = _Description(images, config, provenance, engine)
+        return fill(store, executor, job, lambda _: missing, "describe", progress)
+
+
+def merge_parts(store: Store) -> None:
     """Moves what a stopped run in shards has left into the store.
 
     A damaged part is merged up to the damage, with a warning, and deleted.
@@ -123,7 +151,7 @@ def merge_parts(store: FeatureStore | MatchStore) -> None:
     Raises:
         StoreError: a part was made in another way, or a process still writes it.
     """
-    folder = _parts_of(store)
+    folder = parts_of(store.path)
     if not folder.is_dir():
         return
     for part in sorted(folder.glob("*.h5")):
@@ -133,40 +161,43 @@ def merge_parts(store: FeatureStore | MatchStore) -> None:
             logger.warning("what is lost of a part is made again: %s", error)
     for file in (*folder.glob("*.h5"), *folder.glob(".*.part")):
         file.unlink()
+    for token in folder.glob(".seen-*"):  # whoever is still at work for it gives up
+        token.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a user's file stays, and so its folder
         folder.rmdir()
 
 
-def _parts_of(store: FeatureStore | MatchStore) -> Path:
-    if store.path is None:
+def parts_of(path: Path | None) -> Path:
+    """The folder of the parts of a store.
+
+    Raises:
+        ConfigError: it lies in memory.
+    """
+    if path is None:
         raise ConfigError("shards fill a store on disk only. Give it a path.")
-    return store.path.with_name(f"{store.path.name}.parts")
+    return path.with_name(f"{path.name}.parts")
 
 
-def _run(
+def fill(
+    store: Store,
+    executor: Executor,
     job: Job,
     order: Callable[[int], Sequence[Any]],
-    total: int,
-    store: FeatureStore | MatchStore,
-    executor: Executor,
+    desc: str,
     progress: Progress,
 ) -> dict[str, str]:
-    """Has the work done and merged; returns what was noted on the way."""
-    if total == 0:
+    """Has what a store lacks done and merged; returns what was noted on the way.
+
+    Raises:
+        SfmprepError: see `match_in_shards`.
+    """
+    if not (total := len(order(0))):
         return {}
-    parts = _parts_of(store)
+    parts = parts_of(store.path)
     parts.mkdir(exist_ok=True)
-    what = "match" if isinstance(store, MatchStore) else "extract"
-    outcome = executor.run(job, order, total, parts, desc=what, progress=progress)
+    outcome = executor.run(job, order, total, parts, desc=desc, progress=progress)
     merge_parts(store)
-    if outcome.failed:
-        kinds = {type(error) for _, error in outcome.failed}
-        kind = kinds.pop() if len(kinds) == 1 else DeviceError
-        reasons = "\n".join(f"{where}: {error}" for where, error in outcome.failed)
-        raise kind(
-            f"{reasons}\n{outcome.summary}; what is done is in {store.path}. Run the"
-            " same command again: it goes on from there."
-        )
+    outcome.expect_whole(store.path)
     return outcome.notes
 
 
@@ -220,7 +251,6 @@ class _Extraction:
 
     def run(self, device: str, part: Path, link: Link) -> None:
         extractor = _extractor(self.config, device, self.engine.precision)
-        asked = self.engine.num_workers
         with FeatureStore(part, self.provenance) as store:
             for names in link.chunks(0):
                 unreadable = extract_features(
@@ -228,9 +258,7 @@ class _Extraction:
                     extractor,
                     store,
                     max_size=self.config.max_size,
-                    num_workers=min(link.num_cores, MAX_LOAD_THREADS)
-                    if asked is None
-                    else max(asked // link.num_beside, 1),
+                    num_workers=num_readers(self.engine, link),
                     progress=link.progress,
                 )
                 link.note(unreadable)
@@ -242,6 +270,42 @@ class _Extraction:
         return replace(self, images=placed_below(self.images, folder))
 
 
+@dataclass(frozen=True)
+class _Description:
+    chunks_a_device: ClassVar[int] = 4
+    suffix: ClassVar[str] = ".h5"
+    has_network: ClassVar[bool] = True
+    images: ImageSet
+    config: RetrieverConfig
+    provenance: Mapping[str, Any]
+    engine: EngineConfig
+
+    def run(self, device: str, part: Path, link: Link) -> None:
+        retriever = _retriever(self.config, device, self.engine.precision)
+        with RowStore(part, self.provenance) as store:
+            for names in link.chunks(0):
+                unreadable = describe_images(
+                    *(self.images, names, retriever, store),
+                    max_size=self.config.max_size,
+                    num_workers=num_readers(self.engine, link),
+                    progress=link.progress,
+                )
+                link.note(unreadable)
+
+    def files(self, items: Sequence[str]) -> list[Path]:
+        return list(files_of(self.images, items))
+
+    def below(self, folder: Path) -> _Description:
+        return replace(self, images=placed_below(self.images, folder))
+
+
+def num_readers(engine: EngineConfig, link: Link) -> int:
+    """How many threads of a job decode."""
+    if engine.num_workers is None:
+        return min(link.num_cores, MAX_LOAD_THREADS)
+    return max(engine.num_workers // link.num_beside, 1)
+
+
 # a process that does shard after shard builds its network once
 @lru_cache(maxsize=1)
 def _matcher(config: MatcherConfig, device: str, precision: Precision) -> Matcher:
@@ -251,3 +315,8 @@ def _matcher(config: MatcherConfig, device: str, precision: Precision) -> Matche
 @lru_cache(maxsize=1)
 def _extractor(config: FeaturesConfig, device: str, precision: Precision) -> Extractor:
     return build_extractor(config, device=device, precision=precision)
+
+
+@lru_cache(maxsize=1)
+def _retriever(config: RetrieverConfig, device: str, precision: Precision) -> Retriever:
+    return build_retriever(config, device=device, precision=precision)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import EngineConfig, NearestConfig, SiftConfig
-from sfmprep.errors import ConfigError, DeviceError, ImageError, StoreError
+from sfmprep.errors import ConfigError, DeviceError, ImageError
 from sfmprep.executors.protocol import Link
 from sfmprep.executors.ray import RayCluster
 from sfmprep.files import below
@@ -28,7 +27,7 @@ from sfmprep.models.matchers.nearest import Nearest
 from sfmprep.pairing.pairs import exhaustive_pairs
 from sfmprep.progress import silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
-from tests.support.ray_nodes import RayNodes, ray_nodes, wait_until
+from tests.support.ray_nodes import RayNodes, ray_nodes
 from tests.support.records import expect_features, expect_matches
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
@@ -286,9 +285,7 @@ def test_a_node_without_our_disk_is_sent_files_and_sends_its_part(
 def test_without_a_cluster(parts: Path) -> None:
     cluster = RayCluster(address="127.0.0.1:1")
     with pytest.raises(ConfigError) as raised:
-        cluster.run(
-            Sleeping(0), lambda _: [1], 1, parts, desc="sleep", progress=silent
-        )
+        cluster.run(Sleeping(0), lambda _: [1], 1, parts, desc="sleep", progress=silent)
     text = str(raised.value)
     assert text.startswith(
         "--address 127.0.0.1:1: no Ray cluster can be joined there ("

@@ -22,8 +22,8 @@ from sfmprep.config import EngineConfig, NearestConfig, SiftConfig
 from sfmprep.errors import ConfigError, DeviceError, StoreError
 from sfmprep.executors.local import Processes, _Shards
 from sfmprep.frontend.extract import extract_features
-from sfmprep.frontend.match import match_features
 from sfmprep.frontend.in_shards import extract_in_shards, match_in_shards
+from sfmprep.frontend.match import match_features
 from sfmprep.models.extractors.sift import Sift
 from sfmprep.models.matchers.nearest import Nearest
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
@@ -146,7 +146,9 @@ def test_images_that_cannot_be_decoded_are_named(
     copied = ImageSet.scan(tmp_path / "images")
     (tmp_path / "images" / copied.names[1]).write_bytes(b"no more an image")
     unreadable = extract_in_shards(
-        *(copied, SIFT, tmp_path / "f.h5", MADE), executor=Processes(["cpu"]), engine=ENGINE
+        *(copied, SIFT, tmp_path / "f.h5", MADE),
+        executor=Processes(["cpu"]),
+        engine=ENGINE,
     )
     assert list(unreadable) == [copied.names[1]]
     with FeatureStore(tmp_path / "f.h5") as store:
@@ -158,7 +160,9 @@ def test_nothing_to_do_starts_no_process(
 ) -> None:
     none = Pairs(())
     match_in_shards(
-        *(none, alone[0], NEAREST, tmp_path / "m.h5", MADE), executor=Processes(()), engine=ENGINE
+        *(none, alone[0], NEAREST, tmp_path / "m.h5", MADE),
+        executor=Processes(()),
+        engine=ENGINE,
     )
     assert os.listdir(tmp_path) == ["m.h5"]
 
@@ -251,7 +255,10 @@ def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
     call = (pairs, tmp_path / "f.h5", NEAREST, tmp_path / "m.h5", MADE)
     with pytest.raises(DeviceError) as caught:
         match_in_shards(
-            *call, executor=Processes(TWO), engine=ENGINE, progress=Counting(200, kill_one)
+            *call,
+            executor=Processes(TWO),
+            engine=ENGINE,
+            progress=Counting(200, kill_one),
         )
     assert str(caught.value) == (
         "cpu: its process was ended by SIGKILL, as the system does when memory runs"
@@ -298,7 +305,10 @@ def test_an_interrupted_run_stops_its_processes_and_keeps_what_is_done(
     call = (pairs, tmp_path / "f.h5", NEAREST, tmp_path / "m.h5", MADE)
     with pytest.raises(KeyboardInterrupt):
         match_in_shards(
-            *call, executor=Processes(TWO), engine=ENGINE, progress=Counting(200, interrupt)
+            *call,
+            executor=Processes(TWO),
+            engine=ENGINE,
+            progress=Counting(200, interrupt),
         )
     assert multiprocessing.active_children() == []
     bar = Counting()
