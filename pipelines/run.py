@@ -131,7 +131,7 @@ def open_run(
             " first."
         )
     # before there is a folder: it may fail
-    chosen = _choose(workspace, recipe, len(images))
+    chosen = choose(workspace, recipe, len(images))
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
@@ -181,8 +181,12 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
     return next(same, None)
 
 
-def _choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
-    """The recipe with one choice of features and matcher."""
+def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
+    """The recipe with one choice of features and matcher.
+
+    Raises:
+        WeightsError: see `choose_frontend` and `fetch_weights`.
+    """
     dense = recipe.dense.matcher if recipe.dense else None
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
     retriever = None if is_small else recipe.retriever

@@ -39,6 +39,14 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[
     str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
 ]
+Shard = Annotated[
+    str | None,
+    arg(
+        metavar="I/N",
+        help="Do the I-th of N shares alone, as a task of an array job does; the"
+        " command without it joins them.",
+    ),
+]
 Thresholds = Annotated[
     tuple[tuple[str, ...], ...],
     UseAppendAction,

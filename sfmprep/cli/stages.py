@@ -17,12 +17,13 @@ from sfmprep.cli.options import (
     MaskOptions,
     Options,
     Out,
+    Shard,
     TargetOptions,
     Thresholds,
     WithMasks,
     WithTargets,
 )
-from sfmprep.cli.start import open_folder, parsed, recipe_of
+from sfmprep.cli.start import open_folder, parsed, recipe_of, scan_for_share
 from sfmprep.errors import ConfigError, ReconstructionError, StoreError
 from sfmprep.terminal import say, show_progress
 
@@ -33,10 +34,21 @@ def extract(
     options: WithMasks = MaskOptions(),  # noqa: B008
     *,
     device: Device = "auto",
+    shard: Shard = None,
 ) -> None:
     """Extract features into OUT/work/features.h5."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import shares, stages
 
+    if shard is not None:
+        share = shares.Share.parse(shard)
+        scanned, loaded = scan_for_share(images, out, options)
+        file, count = shares.extract_share(
+            *(scanned, out, loaded, share),
+            device=options.devices(device),
+            progress=show_progress,
+        )
+        print(f"{count} images have features in {file}")
+        return
     with open_folder(images, out, options, device=device) as run:
         store, _ = stages.extract(
             run, device=options.devices(device), progress=show_progress
@@ -72,11 +84,22 @@ def match(
     options: Common = Options(),  # noqa: B008
     *,
     device: Device = "auto",
+    shard: Shard = None,
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
-    from sfmprep.pipelines import artefacts
+    from sfmprep.pipelines import artefacts, shares
     from sfmprep.pipelines.matching import match_pairs
 
+    if shard is not None:
+        share = shares.Share.parse(shard)
+        scanned, loaded = scan_for_share(images, out, options)
+        file, count = shares.match_share(
+            *(scanned, out, loaded, share),
+            device=options.devices(device),
+            progress=show_progress,
+        )
+        print(f"{count} pairs are matched in {file}")
+        return
     with (
         open_folder(images, out, options, goes_on=True, device=device) as run,
         artefacts.open_features(run) as features,

@@ -128,11 +128,15 @@ def merge_geometries(path: Path) -> None:
         return
     with write_errors(path), open_database(path) as database:
         for shard in sorted(folder.glob("*.db")):
+            with looked_into(shard) as rows:  # pycolmap leaves out empty ones
+                done = rows.execute("SELECT pair_id FROM two_view_geometries")
+                pair_ids = [pair_id for (pair_id,) in done]
             with open_database(shard) as part:
-                found = part.read_two_view_geometries()
-            for pair_id, geometry in zip(*found, strict=True):
+                found = dict(zip(*part.read_two_view_geometries(), strict=True))
+            for pair_id in pair_ids:
                 ids = pycolmap.pair_id_to_image_pair(pair_id)
                 if not database.exists_two_view_geometry(*ids):
+                    geometry = found.get(pair_id, pycolmap.TwoViewGeometry())
                     database.write_two_view_geometry(*ids, geometry)
     shutil.rmtree(folder)
 
