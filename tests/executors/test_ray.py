@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.cli.commands import run
 from sfmprep.config import EngineConfig, NearestConfig, SiftConfig
 from sfmprep.errors import ConfigError, DeviceError, ImageError
 from sfmprep.executors.protocol import Link
@@ -166,6 +169,30 @@ def test_an_error_of_the_job_ends_it_and_what_is_done_stays(
     assert 17 not in done
     assert 0 < len(done) < 100
     assert outcome.summary == f"{len(done) // 8} of 25 shards are done"
+
+
+def test_a_whole_run_on_a_cluster_leaves_what_one_on_this_machine_leaves(
+    nodes: RayNodes, demo_scene: Path, demo_result: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    recipe = str(demo_result / "recipe.yaml")
+    where = ["--executor", "ray", "--address", nodes.address]
+    photos = str(demo_scene / "images")
+    assert run(["reconstruct", photos, str(out), "--recipe", recipe, *where]) == 0
+    for kind, file in ((FeatureStore, "features.h5"), (MatchStore, "matches.h5")):
+        paths = out / "work" / file, demo_result / "work" / file
+        with kind(paths[0]) as many, kind(paths[1]) as one:
+            assert many.provenance == one.provenance
+            assert dict(many.items()).keys() == dict(one.items()).keys()
+    rows = [rows_of(folder / "work/database.db") for folder in (out, demo_result)]
+    assert rows[0] == rows[1]
+
+
+def rows_of(path: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as opened:
+        return opened.execute(
+            "SELECT * FROM two_view_geometries ORDER BY pair_id"
+        ).fetchall()
 
 
 # ------------------------------------------------------------------------- what dies

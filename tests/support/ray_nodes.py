@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,11 +98,3 @@ def ray_nodes() -> Iterator[RayNodes]:
         yield nodes
     finally:
         nodes.close()
-
-
-def wait_until(found: Any, seconds: float = 60) -> None:
-    """Waits until a function is true; fails after so long."""
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.1)
