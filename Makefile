@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench gpu-wheels gpu gpu-table bench-scenes bench-table bench-lenses bench-models bench-repeats pictures test-nerfstudio clean
+.PHONY: demo test lint bench gpu-wheels gpu gpu-table bench-scenes bench-table bench-lenses bench-models bench-repeats bench-ray test-ray bench-scale pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -37,6 +37,13 @@ bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a
 
 bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, and whether it is said
 	$(BIN)/python -m tests.bench.repeats $(REPEATS)
+
+bench-ray: $(READY) ## matching on 1 to 8 Ray workers, into examples/cluster.md; needs the extra cluster
+	$(BIN)/python -m tests.bench.ray_cluster
+
+test-ray: $(READY) ## the executor on clusters that are killed; installs the extra cluster
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[cluster]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/executors/test_ray.py
 
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models

@@ -18,6 +18,7 @@ from sfmprep.config import (
     SequentialConfig,
 )
 from sfmprep.frontend.describe import describe_images
+from sfmprep.frontend.in_shards import describe_in_shards, merge_parts
 from sfmprep.models.build import build_retriever
 from sfmprep.pairing.pairs import (
     Pairs,
@@ -46,26 +47,36 @@ def describe(
 ) -> RowStore:
     """Describes what is missing of these images; returns the rows, open for reading.
 
-    Several devices are not used at once: it is the first that does so.
+    Without a cluster, one device is used: the first.
     """
     made, engine = stages.open_store(run, "describe"), run.recipe.engine
     config = run.recipe.retriever
     file = run.ledger.file("describe")
     with RowStore(file, made) as store:
-        if config is not None and any(name not in store for name in names):
+        merge_parts(store)
+        is_whole = config is None or all(name in store for name in names)
+    unreadable = {}
+    if config is not None and not is_whole:
+        if run.cluster is not None:
+            unreadable = describe_in_shards(
+                *(run.images, names, config, file, made),
+                executor=run.cluster,
+                engine=engine,
+                progress=progress,
+            )
+        else:
             retriever = build_retriever(
                 config, device=device.split(",")[0], precision=engine.precision
             )
-            unreadable = describe_images(
-                *(run.images, names, retriever, store),
-                max_size=config.max_size,
-                num_workers=engine.num_workers,
-                progress=progress,
-            )
-            for name, reason in unreadable.items():
-                logger.warning(
-                    "%s has no neighbours: %s", run.images.path(name), reason
+            with RowStore(file, made) as store:
+                unreadable = describe_images(
+                    *(run.images, names, retriever, store),
+                    max_size=config.max_size,
+                    num_workers=engine.num_workers,
+                    progress=progress,
                 )
+    for name, reason in unreadable.items():
+        logger.warning("%s has no neighbours: %s", run.images.path(name), reason)
     run.finish("describe")
     return RowStore(file)
 

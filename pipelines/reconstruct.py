@@ -10,6 +10,7 @@ import pycolmap
 
 from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
+from sfmprep.executors.protocol import Executor
 from sfmprep.pipelines import reporting, stages
 from sfmprep.pipelines.artefacts import open_keypoints
 from sfmprep.pipelines.datasets import export_models
@@ -31,6 +32,7 @@ def reconstruct(
     recipe: Recipe,
     *,
     device: str = "cpu",
+    cluster: Executor | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Turns photographs and films into a dataset, doing only what is missing.
@@ -45,6 +47,8 @@ def reconstruct(
         recipe: What to do; see `sfmprep.load_recipe`.
         device: Where networks run, such as `cpu`, `cuda`, or `cuda:0,cuda:1`: one
             process on each, for which a script needs `if __name__ == "__main__":`.
+        cluster: Has the large stages done, such as `executors.ray.RayCluster`; None for
+            this machine.
         progress: Wraps the loops of long stages; tqdm fits.
 
     Raises:
@@ -60,7 +64,7 @@ def reconstruct(
             images = with_motion_masks(
                 images, out, recipe, device=device, progress=progress
             )
-    with open_run(images, out, recipe, progress=progress) as run:
+    with open_run(images, out, recipe, cluster=cluster, progress=progress) as run:
         with (
             match_photographs(run, seconds, device=device, progress=progress) as found,
             timed(seconds, "database"),

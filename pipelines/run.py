@@ -18,6 +18,8 @@ from sfmprep.config import Frontend, Recipe
 from sfmprep.config.load import read_resolved
 from sfmprep.dataset.georeference import MIN_POSITIONS
 from sfmprep.errors import ConfigError, ImageError, StoreError
+from sfmprep.executors.local import Processes
+from sfmprep.executors.protocol import Executor
 from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import read_table, write_text
@@ -51,6 +53,12 @@ class Run:
     recipe: Recipe  # with one choice of features and matcher
     ledger: Ledger
     budget: Budget  # for what is beyond the first rung
+    cluster: Executor | None = None  # has done what it can
+
+    def executor_on(self, device: str) -> Executor | None:
+        """What does the work of networks; None for this process, on one device."""
+        devices = device.split(",")
+        return self.cluster or (Processes(devices) if len(devices) > 1 else None)
 
     def begin(self, stage: str) -> None:
         """Notes that an artefact is being written, and by which recipe.
@@ -89,6 +97,7 @@ def open_run(
     recipe: Recipe,
     *,
     goes_on: bool = False,
+    cluster: Executor | None = None,
     progress: Progress = silent,
 ) -> Iterator[Run]:
     """Makes the output folder or goes on in it, and holds its lock.
@@ -102,6 +111,7 @@ def open_run(
         out: The output folder.
         recipe: What to do.
         goes_on: Whether features must be there already.
+        cluster: Has done what it can; None for this machine.
         progress: Wraps the loop over files whose content is not known yet.
 
     Raises:
@@ -121,7 +131,7 @@ def open_run(
             " first."
         )
     # before there is a folder: it may fail
-    chosen = _choose(workspace, recipe, len(images))
+    chosen = choose(workspace, recipe, len(images))
     with workspace.locked():
         contents = read_contents(workspace, images, progress=progress)
         _note(workspace, images, contents)
@@ -131,7 +141,7 @@ def open_run(
         ledger = Ledger(out, chosen, contents.now, images.developed_sha256, rigs)
         minutes = chosen.budget_minutes
         budget = Budget(None if minutes is None else 60 * minutes)
-        yield Run(images, workspace, chosen, ledger, budget)
+        yield Run(images, workspace, chosen, ledger, budget, cluster)
         if goes_on:
             write_text(workspace.recipe, now.to_yaml())
 
@@ -173,8 +183,12 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
     return next(same, None)
 
 
-def _choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
-    """The recipe with one choice of features and matcher."""
+def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
+    """The recipe with one choice of features and matcher.
+
+    Raises:
+        WeightsError: see `choose_frontend` and `fetch_weights`.
+    """
     dense = recipe.dense.matcher if recipe.dense else None
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
     retriever = None if is_small else recipe.retriever

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from sfmprep.config import DenseConfig
+from sfmprep.frontend.in_shards import merge_parts
 from sfmprep.models.build import build_dense_matcher
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pairing.weak_pairs import weak_pairs
@@ -13,6 +14,7 @@ from sfmprep.pipelines.bounded import Attempt, within_budget
 from sfmprep.pipelines.ladder import find_pairs
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
+from sfmprep.semidense.in_shards import match_dense_in_shards
 from sfmprep.semidense.join import aggregate
 from sfmprep.semidense.match import match_dense
 from sfmprep.stores.layers import MatchReader
@@ -33,7 +35,7 @@ def join_semi_dense(
 ) -> tuple[FeatureStore, MatchStore]:
     """Matches without a detector where the recipe says so, and joins both results.
 
-    Several devices are not used at once: it is the first that matches.
+    Without a cluster, one device is used: the first.
 
     Returns:
         Keypoints and matches of features and semi-dense matches together, open for
@@ -111,24 +113,33 @@ def _match(
     """Matches the pairs to try that are not matched yet, in both directions."""
     made = stages.open_store(run, "match semi-densely")
     with DenseStore(run.workspace.dense, made) as store:
+        merge_parts(store)
         is_whole = all(p in store for pair in tried for p in (pair, pair[::-1]))
     if is_whole:
         run.finish("match semi-densely")
         return
-    matcher = build_dense_matcher(
-        config.matcher, device=device, precision=run.recipe.engine.precision
-    )
-    with DenseStore(run.workspace.dense, made) as store:
-        unreadable = match_dense(
-            run.images,
-            tried,
-            matcher,
-            store,
-            max_size=config.matcher.max_size,
-            cache_gb=run.recipe.engine.cache_gb,
-            num_workers=run.recipe.engine.num_workers,
+    if run.cluster is not None:
+        unreadable = match_dense_in_shards(
+            *(run.images, tried, config.matcher, run.workspace.dense, made),
+            executor=run.cluster,
+            engine=run.recipe.engine,
             progress=progress,
         )
+    else:
+        matcher = build_dense_matcher(
+            config.matcher, device=device, precision=run.recipe.engine.precision
+        )
+        with DenseStore(run.workspace.dense, made) as store:
+            unreadable = match_dense(
+                run.images,
+                tried,
+                matcher,
+                store,
+                max_size=config.matcher.max_size,
+                cache_gb=run.recipe.engine.cache_gb,
+                num_workers=run.recipe.engine.num_workers,
+                progress=progress,
+            )
     for name, reason in unreadable.items():
         logger.warning(
             "%s has no semi-dense matches: %s", run.images.path(name), reason

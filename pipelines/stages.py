@@ -22,12 +22,12 @@ from sfmprep.config import (
 from sfmprep.errors import ImageError
 from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
-from sfmprep.frontend.match import match_features, pairs_per_batch
-from sfmprep.frontend.on_devices import (
-    extract_on_devices,
-    match_on_devices,
+from sfmprep.frontend.in_shards import (
+    extract_in_shards,
+    match_in_shards,
     merge_parts,
 )
+from sfmprep.frontend.match import match_features, pairs_per_batch
 from sfmprep.mapping.database import remove_database, update_database
 from sfmprep.mapping.verify import VerifiedPairs, read_verified, verify_matches
 from sfmprep.models.build import build_extractor, build_matcher
@@ -104,16 +104,16 @@ def extract_with(
     Returns:
         The images that could not be decoded with the reason.
     """
-    path, engine, devices = run.ledger.file(stage), run.recipe.engine, device.split(",")
-    made = open_store(run, stage)
+    path, engine = run.ledger.file(stage), run.recipe.engine
+    made, executor = open_store(run, stage), run.executor_on(device)
     with FeatureStore(path, made) as store:
         merge_parts(store)
         missing = [name for name in images.names if name not in store]
-    if missing and len(devices) > 1:
+    if missing and executor is not None:
         write_text(run.workspace.recipe, run.recipe.to_yaml())
-        return extract_on_devices(
+        return extract_in_shards(
             *(images, config, path, made),
-            devices=devices,
+            executor=executor,
             engine=engine,
             progress=progress,
         )
@@ -148,8 +148,7 @@ def open_store(run: Run, stage: str) -> dict[str, Any]:
     if key != made["key"]:
         if key:  # what a stopped run on several devices left beside it is its own
             with _STORES[stage](path, its_own) as store:
-                if isinstance(store, FeatureStore | MatchStore):
-                    merge_parts(store)
+                merge_parts(store)
         run.workspace.put_aside(path, key, made["key"])
     run.begin(stage)
     return made
@@ -225,15 +224,15 @@ def match_with(
     progress: Progress,
 ) -> MatchStore:
     """Matches what is missing in the store of a stage; returns it, open for reading."""
-    path, engine, devices = run.ledger.file(stage), run.recipe.engine, device.split(",")
-    made = open_store(run, stage)
+    path, engine = run.ledger.file(stage), run.recipe.engine
+    made, executor = open_store(run, stage), run.executor_on(device)
     with MatchStore(path, made) as store:
         merge_parts(store)
         missing = any(pair not in store for pair in pairs)
-    if missing and len(devices) > 1:
-        match_on_devices(
+    if missing and executor is not None:
+        match_in_shards(
             *(pairs, features.path or run.workspace.features, config, path, made),
-            devices=devices,
+            executor=executor,
             engine=engine,
             progress=progress,
         )
@@ -297,6 +296,7 @@ def write_database(
         *(path, pairs, recipe.database),
         scales=reduction_scales(run.images, recipe.features.max_size),
         seed=recipe.seed,
+        executor=run.cluster,
         progress=progress,
     )
 

@@ -28,6 +28,7 @@ out/
         developed/     photographs that films and the like became; developed.json
         motion_masks/  masks of what moves; motion_masks.json; unmasked/ while they are
                        made
+        features.h5.parts/ ...     shards that are not merged yet (see `in_shards`)
         lock           held by the run that is going on
 """
 
@@ -157,8 +158,8 @@ class Workspace:
         if self.recipe.is_file() or not self.out.is_dir():
             return
         found = sorted(entry.name for entry in self.out.iterdir())
-        if found == ["work"] and {e.name for e in self.work.iterdir()} <= _EARLY:
-            return  # a run that was stopped before there was a recipe
+        if found == ["work"] and all(map(_is_early, self.work.iterdir())):
+            return  # a run that was stopped before there was a recipe, or shares
         if found:
             raise ConfigError(
                 f"{self.out} is not empty and not an output of sfmprep (it holds"
@@ -168,3 +169,8 @@ class Workspace:
 
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_early(path: Path) -> bool:
+    """Whether this may lie in `work` before there is a recipe."""
+    return path.name in _EARLY or path.suffix == ".parts"

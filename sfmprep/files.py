@@ -60,3 +60,9 @@ def not_read(path: Path, error: OSError) -> StoreError:
         f"{path} cannot be read ({error.strerror}). Make it readable, or see whether"
         " its disk is still there, and run again."
     )
+
+
+def below(folder: Path, path: Path) -> Path:
+    """Where a file lies in a folder that holds files of another machine."""
+    path = path.absolute()
+    return folder / path.relative_to(path.anchor)

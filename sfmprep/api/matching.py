@@ -34,9 +34,10 @@ from sfmprep.config.base import ModelConfig
 from sfmprep.config.load import load_recipe
 from sfmprep.devices import pick_device
 from sfmprep.errors import ConfigError
+from sfmprep.executors.local import Processes
 from sfmprep.frontend.extract import extract_features
+from sfmprep.frontend.in_shards import extract_in_shards, match_in_shards
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
-from sfmprep.frontend.on_devices import extract_on_devices, match_on_devices
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Extractor, Matcher
 from sfmprep.models.shared.precision import Precision
@@ -189,9 +190,9 @@ def extract(
         if not (isinstance(extractor, ModelConfig) and isinstance(store, str | Path)):
             raise ConfigError(SEVERAL_DEVICES)
         path = in_folder(store)
-        unreadable = extract_on_devices(
+        unreadable = extract_in_shards(
             *(images, extractor, path, made),
-            devices=device.split(","),
+            executor=Processes(device.split(",")),
             engine=EngineConfig(precision=precision, num_workers=num_workers),
             progress=progress,
         )
@@ -286,9 +287,9 @@ def match(
         path = in_folder(store)
         if features.path is None:
             raise ConfigError("several devices need features on disk, not in memory")
-        match_on_devices(
+        match_in_shards(
             *(pairs, features.path, matcher, path, made),
-            devices=device.split(","),
+            executor=Processes(device.split(",")),
             engine=EngineConfig(precision=precision, cache_gb=cache_gb),
             progress=progress,
         )

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 from pydantic import BaseModel
@@ -23,8 +23,9 @@ from sfmprep.config import (
     Target,
 )
 from sfmprep.config.load import load_recipe
-from sfmprep.devices import num_cores
+from sfmprep.devices import num_cores, pick_device
 from sfmprep.errors import ConfigError, did_you_mean
+from sfmprep.executors.protocol import Executor
 from sfmprep.progress import Progress
 from sfmprep.terminal import StageProgress, start_logging
 
@@ -37,6 +38,14 @@ Out = Annotated[Positional[Path], arg(metavar="OUT", help="Folder of the results
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Device = Annotated[
     str, arg(help="Where networks run: auto, cpu, cuda, or several: cuda:0,cuda:1.")
+]
+Shard = Annotated[
+    str | None,
+    arg(
+        metavar="I/N",
+        help="Do the I-th of N shares alone, as a task of an array job does; the"
+        " command without it joins them.",
+    ),
 ]
 Thresholds = Annotated[
     tuple[tuple[str, ...], ...],
@@ -166,6 +175,17 @@ class Options:
         _WHOLE_NUMBER,
         arg(metavar="N", help="The most cores that are used."),
     ] = None
+    executor: Annotated[
+        Literal["local", "ray"],
+        arg(help="Who does the large stages: this machine, or a Ray cluster."),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        arg(
+            metavar="HOST:PORT",
+            help="Of the head of the Ray cluster; auto finds that of this machine.",
+        ),
+    ] = None
     verbose: Annotated[Flag, arg(help="Show the log of COLMAP as well.")] = False
     quiet: Annotated[
         Flag, arg(help="Show warnings and the result only, no progress.")
@@ -205,6 +225,36 @@ class Options:
                 ),
             ]
         )
+
+    def devices(self, device: str) -> str:
+        """What runs networks in this process: those that the user names, or any.
+
+        Raises:
+            ConfigError: see `pick_device`.
+        """
+        return pick_device(device if self.executor == "local" else "auto")
+
+    def cluster(self, device: str) -> Executor | None:
+        """What has the large stages done; None for this machine.
+
+        Raises:
+            ConfigError: Ray is not installed, or devices are named one by one for it.
+        """
+        if self.executor == "local":
+            if self.address is not None:
+                raise ConfigError(
+                    f"--address {self.address} is that of a Ray cluster. Give"
+                    " --executor ray as well."
+                )
+            return None
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"--device {device}: with --executor ray, expected auto, cpu or cuda;"
+                " Ray itself gives each shard a GPU."
+            )
+        from sfmprep.executors.ray import RayCluster
+
+        return RayCluster(address=self.address or "auto", device=device)
 
     def load(self, default: str, first: Sequence[str] = ()) -> Recipe:
         """The recipe with all settings; those that a command itself makes first."""

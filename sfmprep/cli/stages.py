@@ -17,13 +17,13 @@ from sfmprep.cli.options import (
     MaskOptions,
     Options,
     Out,
+    Shard,
     TargetOptions,
     Thresholds,
     WithMasks,
     WithTargets,
 )
-from sfmprep.cli.start import open_folder, parsed, recipe_of
-from sfmprep.devices import pick_device
+from sfmprep.cli.start import open_folder, parsed, recipe_of, scan_for_share
 from sfmprep.errors import ConfigError, ReconstructionError, StoreError
 from sfmprep.terminal import say, show_progress
 
@@ -34,13 +34,24 @@ def extract(
     options: WithMasks = MaskOptions(),  # noqa: B008
     *,
     device: Device = "auto",
+    shard: Shard = None,
 ) -> None:
     """Extract features into OUT/work/features.h5."""
-    from sfmprep.pipelines import stages
+    from sfmprep.pipelines import shares, stages
 
-    with open_folder(images, out, options) as run:
+    if shard is not None:
+        share = shares.Share.parse(shard)
+        scanned, loaded = scan_for_share(images, out, options)
+        file, count = shares.extract_share(
+            *(scanned, out, loaded, share),
+            device=options.devices(device),
+            progress=show_progress,
+        )
+        print(f"{count} images have features in {file}")
+        return
+    with open_folder(images, out, options, device=device) as run:
         store, _ = stages.extract(
-            run, device=pick_device(device), progress=show_progress
+            run, device=options.devices(device), progress=show_progress
         )
         with store:
             print(f"{len(store)} images have features in {run.workspace.features}")
@@ -58,11 +69,11 @@ def pairs(
     from sfmprep.pipelines.choose_pairs import make_pairs
 
     with (
-        open_folder(images, out, options, goes_on=True) as run,
+        open_folder(images, out, options, goes_on=True, device=device) as run,
         artefacts.open_features(run) as features,
     ):
         found = make_pairs(
-            run, features, device=pick_device(device), progress=show_progress
+            run, features, device=options.devices(device), progress=show_progress
         )
         print(f"{len(found)} pairs in {run.workspace.pairs}")
 
@@ -73,17 +84,28 @@ def match(
     options: Common = Options(),  # noqa: B008
     *,
     device: Device = "auto",
+    shard: Shard = None,
 ) -> None:
     """Match the pairs of OUT/work/pairs.txt into OUT/work/matches.h5."""
-    from sfmprep.pipelines import artefacts
+    from sfmprep.pipelines import artefacts, shares
     from sfmprep.pipelines.matching import match_pairs
 
+    if shard is not None:
+        share = shares.Share.parse(shard)
+        scanned, loaded = scan_for_share(images, out, options)
+        file, count = shares.match_share(
+            *(scanned, out, loaded, share),
+            device=options.devices(device),
+            progress=show_progress,
+        )
+        print(f"{count} pairs are matched in {file}")
+        return
     with (
-        open_folder(images, out, options, goes_on=True) as run,
+        open_folder(images, out, options, goes_on=True, device=device) as run,
         artefacts.open_features(run) as features,
         match_pairs(
             *(run, features, artefacts.read_pairs(run), {}),
-            device=pick_device(device),
+            device=options.devices(device),
             progress=show_progress,
         ) as (_, matches),
     ):
@@ -116,15 +138,15 @@ def database(
     if database is not None:
         check_path(database, create=create)
         out = out or database.with_suffix(".sfmprep")
-        with open_folder(images, out, options, default="colmap") as run:
+        with open_folder(images, out, options, default="colmap", device=device) as run:
             path = database
             filled, verified = fill_existing_database(
-                run, database, device=pick_device(device), progress=show_progress
+                run, database, device=options.devices(device), progress=show_progress
             )
         for line in filled.lines():
             print(line)
     elif out is not None:
-        with open_folder(images, out, options, goes_on=True) as run:
+        with open_folder(images, out, options, goes_on=True, device=device) as run:
             path = run.ledger.file("database")
             verified = stages.fill_from_stores(run, progress=show_progress)
     else:
@@ -154,10 +176,10 @@ def map_(
     from sfmprep.pipelines import artefacts
     from sfmprep.pipelines.poses import find_poses
 
-    with open_folder(images, out, options, goes_on=True) as run:
+    with open_folder(images, out, options, goes_on=True, device=device) as run:
         verified = artefacts.read_database(run)
         models = find_poses(
-            *(run, verified, {}), device=pick_device(device), progress=show_progress
+            *(run, verified, {}), device=options.devices(device), progress=show_progress
         )
         for number, model in enumerate(models):
             print(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from sfmprep.capture.folder import expect_folder
 from sfmprep.cli.options import Options, flat
 from sfmprep.config import Recipe
+from sfmprep.errors import ConfigError
 from sfmprep.terminal import show_progress
 
 if TYPE_CHECKING:
+    from sfmprep.capture.image_set import ImageSet
     from sfmprep.pipelines.run import Run
 
 logger = logging.getLogger(__name__)
@@ -33,17 +35,38 @@ def open_folder(
     *,
     default: str = "splat",
     goes_on: bool = False,
+    device: str = "auto",
 ) -> Iterator[Run]:
     """Scans the images and opens the output folder for one stage."""
     loaded = begin(images, out, options, default)
+    cluster = options.cluster(device)
     from sfmprep.pipelines.develop import find_capture
     from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.run import open_run
 
     scanned = find_capture(images, out, loaded, progress=show_progress)
     scanned = with_motion_masks(scanned, out, loaded, progress=show_progress)
-    with open_run(scanned, out, loaded, goes_on=goes_on, progress=show_progress) as run:
+    with open_run(
+        *(scanned, out, loaded),
+        goes_on=goes_on,
+        cluster=cluster,
+        progress=show_progress,
+    ) as run:
         yield run
+
+
+def scan_for_share(
+    images: Path, out: Path, options: Options
+) -> tuple[ImageSet, Recipe]:
+    """Scans the images for one task of many; nothing is written, and nothing locked."""
+    loaded = begin(images, out, options)
+    if options.executor != "local":
+        raise ConfigError("--shard is for tasks without Ray; leave --executor out.")
+    from sfmprep.pipelines.develop import find_capture
+    from sfmprep.pipelines.motion_masks import with_motion_masks
+
+    scanned = find_capture(images, out, loaded, develops=False, progress=show_progress)
+    return with_motion_masks(scanned, out, loaded, makes=False), loaded
 
 
 def begin(

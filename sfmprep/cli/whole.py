@@ -38,13 +38,14 @@ def reconstruct(
 ) -> int:
     """Turn a folder of photographs into a dataset for splat training."""
     loaded = begin(images, out, options)
-    wanted = parsed(fail_below)
+    wanted, cluster = parsed(fail_below), options.cluster(device)
     from sfmprep.cli.summary import finish
     from sfmprep.pipelines.reconstruct import reconstruct
 
     found = reconstruct(
         *(images, out, loaded),
-        device=pick_device(device),
+        device=options.devices(device),
+        cluster=cluster,
         progress=options.progress(loaded),
     )
     return finish(found, out, thresholds=wanted, as_json=as_json)
@@ -85,13 +86,14 @@ def refine(
     """
     settings = pose_settings(poses, axes, direction, time_offset)
     loaded = begin(images, out, options, first=settings)
-    wanted = parsed(fail_below)
+    wanted, cluster = parsed(fail_below), options.cluster(device)
     from sfmprep.cli.summary import finish
     from sfmprep.pipelines.reconstruct import reconstruct
 
     found = reconstruct(
         *(images, out, loaded),
-        device=pick_device(device),
+        device=options.devices(device),
+        cluster=cluster,
         progress=options.progress(loaded),
     )
     return finish(found, out, thresholds=wanted, as_json=as_json)

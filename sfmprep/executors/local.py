@@ -18,83 +18,79 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sfmprep.devices import num_cores
-from sfmprep.errors import DeviceError, SfmprepError
+from sfmprep.errors import ConfigError, DeviceError, SfmprepError
+from sfmprep.executors.protocol import Job, Outcome, chunk_size
 from sfmprep.progress import Progress
 
 T = TypeVar("T")
 
-_LARGEST_CHUNK = 256
-_SMALLEST_CHUNK = 8
 _REPORT_S = 0.1  # between two messages on progress
 HUNG = "because it hung"  # after "was ended"
 _PATIENCE_S = 10.0  # for a process that was asked to stop, or said that it is through
 
 
-class Job(Protocol):
-    """What each process does; it is pickled."""
+@dataclass(frozen=True)
+class Processes:
+    """One process on each of some devices of this machine.
 
-    chunks_a_device: ClassVar[int]
-    """Into how many parts a shard is cut; many even out what is left at the end."""
-
-    def run(self, device: str, part: Path, link: Link) -> None:
-        """Does the chunks that the link gives, and writes the store `part`."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """What the processes said."""
-
-    notes: dict[str, str] = field(default_factory=dict)
-    failed: list[tuple[str, Exception]] = field(default_factory=list)  # device, why
-
-
-def run_on_devices(
-    job: Job,
-    order: Callable[[int], Sequence[Any]],
-    total: int,
-    parts: Path,
-    devices: Sequence[str],
-    *,
-    desc: str,
-    progress: Progress,
-) -> Outcome:
-    """Has a job done by one process a device, and waits for all of them.
+    A process that fails does not stop the others. A script that runs a job so needs
+    `if __name__ == "__main__":`.
 
     Args:
-        job: What each does.
-        order: Gives the work, from how many images a process caches.
-        total: How long the work is.
-        parts: The folder where process K writes `K.h5`.
-        devices: Where the processes run.
-        desc: What the progress bar is called.
-        progress: Wraps the loop over items that are done.
+        devices: Such as `cuda:0`; one may come twice.
     """
-    outcome = Outcome()
-    workers: list[_Worker] = []
-    with _stopped(workers):
-        for number, device in enumerate(devices):
-            part = parts / f"{number}.h5"
-            workers.append(_start(job, number, device, part, len(devices)))
-        with closing(_serve(workers, job, order, outcome)) as done:
-            for _ in progress(done, desc=desc, total=total):
-                pass
-    outcome.failed = [(w.device, w.error) for w in workers if w.error is not None]
-    return outcome
+
+    devices: Sequence[str]
+
+    def run(
+        self,
+        job: Job,
+        order: Callable[[int], Sequence[Any]],
+        total: int,
+        parts: Path,
+        *,
+        desc: str,
+        progress: Progress,
+    ) -> Outcome:
+        """As `Executor.run`; process K writes one part, named K.
+
+        Raises:
+            ConfigError: no device is named.
+        """
+        if not self.devices:
+            raise ConfigError(
+                "no device is named; expected some, such as cuda:0, cuda:1"
+            )
+        outcome = Outcome()
+        workers: list[_Worker] = []
+        with _stopped(workers):
+            for number, device in enumerate(self.devices):
+                part = parts / f"{number}{job.suffix}"
+                workers.append(_start(job, number, device, part, len(self.devices)))
+            with closing(_serve(workers, job, order, outcome)) as done:
+                for _ in progress(done, desc=desc, total=total):
+                    pass
+        outcome.failed = [(w.device, w.error) for w in workers if w.error is not None]
+        outcome.summary = (
+            f"{len(outcome.failed)} of {len(self.devices)} processes failed"
+        )
+        return outcome
 
 
 # ------------------------------------------------------------------- in each process
-class Link:
-    """The worker's end of its pipe; a parent that is gone ends the worker."""
+class _Pipe:
+    """The link of a worker; a parent that is gone ends the worker."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, num_devices: int) -> None:
+        self.num_beside = num_devices
+        self.num_cores = max(num_cores() // num_devices, 1)
         self._connection = connection
         self._lock = threading.Lock()
 
@@ -134,15 +130,15 @@ class Link:
 
 
 def _work(
-    job: Job, device: str, part: Path, connection: Connection, num_threads: int
+    job: Job, device: str, part: Path, connection: Connection, num_devices: int
 ) -> None:
     """What a process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import torch
 
-    torch.set_num_threads(num_threads)
-    link = Link(connection)
+    link = _Pipe(connection, num_devices)
+    torch.set_num_threads(link.num_cores)
     handler = logging.handlers.QueueHandler(link)  # type: ignore[arg-type]
     logging.getLogger("sfmprep").addHandler(handler)
     logging.getLogger("sfmprep").setLevel(logging.INFO)
@@ -167,8 +163,7 @@ class _Shards:
         self._items = items
         cuts = [len(items) * k // num_workers for k in range(num_workers + 1)]
         self._left = [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-        chunk = len(items) // (num_workers * chunks_a_worker)
-        self._chunk = min(max(chunk, _SMALLEST_CHUNK), _LARGEST_CHUNK)
+        self._chunk = chunk_size(len(items), num_workers * chunks_a_worker)
 
     def take(self, worker: int) -> list[Any]:
         """The next items of a worker; none when all work is handed out."""
@@ -197,7 +192,7 @@ def _start(job: Job, number: int, device: str, part: Path, num_devices: int) -> 
     own, others = context.Pipe()
     process = context.Process(
         target=_work,
-        args=(job, device, part, others, max(num_cores() // num_devices, 1)),
+        args=(job, device, part, others, num_devices),
         name=f"sfmprep-{device}-{number}",
         daemon=True,
     )

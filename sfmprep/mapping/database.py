@@ -7,6 +7,7 @@ ends the process. `project.py` fills a database that somebody else made.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -70,6 +71,7 @@ def update_database(
         StoreError: `path` is not a COLMAP database, is locked or cannot be written.
         ConfigError: images are to share a camera that differ in size.
     """
+    merge_geometries(path)
     kept = 0
     with rewritten(path, copy=False) as part, ExitStack() as opened:
         database = opened.enter_context(pycolmap.Database.open(part))
@@ -104,6 +106,39 @@ def remove_database(path: Path) -> None:
     # a log that outlives its database would be played into the next one of that name
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    shutil.rmtree(shards_of(path), ignore_errors=True)
+
+
+def shards_of(path: Path) -> Path:
+    """The folder of databases with pairs of a database that were verified elsewhere."""
+    return path.with_name(f"{path.name}.parts")
+
+
+def merge_geometries(path: Path) -> None:
+    """Moves the two-view geometries of shards into their database, with its ids.
+
+    Pairs that have one there keep it. Does nothing where there are no shards.
+
+    Raises:
+        StoreError: `path` or a shard is not a COLMAP database, is locked or cannot be
+            written.
+    """
+    folder = shards_of(path)
+    if not (path.exists() and folder.is_dir()):
+        return
+    with write_errors(path), open_database(path) as database:
+        for shard in sorted(folder.glob("*.db")):
+            with looked_into(shard) as rows:  # pycolmap leaves out empty ones
+                done = rows.execute("SELECT pair_id FROM two_view_geometries")
+                pair_ids = [pair_id for (pair_id,) in done]
+            with open_database(shard) as part:
+                found = dict(zip(*part.read_two_view_geometries(), strict=True))
+            for pair_id in pair_ids:
+                ids = pycolmap.pair_id_to_image_pair(pair_id)
+                if not database.exists_two_view_geometry(*ids):
+                    geometry = found.get(pair_id, pycolmap.TwoViewGeometry())
+                    database.write_two_view_geometry(*ids, geometry)
+    shutil.rmtree(folder)
 
 
 def open_database(path: Path) -> pycolmap.Database:

@@ -24,8 +24,8 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.devices import num_cores
 from sfmprep.executors.isolated import run_isolated
-from sfmprep.executors.local import num_cores
 from sfmprep.geometry.partition import cut, widened
 from sfmprep.mapping.agreement import VerifiedMatches
 from sfmprep.mapping.calibrate import Scales

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, overload
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
+from sfmprep.executors.protocol import Executor, Link, Outcome
 from sfmprep.mapping.calibrate import assume_fisheye_focal_lengths
 from sfmprep.mapping.chance import least_inliers, share_of_band
-from sfmprep.mapping.database import looked_into, open_database, write_errors
+from sfmprep.mapping.database import (
+    looked_into,
+    merge_geometries,
+    open_database,
+    shards_of,
+    write_errors,
+)
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.threads import thread_pool
 from sfmprep.types import Float64, Pair
+
+_Call: TypeAlias = tuple[  # what `_estimate` takes
+    pycolmap.Camera,
+    Float64,
+    pycolmap.Camera,
+    Float64,
+    NDArray[np.uint32],
+    pycolmap.TwoViewGeometryOptions,
+]
 
 _CACHED_IMAGES = 1024
 
@@ -60,6 +77,7 @@ def verify_matches(
     scales: Scales | None = None,
     seed: int = 0,
     num_threads: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> None:
     """Estimates the two-view geometry of every matched pair, on all cores.
@@ -77,10 +95,13 @@ def verify_matches(
         scales: See `Scales`; None for 1. Of two images the larger counts.
         seed: Of RANSAC.
         num_threads: None for all cores.
+        executor: Has it done instead of threads; what it has done when it is stopped
+            is merged by `update_database`.
         progress: Wraps the loop over pairs.
 
     Raises:
         StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+        SfmprepError: see `Outcome.expect_whole`.
     """
     scales = scales or {}
 
@@ -126,27 +147,84 @@ def verify_matches(
             progress=progress,
         )
 
-        def verified() -> Iterator[pycolmap.TwoViewGeometry]:
-            # in batches, to bound what waits in memory
-            for batch in batched(missing, _VERIFY_BATCH):
-                jobs = [
-                    pool.submit(
-                        _estimate,
-                        cameras[by_id[id0].camera_id],
-                        points(id0),
-                        cameras[by_id[id1].camera_id],
-                        points(id1),
-                        database.read_matches(id0, id1),
-                        options(by_id[id0].name, by_id[id1].name),
-                    )
-                    for id0, id1 in batch
-                ]
-                for job in jobs:
-                    yield job.result()
+        def call(ids: tuple[int, int]) -> _Call:
+            first, second = (by_id[image_id] for image_id in ids)
+            return (
+                *(cameras[first.camera_id], points(first.image_id)),
+                *(cameras[second.camera_id], points(second.image_id)),
+                database.read_matches(*ids),
+                options(first.name, second.name),
+            )
 
-        geometries = progress(verified(), desc="verify", total=len(missing))
-        for ids, geometry in zip(missing, geometries, strict=True):
-            database.write_two_view_geometry(*ids, geometry)
+        if executor is not None and missing:
+            shards = shards_of(path)
+            shards.mkdir(exist_ok=True)
+            calls = _Calls(missing, call)
+            outcome = executor.run(
+                *(_Verification(), lambda _: calls, len(missing), shards),
+                desc="verify",
+                progress=progress,
+            )
+        else:
+            outcome = Outcome()
+
+            def verified() -> Iterator[pycolmap.TwoViewGeometry]:
+                # in batches, to bound what waits in memory
+                for batch in batched(missing, _VERIFY_BATCH):
+                    jobs = [pool.submit(_estimate, *call(ids)) for ids in batch]
+                    for job in jobs:
+                        yield job.result()
+
+            geometries = progress(verified(), desc="verify", total=len(missing))
+            for ids, geometry in zip(missing, geometries, strict=True):
+                database.write_two_view_geometry(*ids, geometry)
+    merge_geometries(path)
+    outcome.expect_whole(path)
+
+
+class _Calls(Sequence[tuple[tuple[int, int], _Call]]):
+    """Pairs of ids with the arguments of `_estimate`, read when they are asked for."""
+
+    def __init__(
+        self, pairs: Sequence[tuple[int, int]], read: Callable[[tuple[int, int]], _Call]
+    ) -> None:
+        self._pairs, self._read = pairs, read
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[tuple[int, int], _Call]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[tuple[tuple[int, int], _Call]]: ...
+    def __getitem__(self, at: int | slice) -> Any:
+        if isinstance(at, slice):
+            return [(ids, self._read(ids)) for ids in self._pairs[at]]
+        return self._pairs[at], self._read(self._pairs[at])
+
+
+@dataclass(frozen=True)
+class _Verification:
+    """Estimates pairs that come with all that is needed, into a database of its own.
+
+    It reads no database: SQLite on a network disk loses its locks.
+    """
+
+    chunks_a_device: ClassVar[int] = 16
+    suffix: ClassVar[str] = ".db"
+    has_network: ClassVar[bool] = False
+
+    def run(self, device: str, part: Path, link: Link) -> None:
+        with pycolmap.Database.open(part) as shard:
+            for calls in link.chunks(0):
+                for (id0, id1), call in link.progress(calls):
+                    shard.write_two_view_geometry(id0, id1, _estimate(*call))
+
+    def files(self, items: Sequence[object]) -> tuple[Path, ...]:
+        return ()
+
+    def below(self, folder: Path) -> _Verification:
+        return self
 
 
 def _estimate(

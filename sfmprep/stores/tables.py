@@ -33,7 +33,7 @@ from sfmprep.stores.ragged import Item, RaggedTable, differences
 from sfmprep.types import DenseMatches, Features, Float32, Int32, Matches, Pair
 
 
-class _Store:
+class Store:
     """The files of a store and which of them holds which key."""
 
     _kind: str
@@ -169,7 +169,7 @@ class _Store:
             )
 
 
-class FeatureStore(_Store):
+class FeatureStore(Store):
     """Features by image name."""
 
     _kind = "features"
@@ -230,7 +230,7 @@ class FeatureStore(_Store):
         return found
 
 
-class MatchStore(_Store):
+class MatchStore(Store):
     """Matches by pair of image names; the reverse of a stored pair is found too."""
 
     _kind = "matches"
@@ -289,7 +289,7 @@ class MatchStore(_Store):
                 yield _names_of(key), columns["index"]
 
 
-class DenseStore(_Store):
+class DenseStore(Store):
     """Semi-dense matches by ordered pair of image names."""
 
     _kind = "dense"
@@ -332,7 +332,7 @@ class DenseStore(_Store):
                 yield _names_of(key), _dense_matches(columns)
 
 
-class RowStore(_Store):
+class RowStore(Store):
     """What a network says of whole images: one row each, by image name."""
 
     _kind = "rows"

@@ -20,10 +20,10 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import EngineConfig, NearestConfig, SiftConfig
 from sfmprep.errors import ConfigError, DeviceError, StoreError
-from sfmprep.executors.local import _Shards
+from sfmprep.executors.local import Processes, _Shards
 from sfmprep.frontend.extract import extract_features
+from sfmprep.frontend.in_shards import extract_in_shards, match_in_shards
 from sfmprep.frontend.match import match_features
-from sfmprep.frontend.on_devices import extract_on_devices, match_on_devices
 from sfmprep.models.extractors.sift import Sift
 from sfmprep.models.matchers.nearest import Nearest
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
@@ -112,9 +112,9 @@ def test_two_processes_leave_the_features_and_matches_of_one(
         first = dataclasses.replace(images, names=images.names[:1])
         extract_features(first, Sift(SIFT), store, max_size=SIFT.max_size)
     bar = Counting()
-    unreadable = extract_on_devices(
+    unreadable = extract_in_shards(
         *(images, SIFT, tmp_path / "f.h5", MADE),
-        devices=TWO,
+        executor=Processes(TWO),
         engine=ENGINE,
         progress=bar,
     )
@@ -126,9 +126,9 @@ def test_two_processes_leave_the_features_and_matches_of_one(
 
     bar = Counting()
     request.getfixturevalue("forked")
-    match_on_devices(
+    match_in_shards(
         *(pairs_of(alone[0]), alone[0], NEAREST, tmp_path / "m.h5", MADE),
-        devices=TWO,
+        executor=Processes(TWO),
         engine=ENGINE,
         progress=bar,
     )
@@ -145,8 +145,10 @@ def test_images_that_cannot_be_decoded_are_named(
         (tmp_path / "images" / name).write_bytes(images.path(name).read_bytes())
     copied = ImageSet.scan(tmp_path / "images")
     (tmp_path / "images" / copied.names[1]).write_bytes(b"no more an image")
-    unreadable = extract_on_devices(
-        *(copied, SIFT, tmp_path / "f.h5", MADE), devices=["cpu"], engine=ENGINE
+    unreadable = extract_in_shards(
+        *(copied, SIFT, tmp_path / "f.h5", MADE),
+        executor=Processes(["cpu"]),
+        engine=ENGINE,
     )
     assert list(unreadable) == [copied.names[1]]
     with FeatureStore(tmp_path / "f.h5") as store:
@@ -157,8 +159,10 @@ def test_nothing_to_do_starts_no_process(
     alone: tuple[Path, Path], tmp_path: Path
 ) -> None:
     none = Pairs(())
-    match_on_devices(
-        *(none, alone[0], NEAREST, tmp_path / "m.h5", MADE), devices=(), engine=ENGINE
+    match_in_shards(
+        *(none, alone[0], NEAREST, tmp_path / "m.h5", MADE),
+        executor=Processes(()),
+        engine=ENGINE,
     )
     assert os.listdir(tmp_path) == ["m.h5"]
 
@@ -167,9 +171,9 @@ def test_work_without_a_device_is_refused(
     alone: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="no device is named"):
-        match_on_devices(
+        match_in_shards(
             *(pairs_of(alone[0]), alone[0], NEAREST, tmp_path / "m.h5", MADE),
-            devices=[],
+            executor=Processes([]),
             engine=ENGINE,
         )
 
@@ -209,9 +213,9 @@ def test_parts_of_a_killed_run_are_merged_and_the_rest_is_done(
     torn = write_part(path, 7, alone[1], slice(12, 20))
     torn.write_bytes(torn.read_bytes()[:3000])
     bar = Counting()
-    match_on_devices(
+    match_in_shards(
         *(pairs_of(alone[0]), alone[0], NEAREST, path, MADE),
-        devices=["cpu"],
+        executor=Processes(["cpu"]),
         engine=ENGINE,
         progress=bar,
     )
@@ -227,9 +231,9 @@ def test_a_part_made_with_other_settings_is_refused_and_kept(
     path = tmp_path / "m.h5"
     part = write_part(path, 0, alone[1], slice(0, 8))
     with pytest.raises(StoreError) as caught:
-        match_on_devices(
+        match_in_shards(
             *(pairs_of(alone[0]), alone[0], NEAREST, path, {"made": "there"}),
-            devices=["cpu"],
+            executor=Processes(["cpu"]),
             engine=ENGINE,
         )
     assert str(caught.value) == (
@@ -250,8 +254,11 @@ def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
 
     call = (pairs, tmp_path / "f.h5", NEAREST, tmp_path / "m.h5", MADE)
     with pytest.raises(DeviceError) as caught:
-        match_on_devices(
-            *call, devices=TWO, engine=ENGINE, progress=Counting(200, kill_one)
+        match_in_shards(
+            *call,
+            executor=Processes(TWO),
+            engine=ENGINE,
+            progress=Counting(200, kill_one),
         )
     assert str(caught.value) == (
         "cpu: its process was ended by SIGKILL, as the system does when memory runs"
@@ -261,7 +268,7 @@ def test_the_others_finish_when_a_process_is_killed(tmp_path: Path) -> None:
     with MatchStore(tmp_path / "m.h5") as store:
         # it may have written its last pairs, but not have said so
         assert len(pairs) - 2 * 256 <= len(store) <= len(pairs)
-    match_on_devices(*call, devices=TWO, engine=ENGINE)
+    match_in_shards(*call, executor=Processes(TWO), engine=ENGINE)
     with MatchStore(tmp_path / "m.h5") as store:
         assert sorted(store.pairs()) == list(pairs)
 
@@ -278,9 +285,9 @@ def test_what_a_process_raises_is_raised_here_with_its_device(tmp_path: Path) ->
     for name in ("1.h5", "2.h5"):
         (tmp_path / name).rename(stores / name)
     with pytest.raises(ConfigError, match=r"^cpu: descriptors of lengths \[8, 9\]"):
-        match_on_devices(
+        match_in_shards(
             *(exhaustive_pairs("abc"), stores, NEAREST, tmp_path / "m.h5", MADE),
-            devices=["cpu"],
+            executor=Processes(["cpu"]),
             engine=ENGINE,
         )
 
@@ -297,12 +304,15 @@ def test_an_interrupted_run_stops_its_processes_and_keeps_what_is_done(
 
     call = (pairs, tmp_path / "f.h5", NEAREST, tmp_path / "m.h5", MADE)
     with pytest.raises(KeyboardInterrupt):
-        match_on_devices(
-            *call, devices=TWO, engine=ENGINE, progress=Counting(200, interrupt)
+        match_in_shards(
+            *call,
+            executor=Processes(TWO),
+            engine=ENGINE,
+            progress=Counting(200, interrupt),
         )
     assert multiprocessing.active_children() == []
     bar = Counting()
-    match_on_devices(*call, devices=["cpu"], engine=ENGINE, progress=bar)
+    match_in_shards(*call, executor=Processes(["cpu"]), engine=ENGINE, progress=bar)
     assert bar.count <= len(pairs) - 200
     with MatchStore(tmp_path / "m.h5") as store:
         assert sorted(store.pairs()) == list(pairs)
@@ -312,8 +322,9 @@ PARENT = """
     import multiprocessing, os, signal, sys
     from pathlib import Path
     from sfmprep.pairing.pairs import exhaustive_pairs
-    from sfmprep.frontend.on_devices import match_on_devices
-    from tests.frontend import test_on_devices as t
+    from sfmprep.executors.local import Processes
+    from sfmprep.frontend.in_shards import match_in_shards
+    from tests.frontend import test_in_shards as t
     ENGINE, MADE, NEAREST, NUM_IMAGES = t.ENGINE, t.MADE, t.NEAREST, t.NUM_IMAGES
     Counting = t.Counting
 
@@ -323,10 +334,10 @@ PARENT = """
         os.kill(os.getpid(), signal.SIGKILL)
 
     if __name__ == "__main__":
-        match_on_devices(
+        match_in_shards(
             exhaustive_pairs([f"{k:03d}" for k in range(NUM_IMAGES)]),
             *(Path(sys.argv[1]), NEAREST, Path(sys.argv[2]), MADE),
-            devices=["cpu"],
+            executor=Processes(["cpu"]),
             engine=ENGINE,
             progress=Counting(200, vanish),
         )
@@ -350,9 +361,9 @@ def test_a_process_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     while Path(f"/proc/{worker}").exists():
         time.sleep(0.05)
     bar = Counting()
-    match_on_devices(
+    match_in_shards(
         *(pairs, tmp_path / "f.h5", NEAREST, tmp_path / "m.h5", MADE),
-        devices=["cpu"],
+        executor=Processes(["cpu"]),
         engine=ENGINE,
         progress=bar,
     )
