@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-models bench-repeats pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-models bench-repeats bench-film pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -37,6 +37,9 @@ bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a
 
 bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, and whether it is said
 	$(BIN)/python -m tests.bench.repeats $(REPEATS)
+
+bench-film: $(READY) ## films by flow and features, and in sequence, into examples/film.md; FILM="--minutes 60"
+	$(BIN)/python -m tests.bench.film $(FILM)
 
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models
