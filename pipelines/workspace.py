@@ -13,7 +13,7 @@ out/
         verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
         verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
-        tracks.h5 track_matches.h5 keypoints_tracked.h5   points followed by optical flow
+        tracks.h5 track_matches.h5 keypoints_tracked.h5     points followed by flow
         mapped.zip     the mapper's models; a tool that scans a folder finds none in it
         pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round

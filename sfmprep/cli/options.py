@@ -195,7 +195,11 @@ class Options:
         return StageProgress(
             [
                 *(("identify", "extract"), ("describe", "retrieve"), ("match",)),
-                *(rung for rung in ([*first, *beside, *stronger], dense, tracks) if rung),
+                *(
+                    rung
+                    for rung in ([*first, *beside, *stronger], dense, tracks)
+                    if rung
+                ),
                 *(
                     ("import", "verify"),
                     ("calibrate", "map", *second, "refine", "rigs"),

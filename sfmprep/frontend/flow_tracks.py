@@ -1,10 +1,11 @@
-"""Points followed through the frames of a film by optical flow, as features and matches.
+"""Points followed through films by optical flow, as features and matches.
 
     corners -> flow to the next frame, and back -> points that return to where they were
 
 A point that is followed through several frames is one keypoint in each of them, and all
 its keypoints match. It ends at the edge of the picture, behind what covers it, under a
-mask, and where the way back does not lead back; then corners are looked for anew.
+mask, where the way back does not lead back, and where what is around it is not what it
+was; then corners are looked for anew.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _CHECK_PX, _CHECK_SHARE = 0.7, 0.02  # forward and backward flow agree so well
 _MIN_CONSISTENT = 0.2  # share of points; below it two frames show different things
 _MIN_TEXTURE = 2.0  # standard deviation of grey levels around a point
 _AROUND = 9  # pixels, for that
+_MIN_LIKENESS = 0.8  # correlation of as many pixels in both frames
 _CORNER_QUALITY = 0.005  # of the best corner's smaller eigenvalue
 _SPACING = 8  # pixels between a new point and others
 _MIN_SPACING = 2.0  # pixels; of two points that came so near one has been dragged along
@@ -135,9 +137,13 @@ def write_tracks(
             found = []
             for other in partners.get(frame.name, ()):
                 if other in open_:
-                    shared = _shared(open_[other], frame)
+                    # by name; of a film "9.jpg" may come before "10.jpg"
+                    first, second = sorted(
+                        (open_[other], frame), key=lambda each: each.name
+                    )
+                    shared = _shared(first, second)
                     if len(shared) >= _MIN_SHARED:
-                        found.append(((other, frame.name), shared))
+                        found.append(((first.name, second.name), shared))
             matches.append(found)
             open_ = {
                 name: earlier
@@ -226,7 +232,7 @@ class _Picture:
         xy = self.placed.stored(colmap_from_centre(points.xy))
         features = Features(
             xy=xy,
-            scores=1 / (1 + points.miss),
+            scores=np.asarray(1 / (1 + points.miss), np.float32),
             descriptors=np.empty((len(points), 0), np.float16),
             image_size=self.placed.size,
             orientation=self.placed.orientation,
@@ -249,6 +255,8 @@ def _carried(
     good &= now.holds(end)
     if good.mean() < _MIN_CONSISTENT:  # a cut, or too large a step
         return _Points.none()
+    # beside an edge the flow may drag along both ways what does not move with it
+    good[good] = _likeness(before, now, points.xy[good], end[good]) > _MIN_LIKENESS
     carried = _Points(
         track=points.track,
         xy=end,
@@ -256,6 +264,28 @@ def _carried(
         is_old=np.ones(len(points), np.bool_),
     ).take(good)
     return carried.take(_apart(carried.xy))
+
+
+def _likeness(before: _Picture, now: _Picture, start: Float32, end: Float32) -> Float32:
+    """The correlation [N], -1..1, of what is around places [N, 2] of two frames."""
+    reach = np.arange(_AROUND, dtype=np.float32) - _AROUND // 2
+    around = np.stack(np.meshgrid(reach, reach), -1).reshape(-1, 2)
+
+    def normalised(grey: Bytes, xy: Float32) -> Float32:
+        places = xy[:, None] + around
+        columns, rows = (np.ascontiguousarray(places[..., k]) for k in (0, 1))
+        seen = np.asarray(
+            cv2.remap(
+                *(grey.astype(np.float32), columns, rows, cv2.INTER_LINEAR),
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        )
+        seen -= seen.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(seen, axis=1, keepdims=True)
+        return np.asarray(seen / np.maximum(length, 1e-6), np.float32)
+
+    first, second = normalised(before.grey, start), normalised(now.grey, end)
+    return np.asarray((first * second).sum(axis=1), np.float32)
 
 
 def _apart(xy: Float32) -> Mask:
