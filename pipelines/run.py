@@ -174,6 +174,7 @@ def earlier_choice(workspace: Workspace, recipe: Recipe) -> Frontend | None:
 def _choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
     """The recipe with one choice of features and matcher."""
     dense = recipe.dense.matcher if recipe.dense else None
+    flow = recipe.tracks.flow if recipe.tracks else None
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
     retriever = None if is_small else recipe.retriever
     earlier = earlier_choice(workspace, recipe)
@@ -186,13 +187,14 @@ def _choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
         fetch_weights(
             None if workspace.rows.is_file() else retriever,
             None if workspace.dense.is_file() else dense,
+            None if workspace.tracks.is_file() else flow,
         )
         if not workspace.stronger_matches.is_file():
             earlier = with_stronger(earlier)
         recipe = recipe.with_frontend(earlier)
         return recipe if workspace.features_beside.is_file() else with_beside(recipe)
     recipe = choose_frontend(recipe)
-    fetch_weights(retriever, dense)
+    fetch_weights(retriever, dense, flow)
     return recipe
 
 

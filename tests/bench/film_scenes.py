@@ -1,4 +1,4 @@
-"""Films of the courtyard with exact poses: slow, fast, with a turn, and moving things."""
+"""Films of the courtyard with exact poses: slow, fast, turning, with moving things."""
 
 from __future__ import annotations
 

@@ -515,7 +515,8 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
             "like: splatt",
             "recipe file mine.yaml: like = 'splatt': no recipe is called 'splatt'. Did"
             " you mean 'splat'? Recipes: accurate, colmap, compact, fast, film,"
-            " pointmap, sift, splat, superpoint, textureless; or give the path of a .yaml file.",
+            " pointmap, sift, splat, superpoint, textureless; or give the path of a"
+            " .yaml file.",
         ),
         (
             "like: [splat]",

@@ -16,7 +16,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.demo.courtyard import build_courtyard, camera_walk
 from sfmprep.demo.raycast import look_at, render_image
 from sfmprep.demo.textures import to_texture
-from sfmprep.errors import ImageError, ReconstructionError, StoreError
+from sfmprep.errors import ImageError, ReconstructionError, StoreError, WeightsError
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.pairing.pairs import pairs_from_file
@@ -122,6 +122,20 @@ def test_only_what_changed_is_followed_again(
         f"{out}/work/features.h5 is out of date (photographs or masks changed). Run"
         " `sfmprep extract` first."
     )
+
+
+def test_weights_that_lack_are_told_before_work(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFMPREP_OFFLINE", "1")
+    monkeypatch.setenv("SFMPREP_WEIGHTS", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    recipe = load_recipe("sift", (*SETTINGS, "tracks.flow={type: raft}"))
+    with (
+        pytest.raises(WeightsError, match="raft-small"),
+        open_run(images, tmp_path / "out", recipe),
+    ):
+        pass
 
 
 def test_a_film_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
