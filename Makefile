@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench gpu-wheels gpu gpu-table bench-scenes bench-table bench-lenses bench-models bench-repeats bench-ray test-ray bench-scale pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-models gpu-wheels gpu gpu-table pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -44,6 +44,9 @@ bench-ray: $(READY) ## matching on 1 to 8 Ray workers, into examples/cluster.md;
 test-ray: $(READY) ## the executor on clusters that are killed; installs the extra cluster
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[cluster]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/executors/test_ray.py
+
+bench-film: $(READY) ## films by flow and features, and in sequence, into examples/film.md; FILM="--minutes 60"
+	$(BIN)/python -m tests.bench.film $(FILM)
 
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models

@@ -80,6 +80,30 @@ def open_joined(run: Run) -> tuple[FeatureStore, MatchReader]:
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
     """
+    if run.recipe.tracks is None:
+        return open_described(run)
+    expect_done(run, "join tracks")
+    features, matches = open_described(run)
+    with features:
+        return join_tracks(run, features, matches)
+
+
+def join_tracks(
+    run: Run, features: FeatureStore, matches: MatchReader
+) -> tuple[FeatureStore, MatchReader]:
+    """Keypoints and matches with the points that were followed behind them."""
+    starts = {name: features.num_keypoints(name) for name in features.names()}
+    followed = MatchStore(run.workspace.track_matches)
+    keypoints = FeatureStore(run.workspace.keypoints_tracked)
+    return keypoints, MatchLayers(matches, followed, None, starts)
+
+
+def open_described(run: Run) -> tuple[FeatureStore, MatchReader]:
+    """As `open_joined`, without points that were followed by optical flow.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
     if run.recipe.dense is None:
         features, matches = open_beside(run)
         if run.recipe.stronger is None:
@@ -153,6 +177,8 @@ def open_keypoints(run: Run) -> FeatureStore:
     Raises:
         StoreError: not even features were extracted.
     """
+    if run.recipe.tracks is not None and run.ledger.is_done("join tracks"):
+        return FeatureStore(run.workspace.keypoints_tracked)
     if run.recipe.dense is not None and run.ledger.is_done("join"):
         return FeatureStore(run.workspace.joined_features)
     if run.recipe.beside is not None and run.ledger.is_done("join beside"):

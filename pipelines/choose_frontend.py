@@ -73,7 +73,7 @@ def with_beside(recipe: Recipe) -> Recipe:
 
 
 def fetch_weights(*models: ModelConfig | None) -> None:
-    """Fetches those of retrieval and semi-dense matching: a lack is told before work.
+    """Fetches those of retrieval, flow and the like: a lack is told before work.
 
     Raises:
         WeightsError: they cannot be had.

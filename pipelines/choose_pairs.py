@@ -32,6 +32,7 @@ from sfmprep.pipelines import stages
 from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
+from sfmprep.pipelines.tracks import films_of
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, RowStore
 
@@ -129,7 +130,7 @@ def _choose_pairs(
         return _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
     if isinstance(config, AutoPairsConfig):
         small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
-        shots = [shot for film in run.images.films for shot in film.shots()]
+        shots = films_of(run.images, others=run.recipe.tracks is not None)
         is_idle = not run.ledger.keys.applies("describe")
         small = small and (is_idle or config.retrieval.model is None)
         config = ExhaustiveConfig() if small else config.retrieval

@@ -13,6 +13,7 @@ from sfmprep.pipelines.ladder import match_beside, match_weak_pairs
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.semidense import join_semi_dense
+from sfmprep.pipelines.tracks import track_points
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import FeatureStore
@@ -103,6 +104,15 @@ def match_pairs(
             with timed(seconds, "semi-dense"):
                 keypoints, matches = join_semi_dense(
                     *(run, run.recipe.dense, keypoints, pairs, matches),
+                    device=device,
+                    progress=progress,
+                )
+            stores.enter_context(keypoints)
+            stores.enter_context(matches)
+        if run.recipe.tracks is not None:
+            with timed(seconds, "track"):
+                keypoints, matches = track_points(
+                    *(run, run.recipe.tracks, keypoints, pairs, matches),
                     device=device,
                     progress=progress,
                 )

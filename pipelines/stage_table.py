@@ -84,6 +84,10 @@ def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
     return recipe.dense is not None and recipe.dense.pairs == "weak"
 
 
+def _has_tracks(recipe: Recipe) -> bool:
+    return recipe.tracks is not None
+
+
 def _has_second_round(recipe: Recipe) -> bool:
     return maps(recipe) and recipe.second_round is not None
 
@@ -341,9 +345,30 @@ STAGES = {
             applies=_is_dense,
         ),
         Stage(
+            name="track",
+            version=1,
+            reads=(IMAGES, "pairs"),
+            passes_on="pairs",
+            writes="work/track_matches.h5",
+            command="match",
+            settings=lambda r: (
+                r.tracks and r.tracks.model_dump(mode="json", exclude={"flow"})
+            ),
+            model=lambda r: r.tracks.flow if r.tracks else None,
+            applies=_has_tracks,
+        ),
+        Stage(
+            name="join tracks",
+            version=1,
+            reads=("join", "join beside", "track"),
+            writes="work/keypoints_tracked.h5",
+            command="match",
+            applies=_has_tracks,
+        ),
+        Stage(
             name="database",
             version=2,
-            reads=("join",),
+            reads=("join tracks",),
             grows=True,
             writes="work/database.db",
             settings=lambda r: {

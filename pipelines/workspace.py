@@ -13,6 +13,7 @@ out/
         verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
         verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
+        tracks.h5 track_matches.h5 keypoints_tracked.h5     points followed by flow
         mapped.zip     the mapper's models; a tool that scans a folder finds none in it
         pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round
@@ -80,6 +81,9 @@ class Workspace:
         self.pairs_left = work / "pairs_left.txt"
         self.joined_features = work / "joined_features.h5"
         self.joined_matches = work / "joined_matches.h5"
+        self.tracks = work / "tracks.h5"
+        self.track_matches = work / "track_matches.h5"
+        self.keypoints_tracked = work / "keypoints_tracked.h5"
         self.left_out = work / "left_out.json"
         self.mapped = work / "mapped.zip"
         self.second_pairs = work / "second_pairs.txt"

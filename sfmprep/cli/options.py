@@ -211,13 +211,18 @@ class Options:
             if recipe.beside
             else []
         )
+        tracks = ["follow"] if recipe.tracks else []
         has_rungs = beside or stronger or dense
         first = ["import, first", "verify, first"] if has_rungs else []
         second = [f"{each} again" for each in ("match", "import", "verify", "map")]
         return StageProgress(
             [
                 *(("identify", "extract"), ("describe", "retrieve"), ("match",)),
-                *(rung for rung in ([*first, *beside, *stronger], dense) if rung),
+                *(
+                    rung
+                    for rung in ([*first, *beside, *stronger], dense, tracks)
+                    if rung
+                ),
                 *(
                     ("import", "verify"),
                     ("calibrate", "map", *second, "refine", "rigs"),

@@ -20,7 +20,13 @@ from sfmprep.config.features import (
     XFeatConfig,
 )
 from sfmprep.config.film import FilmConfig
-from sfmprep.config.flow import DisConfig, FlowConfig, MotionMasksConfig, RaftConfig
+from sfmprep.config.flow import (
+    DisConfig,
+    FlowConfig,
+    MotionMasksConfig,
+    RaftConfig,
+    TracksConfig,
+)
 from sfmprep.config.mapping import (
     DatabaseConfig,
     KnownPosesConfig,
@@ -108,6 +114,7 @@ __all__ = [
     "SuperGlueConfig",
     "SuperPointConfig",
     "Target",
+    "TracksConfig",
     "WorldConfig",
     "XFeatConfig",
     "XFeatStarConfig",

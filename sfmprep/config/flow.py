@@ -50,3 +50,13 @@ class MotionMasksConfig(Config):
     max_size: MaxSize = 640
     neighbours: Annotated[int, Field(ge=2)] = 8
     """How many of the images that show nearly the same each image is held against."""
+
+
+class TracksConfig(Config):
+    """Points that optical flow follows from frame to frame, beside the features."""
+
+    flow: FlowConfig = DisConfig()
+    """What follows the pixels from one frame to the next."""
+    max_size: MaxSize = 960
+    max_points: PositiveInt = 2000
+    """The most points that are followed at once."""

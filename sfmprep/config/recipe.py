@@ -13,7 +13,7 @@ from sfmprep.config.beside import BesideConfig
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
-from sfmprep.config.flow import MotionMasksConfig
+from sfmprep.config.flow import MotionMasksConfig, TracksConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
     KnownPosesConfig,
@@ -101,6 +101,8 @@ class Recipe(Config):
     pairs: PairsConfig = AutoPairsConfig()
     dense: DenseConfig | None = None
     """Semi-dense matching beside the features, or null."""
+    tracks: TracksConfig | None = None
+    """Points followed by optical flow, where images are frames of a film; or null."""
     database: DatabaseConfig = DatabaseConfig()
     known_poses: KnownPosesConfig | None = None
     """Poses to start from, or null."""

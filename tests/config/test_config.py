@@ -31,9 +31,9 @@ from sfmprep.errors import ConfigError
 SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
-    " masks, motion_masks, keep_damaged, film, panorama, rigs, pairs, dense, database,"
-    " known_poses, mapping, second_round, refinement, export, engine, budget_minutes,"
-    " seed, like."
+    " masks, motion_masks, keep_damaged, film, panorama, rigs, pairs, dense, tracks,"
+    " database, known_poses, mapping, second_round, refinement, export, engine,"
+    " budget_minutes, seed, like."
 )
 
 
@@ -55,8 +55,8 @@ def splat_error(override: str) -> str:
 # -------------------------------------------------------------------------- shipped
 def test_the_shipped_recipes_are_these() -> None:
     assert recipe_names() == [
-        *("accurate", "colmap", "compact", "fast", "pointmap", "sift", "splat"),
-        *("superpoint", "textureless"),
+        *("accurate", "colmap", "compact", "fast", "film", "pointmap", "sift"),
+        *("splat", "superpoint", "textureless"),
     ]
 
 
@@ -245,8 +245,8 @@ def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
         load_recipe("splatt")
     assert str(caught.value) == (
         "no recipe is called 'splatt'. Did you mean 'splat'? Recipes: accurate,"
-        " colmap, compact, fast, pointmap, sift, splat, superpoint, textureless; or"
-        " give the path of a .yaml file."
+        " colmap, compact, fast, film, pointmap, sift, splat, superpoint, textureless;"
+        " or give the path of a .yaml file."
     )
 
 
@@ -514,8 +514,9 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
         (
             "like: splatt",
             "recipe file mine.yaml: like = 'splatt': no recipe is called 'splatt'. Did"
-            " you mean 'splat'? Recipes: accurate, colmap, compact, fast, pointmap,"
-            " sift, splat, superpoint, textureless; or give the path of a .yaml file.",
+            " you mean 'splat'? Recipes: accurate, colmap, compact, fast, film,"
+            " pointmap, sift, splat, superpoint, textureless; or give the path of a"
+            " .yaml file.",
         ),
         (
             "like: [splat]",

@@ -63,7 +63,7 @@ def render_moving_things(
 
     with thread_pool(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(write, range(num_images)))
-    images = {f"{k:04d}.jpg": _entry(camera) for k, camera in enumerate(cameras)}
+    images = {f"{k:04d}.jpg": camera_entry(camera) for k, camera in enumerate(cameras)}
     (folder / "reference.json").write_text(json.dumps({"images": images}), "utf-8")
 
 
@@ -129,7 +129,8 @@ def _box(rng, foot: Float64, size, low: float, turn_deg: float, paint) -> list[S
     ]
 
 
-def _entry(camera: Camera) -> dict[str, object]:
+def camera_entry(camera: Camera) -> dict[str, object]:
+    """A pose as reference.json holds it."""
     return {
         "R": camera.rotation.tolist(),
         "t": camera.translation.tolist(),

@@ -36,11 +36,13 @@ class Tool:
     is_colmap: bool = False
     one_camera: bool = False
     has_weights: bool = True
+    options: tuple[str, ...] = ()  # of `sfmprep reconstruct`
 
     def command(self, scene: Scene, images: Path, out: Path) -> list[str | Path]:
         """The program to run."""
         if not self.is_colmap:
-            return [sys.executable, "-m", "sfmprep", "reconstruct", images, out]
+            ours = [sys.executable, "-m", "sfmprep", "reconstruct", images, out]
+            return [*ours, *self.options]
         program = [sys.executable, "-m", "tests.bench.scoreboard.colmap_sift"]
         options = {
             "--sequential": _is_sequence(scene, images),

@@ -1,0 +1,132 @@
+"""The film recipe against plain sequential matching, on the same frames in one run.
+
+    python -m tests.bench.film                       (or: make bench-film)
+    python -m tests.bench.film --scenes film-fast --tools film colmap --minutes 20
+
+Results are added to a file, line by line, and what is in it is not run again; then
+`examples/film.md` is written from it. Needs `../shared` for what is not rendered.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sfmprep.capture.film import read_frames
+from sfmprep.capture.keyframes import Chooser, choose
+from sfmprep.config import FilmConfig
+from tests.bench.film_scenes import FILMS
+from tests.bench.scoreboard.play import Row, Settings, play, read_rows
+from tests.bench.scoreboard.tools import Tool
+from tests.bench.shared import scene_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+_SEQUENTIAL = ("--set", "pairs={type: sequential}", "--set", "refinement={}")
+TOOLS = (
+    Tool("film", "`film`", options=("--recipe", "film")),
+    Tool("splat", "`splat`, sequential", options=("--recipe", "splat", *_SEQUENTIAL)),
+    Tool(
+        *("compact", "`compact`, sequential"),
+        options=("--recipe", "compact", *_SEQUENTIAL),
+    ),
+    Tool("colmap", "COLMAP, sequential", is_colmap=True, one_camera=True),
+)
+_FILES = ("film-stone-sign", "beer-video71")  # of which blur is told
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    scenes = [scene.name for scene in FILMS]
+    tools = [tool.name for tool in TOOLS]
+    parser.add_argument("--scenes", nargs="*", choices=scenes, default=scenes)
+    parser.add_argument("--tools", nargs="*", choices=tools, default=tools)
+    parser.add_argument("--max-size", type=int, default=640, help="longer side, pixels")
+    parser.add_argument("--minutes", type=float, help="the most that it takes")
+    build = ROOT / "build" / "film"
+    parser.add_argument("--results", type=Path, default=build / "results.jsonl")
+    parser.add_argument("--scratch", type=Path, default=build)
+    parser.add_argument("--page", type=Path, default=ROOT / "examples" / "film.md")
+    options = parser.parse_args()
+    how = Settings(
+        results=options.results,
+        scratch=options.scratch,
+        max_size=options.max_size,
+        minutes=options.minutes,
+    )
+    for row in play(
+        [scene for scene in FILMS if scene.name in options.scenes],
+        [tool for tool in TOOLS if tool.name in options.tools],
+        how,
+    ):
+        print(_line(row), flush=True)
+    blur = [(name, *blurred(name)) for name in _FILES if scene_folder(name).is_dir()]
+    options.page.write_text(page(read_rows(options.results), blur), "utf-8")
+
+
+def blurred(name: str) -> tuple[int, int, int]:
+    """Frames that are taken of a film, those of them that are blurred, and of as many
+    that are taken every so often instead.
+    """
+    chooser = Chooser(FilmConfig().max_overlap)
+    film = scene_folder(name) / "video.mp4"
+    taken = [frame.look for frame in choose(read_frames(film), chooser)]
+    places = np.linspace(0, len(chooser.looks) - 1, len(taken)).round().astype(int)
+    regular = [chooser.looks[place] for place in places]
+    used, other = (sum(look.is_blurred for look in each) for each in (taken, regular))
+    return len(taken), used, other
+
+
+def page(rows: Sequence[Row], blur: Sequence[tuple[str, int, int, int]]) -> str:
+    """`examples/film.md`: one table of poses, one of blur."""
+    cores = sorted({row["cores"] for row in rows})
+    lines = [
+        "# Films",
+        "",
+        "`make bench-film` gives the same frames, reduced to 640 pixels, to the recipe"
+        " `film`, to",
+        "`splat` and `compact` with sequential pairs and the same refinement, and to"
+        " COLMAP with its",
+        "defaults, sequential matching and one camera. AUC is over the relative poses"
+        " of all pairs of",
+        "frames, at 1, 3 and 5 degrees; where the camera turns on one spot a part of"
+        " them has no",
+        "direction, and nobody reaches 100. Seconds are wall-clock seconds until the"
+        " poses, on"
+        f" {' and '.join(map(str, cores))} cores.",
+        "",
+        "| Film | Tool | Registered | AUC@1 / 3 / 5 | Wrong pairs | Track length | s |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(row) for row in rows),
+        "",
+        "Blurred are frames with less than 0.6 of the sharpness that is usual around"
+        " them.",
+        "",
+        "| Film | Frames taken | of these blurred | of as many at equal steps |",
+        "|---|---|---|---|",
+        *(f"| {n} | {count} | {used} | {other} |" for n, count, used, other in blur),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    titles = {tool.name: tool.title for tool in TOOLS}
+    auc = row["auc"]
+    return " | ".join(
+        [
+            f"| {row['scene']}",
+            titles[row["tool"]],
+            f"{row['registered']} of {row['images']}",
+            " / ".join(f"{auc[k]:.1f}" for k in ("1", "3", "5")) if auc else "unknown",
+            "unknown" if row["wrong_pairs"] is None else str(row["wrong_pairs"]),
+            f"{row['track_length']:.1f}" if row["track_length"] else "none",
+            f"{row['seconds']:.0f} |",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Points followed by optical flow, in the stores and the database of a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import FlowConfig
+from sfmprep.config.load import load_recipe
+from sfmprep.demo.courtyard import build_courtyard, camera_walk
+from sfmprep.demo.raycast import look_at, render_image
+from sfmprep.demo.textures import to_texture
+from sfmprep.errors import ImageError, ReconstructionError, StoreError, WeightsError
+from sfmprep.mapping.verify import count_inliers
+from sfmprep.models.build import build_flow_estimator
+from sfmprep.pairing.pairs import pairs_from_file
+from sfmprep.pipelines import artefacts, matching, stages, tracks
+from sfmprep.pipelines.reconstruct import reconstruct
+from sfmprep.pipelines.run import Run, open_run
+from sfmprep.stores.tables import FeatureStore, MatchStore
+from tests.support.films import Walk, write_film
+
+SETTINGS = (
+    "features.max_keypoints=100",
+    "pairs={type: auto, exhaustive_up_to: 0, retrieval: {num_neighbours: 2}}",
+    "tracks={max_points: 150}",
+    "mapping.type=none",
+)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    """Six frames; the names are in order only as people count."""
+    walk = Walk(size=(240, 180))
+    (tmp_path / "frames").mkdir()
+    for k in range(6):
+        cv2.imwrite(str(tmp_path / "frames" / f"{k + 7}.png"), walk.at(3 * k))
+    return ImageSet.scan(tmp_path / "frames")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[FlowConfig]:
+    """The estimators that were made."""
+    made: list[FlowConfig] = []
+
+    def build(config: FlowConfig, **how: object) -> object:
+        made.append(config)
+        return build_flow_estimator(config)
+
+    monkeypatch.setattr(tracks, "build_flow_estimator", build)
+    return made
+
+
+def fill(run: Run) -> None:
+    with matching.match_photographs(run, {}) as found:
+        stages.fill_database(run, found.features, found.pairs, found.matches)
+
+
+def test_points_come_behind_the_features_in_stores_and_database(
+    images: ImageSet, tmp_path: Path, built: list[FlowConfig]
+) -> None:
+    with open_run(images, tmp_path / "out", load_recipe("sift", SETTINGS)) as run:
+        fill(run)
+        place, pair = run.workspace, ("10.png", "9.png")
+        with (
+            FeatureStore(place.features) as first,
+            FeatureStore(place.tracks) as second,
+            MatchStore(place.matches) as own,
+            MatchStore(place.track_matches) as followed,
+        ):
+            keypoints, matches = artefacts.open_joined(run)
+            with keypoints, matches:
+                starts = [len(first.get(name)) for name in pair]
+                joined = keypoints.get(pair[0])
+                assert (joined.xy[: starts[0]] == first.get(pair[0]).xy).all()
+                assert (joined.xy[starts[0] :] == second.get(pair[0]).xy).all()
+                moved = followed.get(*pair).index + starts
+                assert len(moved) > 50
+                found = matches.get(*pair).index
+                assert (found[: len(moved)] == moved).all()
+                assert (found[len(moved) :] == own.get(*pair).index).all()
+        with pycolmap.Database.open(run.ledger.file("database")) as database:
+            image = database.read_image_with_name(pair[0])
+            assert len(database.read_keypoints(image.image_id)) == len(joined)
+        inliers = count_inliers(run.ledger.file("database"))
+        assert len(inliers) >= 10
+        assert set(inliers) <= set(pairs_from_file(place.pairs, images.names))
+        assert inliers[pair] > 100
+    assert len(built) == 1
+
+
+def test_only_what_changed_is_followed_again(
+    images: ImageSet, tmp_path: Path, built: list[FlowConfig]
+) -> None:
+    out = tmp_path / "out"
+    for settings, count in (
+        (SETTINGS, 1),
+        (SETTINGS, 1),
+        ((*SETTINGS, "database.max_error_px=2"), 1),
+        ((*SETTINGS, "tracks.max_points=100"), 2),
+    ):
+        with open_run(images, out, load_recipe("sift", settings)) as run:
+            fill(run)
+            assert run.ledger.is_done("database")
+        assert len(built) == count
+    shutil.copy(tmp_path / "frames" / "12.png", tmp_path / "frames" / "13.png")
+    recipe = load_recipe("sift", (*SETTINGS, "tracks.max_points=100"))
+    with open_run(ImageSet.scan(tmp_path / "frames"), out, recipe) as run:
+        with pytest.raises(StoreError) as caught:
+            artefacts.open_joined(run)
+        fill(run)
+        with FeatureStore(run.workspace.tracks) as store:
+            assert store.names()[-1] == "13.png"
+    assert len(built) == 3
+    assert str(caught.value) == (
+        f"{out}/work/features.h5 is out of date (photographs or masks changed). Run"
+        " `sfmprep extract` first."
+    )
+
+
+def test_weights_that_lack_are_told_before_work(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFMPREP_OFFLINE", "1")
+    monkeypatch.setenv("SFMPREP_WEIGHTS", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    recipe = load_recipe("sift", (*SETTINGS, "tracks.flow={type: raft}"))
+    with (
+        pytest.raises(WeightsError, match="raft-small"),
+        open_run(images, tmp_path / "out", recipe),
+    ):
+        pass
+
+
+def test_a_film_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "still.mp4", [Walk().at(0)] * 20)
+    with pytest.raises(ImageError) as caught:
+        reconstruct(film, tmp_path / "out", load_recipe("sift", SETTINGS))
+    assert str(caught.value).endswith(
+        "holds one image that can be used, still/00h00m00s000.jpg; poses need at least"
+        " two. Take twenty or more, a step apart."
+    )
+
+
+@pytest.mark.slow
+def test_a_camera_that_only_turns_gives_no_depth(tmp_path: Path) -> None:
+    size = (320, 240)
+    surfaces, sky = build_courtyard(0)
+    first = camera_walk(2, size, 0)[0]
+    centre = -first.rotation.T @ first.translation
+    (tmp_path / "frames").mkdir()
+    for k, angle in enumerate(np.radians(np.linspace(-10, 10, 5))):
+        cos, sin = np.cos(angle), np.sin(angle)
+        about_z = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        camera = look_at(centre, centre + about_z @ first.rotation[2], size)
+        image = render_image(surfaces, camera, sky)
+        cv2.imwrite(str(tmp_path / "frames" / f"{k}.png"), to_texture(image))
+    settings = [*SETTINGS[:3], "second_round=null"]
+    with pytest.raises(ReconstructionError) as caught:
+        reconstruct(
+            tmp_path / "frames", tmp_path / "out", load_recipe("sift", settings)
+        )
+    assert str(caught.value) == (
+        f"10 of 10 verified pairs of {tmp_path}/frames are explained without any depth:"
+        " the camera only turned, or it saw one plane, or the images are copies of each"
+        " other. Walk sideways between photographs."
+    )
