@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfmprep.capture.developed import Developed, Film, files_to_develop, places
+from sfmprep.capture.flight import flight_file
 from sfmprep.capture.folder import is_film, is_image
 from sfmprep.capture.identity import FileDigest, files_sha256
 from sfmprep.capture.image_file import read_info
@@ -90,9 +91,12 @@ def _develop(
         ledger.begin("develop")
     taken, failures = places([name for name in files if not is_image(name)])
     for name, path in files.items():
+        # what else it hangs on: the mask of a panorama, a drone's subtitles of a film
         mask = mask_file(recipe.masks, name) if is_image(name) else None
-        of_mask = mask and hashlib.sha256(mask.read_bytes()).hexdigest()
-        key = checksum([ledger.keys.key("develop"), contents[name], of_mask])
+        subtitles = flight_file(path) if is_film(name) else None
+        other = mask or subtitles
+        of_other = other and hashlib.sha256(other.read_bytes()).hexdigest()
+        key = checksum([ledger.keys.key("develop"), contents[name], of_other])
         entry = table.get(name, {})
         if not _is_whole(entry, key, workspace.developed):
             entry = {"key": key, "names": [], "failure": None}
@@ -103,7 +107,7 @@ def _develop(
                     entry |= _cut(path, name, mask, workspace, recipe)
                 else:
                     where = name, taken[name], workspace
-                    entry |= _developed(path, *where, recipe.film, progress)
+                    entry |= _developed(path, *where, recipe.film, subtitles, progress)
             except ImageError as error:
                 entry["failure"] = str(error)
         table[name] = entry | {"digest": digests[name]}
@@ -117,6 +121,7 @@ def _developed(
     place: str,
     workspace: Workspace,
     config: FilmConfig,
+    subtitles: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """What one film or RAW file became."""
@@ -131,6 +136,7 @@ def _developed(
         *(path, name, workspace.developed, place),
         max_overlap=config.max_overlap,
         most=config.frames,
+        subtitles=subtitles,
         progress=progress,
     )
     return {"names": list(film.frames), "film": film.to_json()}

@@ -46,6 +46,9 @@ class Film:
     most_new: float  # 0..1: the largest share of the picture new from one to the next
     share_turned: float  # 0..1: of the steps that a turn, or a flat scene, explains
     curve: tuple[tuple[float, float], ...]  # seconds, sharpness against its median
+    subtitles: str | None = None  # the file of a drone's positions beside it
+    num_located: int = 0  # frames that are used and have a position by it
+    subtitles_fault: str | None = None  # why it is of no use
 
     @property
     def num_cuts(self) -> int:
@@ -62,6 +65,8 @@ class Film:
     def summary(self) -> str:
         """What was taken of it, in a sentence."""
         used = f"{len(self.frames)} of {self.num_frames:,} frames"
+        if self.num_located:
+            used += f", {self.num_located} with a position by {self.subtitles},"
         if not self.num_thinned:
             return f"{self.name}: {used} are used"
         worth = len(self.frames) + self.num_thinned
@@ -81,6 +86,23 @@ class Film:
                     f" {self.seconds + self.lost_seconds:.1f} s; what comes before is"
                     " used.",
                     "Copy it from the camera again.",
+                )
+            )
+        if self.subtitles_fault is not None:
+            found.append(
+                Remark(
+                    f"{self.subtitles} beside {self.name} is not used:"
+                    f" {self.subtitles_fault}.",
+                    "Copy it from the drone again for metres and north; else it does no"
+                    " harm.",
+                )
+            )
+        elif self.subtitles is not None and self.num_located < len(self.frames):
+            found.append(
+                Remark(
+                    f"{self.subtitles} tells a position for {self.num_located} of the"
+                    f" {len(self.frames)} frames of {self.name} that are used.",
+                    "Check that both are of the same flight.",
                 )
             )
         if len(self.frames) == 1:

@@ -93,6 +93,14 @@ def _degrees(value: Any, hemisphere: Any, letters: str) -> float | None:
     return -degrees if hemisphere[0].upper() == letters[1] else degrees
 
 
+def height_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> float | None:
+    """Metres above where a drone took off, by DJI's XMP; None where it is not told."""
+    xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)
+    if not isinstance(xmp, bytes):
+        return None
+    return _xmp_number(xmp, "drone-dji:RelativeAltitude")
+
+
 def gravity_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> Vector3 | None:
     """Which way is down in the camera, by the gimbal or the accelerometer, as unit."""
     xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)

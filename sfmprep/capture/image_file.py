@@ -37,6 +37,7 @@ from sfmprep.capture.exif import (
     Vector3,
     exif_tags,
     gravity_of,
+    height_of,
     is_panorama,
     position,
     positive,
@@ -80,6 +81,7 @@ class ImageInfo:
     has_alpha: bool = False  # transparency, which `read_pixels` drops
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
+    height_m: float | None = None  # above where a drone took off
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
     is_panorama: bool = False  # it says that it is equirectangular
     damage: str | None = None  # why a part of it is lost, if it is kept all the same
@@ -234,6 +236,7 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
         gps=position(gps),
         gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),
+        height_m=height_of(image, tags),
         gravity=gravity,
         is_panorama=is_panorama(image),
     )

@@ -178,6 +178,58 @@ def test_film_in_which_nothing_moves_ends_with_what_to_do(
     assert "Traceback" not in printed
 
 
+# ------------------------------------------------------------------------- subtitles
+def subtitles(step: float, number: int = 40) -> str:
+    """Of a drone that flies east, `step` degrees a frame."""
+    return "".join(
+        f"{k + 1}\n00:00:0{k // 30},{k % 30 * 1000 // 30:03} --> 00:00:09,000\n"
+        f"FrameCnt: {k + 1}, [latitude: 52.0] [longitude: {13 + step * k:.6f}]"
+        f" [rel_alt: 9.0 abs_alt: 40.5] [gb_pitch: -90.0 gb_roll: 0.0]\n\n"
+        for k in range(number)
+    )
+
+
+def test_subtitles_of_a_drone_place_the_frames(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(film, folder / "DJI_1.MP4")
+    (folder / "DJI_1.SRT").write_text(subtitles(1e-5))
+    images = find_capture(folder, out, RECIPE)
+    (taken,) = images.films
+    assert taken.num_located == len(images) > 2
+    assert f", {len(images)} with a position by DJI_1.SRT, are used" in taken.summary()
+    for name, seconds in zip(taken.frames, taken.times, strict=True):
+        info = images.infos[name]
+        longitude = 13 + 1e-5 * round(30 * seconds)
+        assert info.gps == pytest.approx((52.0, longitude, 40.5), abs=1e-6)
+        assert info.height_m == 9
+        assert info.gravity == pytest.approx((0, 0, 1), abs=1e-9)
+    assert find_capture(folder, out, RECIPE).films == images.films
+    (folder / "DJI_1.SRT").write_text(subtitles(2e-5, 10))
+    (taken,) = find_capture(folder, out, RECIPE).films
+    assert decoded == ["DJI_1.MP4", "DJI_1.MP4"]
+    assert [remark.text for remark in taken.remarks()] == []  # of 2 s, all are near
+
+
+def test_subtitles_that_are_of_no_use_are_named(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(film, folder / "a.mp4")
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:09,000\nHello.\n")
+    images = find_capture(folder, tmp_path / "out", RECIPE)
+    assert [tuple(remark) for remark in images.films[0].remarks()] == [
+        (
+            "a.srt beside a.mp4 is not used: none of its 1 subtitles tells a position"
+            " as DJI's drones do.",
+            "Copy it from the drone again for metres and north; else it does no harm.",
+        )
+    ]
+    assert images.infos[images.names[0]].gps is None
+    assert images.passed_over == ()
+
+
 # -------------------------------------------------------------------------------- RAW
 def colours() -> np.ndarray:
     """Grey ones: what a camera's matrix makes of others is not of interest here."""
