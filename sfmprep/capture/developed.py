@@ -37,7 +37,10 @@ class Film:
     seconds: float  # as far as it can be decoded
     lost_seconds: float  # that it says to have beyond that
     num_frames: int
-    frames: tuple[str, ...]  # names of the photographs, in the order of time
+    frames: tuple[
+        str, ...
+    ]  # names, in the order of time: of photographs, or of spheres
+    views: tuple[str, ...] = ()  # folders of the photographs cut from each such sphere
     times: tuple[float, ...]  # of each, seconds
     segments: tuple[int, ...]  # of each: 0, and one more after every cut
     num_blurred: int  # frames that are blurred against those around them
@@ -56,10 +59,14 @@ class Film:
         return len(set(self.segments)) - 1 if self.segments else 0
 
     def shots(self) -> list[list[str]]:
-        """Names of the frames between one cut and the next, in the order of time."""
-        shots: dict[int, list[str]] = {}
-        for name, segment in zip(self.frames, self.segments, strict=True):
-            shots.setdefault(segment, []).append(name)
+        """Names of photographs between one cut and the next, in the order of time.
+
+        Of a film of spheres each view has its own.
+        """
+        shots: dict[tuple[str, int], list[str]] = {}
+        for view in self.views or ("",):
+            for name, segment in zip(self.frames, self.segments, strict=True):
+                shots.setdefault((view, segment), []).append(view + name)
         return list(shots.values())
 
     def summary(self) -> str:
@@ -67,6 +74,8 @@ class Film:
         used = f"{len(self.frames)} of {self.num_frames:,} frames"
         if self.num_located:
             used += f", {self.num_located} with a position by {self.subtitles},"
+        if self.views:
+            used += f" in {len(self.views)} views each"
         if not self.num_thinned:
             return f"{self.name}: {used} are used"
         worth = len(self.frames) + self.num_thinned
@@ -140,7 +149,8 @@ class Film:
     def from_json(cls, data: Mapping[str, Any]) -> Film:
         """What `to_json` has written."""
         pairs = tuple((float(x), float(y)) for x, y in data["curve"])
-        lists = {key: tuple(data[key]) for key in ("frames", "times", "segments")}
+        keys = ("frames", "views", "times", "segments")
+        lists = {key: tuple(data[key]) for key in keys if key in data}
         return cls(**{**data, **lists, "curve": pairs})
 
 

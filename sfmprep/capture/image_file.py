@@ -34,6 +34,7 @@ from PIL.ExifTags import GPS, Base
 from sfmprep import coords
 from sfmprep.capture.damaged import has_broken_strip, remaining_values, values_of
 from sfmprep.capture.exif import (
+    Area,
     Vector3,
     exif_tags,
     gravity_of,
@@ -41,6 +42,7 @@ from sfmprep.capture.exif import (
     is_panorama,
     position,
     positive,
+    sphere_area,
     text,
     valid_orientation,
 )
@@ -84,6 +86,7 @@ class ImageInfo:
     height_m: float | None = None  # above where a drone took off
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
     is_panorama: bool = False  # it says that it is equirectangular
+    area: Area | None = None  # which part of a sphere it says to show
     damage: str | None = None  # why a part of it is lost, if it is kept all the same
 
 
@@ -239,6 +242,7 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         height_m=height_of(image, tags),
         gravity=gravity,
         is_panorama=is_panorama(image),
+        area=sphere_area(image),
     )
 
 
