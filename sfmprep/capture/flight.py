@@ -90,7 +90,7 @@ class Flight:
             else first.copy()
         )
         mixed[1] = (mixed[1] + 180) % 360 - 180
-        return Fix(*mixed.tolist(), self.accuracy_m)
+        return Fix._make([*mixed.tolist(), self.accuracy_m])
 
 
 def flight_file(film: Path) -> Path | None:

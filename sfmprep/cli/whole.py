@@ -57,7 +57,7 @@ def refine(
         arg(
             metavar="POSES",
             help="A COLMAP model, transforms.json, table name,x,y,z,qw,qx,qy,qz (.csv),"
-            " trajectory of TUM, or an export of Polycam (its folder), Record3D (.json),"
+            " trajectory of TUM, or an export of Polycam (folder), Record3D (.json),"
             " Metashape (.xml) or RealityCapture (.csv).",
         ),
     ],

@@ -289,9 +289,9 @@ def _sensor(sensor: ElementTree.Element) -> pycolmap.Camera | None:
     """The camera of a sensor; None for a model that there is no equal of."""
     found = sensor.findall("calibration")
     adjusted = [c for c in found if c.get("class") == "adjusted"]
-    calibration = (adjusted or found or [None])[0]
-    if calibration is None:
+    if not found:
         return None
+    calibration = (adjusted or found)[0]
     resolution = calibration.find("resolution")
     if resolution is None:
         resolution = sensor.find("resolution")

@@ -303,7 +303,8 @@ def _sized(lens: pycolmap.Camera, camera: pycolmap.Camera) -> pycolmap.Camera:
         params = np.array(lens.params)
         params[:4] *= max(camera.width, camera.height)
         params[2:4] += camera.width / 2, camera.height / 2
-        lens.width, lens.height, lens.params = camera.width, camera.height, params
+        lens.width, lens.height = camera.width, camera.height
+        lens.params = params.tolist()
     return lens
 
 
