@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from sfmprep.capture.developed import Developed, Film, files_to_develop, places
-from sfmprep.capture.folder import is_film, is_image
+from sfmprep.capture.flight import flight_file
+from sfmprep.capture.folder import is_film, is_image, is_raw
 from sfmprep.capture.identity import FileDigest, files_sha256
 from sfmprep.capture.image_file import read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import mask_file, read_mask_file
-from sfmprep.capture.panorama import Panorama, View, cut_panorama, views_of
+from sfmprep.capture.panorama import Layout, Panorama, View, cut_panorama, views_of
 from sfmprep.capture.photographs import find_photographs
-from sfmprep.config import FilmConfig, PanoramaConfig, Recipe
+from sfmprep.capture.raw import develop_raw
+from sfmprep.config import PanoramaConfig, Recipe
 from sfmprep.errors import ImageError
 from sfmprep.files import read_table, write_text
 from sfmprep.pipelines.ledger import Ledger
@@ -90,9 +94,11 @@ def _develop(
         ledger.begin("develop")
     taken, failures = places([name for name in files if not is_image(name)])
     for name, path in files.items():
-        mask = mask_file(recipe.masks, name) if is_image(name) else None
-        of_mask = mask and hashlib.sha256(mask.read_bytes()).hexdigest()
-        key = checksum([ledger.keys.key("develop"), contents[name], of_mask])
+        beside = _beside(path, name, recipe)
+        others = [
+            other and hashlib.sha256(other.read_bytes()).hexdigest() for other in beside
+        ]
+        key = checksum([ledger.keys.key("develop"), contents[name], *others])
         entry = table.get(name, {})
         if not _is_whole(entry, key, workspace.developed):
             entry = {"key": key, "names": [], "failure": None}
@@ -100,10 +106,15 @@ def _develop(
                 if name in failures:
                     raise ImageError(failures[name])
                 if is_image(name):
-                    entry |= _cut(path, name, mask, workspace, recipe)
+                    panorama = _cut(path, name, beside.mask, workspace, recipe)
+                    entry["names"] = list(panorama.views)
+                    entry["panoramas"] = [panorama.to_json()]
+                elif is_film(name):
+                    what = path, name, taken[name], beside
+                    entry |= _film(*what, workspace, recipe, progress)
                 else:
-                    where = name, taken[name], workspace
-                    entry |= _developed(path, *where, recipe.film, progress)
+                    develop_raw(path, workspace.developed / taken[name])
+                    entry["names"] = [taken[name]]
             except ImageError as error:
                 entry["failure"] = str(error)
         table[name] = entry | {"digest": digests[name]}
@@ -111,42 +122,72 @@ def _develop(
     ledger.finish("develop")
 
 
-def _developed(
+class _Beside(NamedTuple):
+    """What a file is developed with, besides settings."""
+
+    mask: Path | None  # of a panorama, also as a film
+    subtitles: Path | None  # of a drone's film
+
+
+def _beside(path: Path, name: str, recipe: Recipe) -> _Beside:
+    mask = None if is_raw(name) else mask_file(recipe.masks, name)
+    return _Beside(mask, flight_file(path) if is_film(name) else None)
+
+
+def _film(
     path: Path,
     name: str,
     place: str,
+    beside: _Beside,
     workspace: Workspace,
-    config: FilmConfig,
+    recipe: Recipe,
     progress: Progress,
 ) -> dict[str, Any]:
-    """What one film or RAW file became."""
+    """What one film became: frames, or the views of frames that are spheres."""
     # here, so that a capture of photographs alone loads none of it
     from sfmprep.capture.frames import take_frames
-    from sfmprep.capture.raw import develop_raw
+    from sfmprep.capture.spherical import sphere_of_film
 
-    if not is_film(name):
-        develop_raw(path, workspace.developed / place)
-        return {"names": [place]}
+    layout = sphere_of_film(path, recipe.panorama.cut)
     film = take_frames(
         *(path, name, workspace.developed, place),
-        max_overlap=config.max_overlap,
-        most=config.frames,
+        max_overlap=recipe.film.max_overlap,
+        most=recipe.film.frames,
+        subtitles=beside.subtitles,
         progress=progress,
     )
-    return {"names": list(film.frames), "film": film.to_json()}
+    if layout is None:
+        return {"names": list(film.frames), "film": film.to_json()}
+    spheres = workspace.developed / place
+    panoramas = [
+        _cut(workspace.developed / frame, frame, beside.mask, workspace, recipe, layout)
+        for frame in progress(film.frames, desc=f"views of {name}")
+    ]
+    shutil.rmtree(spheres, ignore_errors=True)
+    names = [view for panorama in panoramas for view in panorama.views]
+    suffix = PurePosixPath(names[0]).suffix
+    frames = [str(PurePosixPath(frame).with_suffix(suffix)) for frame in film.frames]
+    views = [view.removesuffix(frames[0]) for view in panoramas[0].views]
+    film = replace(film, frames=tuple(frames), views=tuple(views))
+    found = [replace(panorama, film=name).to_json() for panorama in panoramas]
+    return {"names": names, "film": film.to_json(), "panoramas": found}
 
 
 def _cut(
-    path: Path, name: str, mask: Path | None, workspace: Workspace, recipe: Recipe
-) -> dict[str, Any]:
-    """What one panorama became."""
+    path: Path,
+    name: str,
+    mask: Path | None,
+    workspace: Workspace,
+    recipe: Recipe,
+    layout: Layout = "mono",
+) -> Panorama:
     info = read_info(path, keep_damaged=recipe.keep_damaged)
-    panorama = cut_panorama(
+    return cut_panorama(
         *(path, name, workspace.developed, panorama_views(recipe.panorama)),
+        layout=layout,
         mask=None if mask is None else read_mask_file(mask, info),
         keep_damaged=recipe.keep_damaged,
     )
-    return {"names": list(panorama.views), "panorama": panorama.to_json()}
 
 
 def panorama_views(config: PanoramaConfig) -> list[View]:
@@ -181,8 +222,8 @@ def _what_is_there(
             if "film" in entry
         ),
         panoramas=tuple(
-            Panorama.from_json(entry["panorama"])
+            Panorama.from_json(panorama)
             for entry in entries.values()
-            if "panorama" in entry
+            for panorama in entry.get("panoramas", ())
         ),
     )

@@ -37,7 +37,10 @@ class Film:
     seconds: float  # as far as it can be decoded
     lost_seconds: float  # that it says to have beyond that
     num_frames: int
-    frames: tuple[str, ...]  # names of the photographs, in the order of time
+    frames: tuple[
+        str, ...
+    ]  # names, in the order of time: of photographs, or of spheres
+    views: tuple[str, ...] = ()  # folders of the photographs cut from each such sphere
     times: tuple[float, ...]  # of each, seconds
     segments: tuple[int, ...]  # of each: 0, and one more after every cut
     num_blurred: int  # frames that are blurred against those around them
@@ -46,6 +49,9 @@ class Film:
     most_new: float  # 0..1: the largest share of the picture new from one to the next
     share_turned: float  # 0..1: of the steps that a turn, or a flat scene, explains
     curve: tuple[tuple[float, float], ...]  # seconds, sharpness against its median
+    subtitles: str | None = None  # the file of a drone's positions beside it
+    num_located: int = 0  # frames that are used and have a position by it
+    subtitles_fault: str | None = None  # why it is of no use
 
     @property
     def num_cuts(self) -> int:
@@ -53,15 +59,23 @@ class Film:
         return len(set(self.segments)) - 1 if self.segments else 0
 
     def shots(self) -> list[list[str]]:
-        """Names of the frames between one cut and the next, in the order of time."""
-        shots: dict[int, list[str]] = {}
-        for name, segment in zip(self.frames, self.segments, strict=True):
-            shots.setdefault(segment, []).append(name)
+        """Names of photographs between one cut and the next, in the order of time.
+
+        Of a film of spheres each view has its own.
+        """
+        shots: dict[tuple[str, int], list[str]] = {}
+        for view in self.views or ("",):
+            for name, segment in zip(self.frames, self.segments, strict=True):
+                shots.setdefault((view, segment), []).append(view + name)
         return list(shots.values())
 
     def summary(self) -> str:
         """What was taken of it, in a sentence."""
         used = f"{len(self.frames)} of {self.num_frames:,} frames"
+        if self.num_located:
+            used += f", {self.num_located} with a position by {self.subtitles},"
+        if self.views:
+            used += f" in {len(self.views)} views each"
         if not self.num_thinned:
             return f"{self.name}: {used} are used"
         worth = len(self.frames) + self.num_thinned
@@ -81,6 +95,23 @@ class Film:
                     f" {self.seconds + self.lost_seconds:.1f} s; what comes before is"
                     " used.",
                     "Copy it from the camera again.",
+                )
+            )
+        if self.subtitles_fault is not None:
+            found.append(
+                Remark(
+                    f"{self.subtitles} beside {self.name} is not used:"
+                    f" {self.subtitles_fault}.",
+                    "Copy it from the drone again for metres and north; else it does no"
+                    " harm.",
+                )
+            )
+        elif self.subtitles is not None and self.num_located < len(self.frames):
+            found.append(
+                Remark(
+                    f"{self.subtitles} tells a position for {self.num_located} of the"
+                    f" {len(self.frames)} frames of {self.name} that are used.",
+                    "Check that both are of the same flight.",
                 )
             )
         if len(self.frames) == 1:
@@ -118,7 +149,8 @@ class Film:
     def from_json(cls, data: Mapping[str, Any]) -> Film:
         """What `to_json` has written."""
         pairs = tuple((float(x), float(y)) for x, y in data["curve"])
-        lists = {key: tuple(data[key]) for key in ("frames", "times", "segments")}
+        keys = ("frames", "views", "times", "segments")
+        lists = {key: tuple(data[key]) for key in keys if key in data}
         return cls(**{**data, **lists, "curve": pairs})
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageFile
 from PIL.ExifTags import GPS, IFD, Base
@@ -93,6 +93,14 @@ def _degrees(value: Any, hemisphere: Any, letters: str) -> float | None:
     return -degrees if hemisphere[0].upper() == letters[1] else degrees
 
 
+def height_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> float | None:
+    """Metres above where a drone took off, by DJI's XMP; None where it is not told."""
+    xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)
+    if not isinstance(xmp, bytes):
+        return None
+    return _xmp_number(xmp, "drone-dji:RelativeAltitude")
+
+
 def gravity_of(image: ImageFile.ImageFile, tags: Mapping[int, Any]) -> Vector3 | None:
     """Which way is down in the camera, by the gimbal or the accelerometer, as unit."""
     xmp = image.info.get("xmp") or tags.get(Base.XMLPacket)
@@ -115,6 +123,39 @@ def is_panorama(image: ImageFile.ImageFile) -> bool:
     """Whether the image says that it is equirectangular, by Photo Sphere XMP."""
     xmp = image.info.get("xmp")
     return isinstance(xmp, bytes) and _PANORAMA.search(xmp) is not None
+
+
+class Area(NamedTuple):
+    """A part of the picture of a whole sphere, in shares of its width and height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def sphere_area(image: ImageFile.ImageFile) -> Area | None:
+    """Which part of a sphere an image shows, by Photo Sphere XMP; None if not told."""
+    xmp = image.info.get("xmp")
+    if not isinstance(xmp, bytes):
+        return None
+    left, top, width, height, full_width, full_height = (
+        _xmp_number(xmp, f"GPano:{name}Pixels")
+        for name in (
+            *("CroppedAreaLeft", "CroppedAreaTop", "CroppedAreaImageWidth"),
+            *("CroppedAreaImageHeight", "FullPanoWidth", "FullPanoHeight"),
+        )
+    )
+    if not (width and height and full_width and full_height):
+        return None
+    area = Area(
+        *((left or 0) / full_width, (top or 0) / full_height),
+        *(width / full_width, height / full_height),
+    )
+    is_inside = (
+        min(area) >= 0 and area.left + area.width <= 1 and area.top + area.height <= 1
+    )
+    return area if is_inside and min(area.width, area.height) > 0 else None
 
 
 def _xmp_number(xmp: bytes, name: str) -> float | None:

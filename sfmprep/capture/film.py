@@ -142,6 +142,15 @@ def _why_not(path: Path) -> str | None:
     return None
 
 
+def read_index(path: Path) -> bytes | None:
+    """The box `moov` of an MP4 or MOV file; None where it has none or is another."""
+    try:
+        with path.open("rb") as file:
+            return _find_index(file) if file.read(8)[4:8] in _MP4_FIRST else None
+    except OSError:
+        return None  # whoever decodes it says what is wrong
+
+
 def _find_index(file: BinaryIO) -> bytes | None:
     """The content of the box `moov` of an MP4 file; None where there is none."""
     place = 0

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from sfmprep.capture.developed import Film
 from sfmprep.capture.film import Frame, read_frames, read_header
+from sfmprep.capture.flight import Flight, read_flight
 from sfmprep.capture.keyframes import Chooser, Keyframe, choose, thin_out
+from sfmprep.capture.place_tags import place_tags
+from sfmprep.errors import ImageError
 from sfmprep.files import not_written
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
@@ -33,6 +36,7 @@ def take_frames(
     *,
     max_overlap: float,
     most: int | None,
+    subtitles: Path | None = None,
     progress: Progress = silent,
 ) -> Film:
     """Writes the frames of a film that are worth it as `folder/place/00h00m12s345.jpg`.
@@ -48,6 +52,8 @@ def take_frames(
         max_overlap: Share of the picture, below 1, that two frames that are taken one
             after the other have in common.
         most: How many frames may stay, or None.
+        subtitles: Of a drone, whose positions the frames get; None where there are
+            none. Those that cannot be read are noted in the film.
         progress: Wraps the loop over frames.
 
     Raises:
@@ -55,6 +61,8 @@ def take_frames(
         StoreError: the frames cannot be written.
     """
     header = read_header(path)
+    flight, fault = _flight(subtitles)
+    located: set[str] = set()
     part = folder / f"{place}.part"
     chooser, taken = Chooser(max_overlap), list[Keyframe]()
     last = Frame(-1, 0.0, np.empty((0, 0, 3), np.uint8))
@@ -77,7 +85,13 @@ def take_frames(
             for keyframe in choose(map(noted, frames), chooser):
                 frame = keyframe.frame
                 file = part / frame_name(frame.seconds)
-                waiting.append(pool.submit(_write, file, frame.pixels))
+                fix = flight and flight.at(
+                    frame.number, frame.seconds, header.num_frames
+                )
+                tags = place_tags(fix) if fix else b""
+                if fix:
+                    located.add(file.name)
+                waiting.append(pool.submit(_write, file, frame.pixels, tags))
                 taken.append(keyframe.without_pixels())
                 while len(waiting) > _MAX_WAITING:
                     waiting.popleft().result()
@@ -108,6 +122,9 @@ def take_frames(
         most_new=max((keyframe.moved for keyframe in kept), default=0.0),
         share_turned=_share_turned(taken),
         curve=_curve(chooser),
+        subtitles=None if subtitles is None else subtitles.name,
+        num_located=len(located & left),
+        subtitles_fault=fault,
     )
 
 
@@ -119,9 +136,20 @@ def frame_name(seconds: float) -> str:
     return f"{hours:02}h{minutes:02}m{rest // 1000:02}s{rest % 1000:03}.jpg"
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    path.write_bytes(data.tobytes())
+def _flight(subtitles: Path | None) -> tuple[Flight | None, str | None]:
+    """The positions of a drone, or why there are none."""
+    if subtitles is None:
+        return None, None
+    try:
+        return read_flight(subtitles), None
+    except ImageError as error:
+        return None, str(error)
+
+
+def _write(path: Path, pixels: NDArray[np.uint8], tags: bytes) -> None:
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    data = encoded.tobytes()
+    path.write_bytes(data[:2] + tags + data[2:])
 
 
 def _thinned(taken: list[Keyframe], most: int | None) -> list[Keyframe]:

@@ -34,12 +34,15 @@ from PIL.ExifTags import GPS, Base
 from sfmprep import coords
 from sfmprep.capture.damaged import has_broken_strip, remaining_values, values_of
 from sfmprep.capture.exif import (
+    Area,
     Vector3,
     exif_tags,
     gravity_of,
+    height_of,
     is_panorama,
     position,
     positive,
+    sphere_area,
     text,
     valid_orientation,
 )
@@ -80,8 +83,10 @@ class ImageInfo:
     has_alpha: bool = False  # transparency, which `read_pixels` drops
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
+    height_m: float | None = None  # above where a drone took off
     gravity: Vector3 | None = None  # unit; x right, y down, z forward of stored pixels
     is_panorama: bool = False  # it says that it is equirectangular
+    area: Area | None = None  # which part of a sphere it says to show
     damage: str | None = None  # why a part of it is lost, if it is kept all the same
 
 
@@ -234,8 +239,10 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
         gps=position(gps),
         gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),
+        height_m=height_of(image, tags),
         gravity=gravity,
         is_panorama=is_panorama(image),
+        area=sphere_area(image),
     )
 
 

@@ -112,7 +112,7 @@ def check_masks(images: ImageSet) -> None:
     of_panoramas = {
         path
         for panorama in images.panoramas
-        if (path := mask_file(images.mask_root, panorama.name)) is not None
+        if (path := mask_file(images.mask_root, panorama.film or panorama.name))
     }
     if not masks and not of_panoramas:
         raise ImageError(

@@ -10,18 +10,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from sfmprep.capture.image_file import decode, open_header, read_info
+from sfmprep.capture.exif import Area, sphere_area
+from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
 from sfmprep.errors import ImageError
 from sfmprep.files import not_written
 from sfmprep.types import Bytes, Float32, Float64, Mask
 
+Kind = TypeVar("Kind", np.uint8, np.bool_)
 Cut = Literal["auto", "always", "never"]
+Layout = Literal["mono", "top-bottom", "left-right"]  # of spheres for two eyes
 
 # EXIF holds focal lengths on 35 mm film as whole numbers: this one is told exactly.
 FOCAL_35MM = 15
@@ -30,6 +34,11 @@ _MULTIPLE = 8  # of the side, for reduced copies
 _MIN_WIDTH = 2048  # of a picture that nothing but its shape calls a panorama
 _MAX_SIDE = 32767  # of a picture that OpenCV can warp
 _QUALITY = 97
+_WHOLE = Area(0.0, 0.0, 1.0, 1.0)
+_MAX_STRETCH = 0.02  # of a sphere's shape of 2:1
+_LEAST_SHARE = 0.2  # of a view that a part of a sphere reaches
+_EDGE = 2  # pixels at its border, into which cubic interpolation mixes the other one
+_DARK = 24  # grey, of what lies around the circle of a lens
 _EXIF_TAGS = (Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings)
 
 
@@ -73,7 +82,8 @@ class Panorama:
 
     name: str
     side: int  # pixels of each view
-    views: tuple[str, ...]  # names, in the order of `views_of`
+    views: tuple[str, ...]  # names, in the order of `views_of`; of a part not all
+    film: str | None = None  # of which it is a frame
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it; `from_json` reads it back."""
@@ -101,17 +111,22 @@ def focal_px(side: int) -> float:
 
 
 def is_cut(path: Path, which: Cut) -> bool:
-    """Whether an image is a whole sphere, to be cut; False for one that is damaged."""
+    """Whether an image is a sphere or a told part of one, to be cut.
+
+    False for one that is damaged.
+    """
     if which == "never":
         return False
     try:
         with path.open("rb") as file, open_header(file) as header:
             width, height = header.size
-        if width != 2 * height:
-            return False
+            if width != 2 * height and sphere_area(header) is None:
+                return False
         info = read_info(path)
     except (ImageError, OSError):
         return False  # whoever reads it says what is wrong
+    if _area(info) is None:
+        return False
     has_lens = info.focal_length_mm or info.focal_length_35mm
     looks_so = width >= _MIN_WIDTH and not has_lens
     return which == "always" or info.is_panorama or looks_so
@@ -123,55 +138,129 @@ def cut_panorama(
     folder: Path,
     views: Sequence[View],
     *,
+    layout: Layout = "mono",
     mask: Mask | None = None,
     keep_damaged: bool = False,
 ) -> Panorama:
     """Writes the views of a panorama as `panorama-SIDE/VIEW/NAME`, replacing old ones.
 
     They are sharp as the panorama is in its middle. Exposure, time and GPS position are
-    taken over. With a mask they are PNG whose transparency it is, else JPEG.
+    taken over. With a mask, and of a part of a sphere, they are PNG whose transparency
+    says what is used, else JPEG. Views that a part hardly reaches are left out.
 
     Args:
-        path: An equirectangular picture of the whole sphere, twice as wide as high.
+        path: An equirectangular picture of the whole sphere, or of a part by its XMP.
         name: What it is called, POSIX.
         folder: Where photographs go.
         views: Which.
+        layout: Where the spheres for two eyes lie; that of the left eye is used.
         mask: [H, W] of the picture, True = use; None to use all of it.
         keep_damaged: Use what is left of a damaged file.
 
     Raises:
-        ImageError: it cannot be decoded, is turned by EXIF, or is too large to be
-            warped; the message is the bare reason.
+        ImageError: it cannot be decoded, is turned by EXIF, shows no part of a sphere
+            that any view reaches, shows two lenses, or is too large to be warped; the
+            message is the bare reason.
         StoreError: the views cannot be written.
     """
-    pixels = decode(path, keep_damaged=keep_damaged).pixels
+    pixels = _left_eye(decode(path, keep_damaged=keep_damaged).pixels, layout)
+    mask = mask if mask is None else _left_eye(mask, layout)
     height, width = pixels.shape[:2]
-    if read_info(path, keep_damaged=keep_damaged).orientation != 1:
+    info = read_info(path, keep_damaged=keep_damaged)
+    if info.orientation != 1:
         raise ImageError(
             "a 360° panorama that EXIF turns, which no camera writes; save it upright"
+        )
+    if not info.is_panorama and shows_two_lenses(pixels):
+        raise ImageError(
+            "it shows the two lenses of a 360° camera, not joined yet; export it as a"
+            " 360° photograph with the camera's program"
         )
     if width > _MAX_SIDE:
         raise ImageError(
             f"a 360° panorama of {width} pixels, where {_MAX_SIDE} are the most that"
             " can be cut; reduce it"
         )
-    side = int(width / (2 * math.pi * _FOCAL_SIDES)) // _MULTIPLE * _MULTIPLE
+    area = _area(info) or _WHOLE
+    full_width, full_height = width / area.width, height / area.height
+    side = int(full_width / (2 * math.pi * _FOCAL_SIDES)) // _MULTIPLE * _MULTIPLE
     if side < _MULTIPLE:
         raise ImageError(f"a 360° panorama of {width} x {height} pixels is too small")
+    if area != _WHOLE and mask is None:
+        mask = np.ones((height, width), np.bool_)
     suffix = ".jpg" if mask is None else ".png"
     file = PurePosixPath(name).with_suffix(suffix)
     exif = _taken_over(path)
     written = []
     for view in views:
         place = f"panorama-{side}/{view.name}/{file}"
-        columns, rows = _maps(view, side, width, height)
+        columns, rows = _maps(view, side, full_width, full_height)
+        columns -= area.left * full_width
+        rows -= area.top * full_height
+        inside = _inside(columns, rows, (width, height), area)
+        if inside.mean() < _LEAST_SHARE:
+            continue
         cut = _warp(pixels, columns, rows, smooth=True)
         if mask is not None:
             grey = mask.astype(np.uint8) * np.uint8(255)
-            cut = np.dstack([cut, _warp(grey, columns, rows, smooth=False)])
+            shown = _warp(grey, columns, rows, smooth=False)
+            cut = np.dstack([cut, np.where(inside, shown, np.uint8(0))])
         _save(cut, folder / place, exif)
         written.append(place)
+    if not written:
+        raise ImageError(
+            "a part of a 360° panorama that no view reaches; let views look there, for"
+            " example --set panorama.pitches_deg=[60,0,-60]"
+        )
     return Panorama(name=name, side=side, views=tuple(written))
+
+
+def _left_eye(pixels: NDArray[Kind], layout: Layout) -> NDArray[Kind]:
+    """The half [H, W] or [H, W, 3] of a picture that the left eye sees."""
+    height, width = pixels.shape[:2]
+    match layout:
+        case "mono":
+            return pixels
+        case "top-bottom":
+            return pixels[: height // 2]
+        case "left-right":
+            return pixels[:, : width // 2]
+
+
+def shows_two_lenses(pixels: Bytes) -> bool:
+    """Whether a picture [H, 2 H, 3] is two circles in the dark, side by side."""
+    height, width = pixels.shape[:2]
+    spot, middle = height // 16, slice(height // 4, -height // 4)
+    if width != 2 * height or spot == 0:
+        return False
+    halves = np.split(pixels, 2, axis=1)
+    corners = [
+        float(half[rows, columns].mean())
+        for half in halves
+        for rows in (slice(spot), slice(-spot, None))
+        for columns in (slice(spot), slice(-spot, None))
+    ]
+    middles = [float(half[middle, middle].mean()) for half in halves]
+    return max(corners) < _DARK and min(middles) > 2 * _DARK
+
+
+def _area(info: ImageInfo) -> Area | None:
+    """Which part of a sphere a picture shows; None where its shape contradicts that."""
+    width, height = info.size
+    area = info.area or _WHOLE
+    shape = (width / area.width) / (2 * height / area.height)
+    return area if abs(shape - 1) < _MAX_STRETCH else None
+
+
+def _inside(columns: Float32, rows: Float32, size: tuple[int, int], area: Area) -> Mask:
+    """Which pixels of a view a panorama shows, but for those next to its border."""
+    (width, height), edge = size, _EDGE
+    is_there = np.ones(rows.shape, np.bool_)
+    if area.height < 1:
+        is_there &= (rows >= edge) & (rows <= height - 1 - edge)
+    if area.width < 1:
+        is_there &= (columns >= edge) & (columns <= width - 1 - edge)
+    return is_there
 
 
 def panorama_rigs(
@@ -180,14 +269,21 @@ def panorama_rigs(
     """The rigs of views as COLMAP's `rig_config.json` has them, one for each size.
 
     Args:
-        panoramas: Cut into these views; may be empty.
-        views: One or more; the first is the camera that the others are relative to.
+        panoramas: Cut into these views, or some of them; may be empty.
+        views: One or more; the first that any panorama of a size reaches is the camera
+            that the others are relative to.
     """
-    first, *_ = views
     rigs: list[dict[str, Any]] = []
     for side in sorted({panorama.side for panorama in panoramas}):
         cameras: list[dict[str, Any]] = []
-        for view in views:
+        reached = {
+            PurePosixPath(name).parts[1]
+            for panorama in panoramas
+            if panorama.side == side
+            for name in panorama.views
+        }
+        first, *_ = used = [view for view in views if view.name in reached]
+        for view in used:
             view_from_first = view.rig_from_view.T @ first.rig_from_view
             camera: dict[str, Any] = {
                 "image_prefix": f"panorama-{side}/{view.name}/",
@@ -213,7 +309,9 @@ def _quaternion(rotation: Float64) -> list[float]:
     return [w, x, y, z]
 
 
-def _maps(view: View, side: int, width: int, height: int) -> tuple[Float32, Float32]:
+def _maps(
+    view: View, side: int, width: float, height: float
+) -> tuple[Float32, Float32]:
     """Where each pixel of a view lies in the panorama, in OpenCV's pixels."""
     centres = (np.arange(side) + 0.5 - side / 2) / focal_px(side)
     x, y = np.meshgrid(centres, centres)
@@ -229,7 +327,8 @@ def _warp(pixels: Bytes, columns: Float32, rows: Float32, *, smooth: bool) -> By
     import cv2  # here, so that a folder can be scanned without it
 
     how = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-    # The left and the right border are neighbours; no view reaches the other two.
+    # The left and the right border are neighbours; no view reaches the other two, or
+    # what lies beyond a border is left out.
     warped = cv2.remap(pixels, columns, rows, how, borderMode=cv2.BORDER_WRAP)
     return warped.astype(np.uint8, copy=False)
 

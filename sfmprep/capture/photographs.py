@@ -151,7 +151,7 @@ def _warn_of_scaled_copies(images: ImageSet) -> None:
 def _scaled_copies(images: ImageSet) -> Iterator[tuple[str, str, int]]:
     """Larger, smaller and factor of images that share a stem but not a folder."""
     by_stem = defaultdict(list)
-    frames = {name for film in images.films for name in film.frames}
+    frames = {n for film in images.films for shot in film.shots() for n in shot}
     for name in images.names:
         if name in frames:
             continue  # they are called by their times

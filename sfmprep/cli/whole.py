@@ -58,7 +58,8 @@ def refine(
         arg(
             metavar="POSES",
             help="A COLMAP model, transforms.json, table name,x,y,z,qw,qx,qy,qz (.csv),"
-            " or trajectory of TUM.",
+            " trajectory of TUM, or an export of Polycam (folder), Record3D (.json),"
+            " Metashape (.xml) or RealityCapture (.csv).",
         ),
     ],
     out: Out,

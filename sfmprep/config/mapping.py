@@ -78,8 +78,8 @@ class KnownPosesConfig(Config):
     """Poses that are known, however roughly, in place of a mapper's search for them."""
 
     path: Path
-    """A COLMAP model, a transforms.json, a table name,x,y,z,qw,qx,qy,qz (.csv), or a
-    trajectory of TUM."""
+    """A COLMAP model, a transforms.json, a table name,x,y,z,qw,qx,qy,qz (.csv), a
+    trajectory of TUM, or an export of Polycam, Record3D, Metashape, RealityCapture."""
     axes: Literal["auto", "opencv", "opengl"] = "auto"
     """Of the cameras: y down and z forward, or y up and z back.
 

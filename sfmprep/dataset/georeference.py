@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import beyond_rounding
 from sfmprep.dataset.gravity import Upright, rotation_to_z
@@ -73,10 +74,14 @@ def georeference(
             these are nearer together than GPS can tell apart.
     """
     registered = [model.image(k) for k in sorted(model.reg_image_ids())]
+    infos = [images.infos[image.name] for image in registered]
+    # Heights above the place of take-off do as well as altitudes, but not beside them.
+    has_altitudes = sum(bool(i.gps and i.gps[2] is not None) for i in infos)
+    above_takeoff = has_altitudes < MIN_POSITIONS
     located = [
-        (image.projection_center(), info.gps, info.gps_accuracy_m)
-        for image in registered
-        if (info := images.infos[image.name]).gps is not None
+        (image.projection_center(), gps, info.gps_accuracy_m)
+        for image, info in zip(registered, infos, strict=True)
+        if (gps := _place(info, above_takeoff=above_takeoff)) is not None
     ]
     if len(located) < MIN_POSITIONS:
         raise ReconstructionError(
@@ -111,10 +116,23 @@ def georeference(
         enu_from_sfm=alignment.enu_from_sfm,
         origin=origin,
         up=up,
-        scale=_describe(alignment, len(registered), scale_error, has_height),
+        scale=_describe(
+            *(alignment, len(registered), scale_error),
+            above_takeoff=above_takeoff,
+            has_height=has_height,
+        ),
         scale_error=scale_error,
         num_positions=int(alignment.near.sum()),
     )
+
+
+def _place(
+    info: ImageInfo, *, above_takeoff: bool
+) -> tuple[float, float, float | None] | None:
+    """Where an image was taken, with the altitude or the height above a take-off."""
+    if info.gps is None or not above_takeoff:
+        return info.gps
+    return info.gps[0], info.gps[1], info.height_m
 
 
 def transform_points(sim: pycolmap.Sim3d, points: Float64) -> Float64:
@@ -267,7 +285,12 @@ def _tilt_error_deg(enu: Float64, alignment: _Alignment, recorded_m: float) -> f
 
 
 def _describe(
-    alignment: _Alignment, num_registered: int, scale_error: float, has_height: bool
+    alignment: _Alignment,
+    num_registered: int,
+    scale_error: float,
+    *,
+    above_takeoff: bool,
+    has_height: bool,
 ) -> str:
     left = alignment.residuals[alignment.near]
     horizontal = math.sqrt(float(np.mean(np.sum(left[:, :2] ** 2, axis=1))))
@@ -281,5 +304,10 @@ def _describe(
             f" horizontal, {vertical:.2f} m vertical (rms)"
             if has_height
             else " horizontal (rms); no altitude, the origin's is 0"
+        )
+        + (
+            "; heights are above the place of take-off, not the sea"
+            if has_height and above_takeoff
+            else ""
         )
     )

@@ -17,7 +17,7 @@ def of_images(poses: KnownPoses, names: Sequence[str], where: str) -> KnownPoses
     """The poses of the images of a capture, under the names that these have there.
 
     A name is that of an image if it is the same; else if the file names are the same,
-    and no other is; else if they are so but for their suffix.
+    and no other is; else if they are so but for their suffix, or are the same number.
     What has no partner is told in the log.
 
     Args:
@@ -29,7 +29,7 @@ def of_images(poses: KnownPoses, names: Sequence[str], where: str) -> KnownPoses
         ConfigError: no pose is of an image.
     """
     partner = {name: name for name in poses.names if name in set(names)}
-    for key in (_file_name, _stem):
+    for key in (_file_name, _stem, _number):
         left = [name for name in poses.names if name not in partner]
         free = set(names) - set(partner.values())
         partner |= _unique_partners(left, sorted(free), key)
@@ -80,6 +80,11 @@ def _file_name(name: str) -> str:
 
 def _stem(name: str) -> str:
     return PurePosixPath(name).stem
+
+
+def _number(name: str) -> str:
+    stem = PurePosixPath(name).stem
+    return str(int(stem)) if stem.isdecimal() else stem
 
 
 def _some(names: Sequence[str]) -> str:

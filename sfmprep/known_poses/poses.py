@@ -42,7 +42,11 @@ CONVENTIONS = tuple(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnownPoses:
-    """Poses of images; what their files call them is in `names`."""
+    """Poses of images; what their files call them is in `names`.
+
+    A camera without a size has lengths in units of the image's longer side, and the
+    principal point from its middle.
+    """
 
     names: tuple[str, ...]
     rotations: Float64  # [N, 3, 3] as they are read

@@ -22,6 +22,15 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError
+from sfmprep.known_poses.exports import (
+    REALITY,
+    is_record3d,
+    polycam_folder,
+    read_metashape,
+    read_polycam,
+    read_reality,
+    read_record3d,
+)
 from sfmprep.known_poses.poses import (
     Axes,
     Convention,
@@ -36,8 +45,9 @@ from sfmprep.known_poses.trajectory import Trajectory
 
 _EXPECTED = (
     "expected a COLMAP model (a folder with images.bin or images.txt), a"
-    " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), or a"
-    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw)"
+    " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), a"
+    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of Polycam"
+    " (its folder), Record3D (.json), Metashape (.xml) or RealityCapture (.csv)"
 )
 _COLUMNS = (
     *(("name",), ("x", "tx"), ("y", "ty"), ("z", "tz")),
@@ -56,8 +66,9 @@ def read_poses(
     Args:
         path: A COLMAP model or a folder that holds one as `sparse/0` or `sparse`; a
             transforms.json of nerfstudio or Instant-NGP, or its folder; a .csv with
-            the header name,x,y,z,qw,qx,qy,qz, whose columns may come in any order; or
-            a trajectory of TUM, poses by time.
+            the header name,x,y,z,qw,qx,qy,qz, whose columns may come in any order; a
+            trajectory of TUM, poses by time; or what `exports` reads: a folder of
+            Polycam, a .json of Record3D, .xml of Metashape, .csv of RealityCapture.
         axes: Of the cameras, where the user tells them; None for those of the format.
         direction: Of table and trajectory; likewise.
 
@@ -72,10 +83,16 @@ def read_poses(
         found: KnownPoses | Trajectory = _read_model(folder)
     elif path.is_dir() and (path / "transforms.json").is_file():
         found = _read_transforms(path / "transforms.json")
+    elif path.is_dir() and (cameras := polycam_folder(path)) is not None:
+        found = read_polycam(cameras)
     elif path.is_dir():
         raise ConfigError(f"poses {path} is a folder without poses: {_EXPECTED}.")
+    elif (metadata := _record3d(path)) is not None:
+        found = read_record3d(metadata, path)
     elif path.suffix.lower() == ".json":
         found = _read_transforms(path)
+    elif path.suffix.lower() == ".xml":
+        found = read_metashape(path)
     elif path.suffix.lower() == ".csv":
         found = _read_table(path)
     else:
@@ -95,8 +112,12 @@ def poses_sha256(path: Path) -> str:
     if folder is not None:
         kind = "bin" if (folder / "images.bin").is_file() else "txt"
         files = [folder / f"{name}.{kind}" for name in ("cameras", "images")]
+    elif (path / "transforms.json").is_file():
+        files = [path / "transforms.json"]
+    elif (cameras := polycam_folder(path)) is not None:
+        files = sorted(cameras.glob("*.json"))
     else:
-        files = [path / "transforms.json" if path.is_dir() else path]
+        files = [path]
     try:
         digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     except OSError as error:
@@ -191,6 +212,17 @@ def _without_keypoints(path: Path) -> None:
     path.write_text("".join(f"{line}\n\n" for line in lines), "utf-8")
 
 
+def _record3d(path: Path) -> dict[str, Any] | None:
+    """The metadata of Record3D; None where a file is something else."""
+    if path.suffix.lower() != ".json" and path.name != "metadata":
+        return None
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError):
+        return None
+    return content if isinstance(content, dict) and is_record3d(content) else None
+
+
 def _read_transforms(path: Path) -> KnownPoses:
     content = _json_of(path)
     names, rotations, vectors, cameras = [], [], [], {}
@@ -262,6 +294,10 @@ def _camera_of(values: Mapping[str, Any]) -> pycolmap.Camera | None:
 
 def _read_table(path: Path) -> KnownPoses:
     rows = _text_of(path).splitlines()
+    while rows and rows[0].startswith("#cameras"):
+        rows = rows[1:]  # how many there are
+    if rows and set(REALITY) <= {word.strip() for word in rows[0].split(",")}:
+        return read_reality(rows, path)
     header = [word.strip().lower() for word in next(csv.reader(rows[:1]), [])]
     columns = [next((n for n in each if n in header), None) for each in _COLUMNS]
     if None in columns:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pycolmap
 
 from sfmprep.budget import Budget
@@ -285,7 +286,7 @@ def _take_lenses(
             continue
         taken.add(image.camera_id)
         camera = database.read_camera(image.camera_id)
-        lens = pycolmap.Camera(lenses[image.name].todict())
+        lens = _sized(lenses[image.name], camera)
         if abs(lens.width / lens.height - camera.width / camera.height) > _SAME_ASPECT:
             logger.warning(
                 "the camera given for %s is of %d x %d pixels, the image has %d x %d:"
@@ -299,6 +300,18 @@ def _take_lenses(
         database.update_camera(camera)
         given.add(image.camera_id)
     return given
+
+
+def _sized(lens: pycolmap.Camera, camera: pycolmap.Camera) -> pycolmap.Camera:
+    """A copy of a given camera; one without a size gets that of `camera`."""
+    lens = pycolmap.Camera(lens.todict())
+    if lens.width == 0:
+        params = np.array(lens.params)
+        params[:4] *= max(camera.width, camera.height)
+        params[2:4] += camera.width / 2, camera.height / 2
+        lens.width, lens.height = camera.width, camera.height
+        lens.params = params.tolist()
+    return lens
 
 
 def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:

@@ -67,6 +67,10 @@ class FilmReport(Record):
     """When the frames that are used are, seconds from the start."""
     curve: list[tuple[float, float]]
     """Seconds, and sharpness against the median of the film; at most 400 points."""
+    subtitles: str | None = None
+    """The file beside it that tells where a drone was."""
+    num_located: int = 0
+    """Frames that are used and have a position by it."""
 
 
 class Capture(Record):

@@ -175,6 +175,125 @@ def test_turned_panoramas_are_refused(tmp_path: Path) -> None:
     )
 
 
+def gpano(width: int, height: int, left: int, top: int, full: int) -> bytes:
+    """XMP of a part of a sphere of `full` x `full / 2` pixels."""
+    told = (
+        f' GPano:CroppedAreaImageWidthPixels="{width}"'
+        f' GPano:CroppedAreaImageHeightPixels="{height}"'
+        f' GPano:CroppedAreaLeftPixels="{left}" GPano:CroppedAreaTopPixels="{top}"'
+        f' GPano:FullPanoWidthPixels="{full}"'
+        f' GPano:FullPanoHeightPixels="{full // 2}"/>'
+    )
+    return GPANO.replace(b"/></rdf:RDF>", told.encode() + b"</rdf:RDF>")
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "width", "height", "num_views"),
+    [
+        (0, 40, 512, 216, 8),  # without what is straight above: no part of any view
+        (0, 100, 512, 100, 8),  # a band along the horizon
+        (256, 0, 256, 256, 5),  # the right half
+        (300, 60, 150, 100, 3),
+    ],
+)
+def test_a_part_of_a_sphere_is_cut_where_it_shows_something(
+    left: int, top: int, width: int, height: int, num_views: int, tmp_path: Path
+) -> None:
+    part = sphere(512)[top : top + height, left : left + width]
+    xmp = gpano(width, height, left, top, 512)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(part).save(path, quality=100, subsampling=0, xmp=xmp)
+    assert is_cut(path, "auto")
+    panorama = cut_panorama(path, "a.jpg", tmp_path / "out", VIEWS)
+    assert (panorama.side, len(panorama.views)) == (160, num_views)
+    rays = rays_of(panorama.side)
+    shares = []
+    for view in VIEWS:
+        name = f"panorama-160/{view.name}/a.png"
+        if name not in panorama.views:
+            continue
+        shown = np.asarray(Image.open(tmp_path / "out" / name), np.float64)
+        used = shown[..., 3] == 255
+        assert set(np.unique(shown[..., 3])) <= {0, 255}
+        expected = 127.5 + 127.5 * rays @ view.rig_from_view.T
+        off = np.abs(shown[..., :3] - expected)[used]
+        assert off.max() < 9 and off.mean() < 1.5, name
+        directions = rays @ view.rig_from_view.T
+        longitude = np.arctan2(directions[..., 0], directions[..., 2])
+        latitude = np.arcsin(-directions[..., 1])
+        column = (longitude / (2 * np.pi) + 0.5) * 512
+        row = (0.5 - latitude / np.pi) * 256
+        inside = (row > top) & (row < top + height)
+        inside &= (column > left) & (column < left + width)
+        assert not (used & ~inside).any(), name
+        shares.append(used.sum() / inside.sum())
+    assert min(shares) > 0.8  # but for a border of two pixels
+    (rig,) = panorama_rigs([panorama], VIEWS)
+    prefixes = [camera["image_prefix"] for camera in rig["cameras"]]
+    assert prefixes == [name.removesuffix("a.png") for name in panorama.views]
+    assert rig["cameras"][0]["ref_sensor"]
+
+
+def test_a_part_that_no_view_reaches_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    part = np.full((40, 512, 3), 99, np.uint8)
+    Image.fromarray(part).save(path, xmp=gpano(512, 40, 0, 0, 512))
+    with pytest.raises(ImageError) as caught:
+        cut_panorama(path, "a.jpg", tmp_path / "out", VIEWS)
+    assert str(caught.value) == (
+        "a part of a 360° panorama that no view reaches; let views look there, for"
+        " example --set panorama.pitches_deg=[60,0,-60]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "xmp"),
+    [
+        ((512, 200), gpano(512, 256, 0, 0, 512)),  # its shape is another one
+        ((512, 200), gpano(512, 200, 9, 0, 512)),  # it sticks out
+        ((512, 200), gpano(0, 200, 0, 0, 512)),
+    ],
+)
+def test_parts_that_cannot_be_are_not_cut(
+    size: tuple[int, int], xmp: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", size).save(path, xmp=xmp)
+    assert not is_cut(path, "always")
+
+
+def two_lenses(height: int) -> Bytes:
+    """Two circles of noise in the dark."""
+    noise = np.random.default_rng(0).integers(90, 256, (height, height, 3), np.uint8)
+    y, x = np.mgrid[:height, :height] / height - 0.5
+    lens = noise * (x**2 + y**2 < 0.25)[..., None].astype(np.uint8)
+    return np.hstack([lens, lens])
+
+
+def test_two_lenses_side_by_side_are_no_sphere(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", two_lenses(128))
+    with pytest.raises(ImageError) as caught:
+        cut_panorama(path, "a.png", tmp_path / "out", VIEWS)
+    assert str(caught.value) == (
+        "it shows the two lenses of a 360° camera, not joined yet; export it as a 360°"
+        " photograph with the camera's program"
+    )
+
+
+@pytest.mark.parametrize("layout", ["top-bottom", "left-right"])
+def test_of_two_eyes_the_left_one_is_used(layout: str, tmp_path: Path) -> None:
+    other = np.zeros((256, 512, 3), np.uint8)
+    both = [sphere(512), other]
+    stack = np.vstack if layout == "top-bottom" else np.hstack
+    path = save(tmp_path / "a.png", stack(both))
+    panorama = cut_panorama(path, "a.png", tmp_path / "out", VIEWS, layout=layout)
+    alone = save(tmp_path / "b.png", sphere(512))
+    expected = cut_panorama(alone, "b.png", tmp_path / "out", VIEWS)
+    for name, same in zip(panorama.views, expected.views, strict=True):
+        shown, wanted = (Image.open(tmp_path / "out" / n) for n in (name, same))
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(wanted))
+
+
 def test_tiny_panoramas_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((8, 16, 3), np.uint8))
     with pytest.raises(ImageError) as caught:
@@ -186,7 +305,12 @@ def test_rigs_are_what_colmap_reads(tmp_path: Path) -> None:
     import json
 
     panoramas = [
-        Panorama(name=f"{side}.jpg", side=side, views=()) for side in (160, 320, 160)
+        Panorama(
+            name=f"{side}.jpg",
+            side=side,
+            views=tuple(f"panorama-{side}/{v.name}/{side}.jpg" for v in VIEWS),
+        )
+        for side in (160, 320, 160)
     ]
     content = panorama_rigs(panoramas, VIEWS)
     (tmp_path / "rigs.json").write_text(json.dumps(content))

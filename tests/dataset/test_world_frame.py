@@ -636,6 +636,36 @@ def test_positions_without_altitude_give_the_map_only() -> None:
     assert frame.scale.endswith("no altitude, the origin's is 0")
 
 
+def test_heights_above_a_take_off_do_as_well_as_altitudes() -> None:
+    poses = block()
+    model, images = capture(poses)
+    moved, sfm_from_true = disguised(model)
+    heights = located(images, poses)
+
+    def relative(_: int, info: ImageInfo) -> ImageInfo:
+        assert info.gps is not None
+        latitude, longitude, altitude = info.gps
+        assert altitude is not None
+        place = latitude, longitude, None
+        return replace(info, gps=place, height_m=altitude - 34)
+
+    frame = find_world(moved, with_infos(heights, relative), WorldConfig())
+    scale, _ = world_from_true(frame, sfm_from_true)
+    assert scale == pytest.approx(1, abs=0.01)
+    assert tilt_deg(frame, sfm_from_true) < 0.5
+    assert frame.scale.endswith(
+        "; heights are above the place of take-off, not the sea"
+    )
+
+    def some(k: int, info: ImageInfo) -> ImageInfo:
+        return replace(info, height_m=500.0) if k % 2 else relative(k, info)
+
+    frame = find_world(moved, with_infos(heights, some), WorldConfig())
+    assert "take-off" not in frame.scale
+    scale, _ = world_from_true(frame, sfm_from_true)
+    assert scale == pytest.approx(1, abs=0.01)
+
+
 def test_rough_scale_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     poses = block(12, size=10)
     model, images = capture(poses)

@@ -28,8 +28,9 @@ NAMES = ("a.jpg", "b/c.jpg", "ü.jpg")
 HEADER = "name,x,y,z,qw,qx,qy,qz"
 EXPECTED = (
     "expected a COLMAP model (a folder with images.bin or images.txt), a"
-    " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), or a"
-    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw)"
+    " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), a"
+    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of Polycam"
+    " (its folder), Record3D (.json), Metashape (.xml) or RealityCapture (.csv)"
 )
 
 

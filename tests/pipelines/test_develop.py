@@ -12,11 +12,13 @@ import pytest
 
 import sfmprep as sp
 from sfmprep.capture import frames as frames_module
+from sfmprep.capture.masks import check_masks, read_mask
 from sfmprep.capture.raw import develop_raw
 from sfmprep.cli.commands import run
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ImageError
 from sfmprep.pipelines.develop import find_capture
+from sfmprep.pipelines.rigs import find_rigs
 from tests.support.films import Walk, sound_only, write_film
 from tests.support.pictures import picture, write
 from tests.support.raw import write_dng
@@ -176,6 +178,117 @@ def test_film_in_which_nothing_moves_ends_with_what_to_do(
     )
     assert "poses need at least two" in printed
     assert "Traceback" not in printed
+
+
+# -------------------------------------------------------------------- films of spheres
+def test_film_of_spheres_becomes_views(tmp_path: Path, decoded: list[str]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    walk = Walk(size=(512, 256))
+    write_film(folder / "walk.mp4", [walk.at(4 * k) for k in range(40)])
+    (folder / "walk.SRT").write_text(subtitles(1e-5))
+    recipe = load_recipe("sift", ["panorama.cut=always"])
+    images = find_capture(folder, out, recipe)
+    (film,) = images.films
+    number = len(film.frames)
+    assert number > 2 and len(film.views) == 8
+    assert f"{number} of 40 frames" in film.summary()
+    assert " in 8 views each are used" in film.summary()
+    assert len(images) == 8 * number == 8 * len(images.panoramas)
+    assert {panorama.film for panorama in images.panoramas} == {"walk.mp4"}
+    assert not (out / "work" / "developed" / "walk").exists()
+    assert film.shots() == [
+        [f"{view}{frame}" for frame in film.frames] for view in film.views
+    ]
+    assert sorted(name for shot in film.shots() for name in shot) == list(images.names)
+    assert film.frames[0].startswith("walk/00h00m00s")
+    assert film.views[0] == "panorama-160/y000p+20/"
+    assert images.infos[images.names[0]].size == (160, 160)
+    assert all(info.gps is not None for info in images.infos.values())
+    (rig,) = find_rigs(images, recipe)
+    assert [camera["image_prefix"] for camera in rig["cameras"]] == list(film.views)
+    assert len(images.camera_groups("auto")) == 8
+    again = find_capture(folder, out, recipe)
+    assert (again.names, again.films) == (images.names, images.films)
+    assert decoded == ["walk.mp4"]
+
+
+def test_one_mask_is_that_of_all_spheres_of_a_film(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    walk = Walk(size=(512, 256))
+    write_film(folder / "walk.mp4", [walk.at(4 * k) for k in range(20)])
+    mask = np.full((256, 512), 255, np.uint8)
+    mask[128:] = 0
+    cv2.imwrite(str(tmp_path / "nadir.png"), mask)
+    settings = ["panorama.cut=always", f"masks={tmp_path / 'nadir.png'}"]
+    images = find_capture(folder, tmp_path / "out", load_recipe("sift", settings))
+    check_masks(images)
+    assert all(name.endswith(".png") for name in images.names)
+    assert sorted(n for shot in images.films[0].shots() for n in shot) == list(
+        images.names
+    )
+    used = read_mask(images, images.names[0])
+    assert used is not None
+    assert 0.3 < used.mean() < 0.9
+
+
+def test_film_of_two_lenses_is_named(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.jpg")
+    shutil.copy(film, folder / "VID_1.insv")
+    reason = find_capture(folder, tmp_path / "out", RECIPE).unreadable["VID_1.insv"]
+    assert reason.startswith("it shows the two lenses of a 360° camera, not joined yet")
+
+
+# ------------------------------------------------------------------------- subtitles
+def subtitles(step: float, number: int = 40) -> str:
+    """Of a drone that flies east, `step` degrees a frame."""
+    return "".join(
+        f"{k + 1}\n00:00:0{k // 30},{k % 30 * 1000 // 30:03} --> 00:00:09,000\n"
+        f"FrameCnt: {k + 1}, [latitude: 52.0] [longitude: {13 + step * k:.6f}]"
+        f" [rel_alt: 9.0 abs_alt: 40.5] [gb_pitch: -90.0 gb_roll: 0.0]\n\n"
+        for k in range(number)
+    )
+
+
+def test_subtitles_of_a_drone_place_the_frames(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(film, folder / "DJI_1.MP4")
+    (folder / "DJI_1.SRT").write_text(subtitles(1e-5))
+    images = find_capture(folder, out, RECIPE)
+    (taken,) = images.films
+    assert taken.num_located == len(images) > 2
+    assert f", {len(images)} with a position by DJI_1.SRT, are used" in taken.summary()
+    for name, seconds in zip(taken.frames, taken.times, strict=True):
+        info = images.infos[name]
+        longitude = 13 + 1e-5 * round(30 * seconds)
+        assert info.gps == pytest.approx((52.0, longitude, 40.5), abs=1e-6)
+        assert info.height_m == 9
+        assert info.gravity == pytest.approx((0, 0, 1), abs=1e-9)
+    assert find_capture(folder, out, RECIPE).films == images.films
+    (folder / "DJI_1.SRT").write_text(subtitles(2e-5, 10))
+    (taken,) = find_capture(folder, out, RECIPE).films
+    assert decoded == ["DJI_1.MP4", "DJI_1.MP4"]
+    assert [remark.text for remark in taken.remarks()] == []  # of 2 s, all are near
+
+
+def test_subtitles_that_are_of_no_use_are_named(film: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(film, folder / "a.mp4")
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:09,000\nHello.\n")
+    images = find_capture(folder, tmp_path / "out", RECIPE)
+    assert [tuple(remark) for remark in images.films[0].remarks()] == [
+        (
+            "a.srt beside a.mp4 is not used: none of its 1 subtitles tells a position"
+            " as DJI's drones do.",
+            "Copy it from the drone again for metres and north; else it does no harm.",
+        )
+    ]
+    assert images.infos[images.names[0]].gps is None
+    assert images.passed_over == ()
 
 
 # -------------------------------------------------------------------------------- RAW
