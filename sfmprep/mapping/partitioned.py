@@ -28,7 +28,6 @@ from sfmprep.devices import num_cores
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.geometry.partition import cut, widened
 from sfmprep.mapping.agreement import VerifiedMatches
-from sfmprep.mapping.calibrate import Scales
 from sfmprep.mapping.carry_over import add_model, carry_over, open_cache
 from sfmprep.mapping.merge import (
     ERRORS,
@@ -40,6 +39,7 @@ from sfmprep.mapping.merge import (
 from sfmprep.mapping.models import read_model
 from sfmprep.mapping.placement import Joint, place_all
 from sfmprep.mapping.runs import Run, map_incrementally, sorted_models
+from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
 from sfmprep.types import Index

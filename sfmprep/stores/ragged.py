@@ -100,6 +100,7 @@ class RaggedTable:
         self.writable = path is None or provenance is not None
         self._width = _FIXED + num_extras
         self._blocks: list[Index] = []
+        self._sum_blocks: list[NDArray[np.uint32]] = []
         if path is None:
             self._file = _in_memory(kind, provenance or {}, self._width)
         else:
@@ -410,7 +411,9 @@ class RaggedTable:
         self._file.flush()
         self.keys.update((item.key, num_items + k) for k, item in enumerate(items))
         self._blocks.append(rows)
-        self._sum_blocks = [*self._sum_blocks, sums] if num_items else [sums]
+        if not num_items:  # the first rows tell how wide they are
+            self._sum_blocks.clear()
+        self._sum_blocks.append(sums)
         self._num_rows = start + sum(counts)
         self._num_key_bytes += len(key_bytes)
 
@@ -536,7 +539,7 @@ def _write_rows(dataset: Any, start: int, values: NDArray[Any]) -> None:
 
 
 def _sum(values: NDArray[Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(values))
+    return zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def _layout_of(columns: Mapping[str, Any]) -> _Layout:
