@@ -127,6 +127,9 @@ def _joined(address: str) -> Iterator[tuple[str, int]]:
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if is_main else None
     try:
+        if address != "auto":  # Ray would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
         ray.init(
             address=address,
             configure_logging=False,
@@ -246,11 +249,15 @@ class _Shards:
                 elif not self.outcome.failed:
                     flying[self._start(shard)] = shard
                 self._forget_blocks(shard, flying.values())
-            if time.monotonic() - looked > _WAIT_S:
-                if not self._head_answers():
+            if (now := time.monotonic()) - looked > _WAIT_S:
+                looked = now
+                if self._head_answers():
+                    self._head_seen = now
+                    limit = 2 * self.room()
+                    self._say_what_is_waited_for(now)
+                elif now - self._head_seen > _HEAD_PATIENCE_S:
+                    self._give_up_head()
                     return
-                limit = 2 * self.room()
-                looked = time.monotonic()
         if self._files_were_sent:
             self._clear_caches()
 
@@ -299,7 +306,10 @@ class _Shards:
             return False
         except ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if shard.num_tries < _MAX_TRIES:
+            if not self._head_answers():  # which is told once it stays away
+                shard.num_tries -= 1
+                time.sleep(_WAIT_S)
+            elif shard.num_tries < _MAX_TRIES:
                 logger.warning("shard %d is done again: %s", shard.number, reason)
             else:
                 lost = f"it was lost {shard.num_tries} times, at last so: {reason}"
@@ -348,40 +358,37 @@ class _Shards:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        clear = ray.remote(clear_cache).options(num_cpus=0, max_retries=0)
+        clear = ray.remote(clear_cache)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         tasks = [
             clear.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(
-                    node["NodeID"], soft=False
-                )
+                num_cpus=0,
+                max_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             ).remote(self._cache)
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in nodes
         ]
         ray.wait(tasks, num_returns=len(tasks), timeout=_HEAD_PATIENCE_S)
 
     def _head_answers(self) -> bool:
-        """Whether the head is there, or was a moment ago; says what is waited for."""
-        now = time.monotonic()
-        host, port = self._head
+        """Whether the head is there: without it, calls of Ray wait, then end us."""
         with suppress(OSError):
             socket.create_connection(self._head, timeout=_WAIT_S).close()
-            self._head_seen = now
-        if now - self._head_seen > _HEAD_PATIENCE_S:
-            lost = DeviceError(
-                f"the head of the Ray cluster has not answered for"
-                f" {_HEAD_PATIENCE_S:.0f} s. Start the cluster anew."
-            )
-            self._fail(f"{host}:{port}", lost)
-            return False
-        if (
-            now - self._answered > _SAY_S
-            and self._head_seen == now
-            and not self._room()
-        ):
+            return True
+        return False
+
+    def _give_up_head(self) -> None:
+        host, port = self._head
+        text = (
+            "the head of the Ray cluster has not answered for"
+            f" {_HEAD_PATIENCE_S:.0f} s. Start the cluster anew."
+        )
+        self._fail(f"{host}:{port}", DeviceError(text))
+
+    def _say_what_is_waited_for(self, now: float) -> None:
+        if now - self._answered > _SAY_S and self._room() < 1:
             self._answered = now
             logger.warning("no node of the Ray cluster has room; waiting for one")
-        return True
 
 
 def _do(job: Job, order: Order, sent: Mapping[Path, list[Any]]) -> Answer:
