@@ -25,6 +25,7 @@ class LightGlueConfig(ModelConfig):
     """LightGlue (Lindenberger et al., ICCV 2023), Apache-2.0."""
 
     implementation = "sfmprep.models.matchers.lightglue:LightGlue"
+    version = 2
     type: Literal["lightglue"] = "lightglue"
     model: Literal[
         "aliked-lightglue",

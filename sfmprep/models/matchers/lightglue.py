@@ -69,6 +69,13 @@ SHAPES: Mapping[str, LightGlueShape] = {
     ),
 }
 
+# No pair stops before so many layers. The compact matcher is sure of wide pairs too
+# early: of 30 of `fox`, 15-30 degrees apart, at 640 pixels, those that could stop from
+# the first layer on had 442 inliers and an AUC@5 of 71.4 (over 4 seeds of RANSAC), from
+# the third on 464 and 77.1, and those that never stopped 465 and 75.0; in 0.23, 0.35
+# and 0.64 CPU seconds a pair.
+_FIRST_STOP: Mapping[str, int] = {"compact-lightglue": 3}
+
 # Longer side in pixels of the images that sift-lightglue was trained with, which its
 # scales are pixels of.
 _SIFT_TRAINING_SIZE = 1024
@@ -132,6 +139,7 @@ class LightGlue:
         self._network: LightGlueNetwork = network.to(adapter.device)
         self._network.transformers.to(adapter.dtype)
         self._depth = config.depth_confidence if network.adaptive else None
+        self._first_stop = _FIRST_STOP.get(config.model, 1)
         self._width = config.width_confidence if network.adaptive else None
         self._limits = _CPU
         if adapter.device.type == "cuda":
@@ -247,8 +255,9 @@ class LightGlue:
             kept.append(side.only_real(self._is_kept(layer, side, is_unsure)))
         # The one time in a layer that the host waits for the device.
         table = torch.stack([undecided, *(side.sum(1) for side in kept)]).tolist()
+        may_stop = self._depth is not None and layer + 1 >= self._first_stop
         is_done = [
-            self._depth is not None and 1 - num / total > self._depth
+            may_stop and 1 - num / total > self._depth
             for num, total in zip(table[0], batch.num_points, strict=True)
         ]
         return is_done, kept, table[1:]

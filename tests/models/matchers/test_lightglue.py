@@ -435,6 +435,19 @@ def test_half_precision_moves_scores_by_less_than_two_percent(tmp_path, monkeypa
         assert_close_in_half(found, exact)
 
 
+def test_the_compact_matcher_stops_from_its_third_layer_on(monkeypatch):
+    config = LightGlueConfig(model="compact-lightglue", depth_confidence=0.0)
+    sure = LightGlue(config)
+    layers = []
+    advance = LightGlue._advance
+    monkeypatch.setattr(
+        *(LightGlue, "_advance"),
+        lambda self, layer, batch: (layers.append(layer), advance(self, layer, batch)),
+    )
+    sure.match([random_pair(0, 40, 50)])
+    assert layers == [0, 1, 2]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "half"])
 @pytest.mark.parametrize(("depth", "width"), [(None, None), (0.9, 0.8)])
