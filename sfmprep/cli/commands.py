@@ -36,7 +36,10 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # such as of `| head`; Python would flush once more
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # such as of `| head`
+            say(f"sfmprep: error: {_in_words(error)}")
+        # Python would flush once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
@@ -77,7 +80,7 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # what no stage has an answer to
-        say(f"sfmprep: error: {error}")
+        say(f"sfmprep: error: {_in_words(error)}")
         return 1
     except KeyboardInterrupt:
         say(STOPPED)
@@ -87,6 +90,12 @@ def run(args: list[str]) -> int:
             _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else bool(exit_.code)
     return code or 0
+
+
+def _in_words(error: OSError) -> str:
+    """What happened to which file, as far as the system says."""
+    where = error.filename or "standard output, or another file without a name"
+    return f"{where}: {error.strerror or error}"
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
