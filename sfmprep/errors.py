@@ -57,6 +57,9 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
     """
     keys = list(known)
     last = word.rpartition(".")[2]
+    ends = {key.rpartition(".")[2]: key for key in reversed(keys)}
     alike = [key for key in keys if "." in key and key.rpartition(".")[2] == last]
     close = alike[:most] or difflib.get_close_matches(word, keys, n=most)
+    if not close and "." not in word:
+        close = [ends[end] for end in difflib.get_close_matches(word, ends, n=most)]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

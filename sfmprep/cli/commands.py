@@ -7,6 +7,7 @@ training on, or below what `--fail-below` asks; 130 when interrupted.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import sys
@@ -119,13 +120,17 @@ def _hint_at_settings(args: list[str]) -> None:
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")
         if not word.startswith("--") or name in options:
             continue
+        keys: dict[str, str] = {}
         for known in all_settings():
-            if known.key.rpartition(".")[2] == name:
-                say(
-                    f"--{name.replace('_', '-')} is a setting: --set {known.key}=VALUE."
-                    f" See `sfmprep settings {known.key}`."
-                )
-                break
+            keys.setdefault(known.key.rpartition(".")[2], known.key)
+        # what is like an option is answered by tyro
+        is_option = bool(difflib.get_close_matches(name, options))
+        close = [] if is_option else difflib.get_close_matches(name, keys, n=1)
+        for meant in (name,) if name in keys else close:
+            say(
+                f"--{meant.replace('_', '-')} is a setting: --set {keys[meant]}=VALUE."
+                f" See `sfmprep settings {keys[meant]}`."
+            )
 
 
 def completion(
