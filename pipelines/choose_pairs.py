@@ -27,7 +27,6 @@ from sfmprep.pairing.pairs import (
     pairs_from_file,
     sequential_pairs,
 )
-from sfmprep.pairing.retrieval import nearest_pairs, retrieval_pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
 from sfmprep.pipelines.rigs import views_at_one_spot
@@ -123,6 +122,9 @@ def make_pairs(
 def _choose_pairs(
     run: Run, features: FeatureStore, device: str, progress: Progress
 ) -> Pairs:
+    # here, so that a run that has its pairs loads no torch
+    from sfmprep.pairing.retrieval import nearest_pairs, retrieval_pairs
+
     config = run.recipe.pairs
     names = [name for name in run.images.names if name in features]
     shots: list[list[str]] = []
@@ -182,6 +184,8 @@ def _pairs_by_poses(
         if len(names) <= config.exhaustive_up_to:
             others = exhaustive_pairs(names)
         else:
+            from sfmprep.pairing.retrieval import retrieval_pairs
+
             others = retrieval_pairs(
                 *(names, features, config.retrieval),
                 seed=run.recipe.seed,

@@ -50,8 +50,10 @@ def stages_of(
     workspace = Workspace(out)
     if not workspace.recipe.is_file():
         raise ConfigError(f"{out} is not an output of sfmprep: it has no recipe.yaml.")
-    before = ledger_of_given(images, out, recipe, progress=progress)
-    images = with_motion_masks(images, out, recipe, makes=False, progress=progress)
+    before = None
+    if recipe.motion_masks is not None:
+        before = ledger_of_given(images, out, recipe, progress=progress)
+        images = with_motion_masks(images, out, recipe, makes=False)
     contents = read_contents(workspace, images, progress=progress)
     here = (frontend for frontend in recipe.frontends if has_weights(frontend))
     choice = earlier_choice(workspace, recipe) or next(here, recipe.frontends[0])
@@ -60,7 +62,7 @@ def stages_of(
         find_rigs(images, recipe),
     )
     for name in STAGES:
-        of = before if name == MOTION_MASKS else ledger
+        of = before if before and name == MOTION_MASKS else ledger
         if of.keys.applies(name):
             yield StageStatus(
                 name=name,

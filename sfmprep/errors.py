@@ -14,7 +14,7 @@ Every message says what happened, where, what was expected and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SfmprepError(Exception):
@@ -52,11 +52,25 @@ class ReconstructionError(SfmprepError):
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
     """The end of a message about a wrong word: ` Did you mean 'this'?`, or nothing.
 
-    Of dotted keys, those that end like the word are meant before those that look alike.
-    No more than `most` are named.
+    Of dotted keys, those that end like the word are meant before those of its section,
+    and those before all that look alike. No more than `most` are named.
     """
     keys = list(known)
-    last = word.rpartition(".")[2]
-    alike = [key for key in keys if "." in key and key.rpartition(".")[2] == last]
-    close = alike[:most] or difflib.get_close_matches(word, keys, n=most)
+    section, _, last = word.rpartition(".")
+    # of an end that several keys have, the first
+    ends = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    inside = [key for key in keys if section and key.rpartition(".")[0] == section]
+    close = [key for key in keys if "." in key and key.rpartition(".")[2] == last]
+    close = close or [
+        f"{section}.{end}"
+        for end in _close(last, [key.rpartition(".")[2] for key in inside], most)
+    ]
+    close = close or _close(word, keys, most)
+    if not section:
+        close = close or [ends[end] for end in _close(word, list(ends), most)]
+    close = close[:most]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _close(word: str, known: Sequence[str], most: int) -> list[str]:
+    return difflib.get_close_matches(word, known, n=most)

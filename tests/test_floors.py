@@ -177,6 +177,15 @@ def test_import_loads_nothing_heavy() -> None:
     assert run.stdout.decode().strip() == "[]"
 
 
+def test_a_run_that_has_everything_loads_no_torch() -> None:
+    code = (
+        "import sys, sfmprep.pipelines.reconstruct, sfmprep.pipelines.status;"
+        " print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert run.stdout.decode().strip() == "False"
+
+
 def test_only_nerfstudio_imports_the_plugin_and_only_that_imports_nerfstudio() -> None:
     sources = {name: path.read_text("utf-8") for name, path in MODULES.items()}
     assert [n for n, s in sources.items() if "import nerfstudio" in s] == []

@@ -207,12 +207,14 @@ def test_option_in_the_text_is_one_of_reconstruct(
 
     monkeypatch.setattr("sfmprep.pipelines.reconstruct.reconstruct", note)
     monkeypatch.setattr("sfmprep.cli.whole.pick_device", str)
+    monkeypatch.setattr("sfmprep.cli.options.limit_threads", lambda number: None)
     Path("DIR").mkdir()
     args = ["reconstruct", "images/", "out/", *span.split()]
     assert run(args) == 0
     usual = load_recipe("splat"), "auto"
     option = args[3]
-    assert (seen[0] == usual[0]) == (option in ("--device", "--fail-below", "--json"))
+    beside = ("--device", "--fail-below", "--json", "--num-threads")  # no settings
+    assert (seen[0] == usual[0]) == (option in beside)
     assert seen[1] == (args[4] if option == "--device" else "auto")
 
 

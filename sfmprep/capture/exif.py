@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageFile
@@ -35,6 +35,51 @@ def exif_tags(
     except Exception as error:  # damaged EXIF makes Pillow raise almost anything
         logger.debug("damaged EXIF ignored: %s", error)
     return tags, gps
+
+
+def taken_over(
+    before: Image.Exif,
+    camera: Collection[int],
+    exposure: Collection[int],
+    *,
+    with_gps: bool = False,
+) -> Image.Exif:
+    """Some tags of a file for another one, without what cannot be written again.
+
+    Args:
+        before: Of the file.
+        camera: Which tags of the camera.
+        exposure: Which tags of the exposure.
+        with_gps: Whether the position is taken over too, whole or not at all.
+
+    Raises:
+        Exception: almost anything, as Pillow does where EXIF is damaged.
+    """
+    after = Image.Exif()
+    for tags, old, new in (
+        (camera, before, after),
+        (exposure, before.get_ifd(IFD.Exif), after.get_ifd(IFD.Exif)),
+    ):
+        new.update({tag: old[tag] for tag in tags if _can_be_saved(old.get(tag))})
+    if with_gps:
+        position = after.get_ifd(IFD.GPSInfo)
+        position.update(before.get_ifd(IFD.GPSInfo))
+        try:
+            after.tobytes()
+        except Exception as error:  # such as a value of 1/0
+            logger.debug("damaged GPS is not taken over: %s", error)
+            position.clear()
+    return after
+
+
+def _can_be_saved(value: object) -> bool:
+    """Whether this is a text or a number as EXIF holds it; damaged files have 1/0."""
+    if isinstance(value, str):
+        return True
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return False
 
 
 def valid_orientation(value: object) -> int:

@@ -152,7 +152,7 @@ def find_files(
                 if printable != name:
                     unreadable[printable] = "its name is not UTF-8; rename it"
                 elif any(unicodedata.category(c) in _CONTROL for c in name):
-                    unreadable[_escaped(name)] = (
+                    unreadable[escaped(name)] = (
                         "its name has a tab, a line break or another control character;"
                         " rename it"
                     )
@@ -160,7 +160,8 @@ def find_files(
                     yield name
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """A name in one line: control characters are spelled as Python spells them."""
     return "".join(
         c.encode("unicode_escape").decode()
         if unicodedata.category(c) in _CONTROL

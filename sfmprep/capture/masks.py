@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sfmprep import coords
-from sfmprep.capture.folder import EXTENSIONS
+from sfmprep.capture.folder import EXTENSIONS, escaped
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
@@ -120,13 +120,21 @@ def check_masks(images: ImageSet) -> None:
             f" Expected, for example, {images.names[0]}.png there; sub-folders count."
         )
     used = of_panoramas.union(masks.values())
-    unused = [p for p in _image_files(images.mask_root) if p not in used]
+    of_left_out = {
+        begin + suffix
+        for name in images.unreadable
+        for begin in (name, str(PurePosixPath(name).with_suffix("")))
+        for suffix in _SUFFIXES
+    }
+    others = (p for p in _image_files(images.mask_root) if p not in used)
+    names = (escaped(p.relative_to(images.mask_root).as_posix()) for p in others)
+    unused = [name for name in names if name not in of_left_out]
     if unused:
         logger.warning(
             "%d files in %s are the mask of no image, such as %s; check their names",
             len(unused),
             images.mask_root,
-            _some([p.relative_to(images.mask_root).as_posix() for p in unused]),
+            _some(unused),
         )
     without = [
         name

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from sfmprep.capture.exif import Area, sphere_area
+from sfmprep.capture.exif import Area, sphere_area, taken_over
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
 from sfmprep.errors import ImageError
 from sfmprep.files import not_written
@@ -190,7 +190,7 @@ def cut_panorama(
         mask = np.ones((height, width), np.bool_)
     suffix = ".jpg" if mask is None else ".png"
     file = PurePosixPath(name).with_suffix(suffix)
-    exif = _taken_over(path)
+    exif = _exif_of(path)
     written = []
     for view in views:
         place = f"panorama-{side}/{view.name}/{file}"
@@ -349,21 +349,14 @@ def _save(pixels: Bytes, path: Path, exif: Image.Exif) -> None:
         raise not_written(path, error) from error
 
 
-def _taken_over(path: Path) -> Image.Exif:
+def _exif_of(path: Path) -> Image.Exif:
     """What EXIF of a panorama says of exposure, time and place, and the views' lens."""
-    after = Image.Exif()
-    after[Base.Make], after[Base.Model] = "sfmprep", "view of a panorama"
     try:
         with path.open("rb") as file, open_header(file) as header:
             before = Image.Image.getexif(header)
-            exposure, gps = before.get_ifd(IFD.Exif), before.get_ifd(IFD.GPSInfo)
-            after.get_ifd(IFD.Exif).update(
-                {tag: exposure[tag] for tag in _EXIF_TAGS if tag in exposure}
-            )
-            after.get_ifd(IFD.GPSInfo).update(gps)
-            after.tobytes()
+            after = taken_over(before, (), _EXIF_TAGS, with_gps=True)
     except Exception:  # damaged EXIF makes Pillow raise almost anything
         after = Image.Exif()
-        after[Base.Make], after[Base.Model] = "sfmprep", "view of a panorama"
+    after[Base.Make], after[Base.Model] = "sfmprep", "view of a panorama"
     after.get_ifd(IFD.Exif)[Base.FocalLengthIn35mmFilm] = FOCAL_35MM
     return after

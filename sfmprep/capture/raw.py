@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image
-from PIL.ExifTags import IFD, Base
+from PIL.ExifTags import Base
 
+from sfmprep.capture.exif import taken_over
 from sfmprep.errors import ImageError
 from sfmprep.files import not_written
 
@@ -52,7 +53,7 @@ def develop_raw(path: Path, target: Path) -> None:
             f"rawpy cannot read it ({_text(error)}); copy the file again, or develop it"
             " to JPEG"
         ) from error
-    exif = _taken_over(path)
+    exif = _exif_of(path)
     exif[Base.Orientation] = _ORIENTATIONS.get(flip, 1)
     part = target.with_name(f"{target.name}.part")
     try:
@@ -70,21 +71,13 @@ def _text(error: Exception) -> str:
     return first.decode() if isinstance(first, bytes) else str(first)
 
 
-def _taken_over(path: Path) -> Image.Exif:
+def _exif_of(path: Path) -> Image.Exif:
     """What EXIF of a RAW file says of camera, lens, exposure and position."""
-    after = Image.Exif()
     try:
         with path.open("rb") as file:
             before = Image.Exif()
             before.load_from_fp(file)
-            for tag in (Base.Make, Base.Model):
-                if isinstance(before.get(tag), str):
-                    after[tag] = before[tag]
-            exposure, gps = before.get_ifd(IFD.Exif), before.get_ifd(IFD.GPSInfo)
-            after.get_ifd(IFD.Exif).update(
-                {tag: exposure[tag] for tag in _EXIF_TAGS if tag in exposure}
-            )
-            after.get_ifd(IFD.GPSInfo).update(gps)
+            camera = (Base.Make, Base.Model)
+            return taken_over(before, camera, _EXIF_TAGS, with_gps=True)
     except Exception:  # no TIFF, or damaged, where Pillow raises almost anything
         return Image.Exif()
-    return after

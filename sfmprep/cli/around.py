@@ -73,20 +73,20 @@ def recipes(
     """List the recipes, or show one with the licence of every weight it needs."""
     if name is None:
         for each in recipe_names():
-            print(f"{each:11} {load_recipe(each).description}")
+            show(f"{each:11} {load_recipe(each).description}")
         return
     recipe = load_recipe(name, flat(settings))
     print(recipe.to_yaml())
     for number, frontend in enumerate(recipe.frontends, 1):
-        print(f"# choice {number}: {frontend.ladder_label()}")
+        show(f"# choice {number}: {frontend.ladder_label()}")
         for weight, path in frontend.all_weights():
-            print(_described(weight, path))
+            show(_described(weight, path))
     dense = recipe.dense.matcher if recipe.dense else None
     for label, model in (("retrieval", recipe.retriever), ("semi-dense", dense)):
         if model is not None:
-            print(f"# {label}: {model.type}")
+            show(f"# {label}: {model.type}")
             for weight, path in model.needed_weights():
-                print(_described(weight, path))
+                show(_described(weight, path))
 
 
 def _described(name: str, path: Path | None) -> str:
@@ -164,11 +164,11 @@ def weights(
                 )
         except SfmprepError as error:
             failed.append(error)
-            print(f"{name:22} {entry.licence:12} FAILED  {error}")
+            show(f"{name:22} {entry.licence:12} FAILED  {error}")
             continue
-        print(f"{name:22} {entry.licence:12} {found.path if found else 'not here'}")
+        show(f"{name:22} {entry.licence:12} {found.path if found else 'not here'}")
         if found and action == "verify":
-            print(f"{'':22} sha256 {found.sha256}")
+            show(f"{'':22} sha256 {found.sha256}")
     if failed:
         raise failed[0]
 
@@ -178,4 +178,4 @@ def doctor() -> None:
     from sfmprep.pipelines.doctor import report
 
     for what, found in report():
-        print(f"{what:14} {found}")
+        show(f"{what:14} {found}")

@@ -7,6 +7,7 @@ training on, or below what `--fail-below` asks; 130 when interrupted.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import sys
@@ -36,7 +37,10 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # such as of `| head`; Python would flush once more
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # such as of `| head`
+            say(f"sfmprep: error: {_in_words(error)}")
+        # Python would flush once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
@@ -77,7 +81,7 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # what no stage has an answer to
-        say(f"sfmprep: error: {error}")
+        say(f"sfmprep: error: {_in_words(error)}")
         return 1
     except KeyboardInterrupt:
         say(STOPPED)
@@ -87,6 +91,12 @@ def run(args: list[str]) -> int:
             _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else bool(exit_.code)
     return code or 0
+
+
+def _in_words(error: OSError) -> str:
+    """What happened to which file, as far as the system says."""
+    where = error.filename or "standard output, or another file without a name"
+    return f"{where}: {error.strerror or error}"
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
@@ -110,13 +120,17 @@ def _hint_at_settings(args: list[str]) -> None:
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")
         if not word.startswith("--") or name in options:
             continue
+        keys: dict[str, str] = {}
         for known in all_settings():
-            if known.key.rpartition(".")[2] == name:
-                say(
-                    f"--{name.replace('_', '-')} is a setting: --set {known.key}=VALUE."
-                    f" See `sfmprep settings {known.key}`."
-                )
-                break
+            keys.setdefault(known.key.rpartition(".")[2], known.key)
+        # what is like an option is answered by tyro
+        is_option = bool(difflib.get_close_matches(name, options))
+        close = [] if is_option else difflib.get_close_matches(name, keys, n=1)
+        for meant in (name,) if name in keys else close:
+            say(
+                f"--{meant.replace('_', '-')} is a setting: --set {keys[meant]}=VALUE."
+                f" See `sfmprep settings {keys[meant]}`."
+            )
 
 
 def completion(

@@ -25,7 +25,7 @@ from sfmprep.cli.options import (
 )
 from sfmprep.cli.start import open_folder, parsed, recipe_of, scan_for_share
 from sfmprep.errors import ConfigError, ReconstructionError, StoreError
-from sfmprep.terminal import say, show_progress
+from sfmprep.terminal import say, show, show_progress
 
 
 def extract(
@@ -54,7 +54,7 @@ def extract(
             run, device=options.devices(device), progress=show_progress
         )
         with store:
-            print(f"{len(store)} images have features in {run.workspace.features}")
+            show(f"{len(store)} images have features in {run.workspace.features}")
 
 
 def pairs(
@@ -75,7 +75,7 @@ def pairs(
         found = make_pairs(
             run, features, device=options.devices(device), progress=show_progress
         )
-        print(f"{len(found)} pairs in {run.workspace.pairs}")
+        show(f"{len(found)} pairs in {run.workspace.pairs}")
 
 
 def match(
@@ -109,7 +109,7 @@ def match(
             progress=show_progress,
         ) as (_, matches),
     ):
-        print(f"{len(matches)} pairs are matched in {matches.place}")
+        show(f"{len(matches)} pairs are matched in {matches.place}")
 
 
 def database(
@@ -144,14 +144,14 @@ def database(
                 run, database, device=options.devices(device), progress=show_progress
             )
         for line in filled.lines():
-            print(line)
+            show(line)
     elif out is not None:
         with open_folder(images, out, options, goes_on=True, device=device) as run:
             path = run.ledger.file("database")
             verified = stages.fill_from_stores(run, progress=show_progress)
     else:
         raise ConfigError("`sfmprep database` needs OUT, or --database PROJECT.db.")
-    print(
+    show(
         f"{verified.num_verified} of {verified.num_pairs} pairs verified,"
         f" {verified.num_inliers} inliers, in {path}"
     )
@@ -182,7 +182,7 @@ def map_(
             *(run, verified, {}), device=options.devices(device), progress=show_progress
         )
         for number, model in enumerate(models):
-            print(
+            show(
                 f"{run.workspace.models / str(number)}: {model.num_reg_images()}"
                 f" images, {model.num_points3D()} points"
             )
@@ -202,10 +202,10 @@ def export(
         datasets.export_models(run, models, progress=show_progress)
         with artefacts.open_keypoints(run) as features:
             found = reporting.write_report_again(run, models, features)
-    print(f"dataset: {out}")
+    show(f"dataset: {out}")
     for other in found.other_models:
         if other.folder:
-            print(f"another dataset: {out / other.folder}, {other.num_images} images")
+            show(f"another dataset: {out / other.folder}, {other.num_images} images")
     if code := exit_code(found):
         say(f"warning: {found.verdict}")
     return code
@@ -248,6 +248,6 @@ def status(
 
     scanned = find_capture(images, out, loaded, develops=False)
     for stage in stages_of(scanned, out, loaded, progress=show_progress):
-        print(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
+        show(f"{stage.name:18} {'done' if stage.is_done else '-':5} {stage.file}")
         for reason in stage.why:
-            print(f"{'':18} {'':5} would run: {reason}")
+            show(f"{'':18} {'':5} would run: {reason}")

@@ -163,11 +163,11 @@ def localise(
         print(to_json(found))
     for each in found if not as_json else ():
         if each.centre is None:
-            print(f"{each.name}: unknown: {each.reason}")
+            show(f"{each.name}: unknown: {each.reason}")
             continue
         where = ", ".join(f"{value:.4g}" for value in each.centre.tolist())
         doubt = f" ({each.reason})" if each.reason else ""
-        print(
+        show(
             f"{each.name}: {each.verdict}{doubt} at ({where}) ±"
             f" {each.position_stddev:.2g}, ± {each.rotation_stddev_deg:.2g}°;"
             f" {each.num_inliers} of {each.num_matches} keypoints agree"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from sfmprep.capture.exif import taken_over
 from sfmprep.capture.image_file import decode, open_header, read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import read_mask
@@ -260,29 +260,13 @@ def _taken_over(source: Image.Image, path: Path) -> dict[str, Any]:
     try:
         # Not `source.getexif()`, which decodes all pixels of a PNG without EXIF.
         before = Image.Image.getexif(source)
-        exposure = before.get_ifd(IFD.Exif)
+        after = taken_over(before, _CAMERA_TAGS, _EXPOSURE_TAGS)
     except Exception as error:  # damaged EXIF makes Pillow raise almost anything
         _log.warning("%s: damaged EXIF is not taken over: %s", path, error)
     else:
-        after = Image.Exif()
-        for tags, old, new in (
-            (_CAMERA_TAGS, before, after),
-            (_EXPOSURE_TAGS, exposure, after.get_ifd(IFD.Exif)),
-        ):
-            new.update({tag: old[tag] for tag in tags if _can_be_saved(old.get(tag))})
         if len(after) or len(after.get_ifd(IFD.Exif)):
             saved["exif"] = after
     # A profile of grey or CMYK values says nothing about the RGB they were turned to.
     if source.mode in ("RGB", "RGBA") and "icc_profile" in source.info:
         saved["icc_profile"] = source.info["icc_profile"]
     return saved
-
-
-def _can_be_saved(value: object) -> bool:
-    """Whether this is a text or a number as EXIF holds it; damaged files have 1/0."""
-    if isinstance(value, str):
-        return True
-    try:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return False

@@ -335,6 +335,20 @@ def test_masks_of_no_image_and_images_without_mask_are_warned_of(
     ]
 
 
+def test_masks_of_photographs_that_are_left_out_are_no_mistake(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photograph(tmp_path)
+    photograph(tmp_path, "line\nbreak.jpg")
+    write(tmp_path / "masks/a.png", pattern())
+    write(tmp_path / "masks/line\nbreak.jpg.png", pattern())
+    check_masks(scan(tmp_path))
+    assert not caplog.messages
+    write(tmp_path / "masks/tab\tnowhere.png", pattern())
+    check_masks(scan(tmp_path))
+    assert "such as tab\\tnowhere.png; check" in caplog.text
+
+
 def test_complete_masks_give_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

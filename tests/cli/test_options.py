@@ -39,6 +39,7 @@ def told(capsys: Capture, *options: str) -> str:
         ),
         (("--recipee", "fast"), "Perhaps you meant: --recipe NAME|FILE"),
         (("--max-keypoints", "9"), "a setting: --set features.max_keypoints=VALUE."),
+        (("--max-keypoint", "9"), "--max-keypoints is a setting: --set features.max_k"),
     ],
 )
 def test_wrong_option_has_one_message(

@@ -245,6 +245,23 @@ def test_json_is_the_report_and_nothing_else(
     assert Report.model_validate_json(printed).result is not None
 
 
+def test_full_stdout_is_an_error_and_no_traceback() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sfmprep", "recipes"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "sfmprep: error: standard output, or another file without a name: No space left"
+        " on device\n"
+    )
+
+
 def test_closed_stdout_is_no_traceback() -> None:
     call = [sys.executable, "-m", "sfmprep", "recipes"]
     done = subprocess.run(

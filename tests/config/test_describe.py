@@ -79,6 +79,11 @@ def test_near_misses_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         describe("focal_length")
 
 
+def test_the_end_of_a_key_is_enough_to_be_near() -> None:
+    with pytest.raises(ConfigError, match=r"'ratoi'\. Did you mean 'matcher\.ratio'"):
+        describe("ratoi")
+
+
 def test_option_that_is_a_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reconstruct", "in", "out", "--max-keypoints", "3"]) == 2
     assert capsys.readouterr().err.endswith(

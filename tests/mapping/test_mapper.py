@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,26 @@ def test_two_components_give_two_models_largest_first(tmp_path: Path) -> None:
         assert written.num_reg_images() == model.num_reg_images()
     names = {models[0].images[k].name for k in models[0].reg_image_ids()}
     assert all(name.startswith("other-") for name in names)
+
+
+def test_on_one_core_mapping_gives_the_same_bits(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    synthesize(database)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # as `--num-threads 1` does
+    try:
+        (one,), (other,) = (
+            map_images(database, capture(database), tmp_path / name, MappingConfig())
+            for name in ("first", "second")
+        )
+    finally:
+        os.sched_setaffinity(0, cores)
+    for image in one.images.values():
+        same = other.images[image.image_id].cam_from_world().matrix()
+        assert (image.cam_from_world().matrix() == same).all()
+    assert one.point3D_ids() == other.point3D_ids()
+    for key in one.point3D_ids():
+        assert (one.points3D[key].xyz == other.points3D[key].xyz).all()
 
 
 def test_nothing_to_map_gives_no_model(tmp_path: Path) -> None:
