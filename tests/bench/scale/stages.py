@@ -337,9 +337,9 @@ STAGES: dict[str, Callable[[Folder], Facts]] = {
     "report": report,
     "evaluation": evaluation,
     "export": export,
-    "map incremental": _map("incremental"),
-    "map global": _map("global"),
     "map partitioned": _map("partitioned"),
+    "map global": _map("global"),
+    "map incremental": _map("incremental"),
 }
 
 
