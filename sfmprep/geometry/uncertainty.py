@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.coords import beyond_rounding
+from sfmprep.geometry.blocks import blocks
 from sfmprep.geometry.triangulate import relative_stddev, reprojection_errors
 from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.types import Float64
@@ -22,11 +23,12 @@ from sfmprep.types import Float64
 logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 500
-"""Above that, poses' uncertainties are not computed: they need a dense inverse.
+"""Above that, poses' uncertainties are those in blocks: they need a dense inverse.
 
 Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 500 images
 15 s and 1.2 GB; of 1000 images COLMAP's part alone takes 77 s and 3.5 GB.
 """
+_BLOCK_IMAGES = 250
 _MIN_IMAGES = 2
 _MAX_DATUM_RATIO = 3.0
 _MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
@@ -60,20 +62,36 @@ def pose_uncertainties(
     while the others stay where they are. It agrees with the spread of poses adjusted
     from keypoints with noise (8 synthetic images, 200 runs) within a tenth.
 
+    Of more than `MAX_IMAGES` cameras, those that stay are a block of some 250 that see
+    the same points, and some around it: how blocks may drift against each other is not
+    said.
+
     Args:
         model: Not changed.
         arrays: Of this model.
 
     Returns:
         By image name; empty, with the reason in the log, where COLMAP finds no
-        covariance, with fewer than two images, or with more than `MAX_IMAGES`.
+        covariance, or with fewer than two images. Of more than `MAX_IMAGES`, those of a
+        block for which it finds none are missing.
     """
-    views = arrays.views
-    if not _MIN_IMAGES <= len(views) <= MAX_IMAGES:
-        logger.info(
-            "the uncertainty of poses is not computed for %d images, only for %d to %d",
-            *(len(views), _MIN_IMAGES, MAX_IMAGES),
-        )
+    views, noise = arrays.views, noise_px(arrays)
+    if len(views) <= MAX_IMAGES:
+        return _uncertainties(model, views, noise)
+    found: dict[str, PoseUncertainty] = {}
+    for core, block in blocks(arrays, _BLOCK_IMAGES):
+        of_block = _uncertainties(block, Views.of(block), noise)
+        names = [views.names[row] for row in core.tolist()]
+        found |= {name: of_block[name] for name in names if name in of_block}
+    return found
+
+
+def _uncertainties(
+    model: pycolmap.Reconstruction, views: Views, noise: float
+) -> dict[str, PoseUncertainty]:
+    """Those of all cameras of a model, relative to these as a whole."""
+    if len(views) < _MIN_IMAGES:
+        logger.info("the uncertainty of poses needs two images, not %d", len(views))
         return {}
     covariance = _covariance(model, views)
     if covariance is None:
@@ -83,7 +101,7 @@ def pose_uncertainties(
             len(views),
         )
         return {}
-    covariance *= noise_px(arrays) ** 2
+    covariance *= noise**2
     covariance = _relative_to_the_whole(covariance, views.centres)
     blocks = _diagonal_blocks(covariance)
     rotation, position = (

@@ -10,13 +10,14 @@ left out, and a model with more coefficients is taken where those fit clearly be
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
 
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.blocks import blocks
 from sfmprep.geometry.triangulate import reprojection_errors, triangulate
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.mapping.adjust import adjust, cameras_in
@@ -35,6 +36,8 @@ _LADDERS = {
     _Model.SIMPLE_RADIAL_FISHEYE: (_Model.RADIAL_FISHEYE, _Model.OPENCV_FISHEYE),
 }
 
+_MAX_IMAGES = 500  # that are adjusted together
+_BLOCK_IMAGES = 250
 _MIN_IMAGES = 8  # of a camera whose lens is to be told
 _MIN_TRACKS = 50  # left out, that a camera sees
 _MIN_VIEWS = 3  # of a track: two fit each other with almost any lens
@@ -64,27 +67,56 @@ def choose_lenses(
     `is_plausible`) is none. Poses, points and principal points are those of the model
     that came in: what follows is `refine_model`.
 
+    In models of more than 500 images a camera is asked in the first block of some 250
+    (see `geometry.blocks`) that eight of its images are in: that tells a lens as well.
+
     Args:
         model: It stays as it is.
         known: Ids of cameras that are not asked.
         seed: Of which tracks are left out.
     """
-    asked = {
+    asked = _askable(model, known)
+    if not asked:
+        return model
+    chosen = pycolmap.Reconstruction(model)
+    parts: Iterable[pycolmap.Reconstruction] = [model]
+    if model.num_reg_images() > _MAX_IMAGES:
+        parts = (part for _, part in blocks(ModelArrays.of(model), _BLOCK_IMAGES))
+    for part in parts:
+        here = asked & _askable(part, known)
+        asked -= here
+        if here:
+            _choose(part, here, chosen, seed)
+        if not asked:
+            break
+    return chosen
+
+
+def _askable(model: pycolmap.Reconstruction, known: Collection[int]) -> set[int]:
+    """Cameras with one coefficient and enough images."""
+    return {
         key
         for key, count in cameras_in(model).items()
         if key not in known
         and count >= _MIN_IMAGES
         and model.cameras[key].model in _LADDERS
     }
-    if not asked:
-        return model
+
+
+def _choose(
+    model: pycolmap.Reconstruction,
+    asked: set[int],
+    chosen: pycolmap.Reconstruction,
+    seed: int,
+) -> None:
+    """Gives cameras of `chosen` the lenses that the tracks of a model tell."""
     split = _Split.of(model, seed)
     asked = {key for key in asked if split.num_tracks(key) >= _MIN_TRACKS}
     held = cameras_in(model).keys() - asked
     first = {key: model.cameras[key].model for key in asked}
     best = split.adjusted({}, held) if asked else None
     if best is None:
-        return model
+        return
     for step in range(max(map(len, _LADDERS.values()))):
         lenses = {
             key: with_model(best.cameras[key], _LADDERS[first[key]][step])
@@ -106,7 +138,6 @@ def choose_lenses(
         elif gained:  # the others keep what they had, which moves all again
             lenses = {key: lenses[key] for key in gained}
             best = split.adjusted({**_cameras(best), **lenses}, held) or best
-    chosen = pycolmap.Reconstruction(model)
     for key in sorted(asked):
         camera = best.cameras[key]
         if camera.model != first[key]:
@@ -122,7 +153,6 @@ def choose_lenses(
             ]
             chosen.cameras[key].model = camera.model
             chosen.cameras[key].params = params.tolist()
-    return chosen
 
 
 def _cameras(model: pycolmap.Reconstruction) -> dict[int, pycolmap.Camera]:

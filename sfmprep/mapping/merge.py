@@ -151,10 +151,11 @@ def find_joint(
     Returns:
         The reason is "" where they share nothing, no verified pair and no image.
     """
+    common = {*first.reg_image_ids()}.intersection(second.reg_image_ids())
+    if not common and not _pairs_between(first, second, matches):
+        return ""
     sides = find_links(first, second, matches)
     if len(sides[0]) < MIN_LINKS:
-        if not len(sides[0]) and not _pairs_between(first, second, matches):
-            return ""
         return f"they share {len(sides[0])} points, {MIN_LINKS} are needed"
     cameras = {
         key: model.cameras[model.images[key].camera_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from scipy.sparse.csgraph import (
 
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.types import Index, Mask
+
+_MAX_IMAGES = 2**31 - 1  # of which COLMAP makes the number of a pair of two ids
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,27 +59,30 @@ def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
     verified = read_verified(database)
     with pycolmap.Database.open(database) as opened:
         row_of = {name: row for row, name in enumerate(names)}
-        rows = {
-            image.image_id: row_of[image.name]
-            for image in opened.read_all_images()
-            if image.name in row_of
-        }
-        matches = dict(zip(*opened.read_num_matches(), strict=True))
-        inliers = dict(zip(*opened.read_two_view_geometry_num_inliers(), strict=True))
-    table = []
-    for pair_id in sorted(matches.keys() | inliers.keys()):
-        id0, id1 = pycolmap.pair_id_to_image_pair(pair_id)
-        if id0 in rows and id1 in rows:
-            counts = matches.get(pair_id, 0), inliers.get(pair_id, 0)
-            table.append((rows[id0], rows[id1], *counts))
-    columns = np.array(table, np.int64).reshape(-1, 4)
+        images = {image.image_id: image.name for image in opened.read_all_images()}
+        matches = _by_pair(opened.read_num_matches())
+        inliers = _by_pair(opened.read_two_view_geometry_num_inliers())
+    rows = np.full(max(images, default=0) + 1, -1)
+    for image_id, name in images.items():
+        rows[image_id] = row_of.get(name, -1)
+    pair_ids = np.union1d(matches[0], inliers[0])
+    columns = np.zeros((len(pair_ids), 2), np.int64)
+    for column, (ids, counts) in enumerate((matches, inliers)):
+        columns[np.searchsorted(pair_ids, ids), column] = counts
+    index = rows[np.stack(np.divmod(pair_ids, _MAX_IMAGES), axis=1)]
+    known = (index >= 0).all(axis=1)
     return PairTable(
         names=names,
-        index=np.sort(columns[:, :2], axis=1),
-        num_matches=columns[:, 2],
-        num_inliers=columns[:, 3],
+        index=np.sort(index[known], axis=1),
+        num_matches=columns[known, 0],
+        num_inliers=columns[known, 1],
         verified=verified,
     )
+
+
+def _by_pair(found: tuple[Sequence[int], Sequence[int]]) -> tuple[Index, Index]:
+    """Ids of pairs and their counts as arrays: a fifth of what lists take."""
+    return np.array(found[0], np.int64), np.array(found[1], np.int64)
 
 
 def parts(num_images: int, index: Index) -> list[Index]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pycolmap
 import pytest
@@ -174,14 +172,29 @@ def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:
     assert 0.8 < np.mean(np.square(ratios)) < 3
 
 
-def test_too_many_images_give_nothing_and_the_log_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_of_many_images_uncertainties_are_those_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(uncertainty, "MAX_IMAGES", 4)
-    with caplog.at_level(logging.INFO):
-        model = synthesize(num_images=5)
-        assert pose_uncertainties(model, ModelArrays.of(model)) == {}
-    assert "not computed for 5 images" in caplog.text
+    model = noisy(synthesize(num_images=12, num_points=300), 0)
+    arrays = ModelArrays.of(model)
+    whole = pose_uncertainties(model, arrays)
+    monkeypatch.setattr(uncertainty, "MAX_IMAGES", 11)
+    monkeypatch.setattr(uncertainty, "_BLOCK_IMAGES", 12)
+    one_block = pose_uncertainties(model, arrays)
+    assert one_block.keys() == whole.keys()
+    for name, found in one_block.items():  # COLMAP holds three other points still
+        assert found.rotation_stddev_deg == pytest.approx(
+            whole[name].rotation_stddev_deg, rel=0.01
+        )
+        assert found.position_stddev == pytest.approx(
+            whole[name].position_stddev, rel=0.01
+        )
+    monkeypatch.setattr(uncertainty, "_BLOCK_IMAGES", 6)
+    in_two = pose_uncertainties(model, arrays)
+    assert in_two.keys() == whole.keys()
+    for name, found in in_two.items():  # fewer others hold it
+        ratio = found.rotation_stddev_deg / whole[name].rotation_stddev_deg
+        assert 0.7 < ratio < 4
 
 
 def test_without_points_there_is_no_uncertainty(

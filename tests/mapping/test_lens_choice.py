@@ -53,3 +53,16 @@ def test_cameras_of_few_images_and_known_ones_are_not_asked(
 ) -> None:
     model, _ = orbit_model([lens("RADIAL", 700, -0.25, 0.08)], num_images=num_images)
     assert choose_lenses(model, known).cameras[1].model_name == "SIMPLE_RADIAL"
+
+
+def test_in_large_models_a_block_tells_the_lens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cameras = [lens("RADIAL", 700, -0.25, 0.08), lens("SIMPLE_RADIAL", 800, -0.1)]
+    model, _ = orbit_model(cameras)
+    monkeypatch.setattr("sfmprep.mapping.lens_choice._MAX_IMAGES", 10)
+    monkeypatch.setattr("sfmprep.mapping.lens_choice._BLOCK_IMAGES", 30)
+    chosen = choose_lenses(model)
+    assert chosen.cameras[1].model_name == "RADIAL"
+    assert chosen.cameras[2].model_name == "SIMPLE_RADIAL"
+    assert chosen.num_reg_images() == model.num_reg_images()

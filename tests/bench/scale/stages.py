@@ -10,6 +10,7 @@ poses, so that it can be measured where mapping would take hours.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -336,9 +337,9 @@ STAGES: dict[str, Callable[[Folder], Facts]] = {
     "report": report,
     "evaluation": evaluation,
     "export": export,
-    "map incremental": _map("incremental"),
-    "map global": _map("global"),
     "map partitioned": _map("partitioned"),
+    "map global": _map("global"),
+    "map incremental": _map("incremental"),
 }
 
 
@@ -351,6 +352,8 @@ def main() -> None:
     """Does one stage."""
     root, num_images, stage = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     root.mkdir(parents=True, exist_ok=True)
+    form = "%(asctime)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, filename=root / f"{stage}.log")
     began = _peak_bytes()
     facts = STAGES[stage](Folder(root, num_images))
     result = {"facts": facts, "peak_bytes": _peak_bytes(), "began_bytes": began}

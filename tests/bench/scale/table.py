@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+Board = dict[str, dict[int, Row]]
+"""Rows by stage, then by the number of images."""
+
+_SHORTEST_S = 2.0  # beside what every process takes to begin: less tells no growth
+_FAR = 100_000
+
+_WORDS = """\
+# Large captures
+
+Made by `make bench-scale` and `make bench-scale SCALE=--table`.
+
+A made city, photographed on a walk that takes every street one and a half times each
+way, and so closes loops. Of a photograph there are up to 400 keypoints with 0.6 pixels
+of noise and 40 that show nothing, with descriptors of 32 numbers that change with the
+side a point is seen from. There are no pixels: features come from the city, and a
+matcher answers from the truth, with one wrong match in eight. Pairs are 20 neighbours
+by retrieval. Everything else is what `sfmprep reconstruct` does with photographs. What
+comes behind the mapper is measured on a model of the true poses.
+
+{machine}
+
+Each stage runs in a process of its own. *CPU* is the seconds of all its threads and of
+all that it starts, of which {start_cpu:.0f} are imports; *peak* is VmHWM, the most
+memory that the process held, of which {start_mb:.0f} MB are imports; *disk* is by how
+much the folder grew. *Growth* is the exponent between the two largest sizes, imports
+taken off: 1 is linear, 2 quadratic; a dash where there is too little to tell. *kB an
+image* is by how much the peak rises with each image, between the same two; *at 100,000*
+is what CPU time and peak would be by these two, on paper.
+"""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -17,11 +48,141 @@ def read_rows(path: Path) -> list[Row]:
 
 def line_of(row: Row) -> str:
     """One stage, for people."""
-    peak = (row["peak_bytes"] or row["tree_bytes"] or 0) / 1e6
     tree = (row["tree_bytes"] or 0) / 1e6
+    peak = row["peak_bytes"] or 0
     return (
         f"{row['images']} {row['stage']}: {row['seconds']:.0f} s,"
-        f" {row['cpu_seconds']:.0f} CPU-s, {peak:.0f} MB (with all it starts"
+        f" {row['cpu_seconds']:.0f} CPU-s, {peak / 1e6:.0f} MB (with all it starts"
         f" {tree:.0f}), {row['disk_bytes'] / 1e6:.0f} MB of disk;"
         f" {row['facts'] or row['failure']}"
     )
+
+
+def write(rows: Iterable[Row], path: Path) -> None:
+    """Writes the page; of several runs of one stage and size the last counts."""
+    board: Board = {}
+    last: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        last[row["stage"], row["images"]] = row
+    for (stage, images), row in sorted(last.items(), key=lambda item: item[0][1]):
+        if not row["failure"]:
+            board.setdefault(stage, {})[images] = row
+    failed = [row for row in last.values() if row["failure"]]
+    parts = [_words(last.values())]
+    stages = [stage for stage in _ORDER if stage in board]
+    parts.append("## Stages\n\n" + _stages(board, stages))
+    parts.append("## What came out\n\n" + _facts(board, stages))
+    if mapped := [stage for stage in _MAPPERS if stage in board]:
+        parts.append("## Mapping\n\n" + _mapping(board, mapped))
+    if failed:
+        lines = [f"- {r['images']:,} {r['stage']}: {r['failure']}" for r in failed]
+        parts.append("## Not finished\n\n" + "\n".join(lines))
+    path.write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+_ORDER = (
+    *("make", "sequential", "spatial", "retrieval", "match", "database", "verify"),
+    *("true model", "consistency", "outliers", "points", "report", "evaluation"),
+    "export",
+)
+_MAPPERS = ("map incremental", "map partitioned", "map global")
+
+
+def _words(rows: Iterable[Row]) -> str:
+    rows = list(rows)
+    began = [row["began_bytes"] for row in rows if row["began_bytes"]]
+    sizes = sorted({row["images"] for row in rows})
+    newest = max(rows, key=lambda row: row["date"])
+    loads = [row["load"] for row in rows]
+    return _WORDS.format(
+        machine=f"{', '.join(f'{n:,}' for n in sizes)} images; {newest['cores']} cores"
+        f" ({newest['device']}), until {newest['date'][:10]}, at a load of"
+        f" {min(loads):.0f} to {max(loads):.0f}: where that is more than the cores,"
+        " seconds say little, CPU seconds still something.",
+        start_cpu=_start_cpu(rows),
+        start_mb=(min(began) if began else 0) / 1e6,
+    )
+
+
+def _start_cpu(rows: Iterable[Row]) -> float:
+    """CPU seconds of the cheapest stage: all but its imports is next to nothing."""
+    return min(row["cpu_seconds"] for row in rows if not row["failure"])
+
+
+def _stages(board: Board, stages: Iterable[str]) -> str:
+    start = _start_cpu(row for found in board.values() for row in found.values())
+    head = ("stage", "images", "seconds", "CPU s", "peak MB", "disk MB")
+    more = ("growth of CPU", "kB an image", "at 100,000: CPU h", "peak GB")
+    lines = [_line((*head, *more)), _line(["---"] * (len(head) + len(more)))]
+    for stage in stages:
+        sizes = sorted(board[stage])
+        for size in sizes:
+            row = board[stage][size]
+            cells = [
+                *(stage, f"{size:,}", f"{row['seconds']:.0f}"),
+                f"{row['cpu_seconds']:.0f}",
+                f"{row['peak_bytes'] / 1e6:.0f}",
+                f"{row['disk_bytes'] / 1e6:.0f}",
+            ]
+            grown = size == sizes[-1] and len(sizes) > 1
+            cells += (
+                _growth(board[stage], sizes[-2], size, start) if grown else [""] * 4
+            )
+            lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _growth(found: Mapping[int, Row], few: int, many: int, start: float) -> list[str]:
+    """Exponent of CPU time, memory of an image, and both at a hundred thousand."""
+    before, after = (max(found[n]["cpu_seconds"] - start, 1e-3) for n in (few, many))
+    per_image = (found[many]["peak_bytes"] - found[few]["peak_bytes"]) / (many - few)
+    peak = found[many]["peak_bytes"] + max(per_image, 0) * (_FAR - many)
+    memory = [f"{max(per_image, 0) / 1e3:.1f}"]
+    if after < _SHORTEST_S:
+        return ["–", *memory, "–", f"{peak / 1e9:.1f}"]
+    if before < _SHORTEST_S / 4:
+        return ["–", *memory, "–", f"{peak / 1e9:.1f}"]
+    exponent = math.log(after / before) / math.log(many / few)
+    hours = after * (_FAR / many) ** max(exponent, 1) / 3600
+    return [f"{exponent:.2f}", *memory, f"{hours:.1f}", f"{peak / 1e9:.1f}"]
+
+
+def _facts(board: Board, stages: Iterable[str]) -> str:
+    lines = []
+    for stage in stages:
+        for size, row in sorted(board[stage].items()):
+            found = ", ".join(f"{k} {_number(v)}" for k, v in row["facts"].items())
+            if found:
+                lines.append(f"- {stage}, {size:,} images: {found}")
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, dict):
+        return " / ".join(_number(v) for v in value.values())
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _mapping(board: Board, stages: Iterable[str]) -> str:
+    head = ("mapper", "images", "registered", "models", "AUC@1/3/5", "median error m")
+    more = ("error px", "seconds", "CPU s", "peak MB", "with all it starts MB")
+    lines = [_line((*head, *more)), _line(["---"] * (len(head) + len(more)))]
+    for stage in stages:
+        for size, row in sorted(board[stage].items()):
+            facts = row["facts"]
+            auc = " / ".join(f"{facts['auc'][k]:.1f}" for k in ("1", "3", "5"))
+            cells = [
+                *(stage.removeprefix("map "), f"{size:,}", f"{facts['registered']:,}"),
+                *(str(facts["models"]), auc, f"{facts['median_error_m']:.3f}"),
+                *(f"{facts['error_px']:.2f}", f"{row['seconds']:.0f}"),
+                *(f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e6:.0f}"),
+                f"{(row['tree_bytes'] or 0) / 1e6:.0f}",
+            ]
+            lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
