@@ -25,6 +25,8 @@ _WINDOW = 8  # frames that move
 _HELD = 4  # frames before those, whose sightings count
 _SETTLING = 16  # frames until which all but the first move, and the focal length too
 _STEPS, _FIRST_STEPS = 8, 60
+_FEW = 12  # points, with which a frame does not hang on to the one before
+_WIDE = (64.0, 16.0, 4.0)  # of the loss, at first, times the usual scale
 _POINTS = 500  # of a frame, for its pose; the depths of the others follow from poses
 _MISFIT = 6.0  # standard deviations
 _MIN_NOISE = 0.5  # pixels of the reduced frame, which is the least that is told apart
@@ -37,6 +39,9 @@ class Odometry:
         guessed_focal: Focal length in pixels, or about.
         is_known: Whether that is the focal length, which then stays.
         pixel: How many pixels of the file one of the reduced frame is.
+
+    Attributes:
+        is_whole: Whether each frame until now hangs on to the one before.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Odometry:
     ) -> None:
         self._guess = None if is_known else guessed_focal
         self._pixel = pixel
+        self.is_whole = True
         self._track = np.empty(0, np.int64)  # [P] numbers of points, ascending
         self._window = Window(
             rotations=np.eye(3)[None],
@@ -85,6 +91,7 @@ class Odometry:
             Which of them fit [N]; all of them while there are too few frames.
         """
         frame = len(self._window.rotations)
+        self.is_whole &= len(track) >= _FEW
         self._add(track, before, now, frame)
         if frame + 1 < _FIRST:
             return np.ones(len(track), bool)
@@ -93,16 +100,37 @@ class Odometry:
         free = (rows > 0) & (rows > (0 if is_early else frame - _WINDOW))
         since = 0 if is_early else frame - _WINDOW - _HELD
         recent = self._seen.take(self._seen.frame >= since)
-        steps = _FIRST_STEPS if frame + 1 == _FIRST else _STEPS
+        is_first = frame + 1 == _FIRST
+        steps = _FIRST_STEPS if is_first else _STEPS
         stride = max(len(track) // _POINTS, 1)
         some = recent.take(self._track[recent.point] % stride == 0)
         loss_scale = self._pixel
-        self._window = adjust_window(
-            *(self._window, some, free),
-            guessed_focal=self._guess if is_early else None,
-            loss_scale=loss_scale,
-            max_steps=steps,
-        )
+        guess = self._guess if is_early else None
+
+        def adjusted(start: Window) -> Window:
+            # from nothing most is far off, and none of it wrong
+            for wide in _WIDE if is_first else ():
+                start = adjust_window(
+                    *(start, some, free),
+                    guessed_focal=guess,
+                    loss_scale=wide * loss_scale,
+                    max_steps=steps,
+                )
+            return adjust_window(
+                *(start, some, free),
+                guessed_focal=guess,
+                loss_scale=loss_scale,
+                max_steps=steps,
+            )
+
+        def loss(found: Window) -> float:
+            shares = errors_px(found, some) / loss_scale
+            return float(np.log1p(shares.clip(max=10) ** 2).sum())
+
+        found = [adjusted(self._window)]
+        if is_first:
+            found.append(adjusted(_mirrored(found[0])))
+        self._window = min(found, key=loss)
         if stride > 1:
             self._window = adjust_window(
                 *(self._window, recent, np.zeros(frame + 1, bool)),
@@ -145,9 +173,7 @@ class Odometry:
             translations=np.concatenate(
                 (translations, (turn @ translations[-1] + shift)[None])
             ),
-            anchor=np.concatenate(
-                (window.anchor, np.full(is_new.sum(), frame - 1))
-            ),
+            anchor=np.concatenate((window.anchor, np.full(is_new.sum(), frame - 1))),
             pixel=np.concatenate((window.pixel, before[is_new])),
             inverse_depth=np.concatenate(
                 (window.inverse_depth, np.full(is_new.sum(), usual))
@@ -175,3 +201,18 @@ class Odometry:
         depth += window.inverse_depth * shifts[:, 2]
         found: Float64 = window.inverse_depth / np.maximum(depth, 0.05)
         return found
+
+
+def _mirrored(window: Window) -> Window:
+    """What looks nearly the same from afar: near and far exchanged, turns reversed."""
+    middle = 1 / max(float(np.median(window.inverse_depth)), 1e-6)
+    flip, centre = np.diag([1.0, 1, -1]), np.array([0, 0, middle])
+    rotations = flip @ window.rotations @ flip
+    translations = (window.rotations - rotations) @ centre + window.translations
+    depth = 2 * middle - 1 / np.maximum(window.inverse_depth, 0.6 / middle)
+    return replace(
+        window,
+        rotations=rotations,
+        translations=translations,
+        inverse_depth=1 / np.maximum(depth, 0.3 * middle),
+    )

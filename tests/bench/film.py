@@ -34,7 +34,7 @@ TOOLS = (
     ),
     Tool("colmap", "COLMAP, sequential", is_colmap=True, one_camera=True),
 )
-_FILES = ("film-stone-sign", "beer-video71")  # of which blur is told
+_FILES = ("film-stone-sign",)  # of which blur is told
 
 
 def main() -> None:

@@ -19,7 +19,11 @@ FOCAL, SIZE = 500.0, (640, 480)
 
 
 def scene(
-    seed: int, num_frames: int = 6, num_points: int = 120, walk: float = 0.12, turn: float = 0.02
+    seed: int,
+    num_frames: int = 6,
+    num_points: int = 120,
+    walk: float = 0.12,
+    turn: float = 0.02,
 ) -> tuple[Window, Sightings]:
     """A camera that goes sideways and turns a little, and what it sees of a cloud."""
     rng = np.random.default_rng(seed)
@@ -37,9 +41,7 @@ def scene(
         pixel=pixel,
         inverse_depth=1 / rng.uniform(1.5, 8, num_points),
     )
-    point, frame = (
-        grid.ravel() for grid in np.mgrid[0:num_points, 0:num_frames]
-    )
+    point, frame = (grid.ravel() for grid in np.mgrid[0:num_points, 0:num_frames])
     other = frame != window.anchor[point]
     point, frame = point[other], frame[other]
     nowhere = Sightings(point=point, frame=frame, xy=np.zeros((len(point), 2)))
@@ -137,7 +139,9 @@ def test_nothing_known_is_enough_of_a_short_walk(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_camera_that_only_turns_finds_turns_and_focal_and_stays(seed: int) -> None:
     truth, seen = scene(seed, num_frames=6, num_points=150, walk=0, turn=0.08)
-    start = replace(disturbed(truth, seed, np.arange(6) > 0), inverse_depth=np.ones(150))
+    start = replace(
+        disturbed(truth, seed, np.arange(6) > 0), inverse_depth=np.ones(150)
+    )
     found = adjust_window(
         start, seen, np.arange(6) > 0, guessed_focal=1.15 * FOCAL, max_steps=100
     )
