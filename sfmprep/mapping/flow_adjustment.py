@@ -222,7 +222,8 @@ class _System:
         reduced = self.cameras + np.diag(damping * diagonal + _FLOOR)
         shared = self.mixed / points
         reduced -= shared @ self.mixed.T
-        step = np.linalg.solve(reduced, self.right - shared @ self.right_points)
+        right = self.right - shared @ self.right_points
+        step = np.asarray(np.linalg.solve(reduced, right), np.float64)
         return step, (self.right_points - self.mixed.T @ step) / points
 
 
@@ -298,5 +299,5 @@ def _cross(vectors: Float64) -> Float64:
 
 
 def _summed(cells: Index, values: Float64, count: int) -> Float64:
-    sums: Float64 = np.bincount(cells.ravel(), values.ravel(), minlength=count)
-    return sums
+    sums = np.bincount(cells.ravel(), values.ravel(), minlength=count)
+    return sums.astype(np.float64)  # of no values they are integers
