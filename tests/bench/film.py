@@ -41,7 +41,7 @@ more than 2 pixels off their epipolar line; 0.2 % with the adjustment of poses, 
 and focal length as the frames come, which ends those that do not fit. Its poses alone,
 from an unknown focal length, have AUC 89.2 / 96.4 / 97.8 on film-fast and 77.3 / 90.8 /
 94.2 on all 40 frames with moving things, and tell 544 pixels in both, as is true. Begun
-with them (`tracks.start=true`), mapping comes to the same: AUC@1 96.5, and 96.6 without,
+with them (`tracks.start=true`), mapping comes to the same, AUC@1 96.5 against 96.6,
 both before refinement.
 
 What is lost: time, for points are verified and mapped beside the features; a cut, or a
