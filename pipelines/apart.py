@@ -6,6 +6,7 @@ and no more; and it can be stopped at once. Models come back through files.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Reci
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.known_poses.poses import KnownPoses
+from sfmprep.known_poses.read import read_poses
 from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.from_poses import map_from_poses
+from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
@@ -36,6 +39,8 @@ from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
 from sfmprep.semidense.remeasure import remeasure
 from sfmprep.stores.tables import DenseStore
+
+logger = logging.getLogger(__name__)
 
 CHANGES = "pose_changes.json"  # beside the archive: what became of given poses
 _CONSISTENCY = "consistency.json"  # beside the archive: what its largest model is worth
@@ -68,6 +73,7 @@ def map_into(
     seed: int,
     budget: Budget,
     given: KnownPosesConfig | None = None,
+    start: Path | None = None,
     *,
     progress: Progress = silent,
 ) -> tuple[int, Budget]:
@@ -97,6 +103,19 @@ def map_into(
             )
             changes.write(packed.with_name(CHANGES))
             return models
+        if start is not None:
+            begun = read_poses(start, axes="opencv", direction="world_from_cam")
+            assert isinstance(begun, KnownPoses)  # a table
+            models = map_from_start(
+                *(path, images, place, config, begun),
+                cameras=cameras,
+                scales=scales,
+                seed=seed,
+                progress=progress,
+            )
+            if models:
+                return models
+            logger.warning("the poses in %s are no start; others are searched", start)
         return map_images(
             *(path, images, place, config),
             cameras=cameras,

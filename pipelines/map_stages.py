@@ -28,6 +28,7 @@ from sfmprep.pipelines.artefacts import (
     result_database,
 )
 from sfmprep.pipelines.run import Run
+from sfmprep.pipelines.tracks import film_poses
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
 
@@ -60,6 +61,7 @@ def map_verified(
         recipe.seed,
         run.budget,
         recipe.known_poses,
+        film_poses(run),
         progress=progress,
     )
     if not num_models:

@@ -352,7 +352,7 @@ STAGES = {
             writes="work/track_matches.h5",
             command="match",
             settings=lambda r: (
-                r.tracks and r.tracks.model_dump(mode="json", exclude={"flow"})
+                r.tracks and r.tracks.model_dump(mode="json", exclude={"flow", "start"})
             ),
             model=lambda r: r.tracks.flow if r.tracks else None,
             applies=_has_tracks,
@@ -384,6 +384,7 @@ STAGES = {
             settings=lambda r: {
                 "mapping": _dump(r.mapping),
                 "seed": r.seed,
+                **({"start": r.tracks.start} if r.tracks else {}),
                 **_known_poses(r),
             },
             is_bounded=True,

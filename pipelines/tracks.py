@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from sfmprep.capture.batches import fit_size
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import TracksConfig
-from sfmprep.frontend.flow_tracks import write_tracks
+from sfmprep.files import write_text
+from sfmprep.frontend.flow_tracks import Judge, write_tracks
+from sfmprep.mapping.odometry import Odometry
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.pairing.pairs import Pairs, natural_order
 from sfmprep.pipelines.artefacts import join_tracks
@@ -18,6 +25,8 @@ from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
+
+_GUESSED_FOCAL = 1.2  # of the longer side, as COLMAP guesses it
 
 
 def films_of(images: ImageSet, *, others: bool) -> list[list[str]]:
@@ -70,14 +79,25 @@ def track_points(
             [name for name in film if name in features]
             for film in films_of(run.images, others=True)
         ]
+        ways: list[tuple[Sequence[str], Odometry]] = []
+
+        def new_judge(film: Sequence[str]) -> Judge:
+            width, height = run.images.infos[film[0]].size
+            ways.append((film, _odometry(run, config, film[0])))
+            middle, push = np.array([width, height]) / 2, ways[-1][1].push
+            return lambda track, before, now: push(track, before - middle, now - middle)
+
         with (
             FeatureStore(place.tracks, made) as tracks,
             MatchStore(place.track_matches, made) as followed,
         ):
             write_tracks(
-                *(run.images, films, pairs, estimator, config, tracks, followed),
+                *(run.images, filter(None, films), pairs, estimator, config),
+                *(tracks, followed),
+                new_judge=new_judge,
                 progress=progress,
             )
+        _write_poses(ways, place.film_poses)
         run.finish("track")
     if not run.ledger.is_done("join tracks"):
         run.begin("join tracks")
@@ -90,3 +110,36 @@ def track_points(
             join_keypoints(features, tracks, joined, images=tracks.names())
         run.finish("join tracks")
     return join_tracks(run, features, matches)
+
+
+def film_poses(run: Run) -> Path | None:
+    """The poses that mapping begins with; None where it searches for a start."""
+    path = run.workspace.film_poses
+    wanted = run.recipe.tracks is not None and run.recipe.tracks.start
+    return path if wanted and path.is_file() else None
+
+
+def _odometry(run: Run, config: TracksConfig, name: str) -> Odometry:
+    size, known = run.images.infos[name].size, run.recipe.database.focal_length
+    guess = _GUESSED_FOCAL * max(size) if known is None else known
+    pixel = max(size) / max(fit_size(size, config.max_size))
+    return Odometry(guess, is_known=known is not None, pixel=pixel)
+
+
+def _write_poses(ways: Sequence[tuple[Sequence[str], Odometry]], path: Path) -> None:
+    """Writes a table of the poses of one film; of several there is no common world."""
+    path.unlink(missing_ok=True)
+    if len(ways) != 1:
+        return
+    [(names, way)] = ways
+    rotations, translations = way.cam_from_world
+    logger.info("focal length by the points that were followed: %.0f px", way.focal)
+    if not way.is_whole or len(rotations) != len(names):
+        return
+    rows = ["name,x,y,z,qw,qx,qy,qz"]
+    for name, turn, shift in zip(names, rotations, translations, strict=True):
+        x, y, z, w = Rotation.from_matrix(turn.T).as_quat()
+        numbers = (*(-turn.T @ shift).tolist(), w, x, y, z)
+        quoted = '"' + name.replace('"', '""') + '"'
+        rows.append(",".join([quoted, *(f"{number:.9g}" for number in numbers)]))
+    write_text(path, "\n".join(rows) + "\n")

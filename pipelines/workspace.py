@@ -14,6 +14,7 @@ out/
         verified_again.db pairs_left.txt dense.h5           semi-dense
         joined_features.h5 joined_matches.h5      features and semi-dense matches
         tracks.h5 track_matches.h5 keypoints_tracked.h5     points followed by flow
+        film_poses.csv     the poses that follow from these alone
         mapped.zip     the mapper's models; a tool that scans a folder finds none in it
         pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round
@@ -84,6 +85,7 @@ class Workspace:
         self.tracks = work / "tracks.h5"
         self.track_matches = work / "track_matches.h5"
         self.keypoints_tracked = work / "keypoints_tracked.h5"
+        self.film_poses = work / "film_poses.csv"
         self.left_out = work / "left_out.json"
         self.mapped = work / "mapped.zip"
         self.second_pairs = work / "second_pairs.txt"

@@ -60,3 +60,9 @@ class TracksConfig(Config):
     max_size: MaxSize = 960
     max_points: PositiveInt = 2000
     """The most points that are followed at once."""
+    start: bool = False
+    """Whether mapping begins with the poses that follow from these points alone.
+
+    Only of one film without a cut, or of one folder of frames; else a start is searched
+    as without.
+    """

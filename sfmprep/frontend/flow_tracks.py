@@ -10,7 +10,7 @@ was; then corners are looked for anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -47,6 +47,10 @@ _MIN_SPACING = 2.0  # pixels; of two points that came so near one has been dragg
 _MIN_SHARED = 15  # points, for a pair to be matched
 
 
+Judge = Callable[[Index, Float32, Float32], Mask]
+"""Tells which points fit: numbers [N], and where they were and are, [N, 2] each."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Followed:
     """The points of one frame that are also seen in the one before or after."""
@@ -63,6 +67,7 @@ def follow_points(
     config: TracksConfig,
     *,
     first_track: int = 0,
+    judge: Judge | None = None,
     progress: Progress = silent,
 ) -> Iterator[Followed]:
     """Follows points through the frames of a film, in this order.
@@ -76,6 +81,8 @@ def follow_points(
         estimator: Of optical flow.
         config: The other settings.
         first_track: The number of the first point.
+        judge: Asked of every frame but the first, in turn; points that do not fit are
+            followed no further. None to keep all.
         progress: Wraps the loop over frames.
 
     Yields:
@@ -90,6 +97,10 @@ def follow_points(
         if last is not None:
             if last.size == picture.size:
                 carried = _carried(points, last, picture, estimator)
+            if judge is not None:
+                start = points.xy[np.searchsorted(points.track, carried.track)]
+                places = last.stored(start), picture.stored(carried.xy)
+                carried = carried.take(judge(carried.track, *places))
             yield last.followed(points.take(points.seen_with(carried)))
         points = _with_corners(carried, picture, config.max_points, number)
         number = max(number, int(points.track.max(initial=-1)) + 1)
@@ -107,6 +118,7 @@ def write_tracks(
     features: FeatureStore,
     matches: MatchStore,
     *,
+    new_judge: Callable[[Sequence[str]], Judge] | None = None,
     progress: Progress = silent,
 ) -> None:
     """Writes the points of all frames of films, and the matches of pairs among them.
@@ -120,6 +132,7 @@ def write_tracks(
         features: Gets the points of each frame, without descriptors.
         matches: Gets the matches of each pair with 15 or more; their scores are those
             of the worse end.
+        new_judge: Makes the judge of a film, see `follow_points`; None for none.
         progress: Wraps the loops over frames.
     """
     partners: dict[str, list[str]] = {}
@@ -130,7 +143,10 @@ def write_tracks(
     for film in films:
         open_: dict[str, Followed] = {}  # frames whose points go on
         followed = follow_points(
-            images, film, estimator, config, first_track=number, progress=progress
+            *(images, film, estimator, config),
+            first_track=number,
+            judge=None if new_judge is None else new_judge(film),
+            progress=progress,
         )
         for frame in followed:
             features.append([(frame.name, frame.features)])
@@ -228,10 +244,13 @@ class _Picture:
         found: Mask = inside & self.is_open[row, column]
         return found
 
+    def stored(self, xy: Float32) -> Float32:
+        """Array places [N, 2] as COLMAP pixels of the file."""
+        return self.placed.stored(colmap_from_centre(xy))
+
     def followed(self, points: _Points) -> Followed:
-        xy = self.placed.stored(colmap_from_centre(points.xy))
         features = Features(
-            xy=xy,
+            xy=self.stored(points.xy),
             scores=np.asarray(1 / (1 + points.miss), np.float32),
             descriptors=np.empty((len(points), 0), np.float16),
             image_size=self.placed.size,

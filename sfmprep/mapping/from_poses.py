@@ -174,6 +174,52 @@ def map_from_poses(
     return models, changes
 
 
+def map_from_start(
+    database: Path,
+    images: ImageSet,
+    folder: Path,
+    config: MappingConfig,
+    poses: KnownPoses,
+    *,
+    cameras: DatabaseConfig | None = None,
+    scales: Scales | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[pycolmap.Reconstruction]:
+    """Recovers poses and points from poses that are a start and nothing else.
+
+    As `map_from_poses`, but their frame and scale are not kept, and once there are
+    points they count no more.
+
+    Args:
+        database: See `map_from_poses`, like the others.
+        images: The capture.
+        folder: Where the models go.
+        config: Thresholds of the mapper.
+        poses: Of images of the capture, in a convention that is told.
+        cameras: What is known of cameras.
+        scales: See `Scales`.
+        seed: Of everything random.
+        progress: Wraps the loops.
+
+    Returns:
+        Models, largest first; none where too little was verified.
+
+    Raises:
+        ReconstructionError: see `map_images`.
+    """
+    cameras = cameras or DatabaseConfig()
+    with prepared(
+        *(database, images, folder, config, cameras, scales, seed, progress), lenses={}
+    ) as (run, lenses):
+        edges = _relative_poses(
+            run, {name: row for row, name in enumerate(poses.names)}
+        )
+        model = _first_model(run, poses, edges)
+        models = [] if model is None else _with_others(run, model, len(images.names))
+    return finished(models, lenses, images, folder, config, cameras) if models else []
+
+
 def _relative_poses(run: Run, rows: dict[str, int]) -> Edges:
     """The relative poses of all pairs that agree on one, with these cameras."""
     path = run.folder / "graph.db"

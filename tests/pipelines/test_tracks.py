@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
+from scipy.spatial.transform import Rotation
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import FlowConfig
@@ -17,6 +18,8 @@ from sfmprep.demo.courtyard import build_courtyard, camera_walk
 from sfmprep.demo.raycast import look_at, render_image
 from sfmprep.demo.textures import to_texture
 from sfmprep.errors import ImageError, ReconstructionError, StoreError, WeightsError
+from sfmprep.known_poses.poses import KnownPoses
+from sfmprep.known_poses.read import read_poses
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.pairing.pairs import pairs_from_file
@@ -122,6 +125,43 @@ def test_only_what_changed_is_followed_again(
         f"{out}/work/features.h5 is out of date (photographs or masks changed). Run"
         " `sfmprep extract` first."
     )
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_mapping_begins_with_the_poses_of_one_whole_film(
+    images: ImageSet, tmp_path: Path, start: bool
+) -> None:
+    settings = (*SETTINGS, f"tracks.start={str(start).lower()}")
+    with open_run(images, tmp_path / "out", load_recipe("sift", settings)) as run:
+        fill(run)
+        poses = tracks.film_poses(run)
+        assert (poses == run.workspace.film_poses) is start
+        read = read_poses(
+            run.workspace.film_poses, axes="opencv", direction="world_from_cam"
+        )
+    assert isinstance(read, KnownPoses)
+    assert read.names == tuple(f"{k + 7}.png" for k in range(6))
+    rotations, centres = read.cam_from_world()
+    # sideways, and hardly turned
+    assert Rotation.from_matrix(rotations).magnitude().max() < np.radians(3)
+    steps = np.diff(centres, axis=0)
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True)
+    assert (steps[:, 0] > 0.9).all()
+
+
+@pytest.mark.parametrize("place", ["", "other"])
+def test_a_cut_or_a_second_film_leaves_no_common_start(
+    images: ImageSet, tmp_path: Path, place: str
+) -> None:
+    second, folder = Walk(9, size=(240, 180)), tmp_path / "frames" / place
+    folder.mkdir(exist_ok=True)
+    for k in range(3):
+        cv2.imwrite(str(folder / f"{k + 13}.png"), second.at(900 + 3 * k))
+    capture = ImageSet.scan(tmp_path / "frames")
+    recipe = load_recipe("sift", (*SETTINGS, "tracks.start=true"))
+    with open_run(capture, tmp_path / "out", recipe) as run:
+        fill(run)
+        assert tracks.film_poses(run) is None
 
 
 def test_weights_that_lack_are_told_before_work(
