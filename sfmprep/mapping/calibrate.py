@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _CONTRADICTED = 1.5
 _BATCH = 256  # pairs in memory at once
-_MAX_TRIALS = 1000  # of RANSAC among inliers
+_TRIALS = (30, 1000)  # of RANSAC among inliers
 
 
 def calibrate_database(
@@ -252,7 +252,7 @@ def _relative_pose(
     options = pycolmap.TwoViewGeometryOptions()
     options.compute_relative_pose = True
     options.ransac.random_seed = seed
-    options.ransac.max_num_trials = _MAX_TRIALS
+    options.ransac.min_num_trials, options.ransac.max_num_trials = _TRIALS
     options.ransac.max_error = views.max_error_px
     first, second = (cameras[key] for key in views.camera_ids)
     rows = np.arange(len(views.xy[0]), dtype=np.uint32)
