@@ -104,7 +104,7 @@ def without_duplicates(images: ImageSet) -> ImageSet:
     same = defaultdict(list)
     for name, digest in content_sha256(_only(images, unclear)).items():
         same[digest.sha256].append(name)
-    copies = {}
+    copies: dict[str, str] = {}
     for names in same.values():
         first, *others = sorted(names, key=lambda name: (len(name), name))
         copies |= dict.fromkeys(others, first)
