@@ -42,7 +42,9 @@ def open_features(run: Run) -> FeatureStore:
     """
     expect(run, "extract")
     features = FeatureStore(run.workspace.features)
-    if lacking := [name for name in run.images.names if name not in features]:
+    lacking = [name for name in run.images.names if name not in features]
+    if not run.left_out.issuperset(lacking):
+        run.left_out.update(lacking)
         logger.warning(
             "%d of %d images have no features, such as %s, and are left out. Run"
             " `sfmprep extract` if it was stopped.",

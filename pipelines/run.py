@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfmprep.budget import Budget
@@ -54,6 +54,7 @@ class Run:
     ledger: Ledger
     budget: Budget  # for what is beyond the first rung
     cluster: Executor | None = None  # has done what it can
+    left_out: set[str] = field(default_factory=set)  # images named as that before
 
     def executor_on(self, device: str) -> Executor | None:
         """What does the work of networks; None for this process, on one device."""
@@ -150,6 +151,11 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
     """Raises what can be known before anything is written."""
     for name, reason in images.unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
+    for name, first in images.copies.items():
+        logger.warning(
+            "%s is left out: its content is that of %s, which is used",
+            *(images.path(name), first),
+        )
     if len(images) < 2:
         raise ImageError(
             f"{images.root} holds one image that can be used, {images.names[0]};"

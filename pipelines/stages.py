@@ -79,6 +79,7 @@ def extract(
         device=device,
         progress=progress,
     )
+    run.left_out.update(unreadable)
     for name, reason in unreadable.items():
         logger.warning("%s is left out: %s", images.path(name), reason)
     if len(images) - len(unreadable) < 2:

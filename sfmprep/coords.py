@@ -36,7 +36,12 @@ def beyond_rounding(length: float, coordinates: Float64) -> float:
     Exactly 0 where it is no more than rounding makes of places that are the same, so
     that a spread of zero can be told from one to divide by.
     """
-    return length if length > _ROUNDING * np.abs(coordinates).max(initial=0) else 0.0
+    return length if length > rounding_of(coordinates) else 0.0
+
+
+def rounding_of(coordinates: Float64) -> float:
+    """The most that rounding sets places with coordinates of this size apart."""
+    return float(_ROUNDING * np.abs(coordinates).max(initial=0))
 
 
 def colmap_from_centre(xy: Float32) -> Float32:

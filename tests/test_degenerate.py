@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pycolmap
@@ -31,6 +33,7 @@ from sfmprep.evaluation.poses import _centre_errors, evaluate_model
 from sfmprep.evaluation.reference import CameraPose
 from sfmprep.export.dataset import export_dataset
 from sfmprep.export.listing import listing
+from sfmprep.geometry.epipolar import errors_by_poses_px
 from sfmprep.geometry.normals import surface_shapes
 from sfmprep.geometry.triangulate import (
     largest_angles_deg,
@@ -44,7 +47,11 @@ from sfmprep.geometry.uncertainty import (
     pose_uncertainties,
 )
 from sfmprep.geometry.views import ModelArrays, Observations, Views
+from sfmprep.mapping.agreement import VerifiedMatches
 from sfmprep.mapping.outliers import find_outliers
+from sfmprep.mapping.pose_graph import Edges, edge_errors_deg, fit_poses
+from sfmprep.mapping.similarity import find_links, place
+from sfmprep.pairing.near_views import near_views
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.report.measure import measure_model
 from sfmprep.report.scene import scene_data
@@ -267,6 +274,80 @@ def test_camera_whose_points_have_no_depth_has_no_weight() -> None:
     names = {name: name for name in images.names}
     described = listing(model, names, {"000.png": known}, num_points=1)["images"]
     assert described["000.png"]["weight"] == pytest.approx(0)
+
+
+# ------------------------------------------------------------ poses among each other
+@given(captures(min_cameras=2))
+@settings(deadline=None, max_examples=40)
+def test_every_capture_fits_its_own_relative_poses(made: Capture) -> None:
+    views = Views.of(made[0])
+    pairs = [(a, b) for b in range(len(views)) for a in range(b)]
+    rotations, directions = [], []
+    for first, second in pairs:
+        turn = views.rotations[second] @ views.rotations[first].T
+        shift = views.rotations[second] @ (views.centres[first] - views.centres[second])
+        length = beyond_rounding(float(np.linalg.norm(shift)), views.centres)
+        rotations.append(turn)
+        directions.append(shift / length if length else np.array([0.0, 0.0, 1.0]))
+    edges = Edges(
+        index=np.array(pairs),
+        rotations=np.array(rotations),
+        directions=np.array(directions),
+    )
+    errors = edge_errors_deg(edges, views.rotations, views.centres)
+    assert np.nanmax(errors, initial=0) < 1e-3
+    fitted, centres = fit_poses(edges, views.rotations, views.centres)
+    assert np.isfinite(fitted).all()
+    assert np.isfinite(centres).all()
+
+
+@given(captures(min_cameras=2), st.integers(0, 2**16))
+@settings(deadline=None, max_examples=40)
+def test_errors_from_epipolar_lines_are_lengths(made: Capture, seed: int) -> None:
+    views = Views.of(made[0])
+    rays = np.random.default_rng(seed).normal(size=(2, 30, 3))
+    baseline = views.centres[-1] - views.centres[0]
+    if baseline.any():
+        rays[:, :3] = baseline
+    rays /= np.linalg.norm(rays, axis=2, keepdims=True)
+    errors = errors_by_poses_px(views, 0, len(views) - 1, *rays)
+    assert (errors >= 0).all()
+
+
+@given(captures(min_cameras=3))
+@settings(deadline=None, max_examples=30)
+def test_every_capture_has_near_views(made: Capture) -> None:
+    views = Views.of(made[0])
+    pairs = near_views(views.names, views.rotations, views.centres, num_neighbours=2)
+    assert {name for pair in pairs for name in pair} == set(views.names)
+
+
+def test_near_views_of_a_camera_that_only_turns_are_those_beside_it() -> None:
+    """Rounding sets its centres apart, which is no distance to measure by."""
+    model, _ = capture(poses_of("turning", 9), cloud_of("none"))
+    model.transform(
+        pycolmap.Sim3d(0.37, pycolmap.Rotation3d(np.array([1, 2, 3])), [700, 1, -900])
+    )
+    views = Views.of(model)
+    assert np.ptp(views.centres, axis=0).max() > 0
+    pairs = near_views(views.names, views.rotations, views.centres, num_neighbours=1)
+    numbers = [[int(name.split(".")[0]) for name in pair] for pair in pairs]
+    assert all(second - first == 1 for first, second in numbers)
+
+
+@given(captures(min_cameras=2))
+@settings(deadline=None, max_examples=20)
+def test_every_capture_can_be_placed_on_itself(made: Capture) -> None:
+    """A model of one line or one spot has no similarity, or one that fits."""
+    model, _ = made
+    ids = sorted(model.reg_image_ids())
+    no_pairs = cast("VerifiedMatches", SimpleNamespace(partners={}))
+    sides = find_links(model, model, no_pairs)
+    cameras = {key: model.cameras[model.images[key].camera_id] for key in ids}
+    placed = place(*sides, cameras, max_error_px=2.0, chance=0.05)
+    assert placed.num_inliers <= placed.num_links
+    if placed.first_from_second is not None:
+        assert np.isfinite(placed.first_from_second.matrix()).all()
 
 
 # ------------------------------------------------------------------------- rounding

@@ -107,8 +107,9 @@ def scan(
     what is there for the same files and settings is not made again. Without it they are
     in `ImageSet.passed_over`.
 
-    Files that cannot be read are in `ImageSet.unreadable`, with the reason, and so are
-    those with the content of another. Of a scene folder `images` is read.
+    Files that cannot be read are in `ImageSet.unreadable`, with the reason, and those
+    with the content of another in `ImageSet.copies`. Of a scene folder only `images` is
+    read.
 
     Args:
         folder: Photographs, also in sub-folders; they are never changed. With `out`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -47,6 +47,8 @@ class ImageSet:
     passed_over: tuple[str, ...] = ()  # films, RAW and other files that are not read
     keep_damaged: bool = False  # use what is left of a damaged file
     developed: Developed | None = None  # what films, RAW files and panoramas became
+    # files with the content of another one, which is used: its name
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

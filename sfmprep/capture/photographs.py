@@ -74,7 +74,7 @@ def find_photographs(
     images = without_duplicates(images)
     _warn_of_scaled_copies(images)
     _warn_of_panoramas(images)
-    known = filter(is_image, [*images.names, *images.unreadable])
+    known = filter(is_image, [*images.names, *images.unreadable, *images.copies])
     alone = without_twin(images.passed_over, known)
     if alone:
         logger.warning(
@@ -84,9 +84,10 @@ def find_photographs(
 
 
 def without_duplicates(images: ImageSet) -> ImageSet:
-    """Leaves out every image whose file equals that of an earlier one, by its content.
+    """Leaves out every image whose file equals that of another one, by its content.
 
-    Only files of one size whose samples agree are read whole.
+    The one with the shortest name is used: "a (1).jpg" is the copy of "a.jpg". Only
+    files of one size whose samples agree are read whole.
 
     Raises:
         ImageError: a file cannot be read.
@@ -103,13 +104,12 @@ def without_duplicates(images: ImageSet) -> ImageSet:
     same = defaultdict(list)
     for name, digest in content_sha256(_only(images, unclear)).items():
         same[digest.sha256].append(name)
-    reasons = {
-        name: f"its content is that of {first}, which is used"
-        for first, *others in same.values()
-        for name in others
-    }
-    kept = [name for name in images.names if name not in reasons]
-    return replace(_only(images, kept), unreadable={**images.unreadable, **reasons})
+    copies: dict[str, str] = {}
+    for names in same.values():
+        first, *others = sorted(names, key=lambda name: (len(name), name))
+        copies |= dict.fromkeys(others, first)
+    kept = [name for name in images.names if name not in copies]
+    return replace(_only(images, kept), copies=dict(sorted(copies.items())))
 
 
 def _only(images: ImageSet, names: Iterable[str]) -> ImageSet:

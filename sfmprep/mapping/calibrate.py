@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,9 @@ from sfmprep.threads import thread_pool
 logger = logging.getLogger(__name__)
 
 _CONTRADICTED = 1.5
+_MAX_NAMED = 3  # cameras of which the same is said, each in a line of its own
 _BATCH = 256  # pairs in memory at once
-_MAX_TRIALS = 1000  # of RANSAC among inliers
+_TRIALS = (30, 1000)  # of RANSAC among inliers
 
 
 def calibrate_database(
@@ -62,15 +64,56 @@ def calibrate_database(
             zip(map(pycolmap.pair_id_to_image_pair, ids), counts, strict=True)
         )
         found = _search(cameras, reader, inliers, asked, seed, progress)
+        _log_all(cameras, found, reader)
         for key in sorted(asked):
             camera = cameras[key]
             if key in found:
-                _log(reader.name_of(key), camera, found[key])
                 changed = with_focal_length(camera, found[key].pixels)
                 changed.has_prior_focal_length = found[key].is_known or is_fisheye(
                     camera
                 )
                 database.update_camera(changed)
+
+
+def _log_all(
+    cameras: Mapping[int, pycolmap.Camera],
+    found: Mapping[int, FocalLength],
+    reader: ViewReader,
+) -> None:
+    """A line a camera, or one for all of which the same is to be said."""
+    alike = defaultdict(list)
+    for key in sorted(found):
+        focal, is_prior = found[key], cameras[key].has_prior_focal_length
+        alike[focal.refused, focal.is_known, is_prior].append(key)
+    for (refused, is_known, is_prior), keys in alike.items():
+        if len(keys) <= _MAX_NAMED:
+            for key in keys:
+                _log(reader.name_of(key), cameras[key], found[key])
+            continue
+        pixels = [found[key].pixels for key in keys]
+        if refused:
+            said = (
+                "the focal lengths that EXIF tells are contradicted by the matches;"
+                " %.0f to %.0f px, which fit them better, are used"
+            )
+        elif not is_known:
+            said = (
+                "the verified pairs do not tell the focal lengths, so they stay guesses"
+                " (%.0f to %.0f px); poses may be wrong. If they are known: --set"
+                " database.focal_length=PIXELS"
+            )
+        elif is_prior:
+            said = (
+                "the matches do not contradict the focal lengths of %.0f to %.0f px"
+                " that EXIF tells"
+            )
+        else:
+            said = "the matches tell focal lengths of %.0f to %.0f px"
+        logger.log(
+            logging.INFO if is_known and not refused else logging.WARNING,
+            f"%d cameras, such as that of %s: {said}",
+            *(len(keys), reader.name_of(keys[0]), min(pixels), max(pixels)),
+        )
 
 
 def _search(
@@ -252,7 +295,7 @@ def _relative_pose(
     options = pycolmap.TwoViewGeometryOptions()
     options.compute_relative_pose = True
     options.ransac.random_seed = seed
-    options.ransac.max_num_trials = _MAX_TRIALS
+    options.ransac.min_num_trials, options.ransac.max_num_trials = _TRIALS
     options.ransac.max_error = views.max_error_px
     first, second = (cameras[key] for key in views.camera_ids)
     rows = np.arange(len(views.xy[0]), dtype=np.uint32)

@@ -45,6 +45,10 @@ _FINER = (2, 6)  # how much finer the second and third grid are than the first
 _REACH = 4  # their steps on both sides of the best so far
 _BATCH = 64  # pairs whose tables are made at once
 _PRIOR_STDDEV = 0.1  # of the logarithm of what EXIF tells
+# Most captures have one zoom: two cameras that differ by more than this, in logarithms,
+# cost so much, and no more however much they differ.
+_ALIKE = 0.1
+_UNLIKE = 0.3
 # What a focal length that is `APART` times the best must cost more, in the losses of
 # pairs: two that are three deviations off each.
 _WORSE = 1.4
@@ -104,12 +108,15 @@ def find_joint_focal_lengths(
         values = best[:, None] + steps
         grids.append((values, graph.costs(values)))
     (wide, costs_of_wide), (fine, costs_of_fine) = grids[1:]
+    ends = np.log(PINHOLE_RATIOS[[0, -1]])
+    middle, reach = ends.mean(), np.ptp(ends) / 2 - np.log(STEP) / 2
     found = {}
     for row, key in enumerate(keys):
         if key in asked:
             best = vertex(fine[row], costs_of_fine[row])
             worse = _costs_apart(best, wide[row], costs_of_wide[row]) > _WORSE
-            found[key] = _judge(cameras[key], best, is_told=worse)
+            inside = abs(best - middle) < reach
+            found[key] = _judge(cameras[key], best, is_told=worse and inside)
     return found
 
 
@@ -203,7 +210,9 @@ class _Graph:
             np.exp(values[self.second[rows]]),
             step if step > np.log(STEP) / _FINER[-1] * 1.01 else 0.0,
         )
-        return np.log1p(chi / _CHI**2)
+        apart = values[self.first[rows], :, None] - values[self.second[rows], None, :]
+        unlike = apart**2 / (apart**2 + _ALIKE**2)
+        return np.log1p(chi / _CHI**2) + _UNLIKE * unlike
 
 
 def _min_sum(alone: Float64, tables: Float64, first: Index, second: Index) -> Float64:

@@ -17,6 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.linalg import splu
 from scipy.spatial.transform import Rotation
 
+from sfmprep.coords import beyond_rounding, rounding_of
 from sfmprep.types import Float64, Index
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _FREE = 5
 _FIRST_DEG = 30.0
 _FIRST_SHARE = 0.3
 _PRIOR_DEG = 0.02  # least that a given rotation is taken to be off
+_LEAST_SHARE = 1e-4  # of the size of the capture, that a baseline counts as
 _PRIOR_SHARE = 1e-4  # least that a given centre is taken to be off, of their spread
 
 
@@ -111,9 +113,8 @@ def edge_errors_deg(edges: Edges, rotations: Float64, centres: Float64) -> Float
     t = np.einsum("eij,ej->ei", rotations[second], centres[first] - centres[second])
     across = np.linalg.norm(np.cross(t, edges.directions), axis=1)
     along = np.einsum("ei,ei->e", t, edges.directions)
-    angle = np.where(
-        np.linalg.norm(t, axis=1) > 0, np.degrees(np.arctan2(across, along)), np.nan
-    )
+    apart = np.linalg.norm(t, axis=1) > rounding_of(centres)
+    angle = np.where(apart, np.degrees(np.arctan2(across, along)), np.nan)
     return np.stack([np.degrees(turned.magnitude()), angle], axis=1)
 
 
@@ -177,7 +178,7 @@ def _fit_centres(edges: Edges, rotations: Float64, given: Float64) -> Float64:
     first, second = edges.index.T
     towards = -np.einsum("eji,ej->ei", rotations[second], edges.directions)
     size = float(np.linalg.norm(given - np.median(given, axis=0), axis=1).max())
-    if not size > 0:
+    if not beyond_rounding(size, given):
         return given
     count, num = len(given), len(edges)
     own = np.arange(count)
@@ -192,7 +193,9 @@ def _fit_centres(edges: Edges, rotations: Float64, given: Float64) -> Float64:
             max(_spread(lengths[1]), least * size),
         )
         gap = centres[second] - centres[first]
-        length = np.maximum(np.linalg.norm(gap, axis=1), 1e-9 * size)[:, None, None]
+        # from two centres in one spot any step may lead anywhere: a bound to its slope
+        length = np.maximum(np.linalg.norm(gap, axis=1), _LEAST_SHARE * size)
+        length = length[:, None, None]
         unit = gap[:, :, None] / length
         change = (np.eye(3) - unit @ unit.swapaxes(1, 2)) / length
         blocks = _joined(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sfmprep.coords import beyond_rounding
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.types import Float64
 
@@ -39,7 +40,8 @@ def near_views(
     """
     forward = rotations[:, 2]
     spread = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
-    unit = float(np.median(spread)) or 1.0
+    # cameras in one spot have no distance to measure by, and rounding is none
+    unit = beyond_rounding(float(np.median(spread)), centres) or np.inf
     chosen = []
     for row in range(len(names)):
         cosine = (forward @ forward[row]).clip(-1, 1)

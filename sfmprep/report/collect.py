@@ -243,6 +243,7 @@ def _capture(images: ImageSet, reports: Sequence[ImageReport]) -> Capture:
         ],
         devices=sorted(devices - {""}),
         films=[FilmReport.model_validate(film) for film in images.films],
+        copies=dict(images.copies),
     )
 
 

@@ -88,6 +88,8 @@ class Capture(Record):
     """Makes and models of the cameras that EXIF names, sorted."""
     films: list[FilmReport] = []
     """Films, of which frames are used, sorted by name."""
+    copies: dict[str, str] = {}
+    """Files left out since another has their content: its name. They are no images."""
 
 
 class Result(Record):

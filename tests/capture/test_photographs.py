@@ -89,10 +89,17 @@ def test_file_with_the_content_of_another_is_used_once(tmp_path: Path, said) -> 
     images = find_photographs(tmp_path)
     assert images.names == ("a.bmp", "b.bmp")
     assert set(images.infos) == {"a.bmp", "b.bmp"}
-    assert images.unreadable == {
-        "c/other.bmp": "its content is that of a.bmp, which is used"
-    }
+    assert images.copies == {"c/other.bmp": "a.bmp"}
+    assert images.unreadable == {}
     assert said() == []
+
+
+def test_the_copy_is_that_with_the_longer_name(tmp_path: Path) -> None:
+    write(tmp_path / "a.bmp")
+    shutil.copy(tmp_path / "a.bmp", tmp_path / "a (1).bmp")
+    images = find_photographs(tmp_path)
+    assert images.names == ("a.bmp",)
+    assert images.copies == {"a (1).bmp": "a.bmp"}
 
 
 def test_files_that_differ_in_one_byte_are_both_used(

@@ -169,7 +169,10 @@ def test_pairs_are_read_one_by_one() -> None:
     )
 
 
-def test_database_with_a_camera_an_image_is_calibrated(tmp_path: Path) -> None:
+def test_database_with_a_camera_an_image_is_calibrated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sfmprep.mapping.calibrate")
     path = tmp_path / "database.db"
     true = write_walk(path, num_images=14, num_cameras=14, zoom=(0.6, 1.8))
     steps: list[object] = []
@@ -189,6 +192,11 @@ def test_database_with_a_camera_an_image_is_calibrated(tmp_path: Path) -> None:
         assert cameras[key].has_prior_focal_length
         assert cameras[key].mean_focal_length() == pytest.approx(focal, rel=0.08)
     assert totals == [0, len(steps)]
+    pixels = [camera.mean_focal_length() for camera in cameras.values()]
+    assert caplog.messages == [
+        "14 cameras, such as that of 00000.jpg: the matches tell focal lengths of"
+        f" {min(pixels):.0f} to {max(pixels):.0f} px"
+    ]
 
 
 def test_camera_unsure_by_its_own_pairs_is_told_by_those_with_others(

@@ -165,7 +165,12 @@ def test_unreadable_files_are_reported_by_name(
     start = spoilt.index(b"IDAT") + 4
     spoilt[start : start + 2000] = bytes(2000)
     (photos / "spoilt.png").write_bytes(spoilt)
-    out = run_well(capsys, photos, tmp_path / "out")
+    shutil.copy(photos / "0001.jpg", photos / "0001 (1).jpg")  # which does not count
+    assert run(reconstruct(photos, tmp_path / "out")) == 0
+    out, said = capsys.readouterr()
+    assert "0001 (1).jpg is left out: its content is that of 0001.jpg, which is" in said
+    assert said.count("spoilt.png") == 1
+    assert "have no features" not in said
     assert "7 of 10 images registered (70%)\n" in out
     assert [line for line in out.splitlines() if "left out" in line] == [
         "  left out: 0003.jpg: It cannot be used: truncated JPEG, it has no end marker;"
