@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,19 @@ def read_table(path: Path) -> dict[str, Any]:
         raise damaged(path, error) from error
     except OSError as error:
         raise not_read(path, error) from error
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Takes what a block stumbles over in the content of a file for damage of it.
+
+    Raises:
+        StoreError: it did.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, why: object) -> StoreError:
