@@ -19,7 +19,6 @@ from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, file_of
 from sfmprep.pipelines.stage_table import IMAGES, STAGES
 
-
 _FIELDS = {"version", "settings", "reads", "over", "key", "state"}
 
 

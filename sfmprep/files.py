@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,27 @@ def not_written(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"{path} cannot be written ({error.strerror}). Give an output folder that you"
         " may write to, on a disk with free space."
+    )
+
+
+_NO_NAME = "standard output, or another file without a name"
+
+
+def in_words(error: OSError) -> str:
+    """What the system says of a file or folder, where, and what to do."""
+    where = error.filename2 or error.filename or _NO_NAME
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "Free some disk space"
+    elif error.errno == errno.ENOENT:
+        advice = "It is gone: put it back if it was moved"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        advice = "Make its folder one that may be written to"
+    else:
+        advice = "See whether its disk is there and sound"
+    return (
+        f"{where}: {error.strerror or error}. {advice}, and run the same command again."
     )
 
 

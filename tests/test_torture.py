@@ -31,7 +31,7 @@ def test_some_faults_of_each_kind(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = [line for line in page.read_text().splitlines() if line.startswith("| ")]
     tried = {row.split(" | ")[0][2:] for row in rows[1:]}
-    assert tried == {"SIGKILL", "full disk", "damaged files", "bad input"}
+    assert tried == {"SIGKILL at a write", "full disk", "damaged files", "bad input"}
 
 
 def test_sixty_kinds_of_bad_input_have_a_message() -> None:

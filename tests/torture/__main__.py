@@ -15,11 +15,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.torture import bad_input, damage, folders, full_disk, kills, page, runs, scene
+from tests.torture import (
+    bad_input,
+    damage,
+    folders,
+    full_disk,
+    kills,
+    page,
+    runs,
+    scene,
+)
 from tests.torture.page import Row
 from tests.torture.reference import Reference, make_reference
 
 _WHOLE = 0.1  # of the counts: with less, the dearer half of each kind is left out
+_GOES_ON = "goes on to the same, bit for bit"
 STAGES = ["extract", "match", "match beside", "database", "map", "refine", "export"]
 
 
@@ -29,7 +39,9 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["SFMPREP_OFFLINE"] = "1"
     os.environ.pop("SFMPREP_WEIGHTS", None)
-    folder = Path(os.environ.get("TORTURE_FOLDER") or tempfile.mkdtemp(prefix="torture-"))
+    folder = Path(
+        os.environ.get("TORTURE_FOLDER") or tempfile.mkdtemp(prefix="torture-")
+    )
     os.environ["TORTURE_FOLDER"] = str(folder)
     if runs.library() is None and (lacking := runs.load_library(folder)):
         print(f"without faults at single calls: {lacking}", file=sys.stderr)
@@ -85,33 +97,39 @@ def _share(options: argparse.Namespace, number: int, least: int = 1) -> int:
     return max(round(number * options.share), least)
 
 
-def _kills(reference: Reference, place: Path, options: argparse.Namespace) -> list[Row]:
-    found = []
-    number, seed = _share(options, 50, 3), options.seed
-    if runs.library() is not None:
-        at_writes = kills.kill_at_writes(reference, place, number, seed)
-        hit, all_ = len(at_writes.stages), len(reference.writes)
-        found.append(
-            Row(
-                kind="SIGKILL",
-                what=f"at a call that writes, in {hit} of {all_} stages",
-                count=at_writes.num_kills,
-                expected="goes on to the same, bit for bit",
-                faults=at_writes.faults,
-            )
-        )
-    if options.share < _WHOLE and found:
-        return found
-    at_times = kills.kill_at_times(reference, place, number, seed)
+def _at_writes(
+    reference: Reference, place: Path, options: argparse.Namespace
+) -> list[Row]:
+    kind, what = "SIGKILL at a write", "at any call that writes, of every stage"
+    if runs.library() is None:
+        return [Row.skipped(kind, what, "needs a C compiler")]
+    number = _share(options, 50, 3)
+    found = kills.kill_at_writes(reference, place, number, options.seed)
+    hit, every = len(found.stages), len(reference.writes)
     return [
-        *found,
         Row(
-            kind="SIGKILL",
-            what="at any moment",
-            count=at_times.num_kills,
-            expected="goes on to the same, bit for bit",
-            faults=at_times.faults,
-        ),
+            kind=kind,
+            what=f"{what} ({hit} of {every} were hit)",
+            count=found.num_kills,
+            expected=_GOES_ON,
+            faults=found.faults,
+        )
+    ]
+
+
+def _at_times(
+    reference: Reference, place: Path, options: argparse.Namespace
+) -> list[Row]:
+    number = _share(options, 50, 3)
+    found = kills.kill_at_times(reference, place, number, options.seed)
+    return [
+        Row(
+            kind="SIGKILL at any moment",
+            what=f"by the clock; again and again in {found.num_folders} folders",
+            count=found.num_kills,
+            expected=_GOES_ON,
+            faults=found.faults,
+        )
     ]
 
 
@@ -195,7 +213,8 @@ KINDS: dict[str, Callable[[Reference, Path, argparse.Namespace], list[Row]]] = {
     "full": _full,
     "folders": _folders,
     "damage": _damage,
-    "kills": _kills,
+    "kills": _at_writes,
+    "moments": _at_times,
 }
 
 if __name__ == "__main__":

@@ -125,7 +125,9 @@ def _photographs() -> Iterator[Case]:
     def bomb(place: Place) -> None:
         place.only()
         for k in range(2):
-            place.write(f"photos/{k}.png", _png(np.full((1, 1, 3), k), (65_000, 65_000)))
+            place.write(
+                f"photos/{k}.png", _png(np.full((1, 1, 3), k), (65_000, 65_000))
+            )
 
     yield Case("headers that promise 4 gigapixels", run, bomb)
 

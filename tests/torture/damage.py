@@ -6,10 +6,13 @@ hang, or another result without a word.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +32,7 @@ from tests.torture.reference import Reference
 
 Parser = Callable[[Path], object]
 _RUNS = 60
+_HEADERS = 5_000
 _EXAMPLES = 150  # of each reader
 # of a whole run, in the order of writing: what is read by what comes later
 _IN_ORDER = (
@@ -77,7 +81,36 @@ def all_kinds(
             faults=faults,
         )
     )
-    return rows
+    return [*rows, _headers(folder, max(round(_HEADERS * share), 200), seed_)]
+
+
+def _headers(folder: Path, number: int, seed_: int) -> Row:
+    """See `headers.py`."""
+    kind, what = "damaged files", "headers of six kinds of photographs, by atheris"
+    if importlib.util.find_spec("atheris") is None:
+        return Row.skipped(kind, what, "needs atheris")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for path in (folder / "samples").glob("photograph.*"):
+        shutil.copy(path, corpus)
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.torture.headers"),
+            *(str(corpus), str(number), str(seed_)),
+        ],
+        env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return Row(
+        kind=kind,
+        what=what,
+        count=number,
+        expected="is read or refused",
+        faults=[ended.stderr[-2000:]] if ended.returncode else [],
+    )
 
 
 # ------------------------------------------------------------------------ whole runs
@@ -152,9 +185,7 @@ def _forget_what_follows(work: Path, name: str) -> None:
             path.unlink()
 
 
-def _without(
-    name: str, found: dict[str, str], other: dict[str, str]
-) -> dict[str, str]:
+def _without(name: str, found: dict[str, str], other: dict[str, str]) -> dict[str, str]:
     """Content without that of a file that nothing may have read."""
     own = name.rpartition("/")[2]
     return {key: v for key, v in found.items() if own not in key or key not in other}
@@ -250,6 +281,8 @@ def fuzz(
     if not pid:
         code = 1
         try:
+            noise = os.open(folder / "noise.txt", os.O_WRONLY | os.O_CREAT)
+            os.dup2(noise, 2)  # OpenCV and Pillow have much to say
             with noted.open("w") as file:
                 _fuzz_here(reader, place / reader.file.name, number, seed_, file)
             code = 0

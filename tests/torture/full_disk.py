@@ -23,6 +23,7 @@ _STEPS = 12  # of one disk
 _TOLD = (
     *("disk is full", "disk space", "free space", "database or disk is full"),
     "disk I/O error",
+    *("the disk does not take it", "its disk is there"),
 )
 
 

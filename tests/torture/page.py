@@ -47,5 +47,6 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     kept = [line for line in there if line.split(" | ")[0][2:] not in kinds]
     lines = sorted([*kept, *(row.text for row in rows)])
     path.write_text(
-        f"{before}{BEGIN}\n\n{_HEAD}\n" + "\n".join(lines) + f"\n\n{END}{after}", "utf-8"
+        f"{before}{BEGIN}\n\n{_HEAD}\n" + "\n".join(lines) + f"\n\n{END}{after}",
+        "utf-8",
     )
