@@ -54,7 +54,7 @@ def _expect_whole(folder: Path) -> None:
 
 
 def _skip_rig(data: bytes, at: int) -> int:
-    """Where the next rig begins: id, sensors, all but the first with or without pose."""
+    """Where the next rig begins: ids, and poses of some sensors but the first."""
     (num_sensors,) = struct.unpack_from("<I", data, at + 4)
     at += 8 + 8 * (num_sensors > 0)
     for _ in range(num_sensors - 1):

@@ -1,7 +1,8 @@
 """`make torture`: faults injected into real runs, counted into `examples/torture.md`.
 
-`--minutes` ends it where they are over; what was not tried is not counted. `--only` runs
-some kinds, whose counts take the place of earlier ones. Exit code 1: something is wrong.
+`--minutes` begins no kind once they are over; what was not tried is not counted.
+`--only` runs some kinds, whose counts take the place of earlier ones. Exit code 1:
+something is wrong.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _headers(folder: Path, number: int, seed_: int) -> Row:
 def in_runs(
     reference: Reference, folder: Path, number: int, seed_: int
 ) -> tuple[int, list[str]]:
-    """Damages one file of a finished result and goes on; how often, and what is wrong."""
+    """Damages one file of a finished result and goes on; tries, and what is wrong."""
     rng = random.Random(seed_)
     names = [*_IN_ORDER, *_BESIDE]
     rng.shuffle(names)
@@ -222,7 +222,10 @@ def readers_of(reference: Reference, folder: Path) -> list[Reader]:
                 read=_read_model,
                 beside=True,
             )
-            for file in ("cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin")
+            for file in (
+                *("cameras.bin", "images.bin", "points3D.bin"),
+                *("frames.bin", "rigs.bin"),
+            )
         ),
         Reader(name="stages.json", file=work / "stages.json", read=_read_stages),
         Reader(name="images.json", file=work / "images.json", read=_read_manifest),

@@ -66,7 +66,8 @@ def import_all() -> None:
     for name in (
         *("models.extractors.compact", "models.extractors.sift"),
         *("models.matchers.nearest", "models.matchers.lightglue"),
-        *("report.page", "refinement.refine", "cli.summary", "viewer.scene"),
+        *("report.page", "refinement.refine", "viewer.scene"),
+        *("cli.commands", "cli.summary"),
     ):
         importlib.import_module(f"sfmprep.{name}")
     import pycolmap
