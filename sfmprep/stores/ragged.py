@@ -584,8 +584,8 @@ def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
     if said and number:
         return StoreError(
             f"{place}: the disk does not take it ({os.strerror(number)}). See whether"
-            " it is there and sound, and run the same command again: it goes on from the"
-            " last complete item."
+            " it is there and sound, and run the same command again: it goes on from"
+            " the last complete item."
         )
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return StoreError(
