@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-scale bench-models gpu-wheels gpu gpu-table pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-scale bench-models gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -63,6 +63,9 @@ gpu: ## there: tests, benchmark, training, into gpu-results/; GPU="--minutes 9"
 
 gpu-table: $(READY) ## its results, into the README and examples/gpu.md
 	$(BIN)/python -m tests.bench.gpu.table
+
+torture: $(READY) ## faults in real runs, counted; TORTURE="--minutes 20 --seed 1"
+	$(BIN)/python -m tests.torture --page examples/torture.md $(TORTURE)
 
 pictures: demo ## the README's pictures of report and viewer; needs Chromium
 	$(BIN)/python -m tests.bench.pictures

@@ -25,7 +25,7 @@ from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
 from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.database import copy_database
+from sfmprep.mapping.database import copy_database, write_errors
 from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
@@ -217,7 +217,8 @@ def _scratch(packed: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that died
     folder.mkdir()
     try:
-        yield folder
+        with write_errors(packed):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 import pycolmap
 
 from sfmprep.errors import ReconstructionError, StoreError
+from sfmprep.files import as_written
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.mapping.models import read_model
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
@@ -237,18 +238,28 @@ def read_result(path: Path) -> pycolmap.Reconstruction:
 
 
 def read_poses(run: Run, number: int = 0) -> Poses:
-    """What is known of the poses of a model; nothing where there was no mapping."""
+    """What is known of the poses of a model; nothing where there was no mapping.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     path = run.workspace.poses
     if not path.is_file():
         return Poses()
-    found = json.loads(path.read_text("utf-8"))[number]
-    return Poses(
-        uncertainties={
-            name: PoseUncertainty(**values)
-            for name, values in found["uncertainties"].items()
-        },
-        outliers=found["outliers"],
-    )
+    try:
+        with as_written(path):
+            found = json.loads(path.read_text("utf-8"))[number]
+            return Poses(
+                uncertainties={
+                    name: PoseUncertainty(**values)
+                    for name, values in found["uncertainties"].items()
+                },
+                outliers=dict(found["outliers"]),
+            )
+    except StoreError as error:
+        raise StoreError(
+            f"{error} To have it made, delete {run.workspace.models} too."
+        ) from error
 
 
 def expect(run: Run, stage: str) -> None:

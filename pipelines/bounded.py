@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 
-from sfmprep.files import read_table, write_text
+from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.run import Run
 from sfmprep.types import Pair
@@ -98,7 +98,9 @@ def _affordable(
 
 def num_left_out(run: Run, stage: str) -> int:
     """How many pairs of a rung the budget had no time for."""
-    return int(read_table(run.workspace.left_out).get(stage, 0))
+    table = read_table(run.workspace.left_out)
+    with as_written(run.workspace.left_out):
+        return int(table.get(stage, 0))
 
 
 def _note(run: Run, stage: str, num_pairs: int) -> None:

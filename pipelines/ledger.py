@@ -15,9 +15,11 @@ from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import Recipe
-from sfmprep.files import read_table, write_text
+from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, file_of
 from sfmprep.pipelines.stage_table import IMAGES, STAGES
+
+_FIELDS = {"version", "settings", "reads", "over", "key", "state"}
 
 
 class Ledger:
@@ -44,7 +46,7 @@ class Ledger:
     ) -> None:
         self._out = out
         self._path = out / "work" / "stages.json"
-        recorded = {k: v["settings"] for k, v in read_table(self._path).items()}
+        recorded = {k: v["settings"] for k, v in self._table().items()}
         self.keys = Keys(recipe, images, recorded, films, rigs)
         self._began: dict[str, float] = {}  # of stages that something was added to
 
@@ -115,7 +117,8 @@ class Ledger:
         if self._began.keys() & set(names):
             return None
         told = [self._record(name).get("seconds") for name in names]
-        return sum(filter(None, told)) if any(told) else None
+        with as_written(self._path):
+            return sum(filter(None, told)) if any(told) else None
 
     def why(self, name: str) -> list[str]:
         """Why a stage would run again, in words; nothing for one that is done.
@@ -163,8 +166,20 @@ class Ledger:
                 yield f"{_name(other)} changed"
 
     def _record(self, name: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = read_table(self._path).get(name, {})
+        found: Mapping[str, Any] = self._table().get(name, {})
         return found
+
+    def _table(self) -> dict[str, Any]:
+        table = read_table(self._path)
+        with as_written(self._path):
+            for record in table.values():
+                if lacking := _FIELDS - record.keys():
+                    raise ValueError(f"a stage has no {min(lacking)}")
+                if not isinstance(record["reads"], dict) or not isinstance(
+                    record["over"], dict
+                ):
+                    raise TypeError("what a stage read is no table")
+        return table
 
     def _write(
         self,
@@ -187,7 +202,7 @@ class Ledger:
             record["sha256"] = sha256
         if seconds is not None:
             record["seconds"] = seconds
-        table = read_table(self._path)
+        table = self._table()
         if table.get(name) != record:
             table[name] = record
             write_text(self._path, json.dumps(table, indent=1, ensure_ascii=False))

@@ -288,7 +288,7 @@ def _open_result(out: Path) -> tuple[Recipe, pycolmap.Reconstruction, Workspace]
     if not place.recipe.is_file() or not place.features.is_file():
         raise ConfigError(
             f"{out} is not an output of sfmprep with its work folder: there is no"
-            " recipe.yaml, or no work/features.h5."
+            " recipe.yaml, or no work/features.h5. Run `sfmprep reconstruct` first."
         )
     if not (place.models / "0").is_dir():
         raise ConfigError(
@@ -315,13 +315,16 @@ def _scanned(photographs: Sequence[Path]) -> ImageSet:
     for path in photographs:
         try:
             if not is_image(path.name):
-                raise ImageError(f"{path} is not a photograph, nor the only folder")
+                raise ImageError("it is not a photograph, nor the only folder")
             infos[path.resolve().as_posix().lstrip("/")] = read_info(path)
         except ImageError as error:
             unreadable[path.resolve().as_posix().lstrip("/")] = str(error)
     if not infos:
-        reasons = "; ".join(unreadable.values()) or "none was named"
-        raise ImageError(f"no photograph to localise: {reasons}.")
+        reasons = "; ".join(f"/{name}: {why}" for name, why in unreadable.items())
+        raise ImageError(
+            f"no photograph to localise: {reasons or 'none was named'}. Give files or a"
+            " folder that can be read."
+        )
     return ImageSet(Path("/"), tuple(sorted(infos)), infos, unreadable)
 
 

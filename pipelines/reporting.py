@@ -16,7 +16,7 @@ from sfmprep.dataset.world_frame import apply_world
 from sfmprep.export.install import WORLD
 from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
-from sfmprep.files import read_table, write_text
+from sfmprep.files import as_written, read_table, write_text
 from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
@@ -140,11 +140,12 @@ def write_report_again(
         missing: Why there are no models.
     """
     old = read_table(run.workspace.report)  # also one of an earlier version
-    unreadable = {
-        image["name"]: image["reason"].removeprefix(UNREADABLE)
-        for image in old.get("images", ())
-        if image["status"] == "unreadable"
-    }
+    with as_written(run.workspace.report):
+        unreadable = {
+            image["name"]: image["reason"].removeprefix(UNREADABLE)
+            for image in old.get("images", ())
+            if image["status"] == "unreadable"
+        }
     return write_report(
         *(run, models, features),
         unreadable=unreadable,

@@ -47,7 +47,13 @@ def _read(path: Path, images: ImageSet) -> list[dict[str, Any]]:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"rigs: {path} cannot be read as COLMAP's rig_config.json ({error})."
+            " Correct the path or the file."
         ) from error
+    if not configs:
+        raise ConfigError(
+            f"rigs: {path} holds no rig. Expected a list of them, as COLMAP's"
+            " rig_config.json is."
+        )
     for camera in (camera for config in configs for camera in config.cameras):
         prefix = camera.image_prefix
         if not any(name.startswith(prefix) for name in images.names):

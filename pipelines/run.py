@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sfmprep.budget import Budget
 from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256
@@ -22,7 +23,7 @@ from sfmprep.executors.local import Processes
 from sfmprep.executors.protocol import Executor
 from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.targets import plan_folders
-from sfmprep.files import read_table, write_text
+from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pipelines.choose_frontend import (
     choose_frontend,
     fetch_weights,
@@ -251,10 +252,12 @@ def read_contents(
 ) -> Contents:
     """Reads the files whose size or time is not that of the last run."""
     table = read_table(workspace.manifest)
-    photographs, masks = (
-        {name: FileDigest(*row) for name, row in table.get(part, {}).items()}
-        for part in ("photographs", "masks")
-    )
+    with as_written(workspace.manifest):
+        photographs, masks = (
+            {name: _digest_of(row) for name, row in table.get(part, {}).items()}
+            for part in ("photographs", "masks")
+        )
+        present = {str(name) for name in table.get("present", photographs)}
     now_photographs = content_sha256(images, photographs, progress=progress)
     now_masks = masks_sha256(images, masks, progress=progress)
     was, now = _checksums(photographs, masks), _checksums(now_photographs, now_masks)
@@ -262,12 +265,17 @@ def read_contents(
     return Contents(
         now=now,
         changed=[name for name in now if was.get(name, now[name]) != now[name]],
-        gone=sorted(set(table.get("present", was)) - now.keys()),
+        gone=sorted(present - now.keys()),
         manifest={
             "photographs": {**photographs, **now_photographs},
             "masks": {**kept, **now_masks},
         },
     )
+
+
+def _digest_of(row: Sequence[Any]) -> FileDigest:
+    num_bytes, mtime_ns, sha256 = row
+    return FileDigest(int(num_bytes), int(mtime_ns), str(sha256))
 
 
 def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:

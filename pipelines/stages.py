@@ -85,7 +85,8 @@ def extract(
     if len(images) - len(unreadable) < 2:
         raise ImageError(
             f"{images.root}: only {len(images) - len(unreadable)} of {len(images)}"
-            " images, or their masks, can be used; poses need at least two."
+            " images, or their masks, can be used; poses need at least two. Mend what"
+            " is said of each above."
         )
     run.finish("extract")
     return FeatureStore(run.workspace.features), unreadable

@@ -50,7 +50,7 @@ from sfmprep.files import not_written
 logger = logging.getLogger(__name__)
 
 _EARLY = {
-    *("lock", "developed", "developed.json", "stages.json"),
+    *("lock", "developed", "developed.json", "stages.json", "images.json"),
     *("unmasked", "motion_masks", "motion_masks.json"),
 }
 
@@ -163,8 +163,9 @@ class Workspace:
                 )
         if self.recipe.is_file() or not self.out.is_dir():
             return
-        found = sorted(entry.name for entry in self.out.iterdir())
-        if found == ["work"] and all(map(_is_early, self.work.iterdir())):
+        found = sorted(e.name for e in self.out.iterdir() if not _is_left(e))
+        there = self.work.iterdir() if self.work.is_dir() else ()
+        if found in ([], ["work"]) and all(map(_is_early, there)):
             return  # a run that was stopped before there was a recipe, or shares
         if found:
             raise ConfigError(
@@ -173,10 +174,15 @@ class Workspace:
             )
 
 
+def _is_left(path: Path) -> bool:
+    """Whether a killed `write_text` left this."""
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_early(path: Path) -> bool:
     """Whether this may lie in `work` before there is a recipe."""
-    return path.name in _EARLY or path.suffix == ".parts"
+    return path.name in _EARLY or path.suffix == ".parts" or _is_left(path)

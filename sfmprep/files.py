@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,27 @@ def not_written(path: Path, error: OSError) -> StoreError:
     )
 
 
+_NO_NAME = "standard output, or another file without a name"
+
+
+def in_words(error: OSError) -> str:
+    """What the system says of a file or folder, where, and what to do."""
+    where = error.filename2 or error.filename or _NO_NAME
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "Free some disk space"
+    elif error.errno == errno.ENOENT:
+        advice = "It is gone: put it back if it was moved"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        advice = "Make its folder one that may be written to"
+    else:
+        advice = "See whether its disk is there and sound"
+    return (
+        f"{where}: {error.strerror or error}. {advice}, and run the same command again."
+    )
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is no file."""
     if not path.is_file():
@@ -45,6 +70,19 @@ def read_table(path: Path) -> dict[str, Any]:
         raise damaged(path, error) from error
     except OSError as error:
         raise not_read(path, error) from error
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Takes what a block stumbles over in the content of a file for damage of it.
+
+    Raises:
+        StoreError: it did.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, why: object) -> StoreError:

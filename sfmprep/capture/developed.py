@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from sfmprep.capture.folder import (
+    expect_folder,
     find_files,
     is_film,
     is_image,
@@ -179,12 +180,17 @@ def files_to_develop(
         source: A folder of photographs, or a film.
         mask_root: A folder that is not entered, or None.
         cut: Which images are panoramas that are cut into views.
+
+    Raises:
+        ImageError: there is no such folder of masks.
     """
     if source.is_file():
         return {source.name: source} if is_film(source.name) else {}
     if not source.is_dir():
         return {}
     folder, _ = photograph_folder(source)
+    if mask_root is not None and not mask_root.is_file():
+        expect_folder(mask_root, "mask")
     files = sorted(find_files(folder, mask_root, {}))
     images = [name for name in files if is_image(name)]
     others = [name for name in files if is_film(name) or is_raw(name)]

@@ -23,6 +23,7 @@ from sfmprep import __version__
 from sfmprep.cli import around, stages, whole
 from sfmprep.cli.options import DatasetOptions
 from sfmprep.errors import ConfigError, SfmprepError, did_you_mean
+from sfmprep.files import in_words
 from sfmprep.interrupts import EXIT_CODE, STOPPED, watch_signals
 from sfmprep.terminal import say
 
@@ -39,7 +40,7 @@ def main() -> None:
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # such as of `| head`
-            say(f"sfmprep: error: {_in_words(error)}")
+            say(f"sfmprep: error: {in_words(error)}")
         # Python would flush once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -81,7 +82,7 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # what no stage has an answer to
-        say(f"sfmprep: error: {_in_words(error)}")
+        say(f"sfmprep: error: {in_words(error)}")
         return 1
     except KeyboardInterrupt:
         say(STOPPED)
@@ -91,12 +92,6 @@ def run(args: list[str]) -> int:
             _hint_at_settings(args)
         return exit_.code if isinstance(exit_.code, int) else bool(exit_.code)
     return code or 0
-
-
-def _in_words(error: OSError) -> str:
-    """What happened to which file, as far as the system says."""
-    where = error.filename or "standard output, or another file without a name"
-    return f"{where}: {error.strerror or error}"
 
 
 def _commands() -> dict[str, Callable[..., Any]]:

@@ -97,7 +97,8 @@ def _read_whole(
     if place in chain:
         circle = " -> ".join([*chain.values()][[*chain].index(place) :])
         raise ConfigError(
-            f"these recipes are like each other in a circle: {circle} -> {source}"
+            f"these recipes are like each other in a circle: {circle} -> {source}."
+            " Remove one `like`."
         )
     own.setdefault("name", Path(name_or_path).stem)
     if "like" not in own:
@@ -123,7 +124,10 @@ def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from error
+        raise ConfigError(
+            f"{source} is not YAML: {error}\nCorrect it there. See `sfmprep recipes"
+            " splat`."
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError(
             f"{source} holds {type(data).__name__} but a recipe is a mapping of keys"
@@ -139,10 +143,13 @@ def _recipe_text(name_or_path: str | Path) -> tuple[str, str]:
             return path.read_text("utf-8"), f"recipe file {path}"
         except OSError as error:
             raise ConfigError(
-                f"recipe file {path} cannot be read: {error.strerror}"
+                f"recipe file {path} cannot be read: {error.strerror}. Correct the"
+                " path, or name a recipe of `sfmprep recipes`."
             ) from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"recipe file {path} is not UTF-8 text") from error
+            raise ConfigError(
+                f"recipe file {path} is not UTF-8 text. Save it as such."
+            ) from error
     if str(name_or_path) not in recipe_names():
         raise ConfigError(_no_recipe(str(name_or_path)))
     folder = importlib.resources.files("sfmprep.recipes")

@@ -224,7 +224,10 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, sqlite3.Error, OSError) as error:
-        if isinstance(error, RuntimeError) and "SQLite" not in str(error):
+        of_database = ("SQLite", "database factory")  # what COLMAP says of one
+        if isinstance(error, RuntimeError) and not any(
+            words in str(error) for words in of_database
+        ):
             raise
         if isinstance(error, OSError) and path.name not in str(error.filename):
             raise

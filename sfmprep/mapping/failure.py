@@ -29,8 +29,9 @@ def explain_failure(
     if not verified.num_pairs:
         return (
             f"none of the {len(images)} images of {images.root} matches another: the"
-            " photographs do not overlap, are blurred or show no texture. Take them so"
-            " that neighbours share two thirds of what they show."
+            " photographs do not overlap, are blurred or show no texture"
+            f"{', or their masks leave nothing of them' if images.mask_root else ''}."
+            " Take them so that neighbours share two thirds of what they show."
         )
     if not verified.num_verified:
         return (

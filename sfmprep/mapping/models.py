@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pycolmap
 
 from sfmprep.errors import ReconstructionError, StoreError
+
+_COUNT = struct.Struct("<Q")
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
@@ -19,11 +23,61 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
         ReconstructionError: it is damaged, or there is none.
     """
     try:
+        _expect_whole(folder)
         return pycolmap.Reconstruction(folder)
     except (ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise ReconstructionError(
             f"{folder} holds a damaged COLMAP model ({error}). Make it again."
         ) from error
+
+
+def _expect_whole(folder: Path) -> None:
+    """Raises ValueError unless counts in binary files fit the sizes of the files.
+
+    COLMAP believes them, and a wrong one takes all memory before it is an error.
+    """
+    for name, skip in (
+        *(("rigs.bin", _skip_rig), ("frames.bin", _skip_frame)),
+        *(("images.bin", _skip_image), ("points3D.bin", _skip_point)),
+    ):
+        path = folder / name
+        if not path.is_file():
+            continue
+        data, at = path.read_bytes(), _COUNT.size
+        try:
+            for _ in range(_COUNT.unpack_from(data)[0]):
+                at = skip(data, at)
+        except (struct.error, ValueError, IndexError):
+            at = -1
+        if at != len(data):
+            raise ValueError(f"{name} does not hold what it counts")
+
+
+def _skip_rig(data: bytes, at: int) -> int:
+    """Where the next rig begins: ids, and poses of some sensors but the first."""
+    (num_sensors,) = struct.unpack_from("<I", data, at + 4)
+    at += 8 + 8 * (num_sensors > 0)
+    for _ in range(num_sensors - 1):
+        at += 9 + 56 * (data[at + 8] > 0)
+    return at
+
+
+def _skip_frame(data: bytes, at: int) -> int:
+    """Where the next frame begins: ids and pose, 16 bytes an image."""
+    at += 64
+    return at + 4 + 16 * int(struct.unpack_from("<I", data, at)[0])
+
+
+def _skip_image(data: bytes, at: int) -> int:
+    """Where the next image begins: ids and pose, name, 24 bytes a keypoint."""
+    at = data.index(b"\0", at + 64) + 1
+    return at + _COUNT.size + 24 * int(_COUNT.unpack_from(data, at)[0])
+
+
+def _skip_point(data: bytes, at: int) -> int:
+    """Where the next point begins: id, place, colour, error, 8 bytes an observation."""
+    at += 43
+    return at + _COUNT.size + 8 * int(_COUNT.unpack_from(data, at)[0])
 
 
 def write_packed(path: Path, models: Sequence[pycolmap.Reconstruction]) -> None:
@@ -65,7 +119,27 @@ def read_packed(path: Path) -> list[pycolmap.Reconstruction]:
             archive.extractall(made)
             folders = sorted(Path(made).iterdir(), key=lambda folder: int(folder.name))
             return [read_model(folder) for folder in folders]
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ReconstructionError(
-            f"{path} is damaged ({error}). Delete it; the next run makes it again."
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing ({error}). Run again.") from error
+    except OSError as error:
+        if error.errno is None:  # of what the archive says, not of the system
+            raise _damaged(path, error) from error
+        raise StoreError(
+            f"{path} cannot be unpacked beside it ({error.strerror}). Free some disk"
+            " space and run again."
         ) from error
+    except _OF_CONTENT as error:
+        raise _damaged(path, error) from error
+
+
+# what zipfile and its readers raise at archives with other bits
+_OF_CONTENT = (
+    *(zipfile.BadZipFile, EOFError, ValueError, KeyError, IndexError, TypeError),
+    *(RuntimeError, AttributeError, struct.error, zlib.error),
+)
+
+
+def _damaged(path: Path, error: Exception) -> ReconstructionError:
+    return ReconstructionError(
+        f"{path} is damaged ({error}). Delete it; the next run makes it again."
+    )

@@ -35,6 +35,7 @@ import io
 import itertools
 import json
 import os
+import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -573,10 +574,18 @@ def differences(
 
 def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
     number = error.errno if isinstance(error, OSError) else None
+    if said := re.search(r"errno = (\d+)", str(error)):  # HDF5's words, on many lines
+        number = int(said[1])
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(
             f"{place}: the disk is full ({os.strerror(number)}). Free some space and"
             " run the same command again: it goes on from the last complete item."
+        )
+    if said and number:
+        return StoreError(
+            f"{place}: the disk does not take it ({os.strerror(number)}). See whether"
+            " it is there and sound, and run the same command again: it goes on from"
+            " the last complete item."
         )
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return StoreError(

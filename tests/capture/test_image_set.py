@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from sfmprep.capture import batches as batching
 from sfmprep.capture import image_file
 from sfmprep.capture.batches import fit_size, load_batches
-from sfmprep.capture.image_file import ImageInfo, read_pixels
+from sfmprep.capture.image_file import ImageInfo, read_info, read_pixels
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import upright_matrix, upright_pixels, upright_size
 from sfmprep.errors import ConfigError, ImageError
@@ -59,6 +59,18 @@ def image_set(root: Path, **infos: ImageInfo) -> ImageSet:
 
 
 # ---------------------------------------------------------------------------- headers
+def test_a_damaged_avif_is_refused_whatever_its_reader_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (64, 48)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"av1C", b"xv1C"))
+    with pytest.raises(ImageError) as caught:
+        read_info(path)
+    assert str(caught.value) == (
+        "damaged or truncated AVIF header; copy the file again"
+    )
+
+
 def test_header_says_size_and_camera(tmp_path: Path) -> None:
     lens = {0x920A: 4.25, 0xA405: 26, 0xA434: "iPhone 12 back camera"}
     tags = exif(orientation=6, camera=("Apple\0", " iPhone 12 "), lens=lens)

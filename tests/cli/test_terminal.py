@@ -258,7 +258,7 @@ def test_full_stdout_is_an_error_and_no_traceback() -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "sfmprep: error: standard output, or another file without a name: No space left"
-        " on device\n"
+        " on device. Free some disk space, and run the same command again.\n"
     )
 
 

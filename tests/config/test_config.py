@@ -235,12 +235,15 @@ def test_recipes_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(path)
     assert str(caught.value) == (
-        f"recipe file {path} cannot be read: No such file or directory"
+        f"recipe file {path} cannot be read: No such file or directory. Correct the"
+        " path, or name a recipe of `sfmprep recipes`."
     )
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError) as caught:
         load_recipe(path)
-    assert str(caught.value) == f"recipe file {path} is not UTF-8 text"
+    assert str(caught.value) == (
+        f"recipe file {path} is not UTF-8 text. Save it as such."
+    )
     with pytest.raises(ConfigError) as caught:
         load_recipe("splatt")
     assert str(caught.value) == (
@@ -525,22 +528,24 @@ def test_whoever_names_a_choice_names_all(tmp_path: Path) -> None:
         ),
         (
             "like: none.yaml",
-            "recipe file none.yaml cannot be read: No such file or directory",
+            "recipe file none.yaml cannot be read: No such file or directory. Correct"
+            " the path, or name a recipe of `sfmprep recipes`.",
         ),
         (
             "like: mine.yaml",
             "these recipes are like each other in a circle: recipe file mine.yaml ->"
-            " recipe file mine.yaml",
+            " recipe file mine.yaml. Remove one `like`.",
         ),
         (
             "like: one.yaml",
             "these recipes are like each other in a circle: recipe file one.yaml ->"
-            " recipe file two.yaml -> recipe file one.yaml",
+            " recipe file two.yaml -> recipe file one.yaml. Remove one `like`.",
         ),
         (
             "like: deep/a.yaml",
             "these recipes are like each other in a circle: recipe file deep/a.yaml ->"
-            " recipe file deep/../b.yaml -> recipe file deep/../deep/a.yaml",
+            " recipe file deep/../b.yaml -> recipe file deep/../deep/a.yaml. Remove one"
+            " `like`.",
         ),
         (
             "like: bad.yaml\nseed: 1",

@@ -65,7 +65,7 @@ def test_what_cannot_be_localised_in(tmp_path: Path) -> None:
         localise(tmp_path, [tmp_path])
     assert str(caught.value) == (
         f"{tmp_path} is not an output of sfmprep with its work folder: there is no"
-        " recipe.yaml, or no work/features.h5."
+        " recipe.yaml, or no work/features.h5. Run `sfmprep reconstruct` first."
     )
     with pytest.raises(ConfigError) as caught:
         write_located([], tmp_path / "a.xyz")

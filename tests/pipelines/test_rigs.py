@@ -162,6 +162,19 @@ def test_files_that_are_none_of_rigs_are_named(
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_a_file_without_a_rig_is_refused(content: str, tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "a.jpg", (64, 48))
+    path = tmp_path / "rigs.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        find_rigs(ImageSet.scan(tmp_path / "photos"), recipe(rigs=path))
+    assert str(caught.value) == (
+        f"rigs: {path} holds no rig. Expected a list of them, as COLMAP's"
+        " rig_config.json is."
+    )
+
+
 def test_rigs_are_a_stage_where_there_are_any() -> None:
     with_rigs, without, other = (
         Keys(recipe(), {}, {}, rigs=rigs)

@@ -87,6 +87,27 @@ def test_a_choice_is_made_when_there_are_features(
     assert open_once(photos, out, load_recipe("sift")).recipe.features.type == "sift"
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        ("work/lock", "work/images.json"),
+        ("work/lock", "work/.images.json.part"),
+        ("work/lock", "work/images.json", ".recipe.yaml.part"),
+        ("work/.stages.json.part", "work/stages.json"),
+    ],
+)
+def test_a_run_killed_before_there_is_a_recipe_goes_on(
+    tmp_path: Path, photos: Path, recipe: Recipe, left: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    for name in left:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    open_once(photos, out, recipe)
+    assert read_resolved(out / "recipe.yaml") == recipe
+
+
 def test_a_run_stopped_before_the_choice_has_made_none(
     tmp_path: Path, photos: Path
 ) -> None:

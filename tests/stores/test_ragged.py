@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -520,3 +521,33 @@ def test_a_table_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
     start_writer(path, limit=2000).communicate()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (
+            errno.ENOSPC,
+            "the disk is full (No space left on device). Free some space and run the"
+            " same command again: it goes on from the last complete item.",
+        ),
+        (
+            errno.EIO,
+            "the disk does not take it (Input/output error). See whether it is there"
+            " and sound, and run the same command again: it goes on from the last"
+            " complete item.",
+        ),
+    ],
+)
+def test_what_hdf5_says_of_a_disk_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    table = new(tmp_path / "t.h5", [item(0)])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"Can't flush\n, filename = 't', errno = {number}, buf = 0x")
+
+    monkeypatch.setattr("sfmprep.stores.ragged._write_rows", fail)
+    with pytest.raises(StoreError) as caught:
+        table.append([item(1)])
+    assert str(caught.value) == f"{tmp_path / 't.h5'}: {message}"

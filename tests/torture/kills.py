@@ -1,0 +1,107 @@
+"""SIGKILL at writes of every stage, and at any time: what goes on gives the same."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.torture import runs, scene
+from tests.torture.content import content, differences
+from tests.torture.reference import Reference
+
+_LEGS = 8  # kills of one folder, ever later, before it may come to its end
+_LONGEST_LEG = 0.3  # of the seconds of a whole run
+
+
+@dataclass(kw_only=True)
+class Kills:
+    """What the kills left."""
+
+    num_kills: int = 0
+    num_folders: int = 0
+    stages: Counter[str] = field(default_factory=Counter)  # killed at a write of
+    faults: list[str] = field(default_factory=list)
+
+
+def kill_at_writes(
+    reference: Reference, folder: Path, num_kills: int, seed: int
+) -> Kills:
+    """Kills at writes of stages, all in turn, each at any of its writes."""
+    rng = random.Random(seed)
+    found = Kills()
+    waiting: list[str] = []
+    while found.num_kills < num_kills:
+        if len(waiting) < _LEGS:  # every stage before any comes again
+            waiting += rng.sample([*reference.writes], len(reference.writes))
+        legs, waiting = waiting[:_LEGS], waiting[_LEGS:]
+        legs.sort(key=[*reference.writes].index)
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        for stage in legs[: num_kills - found.num_kills]:
+            at = rng.randrange(reference.writes[stage])
+
+            def prepare(stage: str = stage, at: int = at, out: Path = out) -> None:
+                runs.at_stage(stage, lambda: runs.arm(out, fault=runs.KILL, at=at))
+
+            ended = runs.run(scene.command(reference.images, out), folder, prepare)
+            _note(found, ended, f"{stage}, write {at} (seed {seed})", stage)
+        _go_on(found, reference, out, folder, f"kills at writes {legs} (seed {seed})")
+    return found
+
+
+def kill_at_times(
+    reference: Reference, folder: Path, num_kills: int, seed: int
+) -> Kills:
+    """Kills at random moments, again and again in one folder."""
+    rng = random.Random(seed)
+    found = Kills()
+    while found.num_kills < num_kills:
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        before = found.num_kills
+        for _ in range(min(_LEGS, num_kills - before)):
+            seconds = rng.uniform(0, _LONGEST_LEG * reference.seconds)
+            running = runs.start(scene.command(reference.images, out), folder)
+            ended = runs.finish(running, kill_after_s=seconds)
+            if ended.code == 0:
+                break  # it was faster
+            _note(found, ended, f"after {seconds:.3f} s (seed {seed})", "")
+        _go_on(found, reference, out, folder, f"kills at times (seed {seed})")
+    return found
+
+
+def _note(found: Kills, ended: runs.Ended, where: str, stage: str) -> None:
+    if not ended.was_killed:
+        if ended.code:
+            found.faults.append(f"{where}: ended by {ended.code}: {ended.err[-300:]}")
+        return
+    found.num_kills += 1
+    if stage:
+        found.stages[stage] += 1
+
+
+def _go_on(
+    found: Kills, reference: Reference, out: Path, folder: Path, what: str
+) -> None:
+    ended = runs.run(scene.command(reference.images, out), folder)
+    found.num_folders += 1
+    if ended.code != reference.code or ended.fault:
+        said = f"exit code {ended.code}; {ended.out[-300:]}{ended.err[-300:]}"
+        found.faults.append(f"{what}: it does not go on: {said}")
+    elif other := differences(reference.content, content(out)):
+        found.faults.append(f"{what}: other than uninterrupted: {', '.join(other)}")
+
+
+def merged(some: Sequence[Kills]) -> Kills:
+    """All of them as one."""
+    whole = Kills()
+    for each in some:
+        whole.num_kills += each.num_kills
+        whole.num_folders += each.num_folders
+        whole.stages += each.stages
+        whole.faults += each.faults
+    return whole
