@@ -150,7 +150,9 @@ def export_dataset(
                 layout=folder.layout,
                 names=folder.layout.file_names(names),
                 made_from=keys(folder.layout),
-                earlier=earlier and EarlierImages.read(earlier.folder / folder.name),
+                earlier=EarlierImages.read(earlier.folder / folder.name)
+                if earlier
+                else None,
             )
             for folder in folders
             if folder.layout.pixels != "spheres"

@@ -148,9 +148,12 @@ def _write_one(
         else:
             size = width // factor, height // factor
             reduced = pixels if factor == 1 else reduce_pixels(pixels, size)
-            options = {"quality": config.jpeg_quality, "subsampling": "4:4:4"}
-            is_png = target.suffix.lower() == ".png"
-            Image.fromarray(reduced).save(target, **({} if is_png else options))
+            picture = Image.fromarray(reduced)
+            if target.suffix.lower() == ".png":
+                picture.save(target)
+            else:
+                quality = config.jpeg_quality
+                picture.save(target, quality=quality, subsampling="4:4:4")
         if with_masks:
             grey = reduce_mask(used, factor).astype(np.uint8) * np.uint8(255)
             below = folder / f"masks{suffix}" / f"{target.stem}.png"
