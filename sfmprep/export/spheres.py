@@ -13,7 +13,7 @@ the height. A part of a sphere has its principal point where the whole one's mid
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,12 +61,7 @@ def write_spheres(
         OSError: a file cannot be written.
     """
     poses = _poses(model, images)
-    if not poses:
-        raise ConfigError(
-            "export.targets: nerfstudio-360 takes 360° photographs as they are, but"
-            " none of them is in the model (frames of a film are kept as views alone)."
-            " Leave nerfstudio-360 out."
-        )
+    expect_spheres(images, poses)
     names = flat_names(sorted(poses))
     masks = {name: mask_file(images.mask_root, name) for name in names}
     with_masks = any(path is not None for path in masks.values())
@@ -93,6 +88,16 @@ def write_spheres(
         "frames": frames,
     }
     write_json(folder / "transforms.json", content)
+
+
+def expect_spheres(images: ImageSet, names: Collection[str]) -> None:
+    """Raises ConfigError unless a 360° photograph is among these panoramas, by name."""
+    if not any(p.film is None and p.name in names for p in images.panoramas):
+        raise ConfigError(
+            "export.targets: nerfstudio-360 takes 360° photographs as they are, but"
+            f" none of them is in {images.source} or has a pose (frames of a film are"
+            " kept as views alone). Leave nerfstudio-360 out."
+        )
 
 
 def _poses(model: pycolmap.Reconstruction, images: ImageSet) -> Mapping[str, Float64]:

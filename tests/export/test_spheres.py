@@ -194,7 +194,7 @@ def test_without_panoramas_it_is_refused(tmp_path: Path) -> None:
         export(capture, tmp_path / "out")
     assert str(caught.value) == (
         "export.targets: nerfstudio-360 takes 360° photographs as they are, but none of"
-        " them is in the model (frames of a film are kept as views alone). Leave"
-        " nerfstudio-360 out."
+        f" them is in {tmp_path / 'photos'} or has a pose (frames of a film are kept as"
+        " views alone). Leave nerfstudio-360 out."
     )
     assert not (tmp_path / "out" / "transforms.json").exists()
