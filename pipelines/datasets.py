@@ -25,6 +25,8 @@ from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.export.install import INIT, SUBMODELS, WORLD
 from sfmprep.export.listing import LISTING, is_begun, is_export
+from sfmprep.export.spheres import CLOUD
+from sfmprep.export.taken_over import EarlierExport
 from sfmprep.export.targets import plan_folders
 from sfmprep.export.tracks import TRACKS
 from sfmprep.geometry.uncertainty import PoseUncertainty
@@ -117,6 +119,7 @@ def export_models(
                     *(features, matches, read_poses(run, number).uncertainties),
                     scales=reduction_scales(run.images, run.recipe.features.max_size),
                     world=None if number else world,
+                    earlier=_earlier(run, folder),
                     progress=progress,
                 )
             except (ConfigError, ReconstructionError) as error:
@@ -140,6 +143,7 @@ def write_dataset(
     *,
     scales: Mapping[str, float] | None,
     world: WorldFrame | None = None,
+    earlier: EarlierExport | None = None,
     progress: Progress,
 ) -> ExportSummary:
     """Writes the dataset of a model: its frame, points to start from, and images.
@@ -160,20 +164,28 @@ def write_dataset(
         *(apply_world(seeded, world.world_from_sfm), images, folder, config),
         world=world,
         uncertainties=in_world(uncertainties, float(world.world_from_sfm.scale)),
+        earlier=earlier,
         progress=progress,
     )
+
+
+def _earlier(run: Run, folder: Path) -> EarlierExport:
+    """The dataset that lay in a folder, which was set aside."""
+    place = run.workspace.earlier_dataset / folder.relative_to(run.workspace.out)
+    return EarlierExport(folder=place, contents=run.ledger.keys.images)
 
 
 def _is_whole(run: Run, out: Path, *, has_others: bool) -> bool:
     """Whether all that an export writes into a folder is still there."""
     config = run.recipe.export
     for folder in plan_folders(config, with_masks=has_masks(run.images)):
-        entries = ["images", "sparse", LISTING, WORLD]
-        if folder.layout.pixels == "upright":
+        is_round = folder.layout.pixels == "spheres"
+        entries = ["images", CLOUD if is_round else "sparse", LISTING, WORLD]
+        if folder.layout.pixels != "stored":
             entries += [f"images_{factor}" for factor in config.downscales]
         if folder.layout.has_json:
             entries.append("transforms.json")
-        if config.tracks:
+        if config.tracks and not is_round:
             entries.append(TRACKS)
         if has_others and not folder.name and folder.layout.pixels == "upright":
             entries.append(INIT)

@@ -57,7 +57,9 @@ def _read(path: Path, images: ImageSet) -> list[dict[str, Any]]:
     for camera in (camera for config in configs for camera in config.cameras):
         prefix = camera.image_prefix
         if not any(name.startswith(prefix) for name in images.names):
-            folders = sorted({name.rpartition("/")[0] or "." for name in images.names})
+            folders = sorted(
+                {name.rpartition("/")[0] or "no sub-folder" for name in images.names}
+            )
             raise ConfigError(
                 f"rigs: {path} names the camera {prefix!r}, but no image's name begins"
                 f" so. Images are in: {', '.join(folders[:6])}."

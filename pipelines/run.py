@@ -22,6 +22,7 @@ from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.executors.local import Processes
 from sfmprep.executors.protocol import Executor
 from sfmprep.export.install import set_dataset_aside
+from sfmprep.export.spheres import expect_spheres
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pipelines.choose_frontend import (
@@ -164,6 +165,8 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
         )
     check_masks(images)
     plan_folders(recipe.export, with_masks=images.mask_root is not None)
+    if "nerfstudio-360" in recipe.export.targets:
+        expect_spheres(images, [panorama.name for panorama in images.panoramas])
     with_gps = sum(images.infos[name].gps is not None for name in images.names)
     if recipe.export.world.georeference is True and with_gps < MIN_POSITIONS:
         raise ConfigError(

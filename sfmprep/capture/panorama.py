@@ -83,6 +83,7 @@ class Panorama:
     name: str
     side: int  # pixels of each view
     views: tuple[str, ...]  # names, in the order of `views_of`; of a part not all
+    directions: tuple[tuple[float, float], ...] = ()  # of each, yaw and pitch, degrees
     film: str | None = None  # of which it is a frame
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +93,9 @@ class Panorama:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Panorama:
         """What `to_json` has written."""
-        return cls(**{**data, "views": tuple(data["views"])})
+        directions = tuple((yaw, pitch) for yaw, pitch in data.get("directions", ()))
+        lists = {"views": tuple(data["views"]), "directions": directions}
+        return cls(**{**data, **lists})
 
 
 def views_of(pitches_deg: Sequence[float], per_row: int) -> list[View]:
@@ -181,7 +184,7 @@ def cut_panorama(
             f"a 360° panorama of {width} pixels, where {_MAX_SIDE} are the most that"
             " can be cut; reduce it"
         )
-    area = _area(info) or _WHOLE
+    area = part_of_sphere(info)
     full_width, full_height = width / area.width, height / area.height
     side = int(full_width / (2 * math.pi * _FOCAL_SIDES)) // _MULTIPLE * _MULTIPLE
     if side < _MULTIPLE:
@@ -191,7 +194,7 @@ def cut_panorama(
     suffix = ".jpg" if mask is None else ".png"
     file = PurePosixPath(name).with_suffix(suffix)
     exif = _exif_of(path)
-    written = []
+    written, directions = list[str](), list[tuple[float, float]]()
     for view in views:
         place = f"panorama-{side}/{view.name}/{file}"
         columns, rows = _maps(view, side, full_width, full_height)
@@ -207,12 +210,15 @@ def cut_panorama(
             cut = np.dstack([cut, np.where(inside, shown, np.uint8(0))])
         _save(cut, folder / place, exif)
         written.append(place)
+        directions.append((view.yaw_deg, view.pitch_deg))
     if not written:
         raise ImageError(
             "a part of a 360° panorama that no view reaches; let views look there, for"
             " example --set panorama.pitches_deg=[60,0,-60]"
         )
-    return Panorama(name=name, side=side, views=tuple(written))
+    return Panorama(
+        name=name, side=side, views=tuple(written), directions=tuple(directions)
+    )
 
 
 def _left_eye(pixels: NDArray[Kind], layout: Layout) -> NDArray[Kind]:
@@ -242,6 +248,11 @@ def shows_two_lenses(pixels: Bytes) -> bool:
     ]
     middles = [float(half[middle, middle].mean()) for half in halves]
     return max(corners) < _DARK and min(middles) > 2 * _DARK
+
+
+def part_of_sphere(info: ImageInfo) -> Area:
+    """Which part of a sphere a panorama shows; all of it where that is not told."""
+    return _area(info) or _WHOLE
 
 
 def _area(info: ImageInfo) -> Area | None:

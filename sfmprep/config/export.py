@@ -16,7 +16,15 @@ from sfmprep.config.base import Config
 from sfmprep.config.mapping import OutlierConfig
 
 Target = Literal[
-    "nerfstudio", "gsplat", "3dgs", "brush", "lichtfeld", "postshot", "3dgrut", "colmap"
+    "nerfstudio",
+    "gsplat",
+    "3dgs",
+    "brush",
+    "lichtfeld",
+    "postshot",
+    "3dgrut",
+    "colmap",
+    "nerfstudio-360",
 ]
 
 

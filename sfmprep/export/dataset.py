@@ -14,7 +14,8 @@ Targets that need other files have a folder of their own below `targets/`, or th
 folder itself if they are named first (`targets.py` says what each needs): for 3dgs
 masks become the alpha channel of RGBA images; for 3dgrut they lie beside the images as
 STEM_mask.png; lichtfeld has no transforms.json; for colmap images/ has the photographs
-byte by byte, sparse/0 their distorted cameras, and colmap_masks/ NAME.png.
+byte by byte, sparse/0 their distorted cameras, and colmap_masks/ NAME.png; for
+nerfstudio-360 the panoramas in place of their views: see `spheres.py`.
 
 COLMAP model, JSON and PLY share one world frame, in all folders. Mirrored EXIF
 orientations (2, 4, 5, 7) are turned but stay mirrored, as the reconstruction saw them.
@@ -23,6 +24,7 @@ A killed export never looks like a dataset: see `install.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +44,9 @@ from sfmprep.export.nerfstudio import transforms
 from sfmprep.export.pixels import Destination, ImageWriter
 from sfmprep.export.place import GEOREFERENCE, georeference_json
 from sfmprep.export.ply import write_ply
-from sfmprep.export.targets import plan_folders
+from sfmprep.export.spheres import write_spheres
+from sfmprep.export.taken_over import EarlierExport, EarlierImages, made_from
+from sfmprep.export.targets import Layout, plan_folders
 from sfmprep.export.tracks import TRACKS, write_tracks
 from sfmprep.geometry.normals import SurfaceShapes, surface_shapes
 from sfmprep.geometry.uncertainty import PoseUncertainty
@@ -72,6 +76,7 @@ def export_dataset(
     *,
     world: WorldFrame | None = None,
     uncertainties: Mapping[str, PoseUncertainty] | None = None,
+    earlier: EarlierExport | None = None,
     progress: Progress = silent,
 ) -> ExportSummary:
     """Writes the registered images, cameras and points as datasets for trainers.
@@ -88,12 +93,14 @@ def export_dataset(
         config: Targets, sizes and quality.
         world: How that frame came about; only written down.
         uncertainties: Of the poses, by original name; may lack some.
+        earlier: An export whose images are taken over where they would come out the
+            same; None to make all.
         progress: Wraps the loop over images.
 
     Raises:
-        ConfigError: A target cannot read what is asked for, `out` has entries of a
-            dataset that no export wrote, or holds the very images or masks to be
-            exported.
+        ConfigError: A target cannot read what is asked for, or wants panoramas and
+            there are none; `out` has entries of a dataset that no export wrote, or
+            holds the very images or masks to be exported.
         ImageError: An image or a mask is missing, unreadable, or has changed.
         ReconstructionError: No image is registered, no point is left, or the images
             are not those of the model.
@@ -123,6 +130,18 @@ def export_dataset(
         shapes = surface_shapes(ModelArrays.of(exported.model))
     if "stored" in kinds:
         models["stored"] = stored_model(reconstruction, images, originals)
+
+    def keys(layout: Layout) -> dict[str, str]:
+        if earlier is None:
+            return {}
+        return {
+            name: made_from(
+                *(earlier.contents[name], undistortions.get(name), layout, config),
+                with_masks=with_masks,
+            )
+            for name in originals
+        }
+
     with partial_export(out) as partial:
         built = partial / "new"
         destinations = [
@@ -130,8 +149,13 @@ def export_dataset(
                 folder=built / folder.name,
                 layout=folder.layout,
                 names=folder.layout.file_names(names),
+                made_from=keys(folder.layout),
+                earlier=EarlierImages.read(earlier.folder / folder.name)
+                if earlier
+                else None,
             )
             for folder in folders
+            if folder.layout.pixels != "spheres"
         ]
         # Before the images, because COLMAP is silent where a full disk cuts its files
         # short, and what writes images is not.
@@ -141,13 +165,10 @@ def export_dataset(
             content = listing(
                 *(reconstruction, destination.names, sure),
                 num_points=model.num_points3D(),
+                made_from=destination.made_from if earlier else None,
             )
             write_json(destination.folder / LISTING, content)
-            if world is not None:
-                write_json(destination.folder / WORLD, world.to_json())
-                if world.origin is not None:
-                    place = georeference_json(world.origin, model)
-                    write_json(destination.folder / GEOREFERENCE, place)
+            _write_world(destination.folder, world, model)
             if config.tracks:
                 known = {destination.names[k]: u for k, u in sure.items()}
                 write_tracks(destination.folder / TRACKS, model, known)
@@ -157,19 +178,45 @@ def export_dataset(
             config=config,
             with_masks=with_masks,
         )
-        for _ in progress(
-            writer.write(originals, undistortions), desc="export", total=len(names)
-        ):
-            pass
+        if destinations:
+            for _ in progress(
+                writer.write(originals, undistortions), desc="export", total=len(names)
+            ):
+                pass
+        for destination in destinations:
+            os.utime(destination.folder / LISTING)  # later than all that it lists
+        for folder in folders:
+            if folder.layout.pixels == "spheres":
+                place, files = built / folder.name, dict[str, str]()
+                spheres = write_spheres(reconstruction, images, place, config)
+                for written in progress(spheres, desc="export panoramas"):
+                    files |= written
+                content = listing(
+                    *(reconstruction, files, {}),
+                    num_points=reconstruction.num_points3D(),
+                )
+                write_json(place / LISTING, content)
+                _write_world(place, world, reconstruction)
         install(built, out, places, partial / "old")
-    file_names = destinations[0].names
+    file_names = destinations[0].names if destinations else files
+    kind = folders[0].layout.pixels
     return ExportSummary(
         folder=out,
         folders={t: out / folder.name for folder in folders for t in folder.targets},
-        num_images=len(names),
-        num_points=models[folders[0].layout.pixels].num_points3D(),
+        num_images=len(file_names),
+        num_points=models.get(kind, reconstruction).num_points3D(),
         renamed={old: new for old, new in file_names.items() if old != new},
     )
+
+
+def _write_world(
+    folder: Path, world: WorldFrame | None, model: pycolmap.Reconstruction
+) -> None:
+    if world is None:
+        return
+    write_json(folder / WORLD, world.to_json())
+    if world.origin is not None:
+        write_json(folder / GEOREFERENCE, georeference_json(world.origin, model))
 
 
 def _write_model(

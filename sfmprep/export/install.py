@@ -25,6 +25,7 @@ from sfmprep.export.listing import (
     write_json,
 )
 from sfmprep.export.place import GEOREFERENCE
+from sfmprep.export.spheres import CLOUD
 from sfmprep.export.targets import FOLDERS_BELOW
 from sfmprep.export.tracks import TRACKS
 
@@ -36,7 +37,7 @@ SUBMODELS = "submodels"
 _ENTRIES = (
     *("transforms.json", "sparse", INIT, "images", *(f"images{r}" for r in _REDUCED)),
     *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks"),
-    *(WORLD, GEOREFERENCE, TRACKS),
+    *(WORLD, GEOREFERENCE, TRACKS, CLOUD),
 )
 _FOLDERS = ("", *(f"{FOLDERS_BELOW}/{target}" for target in get_args(Target)))
 # gsplat fills these from images/ and never renews them: stale once images/ changes.

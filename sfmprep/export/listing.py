@@ -2,6 +2,7 @@
 
     {"generator": "sfmprep", "version": 1, "num_points": 8129, "images": {"IMG_1.jpg": {
         "original": "left/IMG 1.HEIC",   its name among the photographs
+        "made_from": "3f...",            a checksum, see `taken_over.py`; may be missing
         "split": "train",                or "test": every eighth by name, as gsplat and
                                          INRIA's 3DGS divide them
         "rotation_stddev_deg": 0.01,     one sigma of the pose
@@ -41,6 +42,7 @@ def listing(
     uncertainties: Mapping[str, PoseUncertainty],
     *,
     num_points: int,
+    made_from: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of dataset.json.
 
@@ -50,6 +52,7 @@ def listing(
             complete.
         uncertainties: By original name; may lack some.
         num_points: 3D points of the dataset.
+        made_from: A checksum of what each file was made from, by original name.
     """
     by_name = {image.name: image for image in reconstruction.images.values()}
     images: dict[str, dict[str, Any]] = {}
@@ -59,6 +62,8 @@ def listing(
             "original": original,
             "split": "train" if number % _TEST_EVERY else "test",
         }
+        if made_from is not None:
+            images[name]["made_from"] = made_from[original]
         known = uncertainties.get(original)
         if known is not None and math.isfinite(
             known.rotation_stddev_deg + known.position_stddev
@@ -86,6 +91,12 @@ def is_export(folder: Path) -> bool:
 def is_begun(folder: Path) -> bool:
     """Whether the dataset in this folder was begun by sfmprep and never completed."""
     return _content(folder / LISTING).get("images") == {}
+
+
+def images_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a dataset says of its images, by name; none where there is no dataset."""
+    found = _content(folder / LISTING).get("images", {})
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def write_json(path: Path, content: object) -> None:

@@ -51,6 +51,8 @@ def _opens(target: Target, folder: Path) -> str:
             return f"python train.py -s {path}  # 3DGS"
         case "brush":
             return f"brush {path}"
+        case "nerfstudio-360":
+            return f"ns-train nerfacto nerfstudio-data --data {path}  # splats cannot"
         case "lichtfeld":
             return f"LichtFeld-Studio -d {path} -o splats"
         case "postshot":

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
@@ -23,6 +23,7 @@ from sfmprep.capture.masks import read_mask
 from sfmprep.config import ExportConfig
 from sfmprep.devices import num_cores
 from sfmprep.errors import ImageError
+from sfmprep.export.taken_over import EarlierImages
 from sfmprep.export.targets import BESIDE, Layout
 from sfmprep.geometry.undistort import Maps, Undistortion, reduce_mask, reduce_pixels
 from sfmprep.threads import thread_pool
@@ -50,6 +51,8 @@ class Destination:
     folder: Path
     layout: Layout
     names: Mapping[str, str]  # original name to that of the file
+    made_from: Mapping[str, str] = field(default_factory=dict)  # see `taken_over`
+    earlier: EarlierImages | None = None
 
     def image_folder(self, factor: int = 1) -> Path:
         """Where images go that are reduced by `factor`."""
@@ -79,6 +82,20 @@ class Destination:
             case _:
                 stem = file.stem
         return self.mask_folder(factor) / f"{stem}.png"
+
+    def take_over(self, name: str, config: ExportConfig, *, with_masks: bool) -> bool:
+        """Takes all files of an image from the earlier dataset, if they are alike."""
+        if self.earlier is None or name not in self.made_from:
+            return False
+        if self.earlier.made_from.get(self.names[name]) != self.made_from[name]:
+            return False
+        stored = self.layout.pixels == "stored"
+        files = []
+        for factor in (1,) if stored else (1, *config.downscales):
+            files.append(self.image_path(name, factor))
+            if with_masks and self.layout.masks != "alpha":
+                files.append(self.mask_path(name, factor))
+        return self.earlier.take({f.relative_to(self.folder): f for f in files})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,23 +140,40 @@ class ImageWriter:
     def _write_one(
         self, name: str, view: Undistortion | None, maps: _SharedMaps
     ) -> str:
+        missing = [
+            destination
+            for destination in self.destinations
+            if not destination.take_over(name, self.config, with_masks=self.with_masks)
+        ]
+        if not missing:
+            if view is not None:
+                maps.drop(view)
+            return name
         path = self.images.path(name)
         _expect_size(
             *(path, self.images.infos[name].size),
             keep_damaged=self.images.keep_damaged,
         )
         mask = read_mask(self.images, name) if self.with_masks else None
-        for destination in self.destinations:
-            if destination.layout.pixels == "stored":
-                shutil.copyfile(path, destination.image_path(name))
-                if mask is not None:
-                    _save_png(_grey(mask), destination.mask_path(name))
+        upright = []
+        for destination in missing:
+            if destination.layout.pixels != "stored":
+                upright.append(destination)
+                continue
+            shutil.copyfile(path, destination.image_path(name))
+            if mask is not None:
+                _save_png(_grey(mask), destination.mask_path(name))
         if view is not None:
-            self._write_upright(name, mask, view, maps)
+            self._write_upright(name, mask, view, maps, upright)
         return name
 
     def _write_upright(
-        self, name: str, mask: Mask | None, view: Undistortion, maps: _SharedMaps
+        self,
+        name: str,
+        mask: Mask | None,
+        view: Undistortion,
+        maps: _SharedMaps,
+        destinations: Sequence[Destination],
     ) -> None:
         path = self.images.path(name)
         pixels, damage = self._decoded(name)
@@ -160,10 +194,8 @@ class ImageWriter:
             width, height = (side // factor for side in view.target_size)
             reduced = pixels if factor == 1 else reduce_pixels(pixels, (width, height))
             grey = _grey(reduce_mask(used, factor))
-            for destination in self.destinations:
+            for destination in destinations:
                 target = destination.image_path(name, factor)
-                if destination.layout.pixels == "stored":
-                    continue
                 if destination.layout.masks == "alpha":
                     _save_png(np.dstack([reduced, grey]), target, saved)
                     continue
@@ -211,10 +243,14 @@ class _SharedMaps:
                 self._maps[view] = view.maps()
             maps = self._maps[view]
         yield maps
+        self.drop(view)
+
+    def drop(self, view: Undistortion) -> None:
+        """Notes that one image of `view` is done; what nobody needs any more goes."""
         with self._locks[view]:
             self._left[view] -= 1
             if not self._left[view]:
-                del self._maps[view]
+                self._maps.pop(view, None)
 
 
 def _expect_size(path: Path, size: tuple[int, int], *, keep_damaged: bool) -> None:

@@ -23,8 +23,9 @@ BESIDE = "_mask"  # ends the stem of a mask that lies beside its image
 class Layout:
     """How images and masks lie in a folder."""
 
-    pixels: Literal["upright", "stored"]
-    """upright: warped, in several sizes; stored: byte by byte as they were."""
+    pixels: Literal["upright", "stored", "spheres"]
+    """upright: warped, in several sizes; stored: byte by byte as they were; spheres:
+    the panoramas that images were cut from, see `spheres.py`."""
     masks: Literal["files", "alpha", "appended", "beside"]
     """files: masks/STEM.png; alpha: in the image; appended: colmap_masks/NAME.png;
     beside: STEM_mask.png next to the image."""
@@ -34,8 +35,8 @@ class Layout:
     @property
     def has_json(self) -> bool:
         """Whether transforms.json goes with it."""
-        upright = self.pixels == "upright" and self.masks == "files"
-        return self.with_json and upright
+        in_files = self.pixels != "stored" and self.masks == "files"
+        return self.with_json and in_files
 
     def file_names(self, names: Mapping[str, str]) -> dict[str, str]:
         """Maps original names to those of the files here, in the same order.
@@ -66,6 +67,7 @@ LAYOUTS: dict[Target, Layout] = {
     "postshot": Layout("upright", "files"),
     "3dgrut": Layout("upright", "beside"),
     "colmap": Layout("stored", "appended"),
+    "nerfstudio-360": Layout("spheres", "files"),
 }
 _PINHOLE_ONLY: tuple[Target, ...] = ("3dgs",)
 

@@ -151,7 +151,7 @@ def test_unknown_targets_are_refused(job: Job) -> None:
             targets=targets,
         ) == (
             f"targets={targets!r} but expected a list of some of nerfstudio, gsplat,"
-            " 3dgs, brush, lichtfeld, postshot, 3dgrut, colmap"
+            " 3dgs, brush, lichtfeld, postshot, 3dgrut, colmap, nerfstudio-360"
         )
 
 

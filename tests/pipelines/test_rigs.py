@@ -17,6 +17,7 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.rigs import find_rigs, views_at_one_spot
+from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.stage_keys import Keys
 
 PREFIXES = [
@@ -133,6 +134,25 @@ def test_cameras_that_took_nothing_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"rigs: {path} names the camera 'top/', but no image's name begins so. Images"
         " are in: left, right."
+    )
+
+
+def test_panoramas_that_are_wanted_and_not_there_are_told_at_once(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        save(tmp_path / "photos" / name, (64, 48))
+    images = ImageSet.scan(tmp_path / "photos")
+    wanted = recipe(**{"export.targets": "[nerfstudio-360]"})
+    with (
+        pytest.raises(ConfigError) as caught,
+        open_run(images, tmp_path / "out", wanted),
+    ):
+        pass
+    assert str(caught.value) == (
+        "export.targets: nerfstudio-360 takes 360° photographs as they are, but none of"
+        f" them is in {tmp_path / 'photos'} or has a pose (frames of a film are kept as"
+        " views alone). Leave nerfstudio-360 out."
     )
 
 
