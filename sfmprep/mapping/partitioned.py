@@ -76,7 +76,8 @@ def map_in_parts(run: Run) -> list[pycolmap.Reconstruction]:
         run: Thresholds of the mapper; `config.part_size` is given.
 
     Returns:
-        Largest first; more than one where parts cannot be joined.
+        Largest first; more than one where parts cannot be joined, none where no pair is
+        verified.
 
     Raises:
         DiedError: a process was ended.
@@ -84,6 +85,8 @@ def map_in_parts(run: Run) -> list[pycolmap.Reconstruction]:
     with pycolmap.Database.open(run.database) as opened:
         cache = open_cache(opened, run.config.min_num_matches)
     matches = VerifiedMatches(cache)
+    if not matches.partners:
+        return []
     parts = _parts(run, cache, matches)
     logger.info("the capture is mapped in %d parts of %s images", len(parts),
                 ", ".join(str(len(part)) for part in parts))  # fmt: skip
@@ -218,6 +221,8 @@ def _joined(
     matches: VerifiedMatches,
 ) -> list[pycolmap.Reconstruction]:
     """Models in as few as can be, adjusted together, largest first."""
+    if len(models) < 2:
+        return models
     joints = []
     for k, j in itertools.combinations(range(len(models)), 2):
         found = find_joint(run, k, models[k], j, models[j], matches)

@@ -67,8 +67,8 @@ def test_page_tells_how_stages_grow(tmp_path: Path) -> None:
     rows = [
         row("sequential", 1000, 2.0, 3e8, pairs=10),
         row("match", 1000, 12.0, 4e8, pairs=10_000),
-        row("match", 2000, 42.0, 4.4e8, pairs=20_000),
-        row("match", 2000, 22.0, 4.4e8, pairs=20_000),  # the last counts
+        row("match", 10_000, 42.0, 4.4e8, pairs=100_000),
+        row("match", 10_000, 102.0, 7.6e8, pairs=100_000),  # the last counts
         {**row("verify", 2000, 1.0, 1e8), "failure": "stopped: its time was up"},
         row(
             *("map partitioned", 1000, 300.0, 9e8),
@@ -78,8 +78,8 @@ def test_page_tells_how_stages_grow(tmp_path: Path) -> None:
     ]
     table.write(rows, tmp_path / "scale.md")
     page = (tmp_path / "scale.md").read_text("utf-8")
-    assert "| match | 2,000 | 44 | 22 | 440 | 5 | 1.00 | 40.0 | 0.3 | 4.4 |" in page
-    assert "- match, 2,000 images: pairs 20,000" in page
+    assert "| match | 10,000 | 204 | 102 | 760 | 5 | 1.00 | 40.0 | 0.3 | 4.4 |" in page
+    assert "- match, 10,000 images: pairs 100,000" in page
     assert (
         "| partitioned | 1,000 | 1,000 | 1 | 90.0 / 97.0 / 98.0 | 0.012 | 0.80 | 600"
         " | 300 | 900 | 400 |"

@@ -119,6 +119,19 @@ def test_in_three_parts_the_poses_are_those_of_one(
     assert max(errors[20]) < 1.5 * max(errors[None]) + 0.01
 
 
+def test_without_verified_pairs_there_is_no_model(tmp_path: Path) -> None:
+    camera = pycolmap.Camera.create_from_model_name(1, "SIMPLE_RADIAL", 700, 800, 600)
+    camera.has_prior_focal_length = True
+    with pycolmap.Database.open(tmp_path / "database.db") as database:
+        camera.camera_id = database.write_camera(camera)
+        add_images(database, names(), camera)
+    found = map_images(
+        *(tmp_path / "database.db", ImageSet(tmp_path, names(), {}, {})),
+        *(tmp_path / "models", MappingConfig(part_size=20)),
+    )
+    assert found == []
+
+
 def test_only_what_is_large_is_cut() -> None:
     assert is_cut(MappingConfig(part_size=20), 41)
     assert not is_cut(MappingConfig(part_size=20), 40)

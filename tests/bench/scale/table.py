@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ Board = dict[str, dict[int, Row]]
 
 _SHORTEST_S = 2.0  # beside what every process takes to begin: less tells no growth
 _FAR = 100_000
+_LEAST_TOLD = 4_000  # images, for anything to be told of so many
 
 _WORDS = """\
 # Large captures
@@ -36,8 +38,8 @@ memory that the process held, of which {start_mb:.0f} MB are imports; *disk* is 
 much the folder grew. *Growth* is the exponent between the two largest sizes, imports
 taken off: 1 is linear, 2 quadratic; a dash where there is too little to tell. *kB an
 image* is by how much the peak rises with each image, between the same two; *at 100,000*
-is what CPU time and peak would be by these two, on paper.
-"""
+is what CPU time and peak would be by these two, on paper, where 4,000 or more were
+measured."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -95,10 +97,13 @@ def _words(rows: Iterable[Row]) -> str:
     newest = max(rows, key=lambda row: row["date"])
     loads = [row["load"] for row in rows]
     return _WORDS.format(
-        machine=f"{', '.join(f'{n:,}' for n in sizes)} images; {newest['cores']} cores"
-        f" ({newest['device']}), until {newest['date'][:10]}, at a load of"
-        f" {min(loads):.0f} to {max(loads):.0f}: where that is more than the cores,"
-        " seconds say little, CPU seconds still something.",
+        machine=textwrap.fill(
+            f"{', '.join(f'{n:,}' for n in sizes)} images; {newest['cores']} cores"
+            f" ({newest['device']}), until {newest['date'][:10]}, at a load of"
+            f" {min(loads):.0f} to {max(loads):.0f}: where that is more than the cores,"
+            " seconds say little, CPU seconds still something.",
+            88,
+        ),
         start_cpu=_start_cpu(rows),
         start_mb=(min(began) if began else 0) / 1e6,
     )
@@ -122,7 +127,7 @@ def _stages(board: Board, stages: Iterable[str]) -> str:
                 *(stage, f"{size:,}", f"{row['seconds']:.0f}"),
                 f"{row['cpu_seconds']:.0f}",
                 f"{row['peak_bytes'] / 1e6:.0f}",
-                f"{row['disk_bytes'] / 1e6:.0f}",
+                f"{max(row['disk_bytes'], 0) / 1e6:.0f}",
             ]
             grown = size == sizes[-1] and len(sizes) > 1
             cells += (
@@ -138,13 +143,13 @@ def _growth(found: Mapping[int, Row], few: int, many: int, start: float) -> list
     per_image = (found[many]["peak_bytes"] - found[few]["peak_bytes"]) / (many - few)
     peak = found[many]["peak_bytes"] + max(per_image, 0) * (_FAR - many)
     memory = [f"{max(per_image, 0) / 1e3:.1f}"]
-    if after < _SHORTEST_S:
-        return ["–", *memory, "–", f"{peak / 1e9:.1f}"]
-    if before < _SHORTEST_S / 4:
-        return ["–", *memory, "–", f"{peak / 1e9:.1f}"]
+    is_little = many < _LEAST_TOLD  # from a hundredth of it nothing follows
+    far = "–" if is_little else f"{peak / 1e9:.1f}"
+    if after < _SHORTEST_S or before < _SHORTEST_S / 4:
+        return ["–", *memory, "–", far]
     exponent = math.log(after / before) / math.log(many / few)
     hours = after * (_FAR / many) ** max(exponent, 1) / 3600
-    return [f"{exponent:.2f}", *memory, f"{hours:.1f}", f"{peak / 1e9:.1f}"]
+    return [f"{exponent:.2f}", *memory, "–" if is_little else f"{hours:.1f}", far]
 
 
 def _facts(board: Board, stages: Iterable[str]) -> str:
