@@ -206,7 +206,7 @@ def test_option_in_the_text_is_one_of_reconstruct(
         return sp.read_report(demo_result)
 
     monkeypatch.setattr("sfmprep.pipelines.reconstruct.reconstruct", note)
-    monkeypatch.setattr("sfmprep.cli.whole.pick_device", str)
+    monkeypatch.setattr("sfmprep.cli.options.pick_device", str)
     monkeypatch.setattr("sfmprep.cli.options.limit_threads", lambda number: None)
     Path("DIR").mkdir()
     args = ["reconstruct", "images/", "out/", *span.split()]

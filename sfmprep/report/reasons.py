@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.mapping.view_graph import PairTable, parts
@@ -20,6 +21,7 @@ UNREADABLE = "It cannot be used: "
 _NEEDED_FOR_POSE = 30
 _NEEDED_FOR_MATCH = 8
 _MAX_NEIGHBOURS = 20
+_THUMBNAIL_PX = 200  # a longer side below it is no photograph's
 
 
 def explain_images(
@@ -92,6 +94,7 @@ class _Explainer:
         self._registered = [
             {model.images[k].name: k for k in model.reg_image_ids()} for model in models
         ]
+        self._images = images
         self._row = {name: row for row, name in enumerate(images.names)}
         self._edges: dict[int, list[tuple[int, int, int]]] = {}
         self._part_of: dict[int, int] = {}
@@ -135,7 +138,7 @@ class _Explainer:
         if num_keypoints is not None and num_keypoints < FEW_KEYPOINTS:
             return "too_few_features", (
                 f"It has {count(num_keypoints, 'keypoint')}; {FEW_KEYPOINTS} are"
-                " needed. It is blurred, dark or blank."
+                f" needed. {_few_because(self._images.infos.get(name))}"
             )
         edges = self._edges.get(self._row[name], [])
         if not any(inliers for inliers, _, _ in edges):
@@ -228,3 +231,11 @@ class _Explainer:
                 seen = np.array([p.has_point3D() for p in image.points2D], bool)
                 found |= set(matches[seen[matches[:, 1]], 0].tolist())
         return len(found)
+
+
+def _few_because(info: ImageInfo | None) -> str:
+    """Why an image has few keypoints."""
+    if info is not None and max(info.size) < _THUMBNAIL_PX:
+        width, height = info.size
+        return f"It is {width} x {height} pixels small; is it a thumbnail?"
+    return "It is blurred, dark or blank."

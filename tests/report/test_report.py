@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +233,22 @@ def test_each_image_that_is_left_out_has_its_reason(run: Run) -> None:
         models=[model],
     )
     assert explained[blank].status == "too_few_features"
-    assert explained[blank].reason.startswith("It has 7 keypoints; 50 are needed.")
+    assert explained[blank].reason == (
+        "It has 7 keypoints; 50 are needed. It is blurred, dark or blank."
+    )
+    small = replace(run.images.infos[blank], size=(160, 120))
+    explained = explain_images(
+        replace(run.images, infos={**run.images.infos, blank: small}),
+        recipe=recipe(),
+        unreadable={"broken.jpg": "truncated"},
+        num_keypoints=counts,
+        pairs=None,
+        models=[model],
+    )
+    assert explained[blank].reason == (
+        "It has 7 keypoints; 50 are needed. It is 160 x 120 pixels small; is it a"
+        " thumbnail?"
+    )
     assert explained["broken.jpg"].reason == "It cannot be used: truncated."
 
 
