@@ -210,7 +210,7 @@ def _what_is_there(
         source=source,
         folder=workspace.developed,
         names=frozenset(n for entry in entries.values() for n in entry["names"]),
-        checksums={name: entry["digest"][2] for name, entry in entries.items()},
+        checksums={name: entry["digest"][-1] for name, entry in entries.items()},
         failures={
             name: entry["failure"]
             for name, entry in entries.items()

@@ -30,6 +30,7 @@ class FileDigest(NamedTuple):
 
     num_bytes: int
     mtime_ns: int  # -1 if it was so new that another change might not show
+    ctime_ns: int  # which changes too where a copy brings size and time of the old file
     sha256: str
 
 
@@ -41,9 +42,9 @@ def content_sha256(
 ) -> dict[str, FileDigest]:
     """Hashes the files of all images, in threads, but for those that did not change.
 
-    A file whose size and time of change are those in `known` is not read. So the caller
-    stores what is returned and passes it again; entries of other images are not taken
-    over, and a copied folder with new times is hashed again and found equal.
+    A file whose size and times are those in `known` is not read. So the caller stores
+    what is returned and passes it again; entries of other images are not taken over,
+    and a copied folder with new times is hashed again and found equal.
 
     Args:
         images: The capture.
@@ -121,12 +122,14 @@ def _digest(path: Path, known: FileDigest | None) -> FileDigest:
         with path.open("rb", buffering=0) as file:
             # before the bytes, so that a change meanwhile shows the next time
             stat, now = os.fstat(file.fileno()), time.time_ns()
-            if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+            seen = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+            if known is not None and known[:3] == seen:
                 return known
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(
             f"{path}: the file cannot be read: {error.strerror}"
         ) from error
-    settled = now - stat.st_mtime_ns > _SETTLED_NS
-    return FileDigest(stat.st_size, stat.st_mtime_ns if settled else -1, sha256)
+    size, modified, changed = seen
+    settled = now - modified > _SETTLED_NS
+    return FileDigest(size, modified if settled else -1, changed, sha256)

@@ -62,6 +62,7 @@ def test_digest_is_that_of_the_bytes(photographs: Path) -> None:
         name: FileDigest(
             (photographs / name).stat().st_size,
             LONG_AGO_NS,
+            (photographs / name).stat().st_ctime_ns,
             hashlib.sha256((photographs / name).read_bytes()).hexdigest(),
         )
         for name in ("a.bmp", "b/a.bmp")
@@ -80,13 +81,14 @@ def test_untouched_files_are_not_read_again(
     assert hashed == []
 
 
+@pytest.mark.parametrize("later", [LONG_AGO_NS, LONG_AGO_NS + 1])
 def test_file_replaced_by_one_of_equal_size_is_another(
-    photographs: Path, hashed: list[str]
+    photographs: Path, hashed: list[str], later: int
 ) -> None:
     images = ImageSet.scan(photographs)
     first = content_sha256(images)
     write(photographs / "a.bmp", 30)
-    os.utime(photographs / "a.bmp", ns=(LONG_AGO_NS + 1, LONG_AGO_NS + 1))
+    os.utime(photographs / "a.bmp", ns=(later, later))
     hashed.clear()
     second = content_sha256(images, first)
     assert hashed == ["a.bmp"]
@@ -128,7 +130,7 @@ def test_renamed_photographs_are_others(photographs: Path) -> None:
 
 
 def test_signature_does_not_depend_on_the_order() -> None:
-    one, two = FileDigest(1, 2, "aa"), FileDigest(3, 4, "bb")
+    one, two = FileDigest(1, 2, 5, "aa"), FileDigest(3, 4, 6, "bb")
     assert signature({"a": one, "b": two}) == signature({"b": two, "a": one})
     assert signature({}) == hashlib.sha256(b"[]").hexdigest()
 
