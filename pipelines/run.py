@@ -277,8 +277,8 @@ def read_contents(
 
 
 def _digest_of(row: Sequence[Any]) -> FileDigest:
-    *numbers, sha256 = row
-    return FileDigest(*map(int, numbers), str(sha256))
+    num_bytes, mtime_ns, ctime_ns, sha256 = row
+    return FileDigest(int(num_bytes), int(mtime_ns), int(ctime_ns), str(sha256))
 
 
 def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:
