@@ -137,7 +137,7 @@ class Ledger:
         if self.is_edited(name):
             return ["it was edited by hand"]
         stopped = record["state"] is None
-        return list(self._changes(name, record)) or [
+        return list(dict.fromkeys(self._changes(name, record))) or [
             "it was stopped" if stopped else "there is more to add"
         ]
 
