@@ -149,7 +149,8 @@ def open_database(path: Path) -> pycolmap.Database:
     """
     with looked_into(path):
         pass
-    return pycolmap.Database.open(path)
+    with write_errors(path):  # it writes beside the file as soon as it opens it
+        return pycolmap.Database.open(path)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def _expect_whole(folder: Path) -> None:
         try:
             for _ in range(_COUNT.unpack_from(data)[0]):
                 at = skip(data, at)
-        except (struct.error, ValueError, IndexError):
+        except (struct.error, ValueError, IndexError, OverflowError):
             at = -1
         if at != len(data):
             raise ValueError(f"{name} does not hold what it counts")

@@ -38,6 +38,7 @@ def test_a_wrong_count_is_told_before_memory_is_gone(folder: Path, name: str) ->
     for content in (
         struct.pack("<Q", 1 << 60) + whole[8:],
         struct.pack("<Q", count - 1) + whole[8:],
+        whole[:8] + b"\xff" * (len(whole) - 8),
         whole[:-1],
         whole + b"\0",
         b"",

@@ -143,8 +143,8 @@ def in_runs(
             if path.name not in ended.message and path.parent.name not in ended.message:
                 faults.append(f"{where}: it says: {ended.message}")
         elif path.name not in ended.err and path.name != "recipe.yaml":
-            found = _without(name, content(out), reference.content)
-            if other := differences(_without(name, reference.content, found), found):
+            expected = _without(name, reference.content)
+            if other := differences(expected, _without(name, content(out))):
                 faults.append(f"{where}: other, and not told: {', '.join(other)}")
     return number, faults
 
@@ -185,10 +185,11 @@ def _forget_what_follows(work: Path, name: str) -> None:
             path.unlink()
 
 
-def _without(name: str, found: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+def _without(name: str, found: dict[str, str]) -> dict[str, str]:
     """Content without that of a file that nothing may have read."""
     own = name.rpartition("/")[2]
-    return {key: v for key, v in found.items() if own not in key or key not in other}
+    names = {key: key.partition(":")[0].rpartition("/")[2] for key in found}
+    return {key: value for key, value in found.items() if names[key] != own}
 
 
 # --------------------------------------------------------------------------- readers
