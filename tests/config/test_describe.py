@@ -73,7 +73,7 @@ def test_near_misses_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["settings", "mapping.typ"]) == 2
     assert capsys.readouterr().err == (
         "sfmprep: error: no setting is called 'mapping.typ'. Did you mean"
-        " 'mapping.type' or 'mapping.part_size'? See `sfmprep settings`.\n"
+        " 'mapping.type'? See `sfmprep settings`.\n"
     )
     with pytest.raises(ConfigError, match="Did you mean 'database.focal_length'?"):
         describe("focal_length")

@@ -16,9 +16,9 @@ from sfmprep.config.load import load_recipe
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.executors.isolated import run_isolated
 from sfmprep.export.install import set_dataset_aside
+from sfmprep.pairing import retrieval
 from sfmprep.pipelines import (
     apart,
-    choose_pairs,
     datasets,
     map_stages,
     reporting,
@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         *("map_images", "find_outliers", "export_dataset"),
     ):
         places = {
-            "retrieval_pairs": choose_pairs,
+            "retrieval_pairs": retrieval,
             "map_images": apart,
             "find_outliers": map_stages,
             "export_dataset": datasets,
