@@ -131,10 +131,8 @@ def check_masks(images: ImageSet) -> None:
     unused = [name for name in names if name not in of_left_out]
     if unused:
         logger.warning(
-            "%d files in %s are the mask of no image, such as %s; check their names",
-            len(unused),
-            images.mask_root,
-            _some(unused),
+            "files in %s that belong to no image: %d, such as %s; check their names",
+            *(images.mask_root, len(unused), _some(unused)),
         )
     without = [
         name
