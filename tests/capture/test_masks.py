@@ -328,7 +328,8 @@ def test_masks_of_no_image_and_images_without_mask_are_warned_of(
         check_masks(scan(tmp_path))
     masks = tmp_path / "masks"
     assert caplog.messages == [
-        f"files in {masks} that belong to no image: 1, such as bb.png; check their names",
+        f"files in {masks} that belong to no image: 1, such as bb.png; check their"
+        " names",
         f"2 of 3 images have no mask in {masks} and are used whole, such as b.jpg,"
         " c.jpg",
     ]
