@@ -61,8 +61,8 @@ def add_photographs(
 
     Raises:
         ConfigError: there is no finished result in `out`, no new photograph, or the
-            result is of semi-dense matching, whose keypoints depend on all photographs
-            together.
+            result is of semi-dense matching or has masks of what moves, which depend
+            on all photographs together.
         SfmprepError: as for a run; what is done until then is kept.
     """
     place = Workspace(out)
@@ -76,6 +76,11 @@ def add_photographs(
             "what semi-dense matching finds in one photograph depends on all of them,"
             " so none can be added alone. Run `sfmprep reconstruct` again: it goes on"
             " with what is there."
+        )
+    if recipe.motion_masks is not None:
+        raise ConfigError(
+            "what moves is found by all photographs together, so none can be added"
+            " alone. Run `sfmprep reconstruct` again: it goes on with what is there."
         )
     models, world = models_in(place.models), _world(out)
     images = find_capture(source, out, recipe, progress=progress)

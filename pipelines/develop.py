@@ -27,7 +27,7 @@ from sfmprep.capture.photographs import find_photographs
 from sfmprep.capture.raw import develop_raw
 from sfmprep.config import PanoramaConfig, Recipe
 from sfmprep.errors import ImageError
-from sfmprep.files import read_table, write_text
+from sfmprep.files import as_written, read_table, write_text
 from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.stage_keys import checksum
 from sfmprep.pipelines.workspace import Workspace
@@ -86,7 +86,8 @@ def _develop(
 ) -> None:
     """Makes the photographs of all files that are not there for these settings."""
     table = read_table(workspace.developed_table)
-    known = {name: FileDigest(*entry["digest"]) for name, entry in table.items()}
+    with as_written(workspace.developed_table):
+        known = {name: FileDigest(*entry["digest"]) for name, entry in table.items()}
     digests = files_sha256(files, known, progress=progress)
     contents = {name: digest.sha256 for name, digest in digests.items()}
     ledger = Ledger(workspace.out, recipe, {}, contents)
@@ -179,7 +180,7 @@ def _cut(
     mask: Path | None,
     workspace: Workspace,
     recipe: Recipe,
-    layout: Layout = "mono",
+    layout: Layout | None = None,
 ) -> Panorama:
     info = read_info(path, keep_damaged=recipe.keep_damaged)
     return cut_panorama(

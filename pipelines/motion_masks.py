@@ -108,7 +108,8 @@ def _make(
     progress: Progress,
 ) -> float:
     """Writes the masks, and returns the share of all pixels that move."""
-    estimator = build_flow_estimator(config.flow, device=device)
+    one = device.partition(",")[0]
+    estimator = build_flow_estimator(config.flow, device=one)
     models = _models_without(images, recipe, workspace, device, progress)
     arrays = [ModelArrays.of(model) for model in models]
     still = dict(find_motion(images, arrays, estimator, config, progress=progress))

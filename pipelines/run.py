@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.spheres import expect_spheres
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import as_written, read_table, write_text
+from sfmprep.frontend.in_shards import parts_of
 from sfmprep.pipelines.choose_frontend import (
     choose_frontend,
     fetch_weights,
@@ -38,6 +38,7 @@ from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.stage_keys import checksum
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
+from sfmprep.stores.ragged import DamagedError
 from sfmprep.stores.tables import DenseStore, FeatureStore, MatchStore, RowStore
 from sfmprep.weights import resolve_weights
 
@@ -322,7 +323,11 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
     ):
         if path.is_file():
             kind.forget(path, names)
-        shutil.rmtree(path.with_name(f"{path.name}.parts"), ignore_errors=True)
+        for part in parts_of(path).glob("*.h5"):
+            try:
+                kind.forget(part, names)
+            except DamagedError:
+                part.unlink()
     if workspace.earlier.is_dir():
         for file in workspace.earlier.glob("*.h5"):
             file.unlink()

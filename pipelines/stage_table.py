@@ -352,7 +352,11 @@ STAGES = {
             writes="work/track_matches.h5",
             command="match",
             settings=lambda r: (
-                r.tracks and r.tracks.model_dump(mode="json", exclude={"flow", "start"})
+                r.tracks
+                and {
+                    **r.tracks.model_dump(mode="json", exclude={"flow", "start"}),
+                    "focal_length": r.database.focal_length,  # points are judged by it
+                }
             ),
             model=lambda r: r.tracks.flow if r.tracks else None,
             applies=_has_tracks,

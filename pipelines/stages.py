@@ -120,6 +120,7 @@ def extract_with(
             progress=progress,
         )
     if not missing:
+        write_text(run.workspace.recipe, run.recipe.to_yaml())  # as of the shares
         return {}
     extractor = build_extractor(config, device=device, precision=engine.precision)
     write_text(run.workspace.recipe, run.recipe.to_yaml())  # the choice is made
@@ -165,15 +166,15 @@ def _mend(path: Path, kind: type[Store], made: Mapping[str, Any]) -> None:
     try:
         if path.is_file():
             with kind(path) as store:
-                its_own = store.provenance
-            kind(path, its_own).close()  # more is looked at before it is written to
-            return
+                made = store.provenance
+            kind(path, made).close()  # more is looked at before it is written to
     except DamagedError:
         path.replace(damaged)
     if not damaged.is_file():
         return
-    with contextlib.suppress(DamagedError), kind(damaged) as old:
-        made = old.provenance
+    if not path.is_file():  # else a run was stopped while it mended
+        with contextlib.suppress(DamagedError), kind(damaged) as old:
+            made = old.provenance
     with kind(path, made) as store:
         with contextlib.suppress(DamagedError):
             store.merge(damaged)

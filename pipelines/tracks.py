@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +15,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import TracksConfig
 from sfmprep.files import write_text
 from sfmprep.frontend.flow_tracks import Judge, write_tracks
-from sfmprep.mapping.odometry import Odometry
+from sfmprep.mapping.odometry import FIRST, Odometry
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.pairing.pairs import Pairs, natural_order
 from sfmprep.pipelines.artefacts import join_tracks
@@ -23,6 +24,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.beside import join_keypoints
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
+from sfmprep.types import Float32, Index, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -75,24 +77,35 @@ def track_points(
             path.unlink(missing_ok=True)
         made = {"key": run.ledger.keys.key("track")}
         estimator = build_flow_estimator(config.flow, device=device.split(",")[0])
+        infos = run.images.infos
         films = [
-            [name for name in film if name in features]
+            list(shot)
             for film in films_of(run.images, others=True)
+            for _, shot in groupby(
+                (name for name in film if name in features),
+                key=lambda name: (infos[name].size, infos[name].orientation),
+            )
         ]
         ways: list[tuple[Sequence[str], Odometry]] = []
 
         def new_judge(film: Sequence[str]) -> Judge:
-            width, height = run.images.infos[film[0]].size
+            middle = np.array(infos[film[0]].size) / 2
             ways.append((film, _odometry(run, config, film[0])))
-            middle, push = np.array([width, height]) / 2, ways[-1][1].push
-            return lambda track, before, now: push(track, before - middle, now - middle)
+
+            def judge(track: Index, before: Float32, now: Float32) -> Mask:
+                if not len(track):  # a cut: what follows is a world of its own
+                    ways.append((film, _odometry(run, config, film[0])))
+                    return np.zeros(0, bool)
+                return ways[-1][1].push(track, before - middle, now - middle)
+
+            return judge
 
         with (
             FeatureStore(place.tracks, made) as tracks,
             MatchStore(place.track_matches, made) as followed,
         ):
             write_tracks(
-                *(run.images, filter(None, films), pairs, estimator, config),
+                *(run.images, films, pairs, estimator, config),
                 *(tracks, followed),
                 new_judge=new_judge,
                 progress=progress,
@@ -133,9 +146,9 @@ def _write_poses(ways: Sequence[tuple[Sequence[str], Odometry]], path: Path) -> 
         return
     [(names, way)] = ways
     rotations, translations = way.cam_from_world
-    logger.info("focal length by the points that were followed: %.0f px", way.focal)
-    if not way.is_whole or len(rotations) != len(names):
+    if not way.is_whole or not FIRST <= len(rotations) == len(names):
         return
+    logger.info("focal length by the points that were followed: %.0f px", way.focal)
     rows = ["name,x,y,z,qw,qx,qy,qz"]
     for name, turn, shift in zip(names, rotations, translations, strict=True):
         x, y, z, w = Rotation.from_matrix(turn.T).as_quat()

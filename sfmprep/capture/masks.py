@@ -122,7 +122,7 @@ def check_masks(images: ImageSet) -> None:
     used = of_panoramas.union(masks.values())
     of_left_out = {
         begin + suffix
-        for name in images.unreadable
+        for name in (*images.unreadable, *images.copies)
         for begin in (name, str(PurePosixPath(name).with_suffix("")))
         for suffix in _SUFFIXES
     }

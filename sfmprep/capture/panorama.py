@@ -141,7 +141,7 @@ def cut_panorama(
     folder: Path,
     views: Sequence[View],
     *,
-    layout: Layout = "mono",
+    layout: Layout | None = None,
     mask: Mask | None = None,
     keep_damaged: bool = False,
 ) -> Panorama:
@@ -156,7 +156,8 @@ def cut_panorama(
         name: What it is called, POSIX.
         folder: Where photographs go.
         views: Which.
-        layout: Where the spheres for two eyes lie; that of the left eye is used.
+        layout: Where the spheres for two eyes lie; that of the left eye is used. None
+            where nobody has seen yet that it is a sphere.
         mask: [H, W] of the picture, True = use; None to use all of it.
         keep_damaged: Use what is left of a damaged file.
 
@@ -166,15 +167,15 @@ def cut_panorama(
             message is the bare reason.
         StoreError: the views cannot be written.
     """
-    pixels = _left_eye(decode(path, keep_damaged=keep_damaged).pixels, layout)
-    mask = mask if mask is None else _left_eye(mask, layout)
+    pixels = _left_eye(decode(path, keep_damaged=keep_damaged).pixels, layout or "mono")
+    mask = mask if mask is None else _left_eye(mask, layout or "mono")
     height, width = pixels.shape[:2]
     info = read_info(path, keep_damaged=keep_damaged)
     if info.orientation != 1:
         raise ImageError(
             "a 360° panorama that EXIF turns, which no camera writes; save it upright"
         )
-    if not info.is_panorama and shows_two_lenses(pixels):
+    if layout is None and not info.is_panorama and shows_two_lenses(pixels):
         raise ImageError(
             "it shows the two lenses of a 360° camera, not joined yet; export it as a"
             " 360° photograph with the camera's program"

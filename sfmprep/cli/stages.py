@@ -41,7 +41,7 @@ def extract(
 
     if shard is not None:
         share = shares.Share.parse(shard)
-        scanned, loaded = scan_for_share(images, out, options)
+        scanned, loaded = scan_for_share(images, out, options, device)
         file, count = shares.extract_share(
             *(scanned, out, loaded, share),
             device=options.devices(device),
@@ -92,7 +92,7 @@ def match(
 
     if shard is not None:
         share = shares.Share.parse(shard)
-        scanned, loaded = scan_for_share(images, out, options)
+        scanned, loaded = scan_for_share(images, out, options, device)
         file, count = shares.match_share(
             *(scanned, out, loaded, share),
             device=options.devices(device),

@@ -45,7 +45,12 @@ def open_folder(
     from sfmprep.pipelines.run import open_run
 
     scanned = find_capture(images, out, loaded, progress=show_progress)
-    scanned = with_motion_masks(scanned, out, loaded, progress=show_progress)
+    if loaded.motion_masks is not None:
+        scanned = with_motion_masks(
+            *(scanned, out, loaded),
+            device=options.devices(device),
+            progress=show_progress,
+        )
     with open_run(
         *(scanned, out, loaded),
         goes_on=goes_on,
@@ -55,17 +60,39 @@ def open_folder(
         yield run
 
 
+def expect_no_cluster(options: Options, what: str) -> None:
+    """Raises ConfigError where a cluster is given to what does not use one."""
+    if options.executor != "local":
+        raise ConfigError(f"{what} runs without a cluster; leave --executor out.")
+
+
 def scan_for_share(
-    images: Path, out: Path, options: Options
+    images: Path, out: Path, options: Options, device: str
 ) -> tuple[ImageSet, Recipe]:
     """Scans the images for one task of many; nothing is written, and nothing locked."""
+    expect_no_cluster(options, "--shard")
+    if "," in device:
+        raise ConfigError(
+            f"--device {device}: a share is done on one device. Give one, and have as"
+            " many shares more."
+        )
     loaded = begin(images, out, options)
-    if options.executor != "local":
-        raise ConfigError("--shard is for tasks without Ray; leave --executor out.")
     from sfmprep.pipelines.develop import find_capture
-    from sfmprep.pipelines.motion_masks import with_motion_masks
+    from sfmprep.pipelines.motion_masks import (
+        STAGE,
+        ledger_of_given,
+        with_motion_masks,
+    )
 
     scanned = find_capture(images, out, loaded, develops=False, progress=show_progress)
+    if loaded.motion_masks is not None:
+        given = ledger_of_given(scanned, out, loaded, progress=show_progress)
+        if not given.is_done(STAGE):
+            raise ConfigError(
+                f"--shard: what moves is not masked in {out} yet, so a share would be"
+                " extracted without masks. Run the command once without --shard, or"
+                " leave motion masks out."
+            )
     return with_motion_masks(scanned, out, loaded, makes=False), loaded
 
 

@@ -22,7 +22,7 @@ from sfmprep.cli.options import (
     WithMasks,
     pose_settings,
 )
-from sfmprep.cli.start import begin, parsed, recipe_of
+from sfmprep.cli.start import begin, expect_no_cluster, parsed, recipe_of
 from sfmprep.devices import pick_device
 from sfmprep.terminal import show, show_progress, start_logging
 
@@ -112,6 +112,7 @@ def add(
 
     Poses, cameras and world of what is there stay as they are.
     """
+    expect_no_cluster(options, "`sfmprep add`")
     loaded = begin(images, out, options)
     from sfmprep.cli.summary import finish
     from sfmprep.pipelines.add import add_photographs
@@ -184,6 +185,7 @@ def demo(
     device: Device = "auto",
 ) -> int:
     """Render a small scene, reconstruct it and compare the poses with the truth."""
+    expect_no_cluster(options, "`sfmprep demo`")
     loaded = options.load(recipe_of(out / "dataset"))
     options.start_logging()
     from sfmprep.cli.summary import finish

@@ -1,7 +1,7 @@
 """How well a reconstruction's camera poses agree with known ones.
 
 Definitions, over all pairs of reference images, names in sorted order; of more than
-1,400 images over a million pairs at random:
+1,400 images over up to a million pairs at random:
 
 - Error of a pair (i, j): the larger of the angle of `R_ij R_ij_ref^T` and the angle
   between the directions of `t_ij` and `t_ij_ref`, 0..180 degrees, where (R_ij, t_ij)

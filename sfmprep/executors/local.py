@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sfmprep.devices import num_cores
-from sfmprep.errors import ConfigError, DeviceError, SfmprepError
+from sfmprep.errors import ConfigError, DeviceError, SfmprepError, StoreError
 from sfmprep.executors.protocol import Job, Outcome, chunk_size
+from sfmprep.files import in_words
 from sfmprep.progress import Progress
 
 T = TypeVar("T")
@@ -149,6 +150,8 @@ def _work(
         sys.exit(1)
     except SfmprepError as error:
         link.send("failed", error)
+    except OSError as error:
+        link.send("failed", StoreError(in_words(error)))
     except Exception:
         link.send("failed", RuntimeError(traceback.format_exc()))
 

@@ -110,9 +110,12 @@ class RayCluster:
             size = chunk_size(total, num_chunks)
             starts = range(0, len(items), size)
             chunks = (items[start : start + size] for start in starts)
-            with shards.parts_shown(), closing(shards.results(chunks)) as done:
-                for _ in progress(done, desc=desc, total=total):
-                    pass
+            try:
+                with shards.parts_shown(), closing(shards.results(chunks)) as done:
+                    for _ in progress(done, desc=desc, total=total):
+                        pass
+            finally:
+                shards.clear_caches()
             shards.outcome.summary = (
                 f"{shards.num_done} of {len(starts)} shards are done"
             )
@@ -191,6 +194,8 @@ class _Shards:
 
         self.outcome = Outcome()
         self.num_done = 0
+        # workers start in a folder of their own
+        job = job.below(Path(Path.cwd().anchor))
         self._job, self._sent_job = job, ray.put(job)
         self._parts, self._needs, self._head = parts, needs, head
         self._id = uuid.uuid4().hex
@@ -258,8 +263,6 @@ class _Shards:
                 elif now - self._head_seen > _HEAD_PATIENCE_S:
                     self._give_up_head()
                     return
-        if self._files_were_sent:
-            self._clear_caches()
 
     def _shard(self, number: int, items: Sequence[Any]) -> _Shard:
         stamps = {p.absolute(): Stamp.of(p) for p in self._job.files(items)}
@@ -298,7 +301,8 @@ class _Shards:
         try:
             answer: Answer = ray.get(reference)
         except ray.exceptions.RayTaskError as error:  # before the job began
-            reason = str(error.cause or error).strip().splitlines()[-1]
+            cause = error.cause or error
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
             self._fail(
                 "a node",
                 DeviceError(f"it cannot do shards ({reason}). Is sfmprep there?"),
@@ -353,8 +357,10 @@ class _Shards:
         for path in shard.sent.keys() - needed:
             self._blocks.pop(path, None)
 
-    def _clear_caches(self) -> None:
+    def clear_caches(self) -> None:
         """Has every node delete what it was sent; one that does not answer keeps it."""
+        if not (self._files_were_sent and self._head_answers()):
+            return
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from sfmprep import __version__
 from sfmprep.errors import DeviceError, SfmprepError, StoreError
 from sfmprep.executors.protocol import Job
-from sfmprep.files import below
+from sfmprep.files import below, in_words
 
 T = TypeVar("T")
 
@@ -87,6 +87,7 @@ def do_shard(job: Job, order: Order, sent: Mapping[Path, Iterable[bytes]]) -> An
     os.environ.update(order.environment)
     handler = _Kept(answer.records)
     logging.getLogger("sfmprep").addHandler(handler)
+    logging.getLogger("sfmprep").setLevel(logging.INFO)
     try:
         cache = Path(tempfile.gettempdir()) / order.cache
         for path, blocks in sent.items():
@@ -94,8 +95,10 @@ def do_shard(job: Job, order: Order, sent: Mapping[Path, Iterable[bytes]]) -> An
         placed = _find(job, order, cache, answer.missing)
         if not answer.missing:
             _run(placed, order, answer)
-    except (SfmprepError, OSError) as error:
+    except SfmprepError as error:
         answer.error = error
+    except OSError as error:
+        answer.error = StoreError(in_words(error))
     except Exception:
         answer.error = RuntimeError(traceback.format_exc())
     finally:

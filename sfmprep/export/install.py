@@ -25,7 +25,6 @@ from sfmprep.export.listing import (
     write_json,
 )
 from sfmprep.export.place import GEOREFERENCE
-from sfmprep.export.spheres import CLOUD
 from sfmprep.export.targets import FOLDERS_BELOW
 from sfmprep.export.tracks import TRACKS
 
@@ -37,7 +36,7 @@ SUBMODELS = "submodels"
 _ENTRIES = (
     *("transforms.json", "sparse", INIT, "images", *(f"images{r}" for r in _REDUCED)),
     *("masks", *(f"masks{r}" for r in _REDUCED), "colmap_masks"),
-    *(WORLD, GEOREFERENCE, TRACKS, CLOUD),
+    *(WORLD, GEOREFERENCE, TRACKS),
 )
 _FOLDERS = ("", *(f"{FOLDERS_BELOW}/{target}" for target in get_args(Target)))
 # gsplat fills these from images/ and never renews them: stale once images/ changes.

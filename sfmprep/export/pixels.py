@@ -163,8 +163,10 @@ class ImageWriter:
             shutil.copyfile(path, destination.image_path(name))
             if mask is not None:
                 _save_png(_grey(mask), destination.mask_path(name))
-        if view is not None:
+        if upright and view is not None:
             self._write_upright(name, mask, view, maps, upright)
+        elif view is not None:
+            maps.drop(view)
         return name
 
     def _write_upright(
@@ -186,6 +188,7 @@ class ImageWriter:
             view.is_identity
             and self.images.infos[name].orientation == 1
             and damage is None  # what is kept of it is not what trainers would read
+            and self.images.infos[name].gps is None  # which a copy would tell
         )
         with path.open("rb") as file, open_header(file) as source:
             saved = _taken_over(source, path)

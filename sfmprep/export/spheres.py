@@ -3,7 +3,7 @@
     images/ images_2/ ...  the panoramas of which a view is registered, and reduced ones
     masks/ ...             STEM.png, black is ignored; only if any panorama has a mask
     transforms.json        their poses, camera_model EQUIRECTANGULAR
-    points3D.ply           the points to start from
+    sparse/points3D.ply    the points to start from
 
 nerfstudio's rays (`cameras/cameras.py`): longitude is pi (x - cx) / fl_x to the right,
 and latitude pi (cy - y) / fl_y up, so of a whole sphere fl_x is half the width and fl_y
@@ -37,7 +37,7 @@ from sfmprep.geometry.undistort import reduce_mask, reduce_pixels
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.types import Float64
 
-CLOUD = "points3D.ply"
+CLOUD = "sparse/points3D.ply"
 _COPIED = (".jpg", ".jpeg", ".png")
 
 
@@ -79,6 +79,7 @@ def write_spheres(
             frame["mask_path"] = f"masks/{PurePosixPath(file).stem}.png"
         frames.append(frame)
         yield {name: file}
+    (folder / CLOUD).parent.mkdir(parents=True, exist_ok=True)
     write_ply(folder / CLOUD, model, surface_shapes(ModelArrays.of(model)))
     content = {
         "generator": GENERATOR,
@@ -137,7 +138,8 @@ def _write_one(
     path = root / name
     try:
         info = read_info(path, keep_damaged=images.keep_damaged)
-        pixels = decode(path, keep_damaged=images.keep_damaged).pixels
+        found = decode(path, keep_damaged=images.keep_damaged)
+        pixels = found.pixels
         used = np.ones(pixels.shape[:2], np.bool_)
         if mask is not None:
             used = read_mask_file(mask, info)
@@ -148,7 +150,8 @@ def _write_one(
         suffix = "" if factor == 1 else f"_{factor}"
         target = folder / f"images{suffix}" / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        if factor == 1 and path.suffix.lower() == target.suffix in _COPIED:
+        is_alike = path.suffix.lower() == target.suffix.lower() in _COPIED
+        if factor == 1 and is_alike and found.damage is None:
             shutil.copyfile(path, target)
         else:
             size = width // factor, height // factor

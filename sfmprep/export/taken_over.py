@@ -37,6 +37,7 @@ class EarlierImages:
 
     folder: Path
     made_from: Mapping[str, str] = field(default_factory=dict)  # by the file's name
+    began: float = 0.0  # when its first file was written
     seconds: float = 0.0  # when it was complete
 
     @classmethod
@@ -47,8 +48,14 @@ class EarlierImages:
             for name, entry in images_of(folder).items()
             if "made_from" in entry
         }
-        seconds = (folder / LISTING).stat().st_mtime if known else 0.0
-        return cls(folder=folder, made_from=known, seconds=seconds)
+        try:
+            began, seconds = (
+                (folder / name).stat().st_mtime
+                for name in ("sparse/0/cameras.bin", LISTING)
+            )
+        except OSError:
+            return cls(folder=folder)
+        return cls(folder=folder, made_from=known, began=began, seconds=seconds)
 
     def take(self, names: Mapping[Path, Path]) -> bool:
         """Puts files into new places, if all of them are as they were written.
@@ -59,7 +66,7 @@ class EarlierImages:
         files = {self.folder / name: target for name, target in names.items()}
         for file in files:
             try:
-                if file.stat().st_mtime > self.seconds:
+                if not self.began <= file.stat().st_mtime <= self.seconds:
                     return False
             except OSError:
                 return False
@@ -67,7 +74,8 @@ class EarlierImages:
             try:
                 os.link(file, target)
             except OSError:  # another file system, or one without links
-                shutil.copy2(file, target)
+                shutil.copyfile(file, target)
+            os.utime(target)  # of this dataset from now on
         return True
 
 

@@ -148,7 +148,9 @@ def write_tracks(
             judge=None if new_judge is None else new_judge(film),
             progress=progress,
         )
+        ahead = set(film)
         for frame in followed:
+            ahead.discard(frame.name)
             features.append([(frame.name, frame.features)])
             found = []
             for other in partners.get(frame.name, ()):
@@ -164,7 +166,8 @@ def write_tracks(
             open_ = {
                 name: earlier
                 for name, earlier in open_.items()
-                if np.isin(earlier.track, frame.track).any()
+                if not ahead.isdisjoint(partners.get(name, ()))
+                and np.isin(earlier.track, frame.track).any()
             }
             open_[frame.name] = frame
             number = max(number, int(frame.track.max(initial=-1)) + 1)

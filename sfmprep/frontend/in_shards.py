@@ -159,8 +159,9 @@ def merge_parts(store: Store) -> None:
             store.merge(part)
         except DamagedError as error:
             logger.warning("what is lost of a part is made again: %s", error)
-    for file in (*folder.glob("*.h5"), *folder.glob(".*.part")):
-        file.unlink()
+        part.unlink()  # one that came meanwhile stays
+    for file in folder.glob(".*.part"):
+        file.unlink(missing_ok=True)
     for token in folder.glob(".seen-*"):  # whoever is still at work for it gives up
         token.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a user's file stays, and so its folder

@@ -17,6 +17,7 @@ from sfmprep.types import Float64, Index, Mask
 
 _SLACK = 0.1  # of the views of a part: how far from its place a cut may lie
 _AS_THIN = 1.05  # of two cuts that are as thin as this, the more even one is taken
+_MOST_NEIGHBOURS = 8  # of a part that lend it views: those that hold most to it
 _DENSE = 64  # views up to which the eigenvectors are computed all
 _SHIFT = 1e-4  # below the smallest eigenvalue, which is 0
 
@@ -88,9 +89,11 @@ def widened(
         others, sums = pull.indices[low:high], pull.data[low:high]
         order = np.lexsort((others, -sums))
         others = others[order]
+        held = np.bincount(owner[others], sums[order], minlength=len(parts))
+        nearest = np.argsort(-held, kind="stable")[:_MOST_NEIGHBOURS]
         chosen = [
             others[owner[others] == other][:overlap]
-            for other in np.unique(owner[others]).tolist()
+            for other in nearest[held[nearest] > 0].tolist()
         ]
         wide.append(np.sort(np.concatenate([rows, *chosen])))
     return wide

@@ -40,6 +40,7 @@ _ARKIT = Convention("opengl", "world_from_cam")
 _METASHAPE = Convention("opencv", "world_from_cam")
 _FILM_MM = 36.0
 _FAR_M = 1e6  # from the middle of the earth, beyond which a world is geocentric
+_HIGH_M = 1e5  # above or below the sea, where nothing is photographed
 _POLYCAM = ("corrected_cameras", "cameras")
 REALITY = ("#name", "x", "y", "alt", "heading", "pitch", "roll")
 
@@ -330,6 +331,8 @@ def _local(rotations: Float64, centres: Float64, path: Path) -> tuple[Float64, F
         return rotations, centres
     earth = pycolmap.GPSTransform()
     latitude, longitude, altitude = earth.ecef_to_ellipsoid(middle[None])[0]
+    if not abs(altitude) < _HIGH_M:  # large numbers, but of a map
+        return rotations, centres
     logger.warning(
         "poses %s are geocentric: the world is metres east, north and up of latitude"
         " %.6f, longitude %.6f, altitude %.1f m",

@@ -154,7 +154,15 @@ def _search(
             found[key] = focal
         elif focal.is_known:
             found[key] = replace(focal, refused=found[key].refused)
-    return found
+    left = set(asked) - found.keys()  # such as those with pairs of fisheye lenses alone
+    told = {**cameras, **_with_found(cameras, found)}
+    return found | find_focal_lengths(
+        told,
+        reader.read_telling(inliers, left, inliers=True),
+        known=told.keys() - left,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def _with_found(

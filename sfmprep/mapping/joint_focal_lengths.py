@@ -35,9 +35,8 @@ from sfmprep.types import Float64, Index
 _LOSS_SCALE = 2.385  # of Cauchy's loss, in deviations: see `adjust.py`
 _ITERATIONS = 6  # of a fundamental matrix
 _LEAST_NOISE = 0.05  # of the largest distance of an inlier
-_LENS_STDDEV = (
-    0.03  # of a radial coefficient that is not known, per longer side squared
-)
+# Of a radial coefficient that is not known, per longer side squared.
+_LENS_STDDEV = 0.03
 _CHI = 3.0  # deviations from which on a pair counts less and less
 _ROUNDS = 30  # of messages
 _DAMPING = 0.5

@@ -84,9 +84,8 @@ def choose_lenses(
         parts = (part for _, part in blocks(ModelArrays.of(model), _BLOCK_IMAGES))
     for part in parts:
         here = asked & _askable(part, known)
-        asked -= here
         if here:
-            _choose(part, here, chosen, seed)
+            asked -= _choose(part, here, chosen, seed)
         if not asked:
             break
     return chosen
@@ -108,15 +107,19 @@ def _choose(
     asked: set[int],
     chosen: pycolmap.Reconstruction,
     seed: int,
-) -> None:
-    """Gives cameras of `chosen` the lenses that the tracks of a model tell."""
+) -> set[int]:
+    """Gives cameras of `chosen` the lenses that the tracks of a model tell.
+
+    Returns:
+        The cameras that they can tell.
+    """
     split = _Split.of(model, seed)
     asked = {key for key in asked if split.num_tracks(key) >= _MIN_TRACKS}
     held = cameras_in(model).keys() - asked
     first = {key: model.cameras[key].model for key in asked}
     best = split.adjusted({}, held) if asked else None
     if best is None:
-        return
+        return set()
     for step in range(max(map(len, _LADDERS.values()))):
         lenses = {
             key: with_model(best.cameras[key], _LADDERS[first[key]][step])
@@ -153,6 +156,7 @@ def _choose(
             ]
             chosen.cameras[key].model = camera.model
             chosen.cameras[key].params = params.tolist()
+    return asked
 
 
 def _cameras(model: pycolmap.Reconstruction) -> dict[int, pycolmap.Camera]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ import pycolmap
 from sfmprep.errors import ReconstructionError, StoreError
 
 _COUNT = struct.Struct("<Q")
+_Bytes = bytes | mmap.mmap
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
@@ -43,17 +45,21 @@ def _expect_whole(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             continue
-        data, at = path.read_bytes(), _COUNT.size
-        try:
-            for _ in range(_COUNT.unpack_from(data)[0]):
-                at = skip(data, at)
-        except (struct.error, ValueError, IndexError, OverflowError):
-            at = -1
-        if at != len(data):
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            at, size = _COUNT.size, len(data)
+            try:
+                for _ in range(_COUNT.unpack_from(data)[0]):
+                    at = skip(data, at)
+            except (struct.error, ValueError, IndexError, OverflowError):
+                at = -1
+        if at != size:
             raise ValueError(f"{name} does not hold what it counts")
 
 
-def _skip_rig(data: bytes, at: int) -> int:
+def _skip_rig(data: _Bytes, at: int) -> int:
     """Where the next rig begins: ids, and poses of some sensors but the first."""
     (num_sensors,) = struct.unpack_from("<I", data, at + 4)
     at += 8 + 8 * (num_sensors > 0)
@@ -62,19 +68,22 @@ def _skip_rig(data: bytes, at: int) -> int:
     return at
 
 
-def _skip_frame(data: bytes, at: int) -> int:
+def _skip_frame(data: _Bytes, at: int) -> int:
     """Where the next frame begins: ids and pose, 16 bytes an image."""
     at += 64
     return at + 4 + 16 * int(struct.unpack_from("<I", data, at)[0])
 
 
-def _skip_image(data: bytes, at: int) -> int:
+def _skip_image(data: _Bytes, at: int) -> int:
     """Where the next image begins: ids and pose, name, 24 bytes a keypoint."""
-    at = data.index(b"\0", at + 64) + 1
+    end = data.find(b"\0", at + 64)
+    if end < 0:
+        raise ValueError("a name without an end")
+    at = end + 1
     return at + _COUNT.size + 24 * int(_COUNT.unpack_from(data, at)[0])
 
 
-def _skip_point(data: bytes, at: int) -> int:
+def _skip_point(data: _Bytes, at: int) -> int:
     """Where the next point begins: id, place, colour, error, 8 bytes an observation."""
     at += 43
     return at + _COUNT.size + 8 * int(_COUNT.unpack_from(data, at)[0])

@@ -20,7 +20,7 @@ from sfmprep.mapping.flow_adjustment import (
 )
 from sfmprep.types import Float64, Index, Mask
 
-_FIRST = 4  # frames from which on there are poses
+FIRST = 4  # frames from which on there are poses
 _WINDOW = 8  # frames that move
 _HELD = 4  # frames before those, whose sightings count
 _SETTLING = 16  # frames until which all but the first move, and the focal length too
@@ -28,7 +28,8 @@ _STEPS, _FIRST_STEPS = 8, 60
 _FEW = 12  # points, with which a frame does not hang on to the one before
 _WIDE = (64.0, 16.0, 4.0)  # of the loss, at first, times the usual scale
 _POINTS = 500  # of a frame, for its pose; the depths of the others follow from poses
-_MISFIT = 6.0  # standard deviations
+# Times 1.48 medians of the errors, which is some ten standard deviations.
+_MISFIT = 6.0
 _MIN_NOISE = 0.5  # pixels of the reduced frame, which is the least that is told apart
 
 
@@ -93,14 +94,13 @@ class Odometry:
         frame = len(self._window.rotations)
         self.is_whole &= len(track) >= _FEW
         self._add(track, before, now, frame)
-        if frame + 1 < _FIRST:
+        if frame + 1 < FIRST:
             return np.ones(len(track), bool)
         rows = np.arange(frame + 1)
         is_early = frame < _SETTLING
         free = (rows > 0) & (rows > (0 if is_early else frame - _WINDOW))
-        since = 0 if is_early else frame - _WINDOW - _HELD
-        recent = self._seen.take(self._seen.frame >= since)
-        is_first = frame + 1 == _FIRST
+        recent = self._seen
+        is_first = frame + 1 == FIRST
         steps = _FIRST_STEPS if is_first else _STEPS
         stride = max(len(track) // _POINTS, 1)
         some = recent.take(self._track[recent.point] % stride == 0)
@@ -155,7 +155,7 @@ class Odometry:
             shift = translations[-1] - turn @ translations[-2]
         kept = np.isin(self._track, track)
         new_row = np.cumsum(kept) - 1
-        seen = seen.take(kept[seen.point])
+        seen = seen.take(kept[seen.point] & (seen.frame >= _since(frame)))
         window = window.take_points(kept)
         known = self._track[kept]
         is_new = ~np.isin(track, known)
@@ -216,3 +216,8 @@ def _mirrored(window: Window) -> Window:
         translations=translations,
         inverse_depth=1 / np.maximum(depth, 0.3 * middle),
     )
+
+
+def _since(frame: int) -> int:
+    """The first frame whose sightings count in one."""
+    return 0 if frame < _SETTLING else frame - _WINDOW - _HELD

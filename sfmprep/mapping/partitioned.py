@@ -2,7 +2,7 @@
 
 Incremental mapping takes the more for an image the more images there are: all are
 adjusted again and again. Parts of one size take the same each, on as many cores as
-there are, and no process holds more than its own. What is left is done once: models are
+there are. What is left is done once: models are
 brought into one frame, tracks that parts have in common become one, and everything is
 adjusted together.
 """
@@ -61,7 +61,7 @@ def is_cut(config: MappingConfig, num_images: int) -> bool:
 def how_mapped(config: MappingConfig, num_images: int) -> str:
     """What maps a capture of so many images, in words."""
     if is_cut(config, num_images):
-        return f"incremental, in overlapping parts of about {config.part_size} images"
+        return f"incremental, in overlapping parts of some {config.part_size} images"
     return config.type
 
 
@@ -113,10 +113,15 @@ def _parts(
     index = np.searchsorted(ids, pairs)
     parts = cut(len(ids), index, weights, size=size)
     overlap = max(round(_OVERLAP * size), _MIN_OVERLAP)
-    return [
-        [cache.image(key).name for key in ids[rows].tolist()]
-        for rows in widened(parts, len(ids), index, weights, overlap=overlap)
-    ]
+    packed: list[dict[str, None]] = []
+    for rows in widened(parts, len(ids), index, weights, overlap=overlap):
+        names = dict.fromkeys(cache.image(key).name for key in ids[rows].tolist())
+        # of what hangs together with nothing, many are one part
+        if packed and len(packed[-1]) + len(names) <= size:
+            packed[-1] |= names
+        else:
+            packed.append(names)
+    return [list(names) for names in packed]
 
 
 # --------------------------------------------------------------------------- the parts

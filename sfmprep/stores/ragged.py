@@ -58,6 +58,7 @@ _FIXED = 5  # columns of the index before the extras
 _CHAINS = 2  # columns of /sums before those of values
 _Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _IN_MEMORY = itertools.count()
+_ERRNO = r"errno = (\d+)"  # in HDF5's words, which are many lines
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
@@ -114,7 +115,7 @@ class RaggedTable:
             raise
         except _HDF5_ERRORS as error:
             self.close()
-            raise self._damaged(str(error)) from error
+            raise self._not_given(error) from error
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -343,13 +344,20 @@ class RaggedTable:
             f"{self.place} is damaged: {how}. Delete it; the next run makes it again."
         )
 
+    def _not_given(self, error: Exception) -> StoreError:
+        """Damage, unless it is the disk that gives nothing now: later it may."""
+        said = re.search(_ERRNO, str(error))
+        if said and int(said[1]) in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+            return _store_error(self.place, RuntimeError(str(error)))
+        return self._damaged(str(error))
+
     def _read_rows(
         self, columns: Mapping[str, Any], start: int, stop: int
     ) -> dict[str, NDArray[Any]]:
         try:
             return {name: column[start:stop] for name, column in columns.items()}
         except (OSError, RuntimeError) as error:
-            raise self._damaged(str(error)) from error
+            raise self._not_given(error) from error
 
     def _count_rows(self, item: Item, layout: _Layout) -> int:
         counts = {len(column) for column in item.columns.values()}
@@ -484,7 +492,8 @@ def _open(
                 " that store first."
             ) from error
         # HDF5 gives no number to what it finds wrong in a file
-        meaning = StoreError if error.errno else DamagedError
+        has_number = error.errno or re.search(_ERRNO, str(error))
+        meaning = StoreError if has_number else DamagedError
         raise meaning(str(_store_error(path, error))) from error
 
 
@@ -574,7 +583,7 @@ def differences(
 
 def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
     number = error.errno if isinstance(error, OSError) else None
-    if said := re.search(r"errno = (\d+)", str(error)):  # HDF5's words, on many lines
+    if said := re.search(_ERRNO, str(error)):
         number = int(said[1])
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(

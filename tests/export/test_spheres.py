@@ -149,7 +149,7 @@ def test_panoramas_are_copied_and_reduced(tmp_path: Path) -> None:
     names = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
     pictures = ("a.png", "sub-b.jpg", "sub-c.jpg")
     assert names == {
-        *("transforms.json", "points3D.ply", "dataset.json"),
+        *("transforms.json", "sparse/points3D.ply", "dataset.json"),
         *(f"images{s}/{name}" for s in ("", "_2") for name in pictures),
     }
     root = tmp_path / "photos"

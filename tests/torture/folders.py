@@ -297,7 +297,7 @@ class Folders:
         shutil.copytree(self.reference.images, self.images)
 
     def _swap(self, when: float) -> None:
-        """One more byte behind the end of a photograph in the place of another's."""
+        """Flips a bit in the middle of a photograph; size and time stay."""
         path = self.images / "0003.jpg"
         bytes_ = bytearray(path.read_bytes())
         bytes_[len(bytes_) // 2] ^= 1

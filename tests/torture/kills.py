@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,14 +93,3 @@ def _go_on(
         found.faults.append(f"{what}: it does not go on: {said}")
     elif other := differences(reference.content, content(out)):
         found.faults.append(f"{what}: other than uninterrupted: {', '.join(other)}")
-
-
-def merged(some: Sequence[Kills]) -> Kills:
-    """All of them as one."""
-    whole = Kills()
-    for each in some:
-        whole.num_kills += each.num_kills
-        whole.num_folders += each.num_folders
-        whole.stages += each.stages
-        whole.faults += each.faults
-    return whole

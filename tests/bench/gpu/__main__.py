@@ -1,6 +1,6 @@
 """Tests, benchmark and training on a bare machine with one GPU, in one command.
 
-    python3 -m tests.bench.gpu --minutes 9               (or: make gpu)
+    python3 -m tests.bench.gpu --minutes 9    (or: make gpu GPU="--minutes 9")
 
 It needs an interpreter with PyTorch and what `collect.THERE` names, and the folder that
 `make gpu-wheels` made; no network, no pip, no write access to the interpreter. Parts

@@ -20,7 +20,7 @@ NOT_YET = "Not run on a GPU yet: `make gpu-wheels` and `make gpu` do it ([how](%
 
 _HOW = """\
     make gpu-wheels                     # here, with a network and ../shared
-    python3 -m tests.bench.gpu --minutes 9          # there; make gpu is the same
+    python3 -m tests.bench.gpu --minutes 9  # there; or make gpu GPU="--minutes 9"
     make gpu-table                      # here, with gpu-results/ brought back
 
 The first line puts what a bare machine lacks into `wheels-gpu/`, at most 60 MB that
