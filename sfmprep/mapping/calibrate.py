@@ -155,6 +155,8 @@ def _search(
         elif focal.is_known:
             found[key] = replace(focal, refused=found[key].refused)
     left = set(asked) - found.keys()  # such as those with pairs of fisheye lenses alone
+    if not left:
+        return found
     told = {**cameras, **_with_found(cameras, found)}
     return found | find_focal_lengths(
         told,
