@@ -77,8 +77,10 @@ def georeference(
     infos = [images.infos[image.name] for image in registered]
     # Heights above the place of take-off do as well as altitudes, but not beside them.
     has_altitudes = sum(bool(i.gps and i.gps[2] is not None) for i in infos)
-    has_heights = sum(bool(i.gps and i.height_m is not None) for i in infos)
-    above_takeoff = has_altitudes < max(MIN_POSITIONS, has_heights)
+    only_heights = sum(
+        bool(i.gps and i.gps[2] is None and i.height_m is not None) for i in infos
+    )
+    above_takeoff = has_altitudes < max(MIN_POSITIONS, only_heights / 2)
     located = [
         (image.projection_center(), gps, info.gps_accuracy_m)
         for image, info in zip(registered, infos, strict=True)
