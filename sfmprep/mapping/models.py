@@ -45,6 +45,8 @@ def _expect_whole(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             continue
+        if path.stat().st_size == 0:  # of which there is no map
+            raise ValueError(f"{name} does not hold what it counts")
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,

@@ -61,7 +61,7 @@ def is_cut(config: MappingConfig, num_images: int) -> bool:
 def how_mapped(config: MappingConfig, num_images: int) -> str:
     """What maps a capture of so many images, in words."""
     if is_cut(config, num_images):
-        return f"incremental, in overlapping parts of some {config.part_size} images"
+        return f"incremental, in overlapping parts of about {config.part_size} images"
     return config.type
 
 
