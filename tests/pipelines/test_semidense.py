@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 import pytest
 
@@ -16,7 +13,6 @@ from sfmprep.cli.commands import run
 from sfmprep.config import Recipe, XFeatStarConfig
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import StoreError, WeightsError
-from sfmprep.models.protocols import DenseImage
 from sfmprep.pipelines import artefacts, semidense, stages
 from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.reconstruct import reconstruct
@@ -24,7 +20,7 @@ from sfmprep.pipelines.run import open_run
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.report.schema import Report
 from sfmprep.stores.tables import DenseStore
-from sfmprep.types import DenseMatches, Float32, ImageBatch
+from tests.support.flow_matcher import Flow
 
 SETTINGS = (
     "features.max_size=480",
@@ -33,50 +29,6 @@ SETTINGS = (
     "dense={matcher: {type: xfeat-star, max_size: 480}, pairs: all}",
     "refinement={}",
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """An image by the mean of its pixels, which tells it from the others."""
-
-    pixels: Float32
-    keypoints: Float32
-    num_bytes: int = 1000
-
-
-class Flow:
-    """Finds a grid's points in the other image by dense optical flow."""
-
-    batch_size = 1
-    identity = {"weights_sha256": "flow"}
-
-    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
-        width, height = batch.network_size
-        x, y = np.meshgrid(
-            np.arange(24, width - 24, 12), np.arange(24, height - 24, 12)
-        )
-        grid = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32) + np.float32(0.5)
-        return [Seen(pixels=pixels.mean(0), keypoints=grid) for pixels in batch.pixels]
-
-    def match(
-        self, pairs: Sequence[tuple[DenseImage, DenseImage]]
-    ) -> list[DenseMatches]:
-        return [self._match(first, second) for first, second in pairs]
-
-    def _match(self, first: Seen, second: Seen) -> DenseMatches:
-        import cv2
-
-        grey = [np.uint8(255 * each.pixels) for each in (first, second)]
-        start = first.keypoints[:, None]
-        there, found, _ = cv2.calcOpticalFlowPyrLK(*grey, start, None)
-        back, again, _ = cv2.calcOpticalFlowPyrLK(*grey[::-1], there, None)
-        away = np.linalg.norm(back - start, axis=2)[:, 0]
-        good = (found[:, 0] > 0) & (again[:, 0] > 0) & (away < 0.5)
-        return DenseMatches(
-            xy0=start[good, 0],
-            xy1=there[good, 0],
-            scores=np.full(int(good.sum()), 0.9, np.float32),
-        )
 
 
 @pytest.fixture(autouse=True)

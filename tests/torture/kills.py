@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.torture import runs, scene
-from tests.torture.content import content, differences
-from tests.torture.reference import Reference
+from tests.torture.reference import Reference, go_on
 
 _LEGS = 8  # kills of one folder, ever later, before it may come to its end
 _LONGEST_LEG = 0.3  # of the seconds of a whole run
@@ -48,7 +47,10 @@ def kill_at_writes(
 
             ended = runs.run(scene.command(reference.images, out), folder, prepare)
             _note(found, ended, f"{stage}, write {at} (seed {seed})", stage)
-        _go_on(found, reference, out, folder, f"kills at writes {legs} (seed {seed})")
+        found.num_folders += 1
+        found.faults += go_on(
+            reference, out, folder, f"kills at writes {legs} (seed {seed})"
+        )
     return found
 
 
@@ -69,7 +71,8 @@ def kill_at_times(
             if ended.code == 0:
                 break  # it was faster
             _note(found, ended, f"after {seconds:.3f} s (seed {seed})", "")
-        _go_on(found, reference, out, folder, f"kills at times (seed {seed})")
+        found.num_folders += 1
+        found.faults += go_on(reference, out, folder, f"kills at times (seed {seed})")
     return found
 
 
@@ -81,15 +84,3 @@ def _note(found: Kills, ended: runs.Ended, where: str, stage: str) -> None:
     found.num_kills += 1
     if stage:
         found.stages[stage] += 1
-
-
-def _go_on(
-    found: Kills, reference: Reference, out: Path, folder: Path, what: str
-) -> None:
-    ended = runs.run(scene.command(reference.images, out), folder)
-    found.num_folders += 1
-    if ended.code != reference.code or ended.fault:
-        said = f"exit code {ended.code}; {ended.out[-300:]}{ended.err[-300:]}"
-        found.faults.append(f"{what}: it does not go on: {said}")
-    elif other := differences(reference.content, content(out)):
-        found.faults.append(f"{what}: other than uninterrupted: {', '.join(other)}")

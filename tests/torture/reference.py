@@ -61,6 +61,17 @@ def make_reference(folder: Path) -> Reference:
     )
 
 
+def go_on(reference: Reference, out: Path, folder: Path, what: str) -> list[str]:
+    """Goes on in a folder to the end; returns what is wrong or other there."""
+    ended = runs.run(scene.command(reference.images, out), folder)
+    if ended.code != reference.code or ended.fault:
+        said = f"exit code {ended.code}; {ended.out[-300:]}{ended.err[-300:]}"
+        return [f"{what}: it does not go on: {said}"]
+    if other := differences(reference.content, content(out)):
+        return [f"{what}: other than uninterrupted: {', '.join(other)}"]
+    return []
+
+
 def _count_writes(out: Path, counts: Path) -> None:
     """Notes at each stage's begin, and at the end, how many calls wrote so far."""
     import atexit
