@@ -83,7 +83,7 @@ def add_photographs(
             " alone. Run `sfmprep reconstruct` again: it goes on with what is there."
         )
     models, world = models_in(place.models), _world(out)
-    images = find_capture(source, out, recipe, progress=progress)
+    images = find_capture(source, out, recipe, device=device, progress=progress)
     posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
     seconds: dict[str, float] = {}
     with open_run(images, out, recipe, goes_on=True, progress=progress) as run:

@@ -42,6 +42,7 @@ def find_capture(
     recipe: Recipe,
     *,
     develops: bool = True,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> ImageSet:
     """Finds the photographs of a capture, and makes those of films and the like.
@@ -52,11 +53,13 @@ def find_capture(
         out: The output folder; only what becomes photographs writes there.
         recipe: Which frames and views are taken, and where masks lie.
         develops: Whether what is missing is made; else it is left out.
+        device: Where a network for the flow of films runs.
         progress: Wraps the loops.
 
     Raises:
         ConfigError, StoreError: results may not go to `out`, or cannot.
         ImageError: as `find_photographs`, or nothing came of the one film.
+        WeightsError, DeviceError: see `build_flow_estimator` and `FlowEstimator.flow`.
     """
     files = files_to_develop(source, recipe.masks, recipe.panorama.cut)
     developed = None
@@ -65,7 +68,7 @@ def find_capture(
         workspace.check_place(source)
         if develops:
             with workspace.locked():
-                _develop(files, workspace, recipe, progress)
+                _develop(files, workspace, recipe, device, progress)
         developed = _what_is_there(source, files, workspace)
         if source.is_file() and (reason := developed.failures.get(source.name)):
             raise ImageError(f"{source}: {reason}")
@@ -82,7 +85,11 @@ def find_capture(
 
 
 def _develop(
-    files: Mapping[str, Path], workspace: Workspace, recipe: Recipe, progress: Progress
+    files: Mapping[str, Path],
+    workspace: Workspace,
+    recipe: Recipe,
+    device: str,
+    progress: Progress,
 ) -> None:
     """Makes the photographs of all files that are not there for these settings."""
     table = read_table(workspace.developed_table)
@@ -112,7 +119,7 @@ def _develop(
                     entry["panoramas"] = [panorama.to_json()]
                 elif is_film(name):
                     what = path, name, taken[name], beside
-                    entry |= _film(*what, workspace, recipe, progress)
+                    entry |= _film(*what, workspace, recipe, device, progress)
                 else:
                     develop_raw(path, workspace.developed / taken[name])
                     entry["names"] = [taken[name]]
@@ -142,16 +149,21 @@ def _film(
     beside: _Beside,
     workspace: Workspace,
     recipe: Recipe,
+    device: str,
     progress: Progress,
 ) -> dict[str, Any]:
     """What one film became: frames, or the views of frames that are spheres."""
     # here, so that a capture of photographs alone loads none of it
     from sfmprep.capture.frames import take_frames
     from sfmprep.capture.spherical import sphere_of_film
+    from sfmprep.models.build import build_flow_estimator
+    from sfmprep.models.flow.pictures import FlowOfPictures
 
+    estimator = build_flow_estimator(recipe.film.flow, device=device.partition(",")[0])
     layout = sphere_of_film(path, recipe.panorama.cut)
     film = take_frames(
         *(path, name, workspace.developed, place),
+        flow=FlowOfPictures(estimator),
         max_overlap=recipe.film.max_overlap,
         most=recipe.film.frames,
         subtitles=beside.subtitles,

@@ -56,7 +56,7 @@ def reconstruct(
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "develop"):
-        images = find_capture(source, out, recipe, progress=progress)
+        images = find_capture(source, out, recipe, device=device, progress=progress)
     if images.developed is None:
         seconds.clear()  # there was nothing to develop
     if recipe.motion_masks is not None:

@@ -150,7 +150,11 @@ STAGES = {
             grows=True,
             writes="work/developed",
             command="reconstruct",
-            settings=lambda r: {"film": _dump(r.film), "panorama": _dump(r.panorama)},
+            settings=lambda r: {
+                "film": r.film.model_dump(mode="json", exclude={"flow"}),
+                "panorama": _dump(r.panorama),
+            },
+            model=lambda r: r.film.flow,
         ),
         Stage(
             name="motion masks",

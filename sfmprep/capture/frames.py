@@ -15,6 +15,7 @@ from sfmprep.capture.developed import Film
 from sfmprep.capture.film import Frame, read_frames, read_header
 from sfmprep.capture.flight import Flight, read_flight
 from sfmprep.capture.keyframes import Chooser, Keyframe, choose, thin_out
+from sfmprep.capture.motion import Flow
 from sfmprep.capture.place_tags import place_tags
 from sfmprep.errors import ImageError
 from sfmprep.files import not_written
@@ -34,6 +35,7 @@ def take_frames(
     folder: Path,
     place: str,
     *,
+    flow: Flow,
     max_overlap: float,
     most: int | None,
     subtitles: Path | None = None,
@@ -49,6 +51,7 @@ def take_frames(
         name: What it is called.
         folder: Where photographs go.
         place: The folder below that, POSIX, of this film.
+        flow: Optical flow, which tells how far the picture has moved.
         max_overlap: Share of the picture, below 1, that two frames that are taken one
             after the other have in common.
         most: How many frames may stay, or None.
@@ -59,12 +62,13 @@ def take_frames(
     Raises:
         ImageError: it cannot be decoded; the message is the bare reason.
         StoreError: the frames cannot be written.
+        DeviceError: the flow does not fit into the memory of the device.
     """
     header = read_header(path)
     flight, fault = _flight(subtitles)
     located: set[str] = set()
     part = folder / f"{place}.part"
-    chooser, taken = Chooser(max_overlap), list[Keyframe]()
+    chooser, taken = Chooser(max_overlap, flow), list[Keyframe]()
     last = Frame(-1, 0.0, np.empty((0, 0, 3), np.uint8))
     try:
         shutil.rmtree(part, ignore_errors=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.capture.film import Frame
-from sfmprep.capture.motion import Mark, MotionTracker
+from sfmprep.capture.motion import Flow, Mark, MotionTracker
 
 _MAX_RATE = 31.0  # frames a second that are looked at
 _LONGER_SIDE = 960  # at which sharpness is measured
@@ -84,12 +84,13 @@ class Chooser:
     Args:
         max_overlap: Share of the picture, below 1, that two frames that are taken one
             after the other have in common.
+        flow: Optical flow.
     """
 
-    def __init__(self, max_overlap: float) -> None:
+    def __init__(self, max_overlap: float, flow: Flow) -> None:
         self.looks: list[Look] = []
         self._step = 1 - max_overlap
-        self._tracker = MotionTracker()
+        self._tracker = MotionTracker(flow)
         self._recent: deque[float] = deque(maxlen=_USUAL_FRAMES)
         self._segment = 0
         self._has_one = False  # in this segment

@@ -1,15 +1,15 @@
 """How far the picture of a film has moved, and where the film is cut.
 
-Points on a grid are carried along by DIS optical flow (Kroeger et al., ECCV 2016) from
-frame to frame, so that what counts is how far they are from where they were, not the
-way that a shaking hand took. Frames are evened out in brightness and contrast first:
-a change of exposure is no motion.
+Points on a grid are carried along by optical flow from frame to frame, so that what
+counts is how far they are from where they were, not the way that a shaking hand took.
+Frames are evened out in brightness and contrast first: a change of exposure is no
+motion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from sfmprep.types import Float32
 
 Grey = NDArray[np.uint8]  # [H, W]
+Flow = Callable[[Grey, Grey, Float32 | None], tuple[Float32, Float32]]
+"""Optical flow [H, W, 2] from one picture to the next, and back.
+
+The third is a flow to begin with, or None.
+"""
 
 _LONGER_SIDE = 480
 _AROUND = 41  # pixels of it, over which brightness and contrast are evened out
@@ -51,11 +56,14 @@ class Mark:
 
 
 class MotionTracker:
-    """Follows points through a film, frame by frame."""
+    """Follows points through a film, frame by frame.
 
-    def __init__(self) -> None:
-        preset = cv2.DISOPTICAL_FLOW_PRESET_FAST
-        self._flow: Any = cv2.DISOpticalFlow_create(preset)  # type: ignore[attr-defined]
+    Args:
+        flow: Optical flow.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
         self._grey: Grey | None = None  # the last frame that went together
         self._lost: Grey | None = None
         self._num_missing = 0  # frames since then
@@ -180,15 +188,14 @@ def _evened(picture: Grey) -> Grey:
 
 
 def _carried(
-    flow: Any,
+    flow: Flow,
     before: Grey,
     now: Grey,
     xy: Float32,
     guess: Float32 | None = None,
 ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
     """The flow, where points [N, 2] go, and whether the way back leads back."""
-    there = flow.calc(before, now, None if guess is None else guess.copy())
-    back = flow.calc(now, before, None if guess is None else -guess)
+    there, back = flow(before, now, guess)
     shift = _sampled(there, xy)
     end: Float32 = np.asarray(xy + shift, np.float32)
     error = np.linalg.norm(shift + _sampled(back, end), axis=1)
@@ -208,7 +215,7 @@ def _has_texture(grey: Grey, xy: Float32) -> NDArray[np.bool_]:
     return textured
 
 
-def _goes_together(flow: Any, before: Grey, now: Grey) -> bool:
+def _goes_together(flow: Flow, before: Grey, now: Grey) -> bool:
     height, width = now.shape
     xs, ys = np.arange(8, width, 24), np.arange(8, height, 24)
     xy = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)

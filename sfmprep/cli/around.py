@@ -82,7 +82,14 @@ def recipes(
         for weight, path in frontend.all_weights():
             show(_described(weight, path))
     dense = recipe.dense.matcher if recipe.dense else None
-    for label, model in (("retrieval", recipe.retriever), ("semi-dense", dense)):
+    flows = {
+        "frames of films": recipe.film.flow,
+        "motion masks": recipe.motion_masks.flow if recipe.motion_masks else None,
+        "tracks": recipe.tracks.flow if recipe.tracks else None,
+    }
+    others = {"retrieval": recipe.retriever, "semi-dense": dense}
+    others |= {k: flow for k, flow in flows.items() if flow and flow.needed_weights()}
+    for label, model in others.items():
         if model is not None:
             show(f"# {label}: {model.type}")
             for weight, path in model.needed_weights():

@@ -44,12 +44,13 @@ def open_folder(
     from sfmprep.pipelines.motion_masks import with_motion_masks
     from sfmprep.pipelines.run import open_run
 
-    scanned = find_capture(images, out, loaded, progress=show_progress)
-    if loaded.motion_masks is not None:
+    has_masks = loaded.motion_masks is not None
+    has_network = has_masks or loaded.film.flow.needed_weights()
+    where = options.devices(device) if has_network else "cpu"  # torch loads slowly
+    scanned = find_capture(images, out, loaded, device=where, progress=show_progress)
+    if has_masks:
         scanned = with_motion_masks(
-            *(scanned, out, loaded),
-            device=options.devices(device),
-            progress=show_progress,
+            scanned, out, loaded, device=where, progress=show_progress
         )
     with open_run(
         *(scanned, out, loaded),

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from sfmprep.config.base import Config
+from sfmprep.config.flow import DisConfig, FlowConfig
 
 
 class FilmConfig(Config):
@@ -16,3 +17,5 @@ class FilmConfig(Config):
     """Share of the picture that a frame and the next one have in common, at most."""
     frames: PositiveInt | None = 600
     """The most frames of one film; of more the least needed go. null: no limit."""
+    flow: FlowConfig = DisConfig(preset="fast")
+    """What tells how far the picture has moved."""

@@ -18,7 +18,7 @@ import numpy as np
 from sfmprep.capture.film import read_frames
 from sfmprep.capture.keyframes import Chooser, choose
 from sfmprep.config import FilmConfig
-from tests.bench.film_scenes import FILMS
+from tests.bench.film_scenes import FILMS, flow_of_films
 from tests.bench.scoreboard.play import Row, Settings, play, read_rows
 from tests.bench.scoreboard.tools import Tool
 from tests.bench.shared import scene_folder
@@ -84,7 +84,7 @@ def blurred(name: str) -> tuple[int, int, int]:
     """Frames that are taken of a film, those of them that are blurred, and of as many
     that are taken every so often instead.
     """
-    chooser = Chooser(FilmConfig().max_overlap)
+    chooser = Chooser(FilmConfig().max_overlap, flow_of_films())
     film = scene_folder(name) / "video.mp4"
     taken = [frame.look for frame in choose(read_frames(film), chooser)]
     places = np.linspace(0, len(chooser.looks) - 1, len(taken)).round().astype(int)

@@ -17,6 +17,8 @@ from sfmprep.config import FilmConfig
 from sfmprep.demo.courtyard import build_courtyard, camera_walk
 from sfmprep.demo.raycast import Camera, look_at, render_image
 from sfmprep.demo.textures import to_texture
+from sfmprep.models.build import build_flow_estimator
+from sfmprep.models.flow.pictures import FlowOfPictures
 from sfmprep.threads import thread_pool
 from sfmprep.types import Float64
 from tests.bench.scoreboard.scenes import Scene, rendered, shared
@@ -56,10 +58,16 @@ def only_turn(folder: Path) -> None:
     _render(folder, _looks_around(camera_walk(2, SIZE, 0)[0]))
 
 
+def flow_of_films() -> FlowOfPictures:
+    """What tells how far a film has moved."""
+    return FlowOfPictures(build_flow_estimator(FilmConfig().flow))
+
+
 def keyframes(name: str, folder: Path) -> None:
     """The frames that sfmprep takes of a shared film."""
     take_frames(
         *(scene_folder(name) / "video.mp4", name, folder, "images"),
+        flow=flow_of_films(),
         max_overlap=FilmConfig().max_overlap,
         most=None,
     )

@@ -16,14 +16,18 @@ from sfmprep.capture import frames as frames_module
 from sfmprep.capture.film import Frame, read_frames, read_header
 from sfmprep.capture.frames import frame_name, take_frames
 from sfmprep.capture.keyframes import Chooser, Keyframe, choose, sharpness, thin_out
+from sfmprep.config import FilmConfig
 from sfmprep.errors import ImageError
+from sfmprep.models.flow.dis import Dis
+from sfmprep.models.flow.pictures import FlowOfPictures
 from tests.support.films import Walk, as_frames, sound_only, texture, write_film
 
 WALK = Walk()
+FLOW = FlowOfPictures(Dis(FilmConfig().flow))
 
 
 def chosen(pictures, max_overlap: float = 0.9) -> list[Keyframe]:
-    return list(choose(as_frames(pictures), Chooser(max_overlap)))
+    return list(choose(as_frames(pictures), Chooser(max_overlap, FLOW)))
 
 
 @functools.cache
@@ -229,7 +233,7 @@ def test_parallax_tells_a_turn_from_a_walk() -> None:
 
 
 def test_at_most_31_frames_a_second_are_looked_at() -> None:
-    chooser = Chooser(0.9)
+    chooser = Chooser(0.9, FLOW)
     list(choose(as_frames([WALK.at(k / 4) for k in range(120)], rate=120), chooser))
     assert len(chooser.looks) == 30
 
@@ -278,7 +282,7 @@ def test_film_becomes_photographs(tmp_path: Path) -> None:
     (folder / "in" / "walk").mkdir(parents=True)
     (folder / "in" / "walk" / "old.jpg").write_bytes(b"")
     film = take_frames(
-        *(path, "in/walk.mp4", folder, "in/walk"), max_overlap=0.9, most=None
+        *(path, "in/walk.mp4", folder, "in/walk"), flow=FLOW, max_overlap=0.9, most=None
     )
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg"))
     assert list(film.frames) == files
@@ -295,7 +299,9 @@ def test_film_becomes_photographs(tmp_path: Path) -> None:
 
 def test_no_more_frames_than_asked_for(tmp_path: Path) -> None:
     path = write_film(tmp_path / "walk.mp4", [WALK.at(4 * k) for k in range(60)])
-    film = take_frames(*(path, "walk.mp4", tmp_path, "walk"), max_overlap=0.9, most=5)
+    film = take_frames(
+        *(path, "walk.mp4", tmp_path, "walk"), flow=FLOW, max_overlap=0.9, most=5
+    )
     assert len(film.frames) == 5 == len(list((tmp_path / "walk").iterdir()))
     whole = film.num_thinned + 5
     assert film.remarks() == []
@@ -322,7 +328,9 @@ def test_few_frames_are_in_memory_at_a_time(
             yield frame
 
     monkeypatch.setattr(frames_module, "read_frames", watched)
-    film = take_frames(*(path, "w", tmp_path, "w"), max_overlap=0.9, most=None)
+    film = take_frames(
+        *(path, "w", tmp_path, "w"), flow=FLOW, max_overlap=0.9, most=None
+    )
     assert len(film.frames) > 5
     assert most <= 8
 
@@ -333,7 +341,9 @@ def test_film_that_breaks_off_is_used_until_then(tmp_path: Path) -> None:
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     data[start + (end - start) // 2 : end] = bytes(end - start - (end - start) // 2)
     path.write_bytes(data)
-    film = take_frames(*(path, "walk.mp4", tmp_path, "w"), max_overlap=0.9, most=None)
+    film = take_frames(
+        *(path, "walk.mp4", tmp_path, "w"), flow=FLOW, max_overlap=0.9, most=None
+    )
     assert 0 < film.lost_seconds < 5
     assert film.remarks()[0] == (
         f"walk.mp4 cannot be decoded beyond {film.seconds:.1f} of 5.0 s; what comes"
@@ -344,7 +354,9 @@ def test_film_that_breaks_off_is_used_until_then(tmp_path: Path) -> None:
 
 def test_film_in_which_nothing_moves_says_so(tmp_path: Path) -> None:
     path = write_film(tmp_path / "a.mp4", [WALK.at(10)] * 31)
-    film = take_frames(*(path, "a.mp4", tmp_path, "a"), max_overlap=0.9, most=None)
+    film = take_frames(
+        *(path, "a.mp4", tmp_path, "a"), flow=FLOW, max_overlap=0.9, most=None
+    )
     assert len(film.frames) == 1
     assert film.remarks() == [
         (
@@ -358,7 +370,9 @@ def test_camera_that_only_turns_is_named(tmp_path: Path) -> None:
     plain = texture(1200, 120)
     turn = [np.ascontiguousarray(plain[:, 4 * k : 4 * k + 160]) for k in range(60)]
     path = write_film(tmp_path / "a.mp4", turn)
-    film = take_frames(*(path, "a.mp4", tmp_path, "a"), max_overlap=0.9, most=None)
+    film = take_frames(
+        *(path, "a.mp4", tmp_path, "a"), flow=FLOW, max_overlap=0.9, most=None
+    )
     assert film.remarks() == [
         (
             "In 100% of a.mp4 the camera only turns, or what it shows is flat: that"

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import sfmprep as sp
 from sfmprep.capture import frames as frames_module
@@ -16,7 +18,9 @@ from sfmprep.capture.masks import check_masks, read_mask
 from sfmprep.capture.raw import develop_raw
 from sfmprep.cli.commands import run
 from sfmprep.config.load import load_recipe
-from sfmprep.errors import ImageError
+from sfmprep.errors import ImageError, WeightsError
+from sfmprep.models.flow.raft import Raft
+from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.rigs import find_rigs
 from tests.support.films import Walk, sound_only, write_film
@@ -113,6 +117,38 @@ def test_only_what_changed_is_made_anew(
     assert decoded[3:] == ["a.mp4", "b.mp4"]
     (folder / "b.mp4").unlink()
     assert len(find_capture(folder, out, more).films) == 1
+
+
+def test_frames_are_chosen_by_the_flow_of_the_recipe(
+    film: Path, tmp_path: Path, decoded: list[str], monkeypatch
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "raft.safetensors"
+    save_file(RaftNetwork(is_small=True).state_dict(), weights)
+    sizes = []
+
+    def still(self, pairs, starts=None):
+        sizes.extend(first.size for first, _ in pairs)
+        return [np.zeros((*first.size[::-1], 2), np.float32) for first, _ in pairs]
+
+    monkeypatch.setattr(Raft, "flow", still)
+    flow = f"film.flow={{type: raft, weights: {weights}}}"
+    images = find_capture(film, tmp_path / "out", load_recipe("sift", [flow]))
+    assert len(images) == 1  # by this flow nothing moves
+    assert set(sizes) == {(480, 360)}
+    find_capture(film, tmp_path / "out", load_recipe("sift", [flow]))
+    assert decoded == ["walk.mp4"]
+    assert len(find_capture(film, tmp_path / "out", RECIPE)) > 1
+    assert decoded == ["walk.mp4"] * 2
+
+
+def test_flow_without_its_weights_is_told_before_a_film_is_decoded(
+    film: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    recipe = load_recipe("sift", ["film.flow={type: raft, model: raft-basic}"])
+    with pytest.raises(WeightsError, match="raft-basic"):
+        find_capture(film, tmp_path / "out", recipe)
+    assert decoded == []
 
 
 def test_without_developing_nothing_is_made(
