@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sfmprep.cli.options import Out, Settings, flat
+from sfmprep.config.base import ModelConfig
 from sfmprep.config.load import load_recipe, recipe_names
 from sfmprep.errors import ConfigError, SfmprepError, WeightsError, did_you_mean
 from sfmprep.terminal import say, show, show_progress, start_logging
@@ -87,7 +88,10 @@ def recipes(
         "motion masks": recipe.motion_masks.flow if recipe.motion_masks else None,
         "tracks": recipe.tracks.flow if recipe.tracks else None,
     }
-    others = {"retrieval": recipe.retriever, "semi-dense": dense}
+    others: dict[str, ModelConfig | None] = {
+        "retrieval": recipe.retriever,
+        "semi-dense": dense,
+    }
     others |= {k: flow for k, flow in flows.items() if flow and flow.needed_weights()}
     for label, model in others.items():
         if model is not None:

@@ -234,6 +234,10 @@ def test_recipe_is_shown_with_the_licence_of_every_weight(
     assert "# retrieval: megaloc\n#   megaloc: MIT, by gmberton/MegaLoc, not" in shown
     licence = "CC-BY-NC-SA-4.0, non-commercial use only"
     assert f"#   mast3r: {licence}, by naver/mast3r, not here; bring" in shown
+    assert "# frames of films" not in shown and "# tracks" not in shown
+    assert run(["recipes", "film", "--set", "film.flow.type=raft"]) == 0
+    shown = capsys.readouterr().out
+    assert "# frames of films: raft\n#   raft-small: BSD-3-Clause, by" in shown
 
 
 def test_shown_recipe_can_be_used(
