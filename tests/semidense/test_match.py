@@ -16,7 +16,7 @@ from PIL import Image
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import DeviceError, ImageError, StoreError
 from sfmprep.pairing.pairs import exhaustive_pairs
-from sfmprep.semidense import match
+from sfmprep.semidense import visit
 from sfmprep.semidense.match import match_dense
 from sfmprep.stores.tables import DenseStore
 from sfmprep.types import DenseMatches, Float32, ImageBatch
@@ -189,14 +189,14 @@ def test_unreadable_images_are_returned_and_left_out(
 def test_image_that_does_not_come_ends_the_run_instead_of_waiting(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = match.load_batches
+    load = visit.load_batches
 
     def lossy(*args, **options):
         for names, batch in load(*args, **options):
             if names != ("7.png",):
                 yield names, batch
 
-    monkeypatch.setattr(match, "load_batches", lossy)
+    monkeypatch.setattr(visit, "load_batches", lossy)
     message = (
         "^7.png was neither decoded nor found to be unreadable. Run again; what is"
         " matched is kept.$"
