@@ -151,7 +151,7 @@ def join_beside(
 
 
 def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
-    """As `open_joined`, with what the second round matched.
+    """As `open_joined`, with what the second round matched and pointmaps foresaw.
 
     Raises:
         StoreError: an earlier stage was not run, or not to its end.
@@ -164,6 +164,10 @@ def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
         if run.recipe.stronger is not None and len(second):
             lost = pairs_from_file(place.lost_pairs, names)
             matches = MatchLayers(matches, MatchStore(place.stronger_matches), lost)
+    if run.ledger.keys.applies("match foreseen") and run.ledger.is_done(
+        "match foreseen"
+    ):
+        matches = MatchLayers(matches, MatchStore(run.workspace.foreseen_matches))
     return features, matches
 
 

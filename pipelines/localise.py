@@ -25,7 +25,7 @@ from sfmprep.export.install import WORLD
 from sfmprep.files import read_table, write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import pairs_per_batch
-from sfmprep.mapping.cameras import infer_camera
+from sfmprep.mapping.cameras import possible_cameras
 from sfmprep.mapping.localise import Located, Sightings, locate
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Matcher
@@ -271,16 +271,7 @@ class _Known:
 
     def cameras(self, images: ImageSet, name: str) -> list[pycolmap.Camera]:
         """The cameras that may have taken a photograph: those of the model first."""
-        size = images.infos[name].size
-        there = {self._model.images[key].camera_id for key in self._ids.values()}
-        found = []
-        for key in sorted(there):
-            camera = pycolmap.Camera(self._model.cameras[key].todict())
-            if (camera.width, camera.height) == size:
-                camera.has_prior_focal_length = True
-                found.append(camera)
-        own = self._recipe.database.model_copy(update={"camera_model": "auto"})
-        return [*found, infer_camera(images, name, own)]
+        return possible_cameras(self._model, images, name, self._recipe.database)
 
 
 def _open_result(out: Path) -> tuple[Recipe, pycolmap.Reconstruction, Workspace]:

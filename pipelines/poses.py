@@ -24,6 +24,7 @@ from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, map_stages, stages
 from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.bounded import within_budget
+from sfmprep.pipelines.foreseen import match_foreseen
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
@@ -91,14 +92,17 @@ def map_on(
     if run.ledger.is_done("map on"):
         return read_packed(packed)
     second = _second_pairs(run, config, models, device=device, progress=progress)
+    foreseen = match_foreseen(run, models, device=device, progress=progress)
+    new = Pairs.of((*second, *foreseen))
     run.begin("map on")
     remove_database(run.workspace.second_database)
-    if len(second):
+    if len(new):
         again = renamed(progress, "{} again")
         with run.budget.spending():
             lost = pairs_from_file(run.workspace.lost_pairs, run.images.names)
-            _match(run, second, lost, device=device, progress=again)
-            _fill_database(run, second, progress=again)
+            if len(second):
+                _match(run, second, lost, device=device, progress=again)
+            _fill_database(run, new, progress=again)
         recipe = run.recipe
         apart(
             *(
@@ -115,7 +119,7 @@ def map_on(
     else:
         shutil.copyfile(run.workspace.mapped, packed)
     run.finish("map on")
-    return read_packed(packed) if len(second) else models
+    return read_packed(packed) if len(new) else models
 
 
 def _second_pairs(
@@ -196,12 +200,12 @@ def _match(
             match(run, stage, matcher, both, features).close()
 
 
-def _fill_database(run: Run, second: Pairs, *, progress: Progress) -> None:
+def _fill_database(run: Run, new: Pairs, *, progress: Progress) -> None:
     features, matches = artefacts.open_result(run)
     with features, matches:
         stages.write_database(
             *(run, run.workspace.second_database, features),
-            Pairs.of((*artefacts.read_pairs(run), *second)),
+            Pairs.of((*artefacts.read_pairs(run), *new)),
             matches,
             lower=run.ledger.file("database"),
             progress=progress,

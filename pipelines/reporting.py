@@ -40,7 +40,10 @@ _STAGES = {
     ),
     "match weak pairs": ("verify", "verify beside", "weak pairs", "match weak pairs"),
     "semi-dense": ("verify again", "pairs left", "match semi-densely", "join"),
-    "second round": ("second pairs", "map on"),
+    "second round": (
+        *("second pairs", "pairs to foresee", "foresee", "match foreseen"),
+        "map on",
+    ),
     "refine": ("refine", "outliers"),
 }
 

@@ -202,6 +202,7 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
     """
     dense = recipe.dense.matcher if recipe.dense else None
     flow = recipe.tracks.flow if recipe.tracks else None
+    pointmaps = recipe.foresee.network if recipe.foresee else None
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
     retriever = None if is_small else recipe.retriever
     earlier = earlier_choice(workspace, recipe)
@@ -215,13 +216,14 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
             None if workspace.rows.is_file() else retriever,
             None if workspace.dense.is_file() else dense,
             None if workspace.tracks.is_file() else flow,
+            None if workspace.foreseen.is_file() else pointmaps,
         )
         if not workspace.stronger_matches.is_file():
             earlier = with_stronger(earlier)
         recipe = recipe.with_frontend(earlier)
         return recipe if workspace.features_beside.is_file() else with_beside(recipe)
     recipe = choose_frontend(recipe)
-    fetch_weights(retriever, dense, flow)
+    fetch_weights(retriever, dense, flow, pointmaps)
     return recipe
 
 

@@ -92,6 +92,10 @@ def _has_second_round(recipe: Recipe) -> bool:
     return maps(recipe) and recipe.second_round is not None
 
 
+def _foresees(recipe: Recipe) -> bool:
+    return maps(recipe) and recipe.foresee is not None
+
+
 def _verification(recipe: Recipe) -> dict[str, Any]:
     return {"database": _dump(recipe.database), "seed": recipe.seed}
 
@@ -406,13 +410,47 @@ STAGES = {
             is_text=True,
             command="map",
             is_bounded=True,
-            settings=lambda r: _dump(r.second_round) or {},
+            settings=lambda r: (
+                r.second_round.model_dump(mode="json", exclude={"foresee"})
+                if r.second_round
+                else {}
+            ),
             applies=_has_second_round,
+        ),
+        Stage(
+            name="pairs to foresee",
+            version=1,
+            reads=("map",),
+            writes="work/foresee.txt",
+            is_text=True,
+            command="map",
+            is_bounded=True,
+            settings=lambda r: {"per_image": r.foresee and r.foresee.per_image},
+            applies=_foresees,
+        ),
+        Stage(
+            name="foresee",
+            version=1,
+            reads=("pairs to foresee", "map"),
+            writes="work/foreseen.jsonl",
+            command="map",
+            settings=lambda r: {"seed": r.seed},
+            model=lambda r: r.foresee.network if r.foresee else None,
+            applies=_foresees,
+        ),
+        Stage(
+            name="match foreseen",
+            version=1,
+            reads=("foresee", "map"),
+            writes="work/foreseen_matches.h5",
+            command="map",
+            settings=_verification,
+            applies=_foresees,
         ),
         Stage(
             name="map on",
             version=1,
-            reads=("map", "second pairs"),
+            reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             command="map",
             applies=_has_second_round,

@@ -19,6 +19,8 @@ out/
         pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round
         lost_pairs.txt     of its pairs those of images without a pose
+        foresee.txt foreseen.jsonl foreseen_matches.h5  pointmaps of images without a
+                           pose, and matches where they say (see `foreseen`)
         consistency.json   how far pairs and largest model agree, and pairs left out
         refined.zip    models with refined keypoints
         rigs.json held.zip     rigs, if there are any, and models that keep to them
@@ -90,6 +92,8 @@ class Workspace:
         self.mapped = work / "mapped.zip"
         self.second_pairs = work / "second_pairs.txt"
         self.lost_pairs = work / "lost_pairs.txt"
+        self.foreseen = work / "foreseen.jsonl"
+        self.foreseen_matches = work / "foreseen_matches.h5"
         self.second_database = work / "second.db"
         self.mapped_on = work / "mapped_on.zip"
         self.consistency = work / "consistency.json"

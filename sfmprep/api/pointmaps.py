@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from sfmprep.api.given import decoded
 from sfmprep.config import PointmapConfig
-from sfmprep.coords import resize_xy, upright_size
 from sfmprep.devices import pick_device
-from sfmprep.geometry.pointmaps import PointmapGeometry, View
-from sfmprep.geometry.pointmaps import pointmap_geometry as geometry_of
+from sfmprep.geometry.pointmaps import PointmapGeometry
 from sfmprep.models.shared.precision import Precision
 
 
@@ -46,7 +42,8 @@ def pointmap_geometry(
             it is mirrored.
         ConfigError, WeightsError, DeviceError: as `extract`.
     """
-    from sfmprep.models.semidense.pointmaps import Pointmaps, Points
+    from sfmprep.models.semidense.pointmaps import Pointmaps
+    from sfmprep.semidense.foresee import geometry_of_pair
 
     network = network or PointmapConfig()
     matcher = Pointmaps(network, device=pick_device(device), precision=precision)
@@ -54,21 +51,4 @@ def pointmap_geometry(
         matcher.prepare(decoded(Path(path), network.max_size))[0]
         for path in (first, second)
     ]
-
-    def view(seen: Points) -> View:
-        placed = seen.placed
-        size = upright_size(placed.size, placed.orientation)
-        xy = resize_xy(seen.xy, placed.network_size, size)
-        return View(
-            points=seen.points,
-            confidence=seen.confidence,
-            offsets=(xy - np.array(size) / 2).astype(np.float32),
-            pixel=max(size) / max(placed.network_size),
-            orientation=placed.orientation,
-        )
-
-    found = []
-    for pair in (sides, sides[::-1]):
-        one, other = matcher.points(pair[0], pair[1])
-        found.append((view(one), view(other)))
-    return geometry_of(found[0], found[1], seed=seed)
+    return geometry_of_pair(matcher, *sides, seed=seed)

@@ -91,6 +91,7 @@ def recipes(
     others: dict[str, ModelConfig | None] = {
         "retrieval": recipe.retriever,
         "semi-dense": dense,
+        "poses foreseen": recipe.foresee.network if recipe.foresee else None,
     }
     others |= {k: flow for k, flow in flows.items() if flow and flow.needed_weights()}
     for label, model in others.items():

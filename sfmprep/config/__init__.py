@@ -29,6 +29,7 @@ from sfmprep.config.flow import (
 )
 from sfmprep.config.mapping import (
     DatabaseConfig,
+    ForeseeConfig,
     KnownPosesConfig,
     MappingConfig,
     OutlierConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "ExportConfig",
     "FeaturesConfig",
     "FilmConfig",
+    "ForeseeConfig",
     "FlowConfig",
     "Frontend",
     "PanoramaConfig",

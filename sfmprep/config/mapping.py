@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
+from sfmprep.config.semidense import PointmapConfig
 
 
 class DatabaseConfig(Config):
@@ -93,6 +94,19 @@ class KnownPosesConfig(Config):
     """With `pairs: auto`, each view is paired with so many of those near by."""
 
 
+class ForeseeConfig(Config):
+    """Pointmaps of images without a pose with some that have one.
+
+    They foresee a pose and a focal length, good to some degrees, and so where in the
+    image the points of the model should be.
+    """
+
+    network: PointmapConfig = PointmapConfig()
+    """What makes the pointmaps."""
+    per_image: Annotated[int, Field(ge=2)] = 4
+    """With how many others each image is looked at; two must agree."""
+
+
 class SecondRoundConfig(Config):
     """What is matched once there are models, and mapping goes on with it.
 
@@ -104,6 +118,8 @@ class SecondRoundConfig(Config):
     """The most pairs that one image asks for."""
     max_pairs: PositiveInt = 10_000
     """The most pairs altogether, those of images without a pose first."""
+    foresee: ForeseeConfig | None = None
+    """Looking for images without a pose where pointmaps say, or null."""
 
 
 class RefinementConfig(Config):

@@ -16,6 +16,7 @@ from sfmprep.config.film import FilmConfig
 from sfmprep.config.flow import MotionMasksConfig, TracksConfig
 from sfmprep.config.mapping import (
     DatabaseConfig,
+    ForeseeConfig,
     KnownPosesConfig,
     MappingConfig,
     RefinementConfig,
@@ -132,6 +133,11 @@ class Recipe(Config):
             ),
             *self.otherwise,
         )
+
+    @property
+    def foresee(self) -> ForeseeConfig | None:
+        """Looking for images without a pose by pointmaps, if it does."""
+        return self.second_round.foresee if self.second_round else None
 
     @property
     def retriever(self) -> RetrieverConfig | None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
+from scipy.spatial import cKDTree
 
 from sfmprep.coords import stored_pose, upright_pose
-from sfmprep.types import Float32, Float64
+from sfmprep.types import Float32, Float64, Mask
 
 _ROUNDS = 10  # of weighted least squares
 _LEAST = 1e-8  # pixels; nearer residuals weigh no more
@@ -21,6 +22,7 @@ _MAX_ERROR_PX = 5.0  # of the network's input, as its authors have it
 _MIN_CONFIDENCE = 3.0  # of points that count for the pose, as its authors have it
 _MIN_POINTS = 15
 _MAX_POINTS = 4096  # that the pose is found from
+_DEVIATION = 1.4826  # of a normal distribution, for its median deviation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +37,21 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Foreseen:
+    """Where an image without a pose should be, by its pointmaps with one that has one.
+
+    Lengths are those of the model that the first image is in.
+    """
+
+    first: str  # image with a pose
+    second: str
+    focal_px: float  # of the file of the second
+    second_from_first: Float64  # [3, 4] of the cameras of the files
+    share: float  # of the confident pixels that agree, 0..1
+    spread: float  # by which share the depths of points differ from the network's
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointmapGeometry:
     """How the cameras of a pair are, by their points in space."""
 
@@ -42,6 +59,35 @@ class PointmapGeometry:
     second_from_first: Float64 | None  # [3, 4] of the cameras of the files, or None
     share: float  # of the confident pixels that the pose agrees with, 0..1
     confidence: float  # geometric mean of the means of both images, 1 and more
+    offsets: Float32  # [N, 2] of the pixels of the first image, as in `View`
+    depth: Float32  # [N] that they have in its camera; the unit is that of the pose
+    is_sure: Mask  # [N] of them, those that are confident
+
+    def unit(self, offsets: Float64, depth: Float64) -> tuple[float, float]:
+        """How long its unit of length is in that of a model.
+
+        Args:
+            offsets: [M, 2] where the first image sees points of the model, as in
+                `View`; M may be 0.
+            depth: [M] that these have there, in units of the model, above 0.
+
+        Returns:
+            The median of the ratios of depths, and by what share they differ from it
+            (1.48 times the median of differences); NaN where fewer than 15 points fall
+            on confident pixels.
+        """
+        if not self.is_sure.any() or not len(depth):
+            return np.nan, np.nan
+        tree = cKDTree(self.offsets[self.is_sure])
+        reach = np.median(tree.query(self.offsets[self.is_sure][:100], k=2)[0][:, 1])
+        away, rows = tree.query(offsets, distance_upper_bound=2 * reach)
+        there = np.flatnonzero(np.isfinite(away))
+        told = self.depth[self.is_sure][rows[there]]
+        ratios = depth[there][told > 0] / told[told > 0]
+        if len(ratios) < _MIN_POINTS:
+            return np.nan, np.nan
+        middle = float(np.median(ratios))
+        return middle, float(_DEVIATION * np.median(np.abs(ratios / middle - 1)))
 
 
 def pointmap_geometry(
@@ -70,6 +116,10 @@ def pointmap_geometry(
     pose, share = relative_pose(
         moved, focals[1] if is_forward else focals[0], seed=seed
     )
+    first = fixed if is_forward else moved
+    depth = first.points[:, 2]
+    if not is_forward and pose is not None:
+        depth = first.points @ pose[2, :3] + pose[2, 3]
     if pose is not None:
         turn = upright_pose(np.eye(3, 4), fixed.orientation)[:, :3]
         pose = stored_pose(pose, moved.orientation)
@@ -82,6 +132,9 @@ def pointmap_geometry(
         second_from_first=pose,
         share=share,
         confidence=max(sure),
+        offsets=first.offsets,
+        depth=depth.astype(np.float32),
+        is_sure=first.confidence > _MIN_CONFIDENCE,
     )
 
 

@@ -48,6 +48,25 @@ def infer_camera(
     return camera if focal is None else with_focal_length(camera, focal)
 
 
+def possible_cameras(
+    model: pycolmap.Reconstruction, images: ImageSet, name: str, config: DatabaseConfig
+) -> list[pycolmap.Camera]:
+    """The cameras that may have taken an image: those of a model first, as known.
+
+    Raises:
+        ConfigError: as for `infer_camera`.
+    """
+    there = {model.images[key].camera_id for key in model.reg_image_ids()}
+    found = []
+    for key in sorted(there):
+        camera = pycolmap.Camera(model.cameras[key].todict())
+        if (camera.width, camera.height) == images.infos[name].size:
+            camera.has_prior_focal_length = True
+            found.append(camera)
+    own = config.model_copy(update={"camera_model": "auto"})
+    return [*found, infer_camera(images, name, own)]
+
+
 def first_model(config: DatabaseConfig) -> str:
     """The camera model before one is chosen by what the photographs tell."""
     return "SIMPLE_RADIAL" if config.camera_model == "auto" else config.camera_model

@@ -75,6 +75,7 @@ def locate(
     cameras: Sequence[pycolmap.Camera],
     *,
     max_error_px: float,
+    within_px: float | None = None,
     seed: int = 0,
 ) -> Located:
     """Finds the pose that most keypoints agree with.
@@ -89,6 +90,8 @@ def locate(
         cameras: That may have taken it. Focal lengths that are no prior are estimated.
             The first is taken unless another has more inliers by a fifth.
         max_error_px: How far from its keypoint a point may be, pixels of the file.
+        within_px: How far from a foreseen place keypoints were looked for; None for
+            the whole photograph.
         seed: Of RANSAC.
     """
     num_matches = len(np.unique(seen.keypoint))
@@ -99,7 +102,8 @@ def locate(
         reason=f"{num_matches} of its keypoints match points of the model, too few",
     )
     camera = cameras[0]
-    chance = 2 * max_error_px / math.hypot(camera.width, camera.height)
+    searched = within_px or math.hypot(camera.width, camera.height) / 2
+    chance = max_error_px / searched
     needed = needed_inliers(num_matches, chance)
     if needed is None:
         return nothing

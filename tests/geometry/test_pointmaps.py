@@ -130,3 +130,22 @@ def test_unsure_points_have_no_pose() -> None:
     assert found.second_from_first is None
     assert found.share == 0
     assert found.focal_px == pytest.approx(FOCAL, rel=1e-3)
+
+
+def test_the_unit_follows_from_points_whose_depth_is_known() -> None:
+    found = pointmap_geometry(*views())
+    rows = np.arange(0, len(found.offsets), 7)
+    away, depth = found.offsets[rows].astype(float), 0.3 * found.depth[rows]
+    unit, spread = found.unit(away, depth)
+    assert unit == pytest.approx(0.3, rel=1e-3)
+    assert spread == pytest.approx(0, abs=1e-3)
+    assert np.isnan(found.unit(away[:14], depth[:14])).all()
+    assert np.isnan(found.unit(away[:0], depth[:0])).all()
+    assert np.isnan(found.unit(away + 1e4, depth)).all()
+
+
+def test_depths_are_in_the_unit_of_the_pose_in_either_order() -> None:
+    """Whichever order is surer: those of the first image, in its own camera."""
+    for sure in ((9, 4), (4, 9)):
+        found = pointmap_geometry(*views(sure=sure))
+        assert found.depth == pytest.approx(points_of(FOCAL[0], 1)[:, 2], rel=1e-2)
