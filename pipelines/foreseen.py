@@ -14,6 +14,7 @@ import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import ForeseeConfig
+from sfmprep.geometry.pointmaps import Foreseen
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.cameras import possible_cameras
 from sfmprep.mapping.foreseen import foreseen_matches
@@ -168,7 +169,7 @@ def _match(
     progress: Progress,
 ) -> None:
     """Writes the matches of each image that fit one pose."""
-    recipe, by_image = run.recipe, dict[str, list]()
+    recipe, by_image = run.recipe, dict[str, list[Foreseen]]()
     for each in read_foreseen(run.workspace.foreseen):
         by_image.setdefault(each.second, []).append(each)
     scales = reduction_scales(run.images, recipe.features.max_size)

@@ -209,7 +209,7 @@ def _distances(
         table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
         sides.append(table[rows])
     cosine = np.einsum("md,md->m", *sides).astype(np.float64)
-    return np.sqrt(np.maximum(2 - 2 * cosine, 0))
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * cosine, 0)))
 
 
 def _fitting(
@@ -221,11 +221,11 @@ def _fitting(
     max_error_px: float,
 ) -> Iterator[tuple[Pair, Matches]]:
     """The matches that fit the pose, by pair."""
-    assert located.rotation is not None
-    assert located.camera is not None
+    rotation, centre, camera = located.rotation, located.centre, located.camera
+    assert rotation is not None and centre is not None and camera is not None
     for view, point, index in found:
-        there = (arrays.xyz[point] - located.centre) @ located.rotation.T
-        place = np.asarray(located.camera.img_from_cam(there), np.float64)
+        there = (arrays.xyz[point] - centre) @ rotation.T
+        place = np.asarray(camera.img_from_cam(there), np.float64)
         off = np.linalg.norm(place - own.xy[index[:, 1]], axis=1)
         fits = (there[:, 2] > 0) & (off <= max_error_px)
         if not fits.any():
