@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from sfmprep.geometry.views import Views
 from sfmprep.mapping.in_a_row import NEAR, places, stretches
-from sfmprep.mapping.wrong_pairs import Asked
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs
 from sfmprep.types import Float64, Index, Mask
 
 _ALIKE_DEG = 25.0  # rotations across a break that say the same
@@ -27,8 +27,8 @@ _TRIALS = 100, 300  # of RANSAC, whose input are inliers
 _MAX_ERROR_PX = 4.0
 
 
-def wrong_in_loops(database: Path, views: Views, asked: Asked) -> Mask:
-    """Which pairs [P] close a loop through the row that does not come back.
+def find_in_loops(database: Path, views: Views, asked: Asked) -> list[WrongPair]:
+    """Finds the pairs that close a loop which does not come back, strongest first.
 
     None without a break. Where a stretch has to be moved and not turned, loops of
     rotations say nothing; then pairs that fit the poses and join it to the stretches
@@ -41,38 +41,48 @@ def wrong_in_loops(database: Path, views: Views, asked: Asked) -> Mask:
     """
     broken = asked.broken
     if not broken.any():
-        return np.zeros(len(broken), bool)
+        return []
     turns = _turns(database, views, asked)
     stretch = stretches(asked.names, asked.index, broken)
-    offsets = _offsets(asked, stretch, turns)
+    offsets, support = _offsets(asked, stretch, turns)
     one, two = stretch[asked.index].T
     expected = offsets[two] @ offsets[one].swapaxes(1, 2)
     over = _angles_deg(turns @ expected.swapaxes(1, 2))
     moved = asked.agrees & (np.abs(one - two) == 1)
     moved &= _angles_deg(expected) <= _WRONG_DEG
-    wrong: Mask = (over > _WRONG_DEG) | moved
-    return wrong & ~broken
+    wrong = ((over > _WRONG_DEG) | moved) & ~broken
+    # as sure as the weakest of what is known of the breaks in between
+    certainty = [
+        support[min(ends) : max(ends)].min(initial=1.0)
+        for ends in zip(one.tolist(), two.tolist(), strict=True)
+    ]
+    return as_wrong_pairs(asked, wrong, np.array(certainty), over)
 
 
-def _offsets(asked: Asked, stretch: Index, turns: Float64) -> Float64:
+def _offsets(asked: Asked, stretch: Index, turns: Float64) -> tuple[Float64, Float64]:
     """How each stretch has to be turned [S, 3, 3], the first not at all.
 
     Across a break, of the rotations that pairs near it tell, that of most inliers
     counts: neighbours and those a little further apart close triangles.
+
+    Returns:
+        The rotations, and by break [S - 1] the share of the inliers that say so.
     """
     place = places(asked.names)
     near = np.ptp(place[asked.index], axis=1) <= NEAR
-    offsets = [np.eye(3)]
+    offsets, support = [np.eye(3)], []
     for number in range(1, int(stretch.max()) + 1):
         rows = np.flatnonzero(near & ~asked.agrees & _joins(asked, stretch, number))
-        found, weights = turns[rows].copy(), asked.num_inliers[rows]
+        found, weights = turns[rows], asked.num_inliers[rows]
         forward = stretch[asked.index[rows, 1]] == number
         found[~forward] = found[~forward].swapaxes(1, 2)
         alike = _angles_deg(found[:, None] @ found.swapaxes(1, 2)[None]) < _ALIKE_DEG
-        best = int((alike * weights).sum(axis=1).argmax())
-        mean = Rotation.from_matrix(found[alike[best]]).mean(weights[alike[best]])
+        sums = (alike * weights).sum(axis=1)
+        best = alike[int(sums.argmax())]
+        mean = Rotation.from_matrix(found[best]).mean(weights[best])
         offsets.append(mean.as_matrix() @ offsets[-1])
-    return np.array(offsets)
+        support.append(sums.max() / weights.sum())
+    return np.array(offsets), np.array(support)
 
 
 def _joins(asked: Asked, stretch: Index, number: int) -> Mask:

@@ -22,8 +22,8 @@ from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.loops import wrong_in_loops
-from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs, judge_pairs
+from sfmprep.mapping.loops import find_in_loops
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
 from sfmprep.types import Mask
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def map_trusted(
     """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
 
     Where neighbours in time contradict the poses, what joins the stretches of the row
-    in another way is left out first, if that brings them in order (`wrong_in_loops`).
+    in another way is left out first, if that brings them in order (`find_in_loops`).
 
     At most six times again. Where nothing is wrong, there is one mapping and the
     models are the mapper's.
@@ -164,11 +164,9 @@ def _in_loops(
     judged: Sequence[tuple[Asked, list[WrongPair]]],
 ) -> list[WrongPair]:
     """Pairs that lay a stretch of a row where it cannot be."""
-    if not judged or not judged[0][0].broken.any():
+    if not judged:
         return []
-    asked = judged[0][0]
-    wrong = wrong_in_loops(database, Views.of(models[0]), asked)
-    return as_wrong_pairs(asked, wrong, np.zeros(len(wrong)))
+    return find_in_loops(database, Views.of(models[0]), judged[0][0])
 
 
 def _is_mended(
