@@ -19,7 +19,7 @@ _STRONGEST = 5  # partners of an image, one of which the next image is
 _IN_ORDER = 0.8  # of the images have the next one among these
 _CONTRADICTED = 0.3  # fewer matches of a pair fit the poses
 _FITS = 0.75  # as many of them do
-NEAR = 4  # places in the row, between views that tell how it goes on
+NEAR = 2  # places in the row, between views that tell how it goes on
 _MIN_INLIERS = 30
 
 
@@ -49,7 +49,7 @@ def breaks(
     """Which pairs [P] are neighbours in time that match well and do not fit the poses.
 
     Neighbours alone may be a wrong pair: of all pairs across that place of the row, of
-    views at most four places apart, those that do not fit must have more inliers than
+    views at most two places apart, those that do not fit must have more inliers than
     those that do.
 
     Args:
