@@ -87,8 +87,9 @@ def _offsets(asked: Asked, stretch: Index, turns: Float64) -> tuple[Float64, Flo
 
 def _joins(asked: Asked, stretch: Index, number: int) -> Mask:
     """Which pairs [P] join a stretch to the one before it."""
-    ends: Mask = np.sort(stretch[asked.index], axis=1) == (number - 1, number)
-    return ends.all(axis=1)
+    low, high = np.sort(stretch[asked.index], axis=1).T
+    joins: Mask = (low == number - 1) & (high == number)
+    return joins
 
 
 def _turns(database: Path, views: Views, asked: Asked) -> Float64:
