@@ -390,7 +390,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=3,
+            version=4,
             reads=("database",),
             writes="work/mapped.zip",
             settings=lambda r: {

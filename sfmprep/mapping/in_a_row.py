@@ -18,12 +18,14 @@ from sfmprep.types import Float64, Index, Mask
 _STRONGEST = 5  # partners of an image, one of which the next image is
 _IN_ORDER = 0.8  # of the images have the next one among these
 _CONTRADICTED = 0.3  # fewer matches of a pair fit the poses
+_FITS = 0.75  # as many of them do
+NEAR = 2  # places in the row, between views that tell how it goes on
 _MIN_INLIERS = 30
 
 
 def next_to_each_other(names: Sequence[str], index: Index) -> Mask:
     """Which pairs [P, 2] of rows of names follow each other, numbers in their order."""
-    place = _places(names)
+    place = places(names)
     gap: Mask = np.abs(place[index[:, 0]] - place[index[:, 1]]) == 1
     return gap
 
@@ -46,6 +48,10 @@ def breaks(
 ) -> Mask:
     """Which pairs [P] are neighbours in time that match well and do not fit the poses.
 
+    Neighbours alone may be a wrong pair: of all pairs across that place of the row, of
+    views at most two places apart, those that do not fit must have more inliers than
+    those that do.
+
     Args:
         names: Of the views.
         index: Pairs of views [P, 2].
@@ -53,24 +59,32 @@ def breaks(
         fitting: [P] share 0..1 of their matches that fit the poses.
     """
     follows = follow_in_time(names, index, num_inliers)
-    return follows & (num_inliers >= _MIN_INLIERS) & (fitting < _CONTRADICTED)
+    broken = follows & (num_inliers >= _MIN_INLIERS) & (fitting < _CONTRADICTED)
+    ends = np.sort(places(names)[index], axis=1)
+    near = ends[:, 1] - ends[:, 0] <= NEAR
+    said = np.where(fitting < _CONTRADICTED, -num_inliers, num_inliers)
+    said = np.where(near & ((fitting < _CONTRADICTED) | (fitting >= _FITS)), said, 0)
+    for row in np.flatnonzero(broken).tolist():
+        first, second = ends[row]
+        across = (ends[:, 0] <= first) & (ends[:, 1] >= second)
+        broken[row] = said[across].sum() < 0
+    return broken
 
 
-def across_breaks(names: Sequence[str], index: Index, broken: Mask) -> Mask:
-    """Which pairs [P] join two stretches of the row that a break parts.
+def stretches(names: Sequence[str], index: Index, broken: Mask) -> Index:
+    """Numbers [V], from 0 on, of the stretches of the row that breaks part.
 
     Args:
         names: Of the views.
         index: Pairs of views [P, 2].
         broken: [P] as `breaks` finds them.
     """
-    place = _places(names)
+    place = places(names)
     ends = np.unique(place[index[broken]].min(axis=1, initial=len(names)))
-    stretch = np.searchsorted(ends, place, "left")
-    apart: Mask = np.abs(stretch[index[:, 0]] - stretch[index[:, 1]]) == 1
-    return apart
+    return np.searchsorted(ends, place, "left")
 
 
-def _places(names: Sequence[str]) -> Index:
+def places(names: Sequence[str]) -> Index:
+    """Where each name [V] stands in the row, numbers in their order."""
     place_of = {name: place for place, name in enumerate(natural_order(names))}
     return np.array([place_of[name] for name in names], np.int64)

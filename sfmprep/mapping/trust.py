@@ -19,11 +19,11 @@ from scipy.sparse import csr_matrix
 
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
-from sfmprep.geometry.views import ModelArrays
+from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.in_a_row import across_breaks
-from sfmprep.mapping.wrong_pairs import Asked, WrongPair, as_wrong_pairs, judge_pairs
+from sfmprep.mapping.loops import find_in_loops
+from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
 from sfmprep.types import Mask
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _MAX_ROUNDS = 7
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
+_KEPT = 0.9  # of the images, at least, that a model in the right order may cost
 
 Mapper = Callable[[Path, Path], list[pycolmap.Reconstruction]]
 
@@ -89,8 +90,8 @@ def map_trusted(
 ) -> tuple[list[pycolmap.Reconstruction], Trust]:
     """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
 
-    Where nothing is absent, but neighbours in time contradict the poses, what joins the
-    stretches of the row in another way is left out, if that brings them in order.
+    Where neighbours in time contradict the poses, what joins the stretches of the row
+    in another way is left out first, if that brings them in order (`find_in_loops`).
 
     At most six times again. Where nothing is wrong, there is one mapping and the
     models are the mapper's.
@@ -112,14 +113,21 @@ def map_trusted(
     models = mapper(database, folder / "0")
     judged = _judged(database, models)
     left_out: dict[tuple[str, str], WrongPair] = {}
+    before = None  # what there was when the order of photographs began to count
+    counts = True
     reduced = folder / "reduced.db"
-    before = None  # the order of photographs was tried: what there was without it
     for number in range(1, _MAX_ROUNDS):
         # all pairs are asked, so that what was left out still speaks
-        new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
-        if not new and judged:
-            new = _new(left_out, _across_breaks(judged[0][0]))
+        new = _new(left_out, _in_loops(database, models, judged) if counts else ())
+        if new:
             before = before or (models, judged, dict(left_out))
+        else:
+            if before is not None and not _is_mended(*before[:2], models, judged):
+                logger.info("no model keeps the order of the photographs")
+                models, judged, left_out = before
+                counts = False
+            before = None
+            new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
         if not new:
             break
         logger.info(
@@ -127,9 +135,8 @@ def map_trusted(
             " and %s; mapping again without them",
             *(len(new), new[0].name0, new[0].name1),
         )
-        if not left_out:
-            copy_database(database, reduced)
-        leave_out(reduced, new)
+        copy_database(database, reduced)
+        leave_out(reduced, (*left_out.values(), *new))
         try:
             again = mapper(reduced, folder / str(number))
         except ReconstructionError as error:
@@ -139,8 +146,7 @@ def map_trusted(
             break
         models, judged = again, _judged(database, again)
         left_out |= {(pair.name0, pair.name1): pair for pair in new}
-    if before is not None and not _is_mended(before[0], models, judged):
-        logger.info("no model keeps the order of the photographs")
+    if before is not None and not _is_mended(*before[:2], models, judged):
         models, judged, left_out = before
     return models, _trust(judged[:1], left_out.values())
 
@@ -152,21 +158,26 @@ def _new(
     return [pair for names, pair in found.items() if names not in left_out]
 
 
-def _across_breaks(asked: Asked) -> list[WrongPair]:
-    """Pairs that fit the poses and lay a stretch of a row where it cannot be."""
-    broken = asked.broken
-    wrong = asked.agrees & across_breaks(asked.names, asked.index, broken)
-    return as_wrong_pairs(asked, wrong & broken.any(), np.zeros(len(wrong)))
+def _in_loops(
+    database: Path,
+    models: Sequence[pycolmap.Reconstruction],
+    judged: Sequence[tuple[Asked, list[WrongPair]]],
+) -> list[WrongPair]:
+    """Pairs that lay a stretch of a row where it cannot be."""
+    if not judged:
+        return []
+    return find_in_loops(database, Views.of(models[0]), judged[0][0])
 
 
 def _is_mended(
     models: Sequence[pycolmap.Reconstruction],
-    again: Sequence[pycolmap.Reconstruction],
     judged: Sequence[tuple[Asked, list[WrongPair]]],
+    again: Sequence[pycolmap.Reconstruction],
+    judged_again: Sequence[tuple[Asked, list[WrongPair]]],
 ) -> bool:
-    """Whether models made without some pairs keep the order, and all images."""
-    lost = again[0].num_reg_images() < models[0].num_reg_images()
-    return not lost and not judged[0][0].broken.any() and not judged[0][1]
+    """Whether models made without some pairs keep the order better, and most images."""
+    kept = again[0].num_reg_images() >= _KEPT * models[0].num_reg_images()
+    return kept and judged_again[0][0].broken.sum() < judged[0][0].broken.sum()
 
 
 def measure_trust(

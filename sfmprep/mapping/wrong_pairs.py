@@ -50,6 +50,7 @@ class WrongPair:
     num_inliers: int
     absent: float | None  # share 0..1 of what both should see and do not; None: unknown
     certainty: float  # 0..1: how far the pairs of the two groups agree that it is wrong
+    loop_deg: float | None = None  # left over by a loop through the row; None: unasked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -192,7 +193,9 @@ def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
     return as_wrong_pairs(asked, wrong, certainty)
 
 
-def as_wrong_pairs(asked: Asked, wrong: Mask, certainty: Float64) -> list[WrongPair]:
+def as_wrong_pairs(
+    asked: Asked, wrong: Mask, certainty: Float64, loop_deg: Float64 | None = None
+) -> list[WrongPair]:
     """Pairs [P] that are wrong, strongest first."""
     found = []
     names = asked.pairs
@@ -205,6 +208,7 @@ def as_wrong_pairs(asked: Asked, wrong: Mask, certainty: Float64) -> list[WrongP
                 num_inliers=int(asked.num_inliers[row]),
                 absent=None if np.isnan(absent) else round(absent, 3),
                 certainty=round(float(certainty[row]), 3),
+                loop_deg=None if loop_deg is None else round(float(loop_deg[row]), 1),
             )
         )
     return sorted(found, key=lambda pair: (-pair.num_inliers, pair.name0, pair.name1))

@@ -428,6 +428,7 @@ def _look_alikes(pairs: Sequence[WrongPair]) -> list[LookAlike]:
             pair=ViewPair.model_validate(each),
             absent=each.absent,
             certainty=each.certainty,
+            loop_deg=each.loop_deg,
         )
         for each in strongest[:_MAX_LOOK_ALIKES]
     ]

@@ -272,14 +272,17 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
             images=_names_of(consistency.broken),
         )
     if consistency.left_out:
-        pair = consistency.left_out[0].pair
+        strongest = consistency.left_out[0]
+        pair = strongest.pair
+        why = "much of what each shows is missing in the other"
+        if strongest.loop_deg is not None:
+            why = "the row of photographs leads from one to the other another way"
         yield Finding(
             code="look_alikes",
             text=f"{count(consistency.num_left_out, 'pair')} of images such as"
             f" {pair.name0} and {pair.name1} match with"
             f" {pair.num_inliers} matches, but show different places that look alike:"
-            " much of what each shows is missing in the other. They were left out of"
-            " the mapping.",
+            f" {why}. They were left out of the mapping.",
             advice="Check in the 3D view that each place stands where it should.",
             images=_images_of(consistency.left_out),
         )

@@ -287,6 +287,9 @@ class LookAlike(Record):
     certainty: float
     """0..1: how far the pairs between these two groups of images agree that they do
     not show the same place."""
+    loop_deg: float | None
+    """Degrees that a loop by this pair and the photographs between the two in the row
+    leaves over; null where the order of photographs was not asked."""
 
 
 class Consistency(Record):

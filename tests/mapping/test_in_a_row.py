@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sfmprep.mapping.in_a_row import (
-    across_breaks,
     breaks,
     follow_in_time,
     next_to_each_other,
+    stretches,
 )
 
 NAMES = ("1.jpg", "2.jpg", "10.jpg", "11.jpg", "12.jpg")
@@ -39,6 +39,5 @@ def test_neighbours_that_do_not_fit_break_the_row() -> None:
     assert broken.tolist() == [False, True] + [False] * 4
     assert not breaks(NAMES, INDEX, np.full(6, 29), fitting).any()  # too weak
     # 1 and 2 are on one side, 10 to 12 on the other
-    across = across_breaks(NAMES, INDEX, broken)
-    assert across.tolist() == [False, True, False, False, True, False]
-    assert not across_breaks(NAMES, INDEX, np.zeros(6, bool)).any()
+    assert stretches(NAMES, INDEX, broken).tolist() == [0, 0, 1, 1, 1]
+    assert not stretches(NAMES, INDEX, np.zeros(6, bool)).any()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pycolmap
@@ -10,6 +12,7 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.mapping import trust as trust_module
 from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.trust import Trust, explained, map_trusted, measure_trust
 from sfmprep.mapping.wrong_pairs import (
@@ -129,6 +132,47 @@ def _asked(
         found=np.full(len(pairs), num_inliers),
         shared=[np.empty(0, np.int64)] * len(pairs),
     )
+
+
+@pytest.mark.parametrize(
+    ("registered", "broken", "kept"), [(9, 0, True), (8, 0, False), (10, 1, False)]
+)
+def test_the_order_counts_if_it_costs_few_images(
+    registered: int,
+    broken: int,
+    kept: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+
+    def of_size(size: int) -> pycolmap.Reconstruction:
+        return cast(
+            "pycolmap.Reconstruction", SimpleNamespace(num_reg_images=lambda: size)
+        )
+
+    first, again = of_size(10), of_size(registered)
+    mapped = iter([first, again])
+    breaks = {id(first): 1, id(again): broken}
+
+    def judged(_: Path, models: list[pycolmap.Reconstruction]) -> list[object]:
+        asked = _asked("abcd", {"ab": (1.0, 0.0), "bc": (0.0, 0.0), "cd": (1.0, 0.0)})
+        is_broken = np.arange(3) < breaks[id(models[0])]
+        return [(SimpleNamespace(**asked.__dict__, broken=is_broken), [])]
+
+    monkeypatch.setattr(trust_module, "_judged", judged)
+    monkeypatch.setattr(
+        *(trust_module, "_in_loops"),
+        lambda _, models, __: [PAIR] if models[0] is first else [],
+    )
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    monkeypatch.setattr(trust_module, "_trust", lambda _, left_out: tuple(left_out))
+    models, left_out = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == [again if kept else first]
+    assert left_out == ((PAIR,) if kept else ())
 
 
 def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sfmprep.mapping.contradictions import Contradiction
@@ -59,6 +61,22 @@ def test_pairs_that_were_left_out_are_named(run: Run) -> None:
         " other. They were left out of the mapping."
     )
     assert not finding.blocks_training
+
+
+def test_pairs_that_the_row_contradicts_say_so(run: Run) -> None:
+    wrong = replace(PAIR, absent=None, loop_deg=171.6)
+    report = run.report(trust=replace(trust(), left_out=(wrong,)))
+    finding = next(f for f in report.warnings if f.code == "look_alikes")
+    assert finding.text == (
+        "1 pair of images such as a.jpg and b.jpg match with 50 matches, but show"
+        " different places that look alike: the row of photographs leads from one to"
+        " the other another way. They were left out of the mapping."
+    )
+    titles = {title: pairs for title, _, pairs in links(report)}
+    ((_, text),) = titles["Pairs that were left out"]
+    assert text == (
+        "By the row between them it is off by 172° (certainty 0.90); it has"
+    )
 
 
 def test_neighbours_that_stand_apart_are_named(run: Run) -> None:
