@@ -70,7 +70,7 @@ def along(ways: Sequence[float] | Float64, size: tuple[int, int]) -> list[Camera
     rotations = turns(np.asarray(ways)).as_matrix()
     at = np.stack([np.interp(ways, places, column) for column in centres.T], 1)
     return [
-        Camera(size, posts[0].intrinsics, rotation, -rotation @ centre)
+        replace(posts[0], rotation=rotation, translation=-rotation @ centre)
         for rotation, centre in zip(rotations, at, strict=True)
     ]
 

@@ -23,6 +23,7 @@ from sfmprep.capture.film import read_frames
 from sfmprep.capture.frames import frame_name, take_frames
 from sfmprep.capture.keyframes import Chooser, choose, find_blurred
 from sfmprep.config import FilmConfig
+from tests.bench.film_scenes import flow_of_films
 from tests.bench.keyframe_films import FILMS, Film, Made, make, write_reference
 from tests.bench.scoreboard.play import Row, Settings, play, read_rows
 from tests.bench.scoreboard.scenes import Scene
@@ -116,10 +117,11 @@ def _take(film: Film, made: Made, folder: Path, blur_file: Path) -> None:
     """Writes both choices as scenes, and how blurred they are."""
     taken = take_frames(
         *(made.path, film.name, folder / "taken", "images"),
+        flow=flow_of_films(),
         max_overlap=FilmConfig().max_overlap,
         most=None,
     )
-    chooser = Chooser(FilmConfig().max_overlap)
+    chooser = Chooser(FilmConfig().max_overlap, flow_of_films())
     for _ in choose(read_frames(made.path), chooser):
         pass
     numbers = {frame_name(look.seconds): look.number for look in chooser.looks}
