@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-scale bench-models gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -47,6 +47,9 @@ test-ray: $(READY) ## the executor on clusters that are killed; installs the ext
 
 bench-film: $(READY) ## films by flow and features, and in sequence, into examples/film.md; FILM="--minutes 60"
 	$(BIN)/python -m tests.bench.film $(FILM)
+
+bench-keyframes: $(READY) ## frames that are taken of films, against every nth; KEYFRAMES="--minutes 60"
+	$(BIN)/python -m tests.bench.keyframes $(KEYFRAMES)
 
 bench-scale: $(READY) ## captures of any size, stage by stage; SCALE="--images 1000 10000 --minutes 60"
 	$(BIN)/python -m tests.bench.scale $(SCALE)

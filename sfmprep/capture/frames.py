@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from sfmprep.capture.developed import Film
 from sfmprep.capture.film import Frame, read_frames, read_header
 from sfmprep.capture.flight import Flight, read_flight
-from sfmprep.capture.keyframes import Chooser, Keyframe, choose, thin_out
+from sfmprep.capture.keyframes import (
+    Chooser,
+    Keyframe,
+    choose,
+    find_blurred,
+    thin_out,
+)
 from sfmprep.capture.motion import Flow
 from sfmprep.capture.place_tags import place_tags
 from sfmprep.errors import ImageError
@@ -110,6 +116,8 @@ def take_frames(
         part.replace(folder / place)
     except OSError as error:
         raise not_written(folder / place, error) from error
+    is_blurred = zip(chooser.looks, find_blurred(chooser.looks), strict=True)
+    blurred = {look.number for look, yes in is_blurred if yes}
     missing = header.seconds - last.seconds
     is_lost = header.num_frames and missing > max(1.0, _SLACK * header.seconds)
     return Film(
@@ -119,9 +127,9 @@ def take_frames(
         num_frames=last.number + 1,
         frames=tuple(f"{place}/{frame_name(k.frame.seconds)}" for k in kept),
         times=tuple(keyframe.frame.seconds for keyframe in kept),
-        segments=tuple(keyframe.segment for keyframe in kept),
-        num_blurred=sum(look.is_blurred for look in chooser.looks),
-        num_blurred_used=sum(keyframe.look.is_blurred for keyframe in kept),
+        segments=tuple(keyframe.look.segment for keyframe in kept),
+        num_blurred=len(blurred),
+        num_blurred_used=sum(keyframe.frame.number in blurred for keyframe in kept),
         num_thinned=len(taken) - len(kept),
         most_new=max((keyframe.moved for keyframe in kept), default=0.0),
         share_turned=_share_turned(taken),
@@ -163,7 +171,7 @@ def _thinned(taken: list[Keyframe], most: int | None) -> list[Keyframe]:
     kept = thin_out(
         [keyframe.moved for keyframe in taken],
         [keyframe.look.sharpness for keyframe in taken],
-        [keyframe.segment for keyframe in taken],
+        [keyframe.look.segment for keyframe in taken],
         most,
     )
     starts = [-1, *kept[:-1]]

@@ -7,9 +7,9 @@ only ever compared between frames that show nearly the same.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +22,9 @@ _MAX_RATE = 31.0  # frames a second that are looked at
 _LONGER_SIDE = 960  # at which sharpness is measured
 _WINDOW = 0.6  # of the step: from here on frames are candidates
 _MOST = 1.8  # of the step: so long a sharp one is waited for
+_FADED = 0.6  # share of the followed points that are lost, which counts as a step
 _BLURRED = 0.6  # of the sharpness that is usual around it
-_USUAL_FRAMES = 31
+_AROUND = 15  # frames before and after
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Look:
     number: int
     seconds: float
     sharpness: float  # of the Laplacian against the picture itself
-    is_blurred: bool  # against what is usual around it
+    segment: int  # 0, and one more after every cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,6 @@ class Keyframe:
 
     frame: Frame
     look: Look
-    segment: int  # 0, and one more after every cut
     moved: float  # 0..1: share of the picture that is new since the one before
     parallax: float  # share of points that moved as no turn explains; nan if unknown
 
@@ -76,6 +76,32 @@ def _reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def find_blurred(looks: Sequence[Look]) -> list[bool]:
+    """Which frames are blurred: less sharp than those that show nearly the same.
+
+    Args:
+        looks: Of a film, in order; may be empty. The 15 before and after a frame count,
+            as far as there is no cut between.
+    """
+    return [_is_blurred(looks, place) for place in range(len(looks))]
+
+
+def _is_blurred(looks: Sequence[Look], place: int) -> bool:
+    look = looks[place]
+    around = looks[max(place - _AROUND, 0) : place + _AROUND + 1]
+    alike = [each.sharpness for each in around if each.segment == look.segment]
+    return look.sharpness < _BLURRED * float(np.median(alike))
+
+
+class _Candidate(NamedTuple):
+    """The best frame so far."""
+
+    frame: Frame
+    place: int  # of its look
+    mark: Mark
+    moved: float
+
+
 class Chooser:
     """Chooses among the frames of a film as they come.
 
@@ -91,10 +117,9 @@ class Chooser:
         self.looks: list[Look] = []
         self._step = 1 - max_overlap
         self._tracker = MotionTracker(flow)
-        self._recent: deque[float] = deque(maxlen=_USUAL_FRAMES)
         self._segment = 0
         self._has_one = False  # in this segment
-        self._best: tuple[Frame, Look, Mark, float] | None = None
+        self._best: _Candidate | None = None
 
     def push(self, frame: Frame) -> Iterator[Keyframe]:
         """Looks at the next frame; yields those before it that are taken."""
@@ -106,15 +131,16 @@ class Chooser:
             yield from self.finish()
             self._segment += 1
             self._has_one = False
-        look = self._look(frame, sharpness(grey))
+        look = Look(frame.number, frame.seconds, sharpness(grey), self._segment)
+        self.looks.append(look)
         if motion.is_lost:
             return
-        moved = motion.moved
-        if self._best is not None and self._is_due(moved):
+        progress = self._progress()
+        if self._best is not None and self._is_due(progress):
             yield self._take()
-            moved = self._tracker.moved()
-        if moved >= self._from():
-            self._consider(frame, look, moved)
+            progress = self._progress()
+        if progress >= (_WINDOW if self._has_one else 0.0):
+            self._consider(frame)
 
     def finish(self) -> Iterator[Keyframe]:
         """Yields what is left at the end of the film."""
@@ -122,38 +148,33 @@ class Chooser:
             yield self._take()
 
     # ------------------------------------------------------------------- internals
-    def _look(self, frame: Frame, value: float) -> Look:
-        self._recent.append(value)
-        usual = float(np.median(self._recent))
-        look = Look(frame.number, frame.seconds, value, value < _BLURRED * usual)
-        self.looks.append(look)
-        return look
+    def _progress(self) -> float:
+        """How much of a step the last frame is from the one that was taken; 1: due."""
+        faded = self._tracker.faded() / _FADED
+        return max(self._tracker.moved() / self._step, faded)
 
-    def _from(self) -> float:
-        """How far the picture must have moved for a frame to be a candidate."""
-        return _WINDOW * self._step if self._has_one else 0.0
-
-    def _is_due(self, moved: float) -> bool:
+    def _is_due(self, progress: float) -> bool:
         assert self._best is not None
-        look = self._best[1]
         # the first of a segment is one of its first frames
-        end = self._step if self._has_one else (1 - _WINDOW) * self._step
-        if look.sharpness < _BLURRED * float(np.median(self._recent)):
+        end = 1.0 if self._has_one else 1 - _WINDOW
+        if _is_blurred(self.looks, self._best.place):
             end *= _MOST
-        return moved >= end
+        return progress >= end
 
-    def _consider(self, frame: Frame, look: Look, moved: float) -> None:
-        if self._best is None or look.sharpness > self._best[1].sharpness:
-            self._best = frame, look, self._tracker.mark(), moved
+    def _consider(self, frame: Frame) -> None:
+        place, tracker = len(self.looks) - 1, self._tracker
+        best = None if self._best is None else self.looks[self._best.place]
+        if best is None or self.looks[place].sharpness > best.sharpness:
+            self._best = _Candidate(frame, place, tracker.mark(), tracker.moved())
 
     def _take(self) -> Keyframe:
         assert self._best is not None
-        frame, look, mark, moved = self._best
+        frame, place, mark, moved = self._best
         parallax = self._tracker.restart(mark)
         if not self._has_one:
             parallax = float("nan")
         self._best, self._has_one = None, True
-        return Keyframe(frame, look, self._segment, moved, parallax)
+        return Keyframe(frame, self.looks[place], moved, parallax)
 
 
 def choose(frames: Iterable[Frame], chooser: Chooser) -> Iterator[Keyframe]:

@@ -31,7 +31,7 @@ _MIN_TEXTURE = 2.0  # standard deviation of grey levels around a point
 _CHECK_PX, _CHECK_SHARE = 0.7, 0.05  # forward and backward flow agree so well
 _MIN_CONSISTENT = 0.2  # share of points; below it two frames show different things
 _MIN_BRIDGED = 0.4  # the same where frames are missing, which a guess is made for
-_MIN_ALIVE = 0.4  # share of the points that were there when a frame was taken
+_MIN_ALIVE = 0.2  # share of the points that were there when a frame was taken
 _LOST_FRAMES = 3  # in a row, after which it was no flash but a cut
 _TURN_PX, _TURN_SHARE = 1.0, 0.02  # a homography explains a point so well
 _FEW_POINTS = 20
@@ -173,6 +173,12 @@ class MotionTracker:
         shift = np.abs(self._xy[self._alive] - self._origin[self._alive])
         x, y = np.median(shift, axis=0) / (width, height)
         return float(1 - max(1 - x, 0) * max(1 - y, 0))
+
+    def faded(self) -> float:
+        """Share of the points that were followed from the origin and are lost."""
+        if len(self._alive) < _FEW_POINTS:
+            return 0.0
+        return 1 - float(self._alive.mean())
 
 
 def _evened(picture: Grey) -> Grey:

@@ -19,6 +19,7 @@ from PIL.ExifTags import IFD, Base
 
 from sfmprep.capture.exif import Area, sphere_area, taken_over
 from sfmprep.capture.image_file import ImageInfo, decode, open_header, read_info
+from sfmprep.capture.round_picture import closes, shows_two_lenses
 from sfmprep.errors import ImageError
 from sfmprep.files import not_written
 from sfmprep.types import Bytes, Float32, Float64, Mask
@@ -38,7 +39,6 @@ _WHOLE = Area(0.0, 0.0, 1.0, 1.0)
 _MAX_STRETCH = 0.02  # of a sphere's shape of 2:1
 _LEAST_SHARE = 0.2  # of a view that a part of a sphere reaches
 _EDGE = 2  # pixels at its border, into which cubic interpolation mixes the other one
-_DARK = 24  # grey, of what lies around the circle of a lens
 _EXIF_TAGS = (Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings)
 
 
@@ -116,7 +116,9 @@ def focal_px(side: int) -> float:
 def is_cut(path: Path, which: Cut) -> bool:
     """Whether an image is a sphere or a told part of one, to be cut.
 
-    False for one that is damaged.
+    One that nothing but its shape of 2:1 calls so is looked at, if it has no focal
+    length: see `closes`. So are the two lenses of a 360° camera, which `cut_panorama`
+    names. False for one that is damaged.
     """
     if which == "never":
         return False
@@ -130,9 +132,15 @@ def is_cut(path: Path, which: Cut) -> bool:
         return False  # whoever reads it says what is wrong
     if _area(info) is None:
         return False
-    has_lens = info.focal_length_mm or info.focal_length_35mm
-    looks_so = width >= _MIN_WIDTH and not has_lens
-    return which == "always" or info.is_panorama or looks_so
+    if which == "always" or info.is_panorama or info.area is not None:
+        return True
+    if width < _MIN_WIDTH or info.focal_length_mm or info.focal_length_35mm:
+        return False
+    try:
+        pixels = decode(path).pixels
+    except ImageError:
+        return False
+    return closes(pixels) or shows_two_lenses(pixels)
 
 
 def cut_panorama(
@@ -232,23 +240,6 @@ def _left_eye(pixels: NDArray[Kind], layout: Layout) -> NDArray[Kind]:
             return pixels[: height // 2]
         case "left-right":
             return pixels[:, : width // 2]
-
-
-def shows_two_lenses(pixels: Bytes) -> bool:
-    """Whether a picture [H, 2 H, 3] is two circles in the dark, side by side."""
-    height, width = pixels.shape[:2]
-    spot, middle = height // 16, slice(height // 4, -height // 4)
-    if width != 2 * height or spot == 0:
-        return False
-    halves = np.split(pixels, 2, axis=1)
-    corners = [
-        float(half[rows, columns].mean())
-        for half in halves
-        for rows in (slice(spot), slice(-spot, None))
-        for columns in (slice(spot), slice(-spot, None))
-    ]
-    middles = [float(half[middle, middle].mean()) for half in halves]
-    return max(corners) < _DARK and min(middles) > 2 * _DARK
 
 
 def part_of_sphere(info: ImageInfo) -> Area:

@@ -180,7 +180,7 @@ def _warn_of_panoramas(images: ImageSet) -> None:
     ]
     if found:
         logger.warning(
-            "%d images in %s are 360° panoramas by their XMP or by their shape of 2:1,"
+            "%d images in %s seem 360° panoramas by their XMP or by their shape of 2:1,"
             " such as %s, but each is taken for one ordinary photograph; those of the"
             " whole sphere are cut into views with --set panorama.cut=always",
             len(found),

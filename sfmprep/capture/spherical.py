@@ -6,12 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
-
 from sfmprep.capture.film import read_frames, read_index
-from sfmprep.capture.panorama import Cut, Layout, shows_two_lenses
+from sfmprep.capture.panorama import Cut, Layout
+from sfmprep.capture.round_picture import closes, shows_two_lenses
 from sfmprep.errors import ImageError
-from sfmprep.types import Bytes, Float64
 
 # Google, "Spherical Video V2 RFC": the boxes st3d and sv3d; V1: XML in a box uuid.
 _STEREO: dict[int, Layout] = {1: "top-bottom", 2: "left-right"}
@@ -27,15 +25,14 @@ _OTHERS = {b"cbmp": "a cubemap", b"mshp": "a mesh"}
 _TWO_LENSES = (".insv", ".360")
 _JOIN = "v360=dfisheye:e:ih_fov=200:iv_fov=200"
 _MIN_WIDTH = 1920
-_SEAM = 0.25  # of the difference between columns far apart, at the border of a sphere
 
 
 def sphere_of_film(path: Path, which: Cut) -> Layout | None:
     """How a film holds a whole sphere, or two for two eyes; None if it does not.
 
     It does where its spherical metadata (MP4, MOV) say so, or where it is twice as wide
-    as high and its left border goes on at the right one. `always` takes every film of
-    that shape for one, and `never` none.
+    as high and closes behind, above and below, see `closes`. `always` takes every film
+    of that shape for one, and `never` none.
 
     Raises:
         ImageError: it is a sphere in another projection, or shows two lenses that
@@ -61,18 +58,7 @@ def sphere_of_film(path: Path, which: Cut) -> Layout | None:
         return None
     if shows_two_lenses(pixels):
         raise ImageError(_two_lenses(path, 1))
-    return "mono" if which == "always" or goes_on_behind(pixels) else None
-
-
-def goes_on_behind(pixels: Bytes) -> bool:
-    """Whether the left border of a picture [H, W, 3] goes on at its right border."""
-    grey: Float64 = pixels.mean(axis=2)
-    width = grey.shape[1]
-    seam = float(np.abs(grey[:, 0] - grey[:, -1]).mean())
-    columns = np.linspace(0, width - 1, 9)[:-1].astype(np.int64)
-    apart = np.roll(columns, 3)
-    usual = float(np.abs(grey[:, columns] - grey[:, apart]).mean())
-    return bool(grey[:, 0].std() > 2 and seam < _SEAM * usual)
+    return "mono" if which == "always" or closes(pixels) else None
 
 
 def _told(index: bytes, path: Path) -> Layout | None:

@@ -15,7 +15,8 @@ class PanoramaConfig(Config):
     """Views that equirectangular photographs are cut into: square, of 91 degrees."""
 
     cut: Literal["auto", "always", "never"] = "auto"
-    """auto: those that say so, or are 2:1 without a focal length; always: all 2:1."""
+    """auto: those that say so, or are 2:1 without a focal length, go on from the right
+    border to the left and end in one colour above and below; always: all 2:1."""
     pitches_deg: Annotated[tuple[Pitch, ...], Field(min_length=1)] = (20.0, -20.0)
     """How far each row of views looks up.
 

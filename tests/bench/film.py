@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sfmprep.capture.film import read_frames
-from sfmprep.capture.keyframes import Chooser, choose
+from sfmprep.capture.keyframes import Chooser, choose, find_blurred
 from sfmprep.config import FilmConfig
 from tests.bench.film_scenes import FILMS, flow_of_films
 from tests.bench.scoreboard.play import Row, Settings, play, read_rows
@@ -88,9 +88,9 @@ def blurred(name: str) -> tuple[int, int, int]:
     film = scene_folder(name) / "video.mp4"
     taken = [frame.look for frame in choose(read_frames(film), chooser)]
     places = np.linspace(0, len(chooser.looks) - 1, len(taken)).round().astype(int)
-    regular = [chooser.looks[place] for place in places]
-    used, other = (sum(look.is_blurred for look in each) for each in (taken, regular))
-    return len(taken), used, other
+    is_blurred = find_blurred(chooser.looks)
+    used = sum(is_blurred[chooser.looks.index(look)] for look in taken)
+    return len(taken), used, sum(is_blurred[place] for place in places)
 
 
 def page(rows: Sequence[Row], blur: Sequence[tuple[str, int, int, int]]) -> str:

@@ -15,12 +15,20 @@ import pytest
 from sfmprep.capture import frames as frames_module
 from sfmprep.capture.film import Frame, read_frames, read_header
 from sfmprep.capture.frames import frame_name, take_frames
-from sfmprep.capture.keyframes import Chooser, Keyframe, choose, sharpness, thin_out
+from sfmprep.capture.keyframes import (
+    Chooser,
+    Keyframe,
+    Look,
+    choose,
+    find_blurred,
+    sharpness,
+    thin_out,
+)
 from sfmprep.config import FilmConfig
 from sfmprep.errors import ImageError
 from sfmprep.models.flow.dis import Dis
 from sfmprep.models.flow.pictures import FlowOfPictures
-from tests.support.films import Walk, as_frames, sound_only, texture, write_film
+from tests.support.films import SIZE, Walk, as_frames, sound_only, texture, write_film
 
 WALK = Walk()
 FLOW = FlowOfPictures(Dis(FilmConfig().flow))
@@ -186,6 +194,31 @@ def test_sharp_frame_is_waited_for() -> None:
     assert all(not 8 <= n < 20 for n in numbers(chosen(pictures)))
 
 
+def test_where_points_end_a_sharp_frame_is_taken_before() -> None:
+    """Nothing moves, but column by column the scene is another; each 4th is blurred."""
+    scene, pictures = texture(*SIZE), []
+    for k in range(80):
+        column = slice(12 * (k % 13), 12 * (k % 13) + 12)
+        scene[:, column] = texture(*SIZE, seed=k + 1)[:, column]
+        pictures.append(cv2.blur(scene, (4, 1)) if k % 4 == 0 else scene.copy())
+    found = numbers(chosen(pictures))
+    assert len(found) >= 6
+    assert all(n % 4 for n in found)
+
+
+def test_blurred_are_frames_between_sharper_ones_of_the_same_scene() -> None:
+    def looks(values: list[float], segments: list[int]) -> list[Look]:
+        each = enumerate(zip(values, segments, strict=True))
+        return [Look(k, k / 30, value, segment) for k, (value, segment) in each]
+
+    slope = [1.0 * 0.95**k for k in range(60)]  # what is shown has less and less detail
+    assert not any(find_blurred(looks(slope, [0] * 60)))
+    assert not any(find_blurred(looks([1.0] * 20 + [0.1] * 20, [0] * 20 + [1] * 20)))
+    slope[30] /= 2
+    assert np.flatnonzero(find_blurred(looks(slope, [0] * 60))).tolist() == [30]
+    assert find_blurred([]) == []
+
+
 @pytest.mark.parametrize("gain", [0.5, 1.4])
 def test_change_of_exposure_is_no_motion(gain: float) -> None:
     gains = np.linspace(1, gain, 60)
@@ -199,7 +232,7 @@ def test_flash_is_no_cut() -> None:
     pictures[20] = np.full_like(pictures[20], 255)
     pictures[21] = texture(160, 120, seed=9)
     found = chosen(pictures)
-    assert {keyframe.segment for keyframe in found} == {0}
+    assert {keyframe.look.segment for keyframe in found} == {0}
     assert not {20, 21} & set(numbers(found))
 
 
@@ -216,7 +249,7 @@ def test_cut_begins_a_new_segment() -> None:
         *(other.at(2 * k) for k in range(40)),
     ]
     found = chosen(pictures)
-    assert [keyframe.segment for keyframe in found] == sorted(
+    assert [keyframe.look.segment for keyframe in found] == sorted(
         [0] * sum(n < 40 for n in numbers(found))
         + [1] * sum(n >= 40 for n in numbers(found))
     )

@@ -134,6 +134,8 @@ def test_mask_becomes_the_transparency_of_views(tmp_path: Path) -> None:
     ("size", "options", "which", "expected"),
     [
         ((2048, 1024), {}, "auto", True),
+        ((2048, 1024), {"crop": 400}, "auto", False),  # of that shape by chance
+        ((2048, 1024), {"crop": 400}, "always", True),
         ((1024, 512), {}, "auto", False),
         ((1024, 512), {}, "always", True),
         ((1024, 512), {"xmp": GPANO}, "auto", True),
@@ -153,9 +155,14 @@ def test_whole_spheres_are_cut(
     exif = Image.Exif()
     if options.pop("focal", False):
         exif.get_ifd(0x8769)[0xA405] = 28
-    pixels = np.zeros((*size[::-1], 3), np.uint8)
+    crop = options.pop("crop", 0)
+    pixels = sphere(size[0] + 2 * crop)[crop : crop + size[1], : size[0]]
     path = save(tmp_path / "a.jpg", pixels, exif=exif, **options)
     assert is_cut(path, which) is expected
+
+
+def test_two_lenses_are_looked_at_to_be_named(tmp_path: Path) -> None:
+    assert is_cut(save(tmp_path / "a.png", two_lenses(1024)), "auto")
 
 
 def test_what_is_no_image_is_not_cut(tmp_path: Path) -> None:

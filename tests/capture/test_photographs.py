@@ -156,7 +156,7 @@ def test_panoramas_are_named(tmp_path: Path, said) -> None:
         False,
     ]
     assert said() == [
-        f"2 images in {tmp_path} are 360° panoramas by their XMP or by their shape of"
+        f"2 images in {tmp_path} seem 360° panoramas by their XMP or by their shape of"
         " 2:1, such as a.jpg, but each is taken for one ordinary photograph; those of"
         " the whole sphere are cut into views with --set panorama.cut=always"
     ]

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfmprep.capture.spherical import goes_on_behind, sphere_of_film
+from sfmprep.capture.round_picture import closes
+from sfmprep.capture.spherical import sphere_of_film
 from sfmprep.errors import ImageError
 from sfmprep.types import Bytes
 from tests.support.films import texture, write_film
@@ -121,18 +122,23 @@ def test_two_lenses_are_named_by_the_kind_of_file(tmp_path: Path) -> None:
 
 
 def around(width: int) -> Bytes:
-    """A picture whose left border goes on at the right one."""
+    """A picture that closes behind, above and below."""
     picture = texture(width // 2, width // 2)
-    return np.hstack([picture, picture[:, ::-1]])
+    whole = np.hstack([picture, picture[:, ::-1]])
+    for end in (whole[:3], whole[-3:]):
+        end[:] = end.mean(axis=(0, 1))
+    return whole
 
 
-def test_a_sphere_goes_on_behind() -> None:
+def test_a_sphere_closes() -> None:
     whole = around(256)
-    assert goes_on_behind(np.roll(whole, 50, axis=1))
-    assert not goes_on_behind(whole[:, :-40])
+    assert closes(np.roll(whole, 50, axis=1))
+    assert not closes(whole[:, :-40])
+    assert not closes(whole[20:])
+    assert not closes(whole[:-20])
     barred = whole.copy()
     barred[:, :20] = barred[:, -20:] = 0  # black bars at both sides are alike
-    assert not goes_on_behind(barred)
+    assert not closes(barred)
 
 
 @pytest.mark.parametrize(
