@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sfmprep.config import RaftConfig
 from sfmprep.errors import WeightsError
-from sfmprep.models.flow.raft_network import CELL, RaftNetwork
+from sfmprep.models.flow.encoder import CELL
+from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.models.protocols import FlowImage
 from sfmprep.models.shared.adapter import Adapter, in_parts, inference
 from sfmprep.models.shared.precision import Where

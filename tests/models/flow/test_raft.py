@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from sfmprep.config import RaftConfig
 from sfmprep.errors import WeightsError
+from sfmprep.models.flow.correlation import Correlation
 from sfmprep.models.flow.raft import Raft
-from sfmprep.models.flow.raft_network import Correlation, RaftNetwork
+from sfmprep.models.flow.raft_network import RaftNetwork
 from tests.support.batches import batch_of
 
 Arrays = Mapping[str, np.ndarray]
@@ -170,7 +171,7 @@ def test_correlations_on_demand_equal_kept_ones_anywhere() -> None:
 
 def test_memory_of_correlations_on_demand_grows_with_the_pixels(monkeypatch) -> None:
     """What is gathered at once stays below a limit, whatever the picture."""
-    monkeypatch.setattr("sfmprep.models.flow.raft_network._MAX_WINDOW_BYTES", 1 << 12)
+    monkeypatch.setattr("sfmprep.models.flow.correlation._MAX_WINDOW_BYTES", 1 << 12)
     features, others = torch.randn(2, 1, 8, 16, 16)
     sizes = []
     einsum = torch.einsum
