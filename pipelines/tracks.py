@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from sfmprep.capture.batches import fit_size
+from sfmprep.capture.batches import fit_size, load_batches
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import TracksConfig
+from sfmprep.config import DroidConfig, TracksConfig
 from sfmprep.files import write_text
 from sfmprep.frontend.flow_tracks import Judge, write_tracks
 from sfmprep.mapping.odometry import FIRST, Odometry
@@ -24,7 +25,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.beside import join_keypoints
 from sfmprep.stores.layers import MatchReader
 from sfmprep.stores.tables import FeatureStore, MatchStore
-from sfmprep.types import Float32, Index, Mask
+from sfmprep.types import Float32, Float64, Index, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +93,13 @@ def track_points(
             middle = np.array(infos[film[0]].size) / 2
             ways.append((film, _odometry(run, config, film[0])))
 
-            def judge(track: Index, before: Float32, now: Float32) -> Mask:
+            def judge(
+                track: Index, before: Float32, now: Float32, sure: Float32
+            ) -> Mask:
                 if not len(track):  # a cut: what follows is a world of its own
                     ways.append((film, _odometry(run, config, film[0])))
                     return np.zeros(0, bool)
-                return ways[-1][1].push(track, before - middle, now - middle)
+                return ways[-1][1].push(track, before - middle, now - middle, sure)
 
             return judge
 
@@ -110,7 +113,10 @@ def track_points(
                 new_judge=new_judge,
                 progress=progress,
             )
-        _write_poses(ways, place.film_poses)
+        poses = _poses(ways)
+        if poses and config.start and isinstance(config.flow, DroidConfig):
+            poses = _by_droid(run, config, config.flow, poses, device)
+        _write_poses(poses, place.film_poses)
         run.finish("track")
     if not run.ledger.is_done("join tracks"):
         run.begin("join tracks")
@@ -139,18 +145,53 @@ def _odometry(run: Run, config: TracksConfig, name: str) -> Odometry:
     return Odometry(guess, is_known=known is not None, pixel=pixel)
 
 
-def _write_poses(ways: Sequence[tuple[Sequence[str], Odometry]], path: Path) -> None:
-    """Writes a table of the poses of one film; of several there is no common world."""
-    path.unlink(missing_ok=True)
+class _Poses(NamedTuple):
+    names: Sequence[str]  # of N frames
+    rotations: Float64  # [N, 3, 3] camera from world
+    translations: Float64  # [N, 3]
+    focal: float  # pixels of the file
+
+
+def _poses(ways: Sequence[tuple[Sequence[str], Odometry]]) -> _Poses | None:
+    """Those of one film; None of several, which have no common world."""
     if len(ways) != 1:
-        return
+        return None
     [(names, way)] = ways
     rotations, translations = way.cam_from_world
     if not way.is_whole or not FIRST <= len(rotations) == len(names):
-        return
+        return None
     logger.info("focal length by the points that were followed: %.0f px", way.focal)
+    return _Poses(names, rotations, translations, way.focal)
+
+
+def _by_droid(
+    run: Run, config: TracksConfig, flow: DroidConfig, poses: _Poses, device: str
+) -> _Poses:
+    """Poses by flow and adjustment in turns, with the focal length that is known."""
+    from sfmprep.mapping.dense_odometry import FIRST as FIRST_DENSE
+    from sfmprep.mapping.dense_odometry import DenseOdometry
+    from sfmprep.models.flow.droid import Droid
+
+    if len(poses.names) < FIRST_DENSE:
+        return poses
+    droid = Droid(flow, device=device.split(",")[0])
+    size = run.images.infos[poses.names[0]].size
+    scale = max(fit_size(size, config.max_size)) / max(size)
+    way = DenseOdometry(droid, scale * poses.focal)
+    for _, batch in load_batches(run.images, poses.names, max_size=config.max_size):
+        [image] = droid.prepare(batch)
+        way.push(image)
+    rotations, translations = way.cam_from_world
+    return poses._replace(rotations=rotations, translations=translations)
+
+
+def _write_poses(poses: _Poses | None, path: Path) -> None:
+    """Writes a table of them, or none."""
+    path.unlink(missing_ok=True)
+    if poses is None:
+        return
     rows = ["name,x,y,z,qw,qx,qy,qz"]
-    for name, turn, shift in zip(names, rotations, translations, strict=True):
+    for name, turn, shift in zip(*poses[:3], strict=True):
         x, y, z, w = Rotation.from_matrix(turn.T).as_quat()
         numbers = (*(-turn.T @ shift).tolist(), w, x, y, z)
         quoted = '"' + name.replace('"', '""') + '"'

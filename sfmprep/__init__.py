@@ -38,6 +38,7 @@ __all__ = [
     "DeviceError",
     "Dis",
     "Disk",
+    "Droid",
     "ExportConfig",
     "Extractor",
     "FeatureStore",
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     )
     from sfmprep.config import DisConfig as Dis
     from sfmprep.config import DiskConfig as Disk
+    from sfmprep.config import DroidConfig as Droid
     from sfmprep.config import LoftrConfig as Loftr
     from sfmprep.config import NearestConfig as Nearest
     from sfmprep.config import PointmapConfig as Pointmap

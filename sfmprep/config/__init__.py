@@ -22,6 +22,7 @@ from sfmprep.config.features import (
 from sfmprep.config.film import FilmConfig
 from sfmprep.config.flow import (
     DisConfig,
+    DroidConfig,
     FlowConfig,
     MotionMasksConfig,
     RaftConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "DenseMatcherConfig",
     "DisConfig",
     "DiskConfig",
+    "DroidConfig",
     "EigenPlacesConfig",
     "EngineConfig",
     "ExhaustiveConfig",

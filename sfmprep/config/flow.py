@@ -36,7 +36,26 @@ class RaftConfig(ModelConfig):
     weights: WeightsFile = None
 
 
-FlowConfig = Annotated[DisConfig | RaftConfig, Field(discriminator="type")]
+class DroidConfig(ModelConfig):
+    """DROID's update operator (Teed & Deng, NeurIPS 2021), BSD-3-Clause.
+
+    You bring its file, `droid.pth`. It also tells how sure the flow is, pixel by pixel.
+    Where points are followed and mapping starts with poses (`tracks.start`), its flow
+    and these poses are found in turns. It is made for pictures of some 384 x 512 pixels
+    and for a GPU: on a CPU a pair takes many seconds.
+    """
+
+    implementation = "sfmprep.models.flow.droid:Droid"
+    has_half = False
+    type: Literal["droid"] = "droid"
+    num_iterations: PositiveInt = 8
+    """Updates of the flow of a pair."""
+    weights: WeightsFile = None
+
+
+FlowConfig = Annotated[
+    DisConfig | RaftConfig | DroidConfig, Field(discriminator="type")
+]
 
 
 class MotionMasksConfig(Config):

@@ -22,7 +22,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import read_mask
 from sfmprep.config import TracksConfig
 from sfmprep.coords import Placed, colmap_from_centre, upright_pixels
-from sfmprep.models.protocols import FlowEstimator
+from sfmprep.models.protocols import ConfidentFlowEstimator, FlowEstimator
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import (
@@ -47,8 +47,9 @@ _MIN_SPACING = 2.0  # pixels; of two points that came so near one has been dragg
 _MIN_SHARED = 15  # points, for a pair to be matched
 
 
-Judge = Callable[[Index, Float32, Float32], Mask]
-"""Tells which points fit: numbers [N], and where they were and are, [N, 2] each."""
+Judge = Callable[[Index, Float32, Float32, Float32], Mask]
+"""Tells which points fit: numbers [N], where they were and are, [N, 2] each, and how
+sure the flow of each is [N], 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +58,7 @@ class Followed:
 
     name: str
     track: Index  # [N] numbers, ascending; a point has the same in every frame
-    features: Features  # scores fall with how far the way back misses
+    features: Features  # scores: how sure, and falling with how the way back misses
 
 
 def follow_points(
@@ -100,7 +101,7 @@ def follow_points(
             if judge is not None:
                 start = points.xy[np.searchsorted(points.track, carried.track)]
                 places = last.stored(start), picture.stored(carried.xy)
-                carried = carried.take(judge(carried.track, *places))
+                carried = carried.take(judge(carried.track, *places, carried.sure))
             yield last.followed(points.take(points.seen_with(carried)))
         points = _with_corners(carried, picture, config.max_points, number)
         number = max(number, int(points.track.max(initial=-1)) + 1)
@@ -192,6 +193,7 @@ class _Points:
     track: Index  # [N] ascending
     xy: Float32  # [N, 2] array places of the reduced frame
     miss: Float32  # [N] pixels by which the way back missed; 0 for new ones
+    sure: Float32  # [N] 0..1, by the estimator; 1 where it tells nothing, and for new
     is_old: Mask  # [N] whether the frame before sees it too
 
     @staticmethod
@@ -200,6 +202,7 @@ class _Points:
             track=np.empty(0, np.int64),
             xy=np.empty((0, 2), np.float32),
             miss=np.empty(0, np.float32),
+            sure=np.empty(0, np.float32),
             is_old=np.empty(0, np.bool_),
         )
 
@@ -211,6 +214,7 @@ class _Points:
             track=self.track[rows],
             xy=self.xy[rows],
             miss=self.miss[rows],
+            sure=self.sure[rows],
             is_old=self.is_old[rows],
         )
 
@@ -254,7 +258,7 @@ class _Picture:
     def followed(self, points: _Points) -> Followed:
         features = Features(
             xy=self.stored(points.xy),
-            scores=np.asarray(1 / (1 + points.miss), np.float32),
+            scores=np.asarray(points.sure / (1 + points.miss), np.float32),
             descriptors=np.empty((len(points), 0), np.float16),
             image_size=self.placed.size,
             orientation=self.placed.orientation,
@@ -269,7 +273,14 @@ def _carried(
     if not len(points):
         return points
     pictures = before.prepared, now.prepared
-    there, back = estimator.flow([pictures, pictures[::-1]])
+    if isinstance(estimator, ConfidentFlowEstimator):
+        (there, sureness), (back, _) = estimator.confident_flow(
+            [pictures, pictures[::-1]]
+        )
+        sure = _at(sureness, points.xy)
+    else:
+        there, back = estimator.flow([pictures, pictures[::-1]])
+        sure = np.ones(len(points), np.float32)
     shift = _at(there, points.xy)
     end: Float32 = points.xy + shift
     miss = np.linalg.norm(shift + _at(back, end), axis=1)
@@ -283,6 +294,7 @@ def _carried(
         track=points.track,
         xy=end,
         miss=miss.astype(np.float32),
+        sure=sure,
         is_old=np.ones(len(points), np.bool_),
     ).take(good)
     return carried.take(_apart(carried.xy))
@@ -339,14 +351,15 @@ def _with_corners(
         track=np.concatenate((points.track, first_track + np.arange(count))),
         xy=np.concatenate((points.xy, xy)),
         miss=np.concatenate((points.miss, np.zeros(count, np.float32))),
+        sure=np.concatenate((points.sure, np.ones(count, np.float32))),
         is_old=np.concatenate((points.is_old, np.zeros(count, np.bool_))),
     )
 
 
 def _at(flow: Float32, xy: Float32) -> Float32:
-    """A flow [H, W, 2] at array places [N, 2], bilinear; beyond it that of its edge."""
+    """A field [H, W, ...] at array places [N, 2], bilinear; beyond it its edge's."""
     columns, rows = (np.ascontiguousarray(each[:, None]) for each in xy.T)
     sampled = cv2.remap(
         flow, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return np.asarray(sampled, np.float32).reshape(-1, 2)
+    return np.asarray(sampled, np.float32).reshape(len(xy), *flow.shape[2:])

@@ -56,11 +56,15 @@ class Sightings:
     point: Index  # [M]
     frame: Index  # [M]
     xy: Float64  # [M, 2]
+    weight: Float64  # [M] 0..1: how sure they are
 
     def take(self, rows: Mask) -> Sightings:
         """Some of them."""
         return Sightings(
-            point=self.point[rows], frame=self.frame[rows], xy=self.xy[rows]
+            point=self.point[rows],
+            frame=self.frame[rows],
+            xy=self.xy[rows],
+            weight=self.weight[rows],
         )
 
 
@@ -170,7 +174,7 @@ class _System:
     ) -> _System:
         projected = _Projected.of(window, seen)
         residual = seen.xy - projected.xy
-        weight = 1 / (1 + (residual**2).sum(axis=1) / loss_scale**2)
+        weight = seen.weight / (1 + (residual**2).sum(axis=1) / loss_scale**2)
         weight[~projected.is_in_front] = 0
         by_anchor, by_frame, by_focal, by_depth = _jacobians(window, seen, projected)
 
@@ -278,7 +282,7 @@ def _loss(
 ) -> float:
     """Cauchy's, halved as squares are; behind a camera as much as ten scales away."""
     errors = np.minimum(errors_px(window, seen) / scale, 10.0)
-    total = 0.5 * scale**2 * np.log1p(errors**2).sum()
+    total = 0.5 * scale**2 * (seen.weight * np.log1p(errors**2)).sum()
     if guessed_focal is not None:
         share = np.log(window.focal / guessed_focal) / _FOCAL_SHARE
         total += 0.5 * scale**2 * share**2

@@ -64,6 +64,7 @@ class Odometry:
             point=np.empty(0, np.int64),
             frame=np.empty(0, np.int64),
             xy=np.empty((0, 2)),
+            weight=np.empty(0),
         )
 
     @property
@@ -79,7 +80,9 @@ class Odometry:
         """The focal length in pixels, as far as it is known."""
         return self._window.focal
 
-    def push(self, track: Index, before: Float64, now: Float64) -> Mask:
+    def push(
+        self, track: Index, before: Float64, now: Float64, sure: Float64 | None = None
+    ) -> Mask:
         """Takes the next frame.
 
         Args:
@@ -87,13 +90,15 @@ class Odometry:
                 ascending.
             before: Where they were [N, 2], pixels from the principal point.
             now: Where they are, likewise.
+            sure: How much each counts [N], 0..1; None for all alike.
 
         Returns:
             Which of them fit [N]; all of them while there are too few frames.
         """
         frame = len(self._window.rotations)
         self.is_whole &= len(track) >= _FEW
-        self._add(track, before, now, frame)
+        sure = np.ones(len(track)) if sure is None else sure
+        self._add(track, before, now, sure, frame)
         if frame + 1 < FIRST:
             return np.ones(len(track), bool)
         rows = np.arange(frame + 1)
@@ -125,7 +130,7 @@ class Odometry:
 
         def loss(found: Window) -> float:
             shares = errors_px(found, some) / loss_scale
-            return float(np.log1p(shares.clip(max=10) ** 2).sum())
+            return float((some.weight * np.log1p(shares.clip(max=10) ** 2)).sum())
 
         found = [adjusted(self._window)]
         if is_first:
@@ -145,7 +150,9 @@ class Odometry:
         fits = worst <= limit
         return np.asarray(fits[np.searchsorted(self._track, track)])
 
-    def _add(self, track: Index, before: Float64, now: Float64, frame: int) -> None:
+    def _add(
+        self, track: Index, before: Float64, now: Float64, sure: Float64, frame: int
+    ) -> None:
         """Adds a frame and what it sees; forgets points that it does not see."""
         window, seen = self._window, self._seen
         rotations, translations = window.rotations, window.translations
@@ -186,6 +193,7 @@ class Odometry:
             ),
             frame=np.concatenate((seen.frame, np.full(len(track), frame))),
             xy=np.concatenate((seen.xy, now)),
+            weight=np.concatenate((seen.weight, sure)),
         )
 
     @staticmethod

@@ -7,7 +7,7 @@ A batch gives the same result as its items one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
 
@@ -202,5 +202,22 @@ class FlowEstimator(Protocol):
             ValueError: the images of a pair are of two sizes, or an image was prepared
                 by another kind of estimator.
             DeviceError: a single pair does not fit into the memory of the device.
+        """
+        ...
+
+
+@runtime_checkable
+class ConfidentFlowEstimator(FlowEstimator, Protocol):
+    """One that also tells how sure its flow is."""
+
+    def confident_flow(
+        self,
+        pairs: Sequence[tuple[FlowImage, FlowImage]],
+        starts: Sequence[Float32 | None] | None = None,
+    ) -> list[tuple[Float32, Float32]]:
+        """As `flow`, and how sure each pixel of it is: [H, W], 0..1.
+
+        Raises:
+            ValueError, DeviceError: as `flow`.
         """
         ...

@@ -289,6 +289,7 @@ WEIGHTS: Mapping[str, Weights] = {
             sha256="01064c6dba73b0fc9fc8edf772248560a00a3acfd62ac6677e9eeebad9680e27",
         ),
         Weights(name="raft-basic", licence="BSD-3-Clause", origin="princeton-vl/RAFT"),
+        Weights(name="droid", licence="BSD-3-Clause", origin="princeton-vl/DROID-SLAM"),
         _eigenplaces(
             "eigenplaces-r50-2048",
             "98e8e21e9364a7e0990a9d7e1de5853b6d830f7f73d6bd9ee4f397575e0d41d1",

@@ -90,6 +90,7 @@ _SHAPES = {
     "netvlad": "netvlad/state_dict_keys.json:full",
     "raft-basic": "raft/raft_basic_keys.json",
     "raft-small": "raft/raft_small_keys.json",
+    "droid": "droid/droid_keys.json",
 }
 _ALIASES = (".layer_rn.", "num_batches_tracked")  # no parameters of their own
 

@@ -12,6 +12,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DisConfig, TracksConfig
 from sfmprep.frontend.flow_tracks import Followed, follow_points, write_tracks
 from sfmprep.models.build import build_flow_estimator
+from sfmprep.models.flow.dis import Dis
 from sfmprep.pairing.pairs import sequential_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from tests.support.films import Walk, texture
@@ -69,6 +70,37 @@ def test_a_point_is_one_keypoint_of_a_frame_and_seen_in_two(tmp_path: Path) -> N
         assert frame.features.descriptors.shape[1] == 0
         assert (frame.features.scores <= 1).all() and (frame.features.scores > 0).all()
     assert np.unique(seen, return_counts=True)[1].min() == 2
+
+
+def test_scores_are_how_sure_the_flow_is_where_it_tells(tmp_path: Path) -> None:
+    class Sure(Dis):
+        """Of the left half of each picture less than of the right one."""
+
+        def confident_flow(self, pairs, starts=None):
+            found = self.flow(pairs, starts)
+            sure = np.full(found[0].shape[:2], 0.75, np.float32)
+            sure[:, : SIZE[0] // 2] = 0.25
+            return [(flow, sure) for flow in found]
+
+    told = []
+
+    def judge(track, before, now, sure):
+        told.append((before, sure))
+        return np.ones(len(track), bool)
+
+    images = walk(tmp_path)
+    followed = follow_points(
+        *(images, images.names, Sure(DisConfig()), CONFIG), judge=judge
+    )
+    plain = follow(images)
+    for frame, other in zip(followed, plain, strict=True):
+        assert np.array_equal(frame.features.xy, other.features.xy)
+        share = frame.features.scores / other.features.scores
+        assert (np.isin(share.round(3), (0.25, 0.75, 1)) | (share < 0.75)).all()
+    assert len(told) == 5
+    for before, sure in told:
+        assert np.allclose(sure[before[:, 0] > SIZE[0] / 2 + 2], 0.75)
+        assert np.allclose(sure[before[:, 0] < SIZE[0] / 2 - 2], 0.25)
 
 
 def test_places_are_pixels_of_the_file(tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def scene(
     point, frame = (grid.ravel() for grid in np.mgrid[0:num_points, 0:num_frames])
     other = frame != window.anchor[point]
     point, frame = point[other], frame[other]
-    nowhere = Sightings(point=point, frame=frame, xy=np.zeros((len(point), 2)))
+    nowhere = Sightings(
+        point=point,
+        frame=frame,
+        xy=np.zeros((len(point), 2)),
+        weight=np.ones(len(point)),
+    )
     return window, replace(nowhere, xy=projected(window, nowhere))
 
 
@@ -116,6 +121,22 @@ def test_noise_and_wrong_sightings_are_borne(seed: int) -> None:
     assert found.focal == pytest.approx(FOCAL, rel=0.02)
     assert turn_deg(found.rotations, truth.rotations) < 0.3
     np.testing.assert_allclose(found.translations, truth.translations, atol=0.05)
+
+
+def test_sightings_count_by_their_weights() -> None:
+    truth, seen = scene(0, num_frames=8, num_points=300)
+    rng = np.random.default_rng(3)
+    wrong = rng.uniform(size=len(seen.xy)) < 0.7
+    xy = seen.xy + wrong[:, None] * (12, 5)  # so many alike that no loss bears them
+    free = np.arange(8) >= 2
+    start = disturbed(truth, 0, free)
+    turns = []
+    for weight in (np.where(wrong, 0.0, 0.5), np.ones(len(xy))):
+        noted = replace(seen, xy=xy, weight=weight)
+        how = {"guessed_focal": 1.15 * FOCAL, "max_steps": 100}
+        found = adjust_window(start, noted, free, **how)
+        turns.append(turn_deg(found.rotations, truth.rotations))
+    assert turns[0] < 0.05 < turns[1]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,21 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from sfmprep.config import DisConfig, RaftConfig
+from sfmprep.config import DisConfig, DroidConfig, RaftConfig
 from sfmprep.errors import ConfigError
 from sfmprep.models.build import build_flow_estimator
+from sfmprep.models.flow.dis import Dis
+from sfmprep.models.flow.droid_network import DroidNetwork
+from sfmprep.models.flow.raft import Raft
 from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.models.identity import identity
-from sfmprep.models.protocols import FlowEstimator
+from sfmprep.models.protocols import ConfidentFlowEstimator, FlowEstimator
 from tests.support.batches import batch_of
 
 SIZE = (150, 117)  # no multiples of 8
 
 
-@pytest.fixture(scope="module", params=["dis", "raft-small", "raft-basic"])
+@pytest.fixture(scope="module", params=["dis", "raft-small", "raft-basic", "droid"])
 def estimator(request, tmp_path_factory: pytest.TempPathFactory) -> FlowEstimator:
     config = DisConfig()
-    if request.param != "dis":
+    if request.param == "droid":
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("weights") / "droid.pth"
+        torch.save(DroidNetwork().state_dict(), path)
+        config = DroidConfig(weights=path, num_iterations=2)
+    elif request.param != "dis":
         torch.manual_seed(0)
         path = tmp_path_factory.mktemp("weights") / "raft.pth"
         network = RaftNetwork(is_small=request.param == "raft-small")
@@ -99,11 +107,25 @@ def test_images_of_two_sizes_or_of_another_estimator_are_refused(
         estimator.flow([(one, Foreign())])
 
 
+def test_those_that_tell_how_sure_they_are_give_the_same_flow(
+    estimator: FlowEstimator,
+) -> None:
+    if not isinstance(estimator, ConfidentFlowEstimator):
+        assert isinstance(estimator, (Dis, Raft))
+        return
+    images = estimator.prepare(batch_of(picture(), picture(2, 1)))
+    [(flow, sure)] = estimator.confident_flow([tuple(images)])
+    np.testing.assert_array_equal(flow, estimator.flow([tuple(images)])[0])
+    assert sure.shape == flow.shape[:2] and sure.dtype == np.float32
+    assert ((sure >= 0) & (sure <= 1)).all()
+    assert estimator.confident_flow([]) == []
+
+
 def test_no_pairs_give_no_flow(estimator: FlowEstimator) -> None:
     assert estimator.flow([]) == []
 
 
-@pytest.mark.parametrize("config", [DisConfig, RaftConfig])
+@pytest.mark.parametrize("config", [DisConfig, RaftConfig, DroidConfig])
 def test_half_precision_needs_a_gpu(config) -> None:
     with pytest.raises(ConfigError, match="only CUDA devices"):
         build_flow_estimator(config(), device="cpu", precision="half")

@@ -21,6 +21,7 @@ from sfmprep.config import (
     CompactConfig,
     D2NetConfig,
     DiskConfig,
+    DroidConfig,
     EigenPlacesConfig,
     LightGlueConfig,
     LoftrConfig,
@@ -47,6 +48,7 @@ from sfmprep.models.build import (
 from sfmprep.models.extractors.d2net import D2NetNetwork
 from sfmprep.models.extractors.r2d2 import R2d2Network
 from sfmprep.models.extractors.superpoint import SuperPointNetwork
+from sfmprep.models.flow.droid_network import DroidNetwork
 from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.models.retrieval.eigenplaces import EigenPlacesNetwork
 from sfmprep.models.retrieval.netvlad import NetVladNetwork
@@ -145,6 +147,9 @@ def config_of(
             network = RaftNetwork(is_small=name == "raft-small")
             path = saved(network.state_dict())
             return RaftConfig(model=name, weights=path, num_iterations=2)
+        case "droid":
+            path = saved(DroidNetwork().state_dict())
+            return DroidConfig(weights=path, num_iterations=2)
     request.getfixturevalue("real_weights")
     return {
         "aliked-n16": AlikedConfig(model="aliked-n16"),
@@ -256,7 +261,7 @@ def test_retrievers(name: str, precision: str, images, request, saved) -> None:
 
 
 @both
-@pytest.mark.parametrize("name", ["raft-small", "raft-basic"])
+@pytest.mark.parametrize("name", ["raft-small", "raft-basic", "droid"])
 def test_flow(name: str, precision: str, images, request, saved) -> None:
     config = config_of(name, request, saved)
     flows = []

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
+from safetensors.torch import save_file
 from scipy.spatial.transform import Rotation
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import FlowConfig
+from sfmprep.config import DisConfig, FlowConfig
 from sfmprep.config.load import load_recipe
 from sfmprep.demo.courtyard import build_courtyard, camera_walk
 from sfmprep.demo.raycast import look_at, render_image
@@ -20,8 +21,12 @@ from sfmprep.demo.textures import to_texture
 from sfmprep.errors import ImageError, ReconstructionError, StoreError, WeightsError
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
+from sfmprep.mapping import dense_odometry
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_flow_estimator
+from sfmprep.models.flow.dis import Dis
+from sfmprep.models.flow.droid import Droid, DroidImage
+from sfmprep.models.flow.droid_network import DroidNetwork
 from sfmprep.pairing.pairs import pairs_from_file
 from sfmprep.pipelines import artefacts, matching, stages, tracks
 from sfmprep.pipelines.reconstruct import reconstruct
@@ -35,6 +40,7 @@ SETTINGS = (
     "tracks={max_points: 150}",
     "mapping.type=none",
 )
+DIS = Dis(DisConfig())
 
 
 @pytest.fixture
@@ -147,6 +153,51 @@ def test_mapping_begins_with_the_poses_of_one_whole_film(
     steps = np.diff(centres, axis=0)
     steps /= np.linalg.norm(steps, axis=1, keepdims=True)
     assert (steps[:, 0] > 0.9).all()
+
+
+@pytest.mark.parametrize("count", [6, 9])
+def test_with_droid_mapping_begins_with_the_poses_of_its_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """From eight frames on, and with the focal length that the points tell."""
+    walk, pushed = Walk(size=(240, 180)), []
+    (tmp_path / "frames").mkdir()
+    for k in range(count):
+        cv2.imwrite(str(tmp_path / "frames" / f"{k + 7}.png"), walk.at(3 * k))
+    weights = tmp_path / "droid.safetensors"
+    save_file(DroidNetwork().state_dict(), weights)
+
+    class Window:
+        def __init__(self, droid: Droid, focal: float) -> None:
+            pushed.append(focal)
+
+        def push(self, image: DroidImage) -> None:
+            assert image.size == (120, 90)
+            pushed.append(image)
+
+        @property
+        def cam_from_world(self) -> tuple[np.ndarray, np.ndarray]:
+            shifts = -np.arange(count)[:, None] * np.array([0.0, 1, 0])
+            return np.tile(np.eye(3), (count, 1, 1)), shifts
+
+    monkeypatch.setattr(dense_odometry, "DenseOdometry", Window)
+    monkeypatch.setattr(tracks, "build_flow_estimator", lambda *_, **__: DIS)
+    flow = f"{{type: droid, weights: {weights}}}"
+    given = f"tracks={{max_points: 150, start: true, max_size: 120, flow: {flow}}}"
+    recipe = load_recipe("sift", (*SETTINGS, given, "database.focal_length=200"))
+    capture = ImageSet.scan(tmp_path / "frames")
+    with open_run(capture, tmp_path / "out", recipe) as run:
+        fill(run)
+        read = read_poses(
+            tracks.film_poses(run), axes="opencv", direction="world_from_cam"
+        )
+    assert isinstance(read, KnownPoses)
+    _, centres = read.cam_from_world()
+    along = np.abs(np.diff(centres, axis=0)).argmax(axis=1)
+    if count < 8:
+        assert not pushed and (along == 0).all()
+    else:
+        assert pushed[0] == 100 and len(pushed) == 10 and (along == 1).all()
 
 
 @pytest.mark.parametrize("place", ["", "other"])

@@ -26,19 +26,23 @@ def filled(folder: Path, variant: str | None = None) -> dict[str, torch.Tensor]:
     }
 
 
-def shared_filled(keys: Path, *, gain: float) -> dict[str, torch.Tensor]:
+def shared_filled(
+    keys: Path, *, gain: float, prefix: str = ""
+) -> dict[str, torch.Tensor]:
     """The same for fixtures that share the recipe of the folder above theirs.
 
     Args:
         keys: The JSON file of names and shapes.
         gain: Of kernels.
+        prefix: Of names, which the recipe leaves out.
     """
     shapes = json.loads(keys.read_text())
+    shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
     made = _recipe(keys.parents[1]).fill(shapes, gain)
     for name in [name for name in made if ".layer_rn." in name]:
         before, _, after = name.partition("layer_rn.")  # two names of one tensor
         made[name] = made[f"{before}layer{int(after[0]) + 1}_rn{after[1:]}"]
-    return {name: torch.from_numpy(array) for name, array in made.items()}
+    return {prefix + name: torch.from_numpy(array) for name, array in made.items()}
 
 
 def _recipe(folder: Path) -> ModuleType:

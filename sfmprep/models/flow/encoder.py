@@ -11,8 +11,19 @@ from typing import Literal
 from torch import Tensor, nn
 
 CELL = 8  # pixels of the picture, a side, of one cell of the flow
+_MIN_SIDE = 64  # pixels; below it the coarsest correlation would be empty
 
 Norm = Literal["instance", "batch", "none"]
+
+
+def padding_of(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What makes both sides (W, H) multiples of a cell: left, right, top, bottom."""
+    found: list[int] = []
+    for side in size:
+        missing = max(-side % CELL, _MIN_SIDE - side)
+        found += [missing // 2, missing - missing // 2]
+    left, right, top, bottom = found
+    return left, right, top, bottom
 
 
 class Encoder(nn.Module):

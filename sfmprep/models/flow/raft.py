@@ -14,14 +14,13 @@ from torch import Tensor
 
 from sfmprep.config import RaftConfig
 from sfmprep.errors import WeightsError
-from sfmprep.models.flow.encoder import CELL
+from sfmprep.models.flow.encoder import CELL, padding_of
 from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.models.protocols import FlowImage
 from sfmprep.models.shared.adapter import Adapter, in_parts, inference
 from sfmprep.models.shared.precision import Where
 from sfmprep.types import Float32, ImageBatch
 
-_MIN_SIDE = 64  # pixels; below it the coarsest correlation would be empty
 _BATCH_SIZE = 960
 
 
@@ -55,7 +54,7 @@ class Raft:
     def prepare(self, batch: ImageBatch) -> list[RaftImage]:
         """Computes the features of each image; see `FlowEstimator.prepare`."""
         size = batch.network_size
-        padding = _padding(size)
+        padding = padding_of(size)
         rgb = F.pad(self._adapter.pixels(batch), padding, mode="replicate")
         return [
             RaftImage(features=features, context=context, size=size, padding=padding)
@@ -102,16 +101,6 @@ def _mine(image: FlowImage) -> RaftImage:
     if not isinstance(image, RaftImage):
         raise ValueError(f"got a {type(image).__name__} but expected a RaftImage")
     return image
-
-
-def _padding(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """What makes both sides multiples of a cell: left, right, top, bottom."""
-    found: list[int] = []
-    for side in size:
-        missing = max(-side % CELL, _MIN_SIDE - side)
-        found += [missing // 2, missing - missing // 2]
-    left, right, top, bottom = found
-    return left, right, top, bottom
 
 
 # ----------------------------------------------------------------- files of weights
