@@ -24,6 +24,7 @@ from sfmprep.config import (
     AutoPairsConfig,
     BesideConfig,
     DenseConfig,
+    DroidConfig,
     PairsFileConfig,
     Recipe,
     StrongerConfig,
@@ -142,6 +143,17 @@ def _known_poses(recipe: Recipe) -> dict[str, Any]:
 def _damage_settings(recipe: Recipe) -> dict[str, object]:
     """Nothing where it changes nothing: stores without it stay what they are."""
     return {"keep_damaged": True} if recipe.keep_damaged else {}
+
+
+def _track_settings(recipe: Recipe) -> dict[str, object] | None:
+    if recipe.tracks is None:
+        return None
+    by_droid = isinstance(recipe.tracks.flow, DroidConfig)  # of which a start has more
+    left_out = {"flow"} if by_droid else {"flow", "start"}
+    return {
+        **recipe.tracks.model_dump(mode="json", exclude=left_out),
+        "focal_length": recipe.database.focal_length,  # points are judged by it
+    }
 
 
 STAGES = {
@@ -359,13 +371,7 @@ STAGES = {
             passes_on="pairs",
             writes="work/track_matches.h5",
             command="match",
-            settings=lambda r: (
-                r.tracks
-                and {
-                    **r.tracks.model_dump(mode="json", exclude={"flow", "start"}),
-                    "focal_length": r.database.focal_length,  # points are judged by it
-                }
-            ),
+            settings=_track_settings,
             model=lambda r: r.tracks.flow if r.tracks else None,
             applies=_has_tracks,
         ),

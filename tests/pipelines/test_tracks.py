@@ -186,6 +186,10 @@ def test_with_droid_mapping_begins_with_the_poses_of_its_window(
     given = f"tracks={{max_points: 150, start: true, max_size: 120, flow: {flow}}}"
     recipe = load_recipe("sift", (*SETTINGS, given, "database.focal_length=200"))
     capture = ImageSet.scan(tmp_path / "frames")
+    without = (*SETTINGS, given, "database.focal_length=200", "tracks.start=false")
+    with open_run(capture, tmp_path / "out", load_recipe("sift", without)) as run:
+        fill(run)
+        assert not pushed and tracks.film_poses(run) is None
     with open_run(capture, tmp_path / "out", recipe) as run:
         fill(run)
         read = read_poses(
