@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import arg
@@ -105,6 +105,10 @@ def matcher(
     confidence: Annotated[
         bool, arg(help="Train only the heads that let a pair stop early: do it last.")
     ] = False,
+    head: Annotated[
+        Literal["lightglue", "sinkhorn"],
+        arg(help="What assigns at the end: its own, or SuperGlue's transport."),
+    ] = "lightglue",
     threads: Annotated[
         int, arg(help="Threads that make pairs; a few where a GPU waits for them.")
     ] = 1,
@@ -143,6 +147,7 @@ def matcher(
         num_threads=threads,
         device=_device(device),
         part="confidence" if confidence else "assignment",
+        head=head,
         progress=show_progress,
     )
     if export:
