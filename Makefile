@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models bench-training gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -56,6 +56,9 @@ bench-scale: $(READY) ## captures of any size, stage by stage; SCALE="--images 1
 
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models
+
+bench-training: $(READY) ## heads and losses at equal cost, into the model card; TRAINING="losses --minutes 30"
+	$(BIN)/python -m tests.bench.training $(TRAINING)
 
 gpu-wheels: $(READY) ## what a bare machine with a GPU lacks, into wheels-gpu/
 	$(BIN)/python -m tests.bench.gpu.collect wheels-gpu

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import arg
@@ -27,6 +27,10 @@ Data = Annotated[Path, arg(help="Folder of photographs to make views of.")]
 Out = Annotated[Path, arg(help="Folder of checkpoints and log, to go on in.")]
 Minutes = Annotated[float, arg(help="How long to train this time.")]
 Device = Annotated[str, arg(help="Where networks run, auto, cpu, or such as cuda.")]
+Init = Annotated[
+    str | None,
+    arg(metavar="compact|FILE", help="Weights to start from; else from nothing."),
+]
 Export = Annotated[
     Path | None, arg(help="Also write the weights there (.safetensors).")
 ]
@@ -56,6 +60,11 @@ def extractor(
     seed: int = 0,
     num_pairs: Annotated[int, arg(help="Photographs of a step, two views each.")] = 6,
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 256,
+    init: Init = None,
+    also: Annotated[
+        tuple[Literal["reliability", "repeatability"], ...],
+        arg(help="Losses of R2D2 beside the others."),
+    ] = (),
     device: Device = "auto",
     export: Export = None,
 ) -> None:
@@ -71,6 +80,8 @@ def extractor(
         seed=seed,
         num_pairs=num_pairs,
         size=size,
+        init=_init(init, "compact"),
+        also=also,
         device=_device(device),
         progress=show_progress,
     )
@@ -94,10 +105,7 @@ def matcher(
         Path | None,
         arg(help="Folder of photographs to make views of; else those of the captures."),
     ] = None,
-    init: Annotated[
-        str | None,
-        arg(metavar="compact|FILE", help="Weights to start from; else from nothing."),
-    ] = None,
+    init: Init = None,
     minutes: Minutes = 9,
     seed: int = 0,
     size: Annotated[int, arg(help="Side of the views, pixels.")] = 256,
@@ -105,6 +113,10 @@ def matcher(
     confidence: Annotated[
         bool, arg(help="Train only the heads that let a pair stop early: do it last.")
     ] = False,
+    head: Annotated[
+        Literal["lightglue", "sinkhorn"],
+        arg(help="What assigns at the end: its own, or SuperGlue's transport."),
+    ] = "lightglue",
     threads: Annotated[
         int, arg(help="Threads that make pairs; a few where a GPU waits for them.")
     ] = 1,
@@ -120,29 +132,20 @@ def matcher(
     _check_sizes(size, "--batch", batch)
     if threads < 1:
         raise ConfigError(f"--threads {threads}: give 1 or more.")
-    weights = None
-    if init == "compact":
-        weights = resolve_weights("compact-lightglue").path
-    elif init is not None:
-        weights = Path(init)
-        if not weights.is_file():
-            raise ConfigError(
-                f"--init {init}: expected compact, for the weights inside the package,"
-                " or a .safetensors file, and there is no such file."
-            )
     train_matcher(
         data=data,
         out=out,
         minutes=minutes,
         extractor=Compact(CompactConfig(max_keypoints=MAX_COUNT)),
         captures=captures,
-        init=weights,
+        init=_init(init, "compact-lightglue"),
         seed=seed,
         size=size,
         batch=batch,
         num_threads=threads,
         device=_device(device),
         part="confidence" if confidence else "assignment",
+        head=head,
         progress=show_progress,
     )
     if export:
@@ -200,6 +203,21 @@ def evaluate(
         progress=show_progress,
     )
     sys.stdout.write(table.to_markdown())
+
+
+def _init(init: str | None, packaged: str) -> Path | None:
+    """The file of weights to start from."""
+    if init is None:
+        return None
+    if init == "compact":
+        return resolve_weights(packaged).path
+    path = Path(init)
+    if not path.is_file():
+        raise ConfigError(
+            f"--init {init}: expected compact, for the weights inside the package,"
+            " or a .safetensors file, and there is no such file."
+        )
+    return path
 
 
 def _check_sizes(size: int, option: str, number: int) -> None:

@@ -20,12 +20,17 @@ from sfmprep.models.matchers.lightglue_network import (
     TokenConfidence,
     TransformerLayer,
 )
+from sfmprep.models.matchers.transport import SinkhornAssignment
 
 Tokens: TypeAlias = tuple[Tensor, Tensor]  # [B, M, D], [B, N, D] float32
 
 # Of the first dual softmax: descriptors whose cosines differ by 0.02 differ by e in
 # their score. It is the best for XFeat among 0.1, 0.05, 0.03, 0.02, 0.0125, 0.008.
 _TEMPERATURE = 0.02
+
+# At which a keypoint goes as gladly to its bin as to a partner, to begin with: true
+# neighbours of the compact features are nearer as a rule, others are not.
+_COSINE_OF_NONE = 0.8
 
 # Radians over half the longer side of an image. The paper starts at a deviation of 1
 # and lets training find the higher ones; a short training finds few.
@@ -104,8 +109,11 @@ def _start_from_neighbours(network: LightGlueNetwork) -> None:
         head = network.assignment(index)
         nn.init.eye_(head.final_proj.weight).mul_(gain)
         nn.init.zeros_(head.final_proj.bias)
-        nn.init.zeros_(head.matchability.weight)
-        nn.init.zeros_(head.matchability.bias)
+        if isinstance(head, SinkhornAssignment):
+            head.bin_score.fill_(_COSINE_OF_NONE / _TEMPERATURE)
+        else:
+            nn.init.zeros_(head.matchability.weight)
+            nn.init.zeros_(head.matchability.bias)
     reset_confidence(network)
     direction = nn.init.normal_(network.posenc.Wr.weight)
     direction /= direction.norm(dim=1, keepdim=True)

@@ -43,11 +43,25 @@ def load_tensors(weights: ResolvedWeights) -> dict[str, torch.Tensor]:
         *(SafetensorError, pickle.UnpicklingError, RuntimeError),
         *(OSError, EOFError, ValueError, KeyError, AttributeError),
     ) as error:
-        raise WeightsError(
-            f"weights of {weights.name}: {weights.path} cannot be read ({error})."
-            " Expected safetensors or a torch checkpoint; put a good copy in its place."
-        ) from error
+        raise _unreadable(weights, error) from error
     return _flatten(tree)
+
+
+def load_metadata(weights: ResolvedWeights) -> dict[str, str]:
+    """Reads what a safetensors file says of itself; nothing of a torch checkpoint.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if weights.path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(weights.path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(weights, error) from error
 
 
 def load_strict(
@@ -72,6 +86,13 @@ def load_strict(
             f" ({reason}). Expected the tensors of {entry.url or entry.origin}; correct"
             " the key `weights` of the recipe or remove it."
         ) from error
+
+
+def _unreadable(weights: ResolvedWeights, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"weights of {weights.name}: {weights.path} cannot be read ({error})."
+        " Expected safetensors or a torch checkpoint; put a good copy in its place."
+    )
 
 
 def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, torch.Tensor]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sfmprep.config import LightGlueConfig, NearestConfig
 from sfmprep.errors import ConfigError
@@ -68,16 +71,35 @@ def random_lightglue(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def random_sinkhorn(tmp_path_factory):
+    """The same with a head by transport, which its file names."""
+    torch.manual_seed(1)
+    shape = replace(SHAPES["compact-lightglue"], head="sinkhorn")
+    network = LightGlueNetwork(shape, adaptive=True)
+    with torch.no_grad():
+        for layer in range(shape.num_layers):
+            network.assignment(layer).final_proj.weight.mul_(6)
+        for head in network.token_confidence:
+            head.token[0].weight.mul_(8)
+            head.token[0].bias.add_(2)
+    path = tmp_path_factory.mktemp("weights") / "sinkhorn.safetensors"
+    save_file(network.state_dict(), path, {"head": "sinkhorn"})
+    return path
+
+
 @pytest.fixture(
     params=[
         "nearest",
         "nearest without thresholds",
         "lightglue",
         "adaptive lightglue",
+        "sinkhorn",
+        "adaptive sinkhorn",
         pytest.param("real lighterglue", marks=pytest.mark.shared),
     ]
 )
-def matcher(request, random_lightglue):
+def matcher(request, random_lightglue, random_sinkhorn):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     request.addfinalizer(lambda: torch.set_num_threads(threads))
@@ -91,6 +113,15 @@ def matcher(request, random_lightglue):
             config = LightGlueConfig(
                 model="lighterglue",
                 weights=random_lightglue,
+                min_score=0.0,
+                depth_confidence=0.7 if adaptive else None,
+                width_confidence=0.8 if adaptive else None,
+            )
+        case "sinkhorn" | "adaptive sinkhorn":
+            adaptive = request.param != "sinkhorn"
+            config = LightGlueConfig(
+                model="compact-lightglue",
+                weights=random_sinkhorn,
                 min_score=0.0,
                 depth_confidence=0.7 if adaptive else None,
                 width_confidence=0.8 if adaptive else None,

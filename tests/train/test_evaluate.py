@@ -237,20 +237,9 @@ def test_image_without_a_near_neighbour_takes_the_nearest() -> None:
     assert len(two_views._near_pairs(_ring(40, 0.1))) >= 40 * 10 / 2
 
 
-class _Stored:
-    """A `MatchedScene` whose only pair has matches in order."""
-
-    def __init__(self, num_matches: int) -> None:
-        self._num_matches = num_matches
-
-    @property
-    def matches(self) -> _Stored:
-        return self
-
-    def get(self, name0: str, name1: str) -> Matches:
-        rows = np.arange(self._num_matches, dtype=np.int32)
-        scores = np.ones(len(rows), np.float32)
-        return Matches(index=np.stack([rows, rows], axis=1), scores=scores)
+def _in_order(num_matches: int) -> np.ndarray:
+    rows = np.arange(num_matches, dtype=np.int32)
+    return np.stack([rows, rows], axis=1)
 
 
 def test_pose_error_is_zero_for_true_points_and_180_without_matches() -> None:
@@ -261,11 +250,11 @@ def test_pose_error_is_zero_for_true_points_and_180_without_matches() -> None:
         for name in scene.images.names
     }
     pair = ("00.jpg", "01.jpg")
-    error = two_views._pose_error_deg(scene, pair, features, _Stored(100))
+    error = two_views.pose_error_deg(scene, pair, features, _in_order(100))
     assert error < 0.01
-    assert two_views._pose_error_deg(scene, pair, features, _Stored(3)) == 180
+    assert two_views.pose_error_deg(scene, pair, features, _in_order(3)) == 180
     features["01.jpg"] = _features(features["01.jpg"].xy[::-1].tolist())
-    wrong = two_views._pose_error_deg(scene, pair, features, _Stored(100))
+    wrong = two_views.pose_error_deg(scene, pair, features, _in_order(100))
     assert wrong > 5
 
 

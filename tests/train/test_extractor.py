@@ -16,26 +16,16 @@ from sfmprep.models.extractors.compact_network import CompactNetwork
 from sfmprep.train.checkpoints import load
 from sfmprep.train.extractor import adaptation
 from sfmprep.train.extractor import train as extractor
-from sfmprep.train.extractor.data import Adapted, Batch, make_batch
+from sfmprep.train.extractor.data import Batch, fit_basis, make_batch, project
 from sfmprep.train.extractor.train import export_extractor, losses, train_extractor
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.train.pairs.views import draw_gaussians
 from sfmprep.types import Features, ImageBatch
-from sfmprep.weights import ResolvedWeights
+from sfmprep.weights import ResolvedWeights, file_sha256
+from tests.support.adapted import adapted
 from tests.support.records import features
 from tests.support.run_logs import read_log
 from tests.support.textures import texture
-
-
-def adapted(seed: int, photograph: np.ndarray, count: int = 80) -> Adapted:
-    rng = np.random.default_rng(seed)
-    height, width = photograph.shape[:2]
-    descriptors = rng.normal(size=(count, 64)).astype(np.float32)
-    return Adapted(
-        xy=rng.uniform(0, (width - 1, height - 1), (count, 2)).astype(np.float32),
-        repeatability=rng.uniform(0.3, 1, count).astype(np.float32),
-        descriptors=descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +150,9 @@ def _say_something(photographs: object, path: Path, **_: object) -> bool:
     return True
 
 
-def train(data: Path, out: Path, steps: int) -> int:
+def train(data: Path, out: Path, steps: int, **more: object) -> int:
     return train_extractor(
-        data=data, out=out, minutes=5, num_pairs=1, size=64, max_steps=steps
+        data=data, out=out, minutes=5, num_pairs=1, size=64, max_steps=steps, **more
     )
 
 
@@ -196,6 +186,54 @@ def test_exported_weights_extract(data: Path, tmp_path: Path) -> None:
     assert len(features) > 10
     rows = read_log(tmp_path / "extractor.jsonl")
     assert {"contrast", "steps_per_s"} <= rows[-1].keys()
+
+
+def test_losses_of_r2d2_are_added_and_remembered(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    train(data, tmp_path / "first", 1)
+    export_extractor(tmp_path / "first" / "extractor.pt", path)
+    both = ("reliability", "repeatability")
+    assert train(data, tmp_path / "more", 1, init=path, also=both) == 1
+    rows = read_log(tmp_path / "more" / "extractor.jsonl")
+    assert set(both) <= rows[-1].keys()
+    assert not set(both) & read_log(tmp_path / "first" / "extractor.jsonl")[-1].keys()
+    digest = file_sha256(path)
+    with pytest.raises(StoreError) as caught:
+        train(data, tmp_path / "more", 2, init=path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'more' / 'extractor.pt'} began with {{'init_sha256': '{digest}',"
+        " 'also': ['reliability', 'repeatability']}, but this call has"
+        f" {{'init_sha256': '{digest}', 'also': []}}. Go on with the same weights and"
+        " losses, or train into another folder."
+    )
+
+
+def test_the_teacher_is_turned_to_the_descriptors_that_training_starts_from() -> None:
+    torch.manual_seed(0)
+    network = CompactNetwork().eval()
+    photographs = [texture(k, (96, 64)) for k in range(3)]
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(128, 64)))
+    told = []
+    for photograph in photographs:
+        rng = np.random.default_rng(len(told))
+        xy = rng.uniform(8, (88, 56), (60, 2)).astype(np.float32)
+        pixels = torch.from_numpy(photograph.transpose(2, 0, 1).copy())[None] / 255
+        with torch.no_grad():
+            own = network.describe(
+                network(pixels), torch.zeros(60).long(), torch.from_numpy(xy)
+            )
+        told.append(
+            Features(
+                xy=xy + np.float32(0.5),
+                scores=np.ones(60, np.float32),
+                descriptors=(own.numpy() @ turn.T).astype(np.float32),
+                image_size=(96, 64),
+            )
+        )
+    basis = fit_basis(network, photographs, told)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(64), atol=1e-4)
+    said = project(told[0], basis).descriptors
+    np.testing.assert_allclose(said, told[0].descriptors @ turn, atol=1e-3)
 
 
 def test_adaptation_puts_repeated_places_where_they_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,7 @@ from tests.support.run_logs import read_log
 
 SIZE = 96
 SMALL = LightGlueShape(input_dim=64, dim=64, num_heads=2, num_layers=3)
+SINKHORN = replace(SMALL, head="sinkhorn")
 
 
 @pytest.fixture(autouse=True)
@@ -177,9 +179,18 @@ def test_untrained_confidence_stops_nothing():
 
 
 # ------------------------------------------------------------------------- the losses
-@pytest.mark.parametrize("part", ["similarity", "matchable", "unmatchable"])
-def test_a_step_lowers_each_part_of_the_loss(part):
-    network = build_network(SMALL, seed=0)
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        (SMALL, "similarity"),
+        (SMALL, "matchable"),
+        (SMALL, "unmatchable"),
+        (SINKHORN, "transport"),
+        (SINKHORN, "unmatchable"),
+    ],
+)
+def test_a_step_lowers_each_part_of_the_loss(shape, part):
+    network = build_network(shape, seed=0)
     batch = some_batch()
 
     def loss() -> torch.Tensor:
@@ -213,8 +224,34 @@ def test_perfect_assignment_has_no_loss():
     assert float(sum(loss.values())) == pytest.approx(0, abs=1e-4)
 
 
-def test_padding_does_not_change_the_loss():
-    network = build_network(SMALL, seed=0)
+def test_the_loss_by_transport_is_that_of_its_logarithms():
+    network = build_network(SINKHORN, seed=0)
+    batch = random_batch(0, (6, 8))
+    tokens = layer_tokens(network, batch)[-1]
+    head = network.assignment(2)
+    with torch.no_grad():
+        head.bin_score.fill_(5)
+        loss = layer_loss(head, tokens, batch)
+        found = head.transport(*tokens)
+    expected = -np.mean([float(found.scores[0, k, k]) for k in range(3)])
+    assert float(loss["transport"]) == pytest.approx(expected, rel=1e-5)
+    alone = -(found.bin0[0, 4:].mean() + found.bin1[0, 4:].mean()) / 2
+    assert float(loss["unmatchable"]) == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_perfect_transport_has_no_loss():
+    network = build_network(SINKHORN, seed=0)
+    batch = random_batch(0, (3, 3))
+    with torch.no_grad():
+        rows = network.input_proj(batch.sides[0].descriptors)
+        network.assignment(2).bin_score.fill_(0)
+        loss = layer_loss(network.assignment(2), (rows, rows), batch)
+    assert float(sum(loss.values())) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [SMALL, SINKHORN])
+def test_padding_does_not_change_the_loss(shape):
+    network = build_network(shape, seed=0)
     torch.nn.init.normal_(network.transformers[0].cross_attn.ffn[-1].weight, std=0.1)
     both = random_batch(0, (9, 12), (14, 6))
     total = assignment_loss(network, layer_tokens(network, both), both)
@@ -232,17 +269,18 @@ def test_padding_does_not_change_the_loss():
         matches = both.matches[:3]
         one = PairBatch(sides=tuple(sides), matches=matches)
         alone.append(assignment_loss(network, layer_tokens(network, one), one))
-    for name in ("similarity", "matchable"):  # as many matches in both
+    for name in total.keys() - {"unmatchable"}:  # as many matches in both
         mean = sum(float(loss[name].detach()) for loss in alone) / 2
         assert float(total[name].detach()) == pytest.approx(mean, rel=1e-5)
 
 
-def test_pairs_without_any_keypoint_have_a_finite_loss():
+@pytest.mark.parametrize("shape", [SMALL, SINKHORN])
+def test_pairs_without_any_keypoint_have_a_finite_loss(shape):
     black = np.zeros((3, SIZE, SIZE), np.float32)
     nowhere = np.full((SIZE, SIZE, 2), np.nan, np.float32)
     pair = Views(image0=black, image1=black, to1=nowhere, to0=nowhere)
     batch = make_batch([pair], Corners(), count=50)
-    network = build_network(SMALL, seed=0)
+    network = build_network(shape, seed=0)
     loss = sum(assignment_loss(network, layer_tokens(network, batch), batch).values())
     loss.backward()
     assert math.isfinite(float(loss.detach()))
@@ -252,8 +290,8 @@ def test_pairs_without_any_keypoint_have_a_finite_loss():
 
 def test_decision_is_none_where_unmatchable_is_likelier():
     scores = torch.tensor([[[-0.1, -9.0], [-9.0, -3.0]]])
-    logits = torch.tensor([[4.0, -4.0]])
-    decided0, decided1 = decisions(Assignment(scores, logits, logits))
+    alone = torch.nn.functional.logsigmoid(torch.tensor([[-4.0, 4.0]]))
+    decided0, decided1 = decisions(Assignment(scores, alone, alone))
     assert decided0.tolist() == [[0, -1]]
     assert decided1.tolist() == [[0, -1]]
 
@@ -439,10 +477,11 @@ def flat(tree: object) -> list[torch.Tensor]:
     ]
 
 
-def test_cut_training_equals_an_uncut_one(photographs, tmp_path):
-    whole = train(tmp_path / "whole", photographs, 4)
-    train(tmp_path / "cut", photographs, 2)
-    pieces = train(tmp_path / "cut", photographs, 4)
+@pytest.mark.parametrize("head", ["lightglue", "sinkhorn"])
+def test_cut_training_equals_an_uncut_one(head, photographs, tmp_path):
+    whole = train(tmp_path / "whole", photographs, 4, head=head)
+    train(tmp_path / "cut", photographs, 2, head=head)
+    pieces = train(tmp_path / "cut", photographs, 4, head=head)
     assert pieces["step"] == whole["step"] == 4
     for part in ("weights", "moments"):
         for found, expected in zip(flat(pieces[part]), flat(whole[part]), strict=True):
@@ -471,8 +510,9 @@ def test_log_compares_with_nearest_neighbours(photographs, tmp_path):
     assert {"parallax_precision", "parallax_nearest_precision"} <= names
 
 
-def test_exported_weights_match_in_lightglue(photographs, tmp_path):
-    state = train(tmp_path, photographs, 2)
+@pytest.mark.parametrize("head", ["lightglue", "sinkhorn"])
+def test_exported_weights_match_in_lightglue(head, photographs, tmp_path):
+    state = train(tmp_path, photographs, 2, head=head)
     train(tmp_path, photographs, 2, part="confidence")
     path = tmp_path / "compact-lightglue.safetensors"
     export_weights(tmp_path / "matcher.pt", path)
@@ -480,7 +520,7 @@ def test_exported_weights_match_in_lightglue(photographs, tmp_path):
     rng = np.random.default_rng(1)
     pair = sample_pair(rng, "homography", textures(4), size=SIZE)
     batch = make_batch([pair], Corners(), count=60)
-    network = build_network(matcher._SHAPE, seed=0)
+    network = build_network(replace(matcher._SHAPE, head=head), seed=0)
     network.load_state_dict(state["weights"] | state["mean"])
     tokens = layer_tokens(network, batch)[-1]
     expected = mutual_best(network.assignment(5)(*tokens), -1e9)[:, 1:].tolist()
@@ -539,6 +579,39 @@ def test_checkpoint_of_another_size_is_refused(photographs, tmp_path):
     checkpoints.save(tmp_path / "matcher.pt", {"shape": {"dim": 8}})
     with pytest.raises(StoreError, match="another folder"):
         train(tmp_path, photographs, 1)
+
+
+def test_another_head_is_refused(photographs, tmp_path):
+    train(tmp_path, photographs, 1)
+    with pytest.raises(StoreError) as error:
+        train(tmp_path, photographs, 2, head="sinkhorn")
+    assert str(error.value) == (
+        f"{tmp_path / 'matcher.pt'} holds a network with the head lightglue, but"
+        " sinkhorn was asked for. Name its own, or train into another folder."
+    )
+
+
+def test_another_head_starts_from_the_projection_of_the_first(photographs, tmp_path):
+    train(tmp_path / "first", photographs, 1)
+    path = tmp_path / "w.safetensors"
+    export_weights(tmp_path / "first" / "matcher.pt", path)
+    before = load_file(path)
+    start = matcher._training(
+        "assignment",
+        tmp_path,
+        path,
+        shape=replace(matcher._SHAPE, head="sinkhorn"),
+        seed=5,
+        device="cpu",
+    )
+    after = start.mean_network().state_dict()
+    last = "log_assignment.5."
+    assert float(after[f"{last}bin_score"]) == 40
+    assert {k for k in before if k not in after} == {
+        f"{last}matchability.{k}" for k in ("weight", "bias")
+    }
+    for name in before.keys() & after.keys():
+        torch.testing.assert_close(before[name].float(), after[name])
 
 
 def test_one_photograph_is_too_few(tmp_path):

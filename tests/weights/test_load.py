@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sfmprep.errors import WeightsError
-from sfmprep.weights import ResolvedWeights, load_strict, load_tensors
+from sfmprep.weights import ResolvedWeights, load_metadata, load_strict, load_tensors
 
 
 def resolved(path: Path, name: str = "xfeat") -> ResolvedWeights:
@@ -46,6 +46,19 @@ def test_what_holds_no_tensors_is_an_error(
     path.write_bytes(content)
     with pytest.raises(WeightsError) as caught:
         load_tensors(resolved(path))
+    assert str(caught.value).startswith(f"weights of xfeat: {path} cannot be read (")
+
+
+def test_metadata_are_those_of_safetensors_alone(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"x": torch.ones(1)}, path, {"head": "sinkhorn"})
+    assert load_metadata(resolved(path)) == {"head": "sinkhorn"}
+    save_file({"x": torch.ones(1)}, path)
+    assert load_metadata(resolved(path)) == {}
+    assert load_metadata(resolved(tmp_path / "w.pth")) == {}
+    path.write_bytes(b"garbage")
+    with pytest.raises(WeightsError) as caught:
+        load_metadata(resolved(path))
     assert str(caught.value).startswith(f"weights of xfeat: {path} cannot be read (")
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import torch
@@ -38,9 +38,10 @@ from sfmprep.models.matchers.lightglue_batch import Batch, BatchSide, PreparedIm
 from sfmprep.models.matchers.lightglue_network import (
     LightGlueNetwork,
     LightGlueShape,
+    MatchAssignment,
     confidence_threshold,
-    load_network,
 )
+from sfmprep.models.matchers.lightglue_weights import load_network
 from sfmprep.models.matchers.pair_batches import (
     Candidates,
     collect_matches,
@@ -267,7 +268,8 @@ class LightGlue:
         is_small = [count <= self._limits.max_unpruned for count in side.counts]
         if self._width is None or all(is_small):
             return torch.ones(side.rows.shape, dtype=torch.bool, device=self._device)
-        head = self._network.assignment(layer)
+        # only the last layer, at which nothing is pruned, may have another head
+        head = cast(MatchAssignment, self._network.assignment(layer))
         kept = head.get_matchability(side.tokens) > 1 - self._width
         if is_unsure is not None:
             kept |= is_unsure
@@ -287,7 +289,7 @@ class LightGlue:
             scores = head(side0.tokens, side1.tokens, side0.is_real, side1.is_real)
             best, column = scores.max(2)
             is_mutual = best == scores.amax(1).gather(1, column)
-            best = best.exp()
+            best = best.exp().clamp(max=1)  # rows of a transport may hold a little more
             is_match = side0.only_real(is_mutual & (best > self._config.min_score))
             yield (
                 batch.items[start : start + step],

@@ -1,4 +1,4 @@
-"""The network of LightGlue, and its checkpoints.
+"""The network of LightGlue.
 
 Paper: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light
 Speed", ICCV 2023. Ported from cvg/LightGlue and kornia (kornia.feature.LightGlue), both
@@ -12,16 +12,16 @@ multiplied into the next layer, and attention is sharper where keypoints are man
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfmprep.weights import ResolvedWeights, load_strict, load_tensors
+from sfmprep.models.matchers.transport import SinkhornAssignment
+
+Head: TypeAlias = Literal["lightglue", "sinkhorn"]
 
 # Similarity of padding: finite, so that a row of nothing else gives no NaN.
 _PADDING = -1e30
@@ -37,6 +37,7 @@ class LightGlueShape:
     num_layers: int = 9
     has_scale_and_angle: bool = False  # whether positions are (x, y, scale, angle)
     usual_keypoints: int | None = None  # logits are as learned; None: always
+    head: Head = "lightglue"  # of the last layer; that of earlier ones is LightGlue's
 
 
 class LightGlueNetwork(nn.Module):
@@ -62,15 +63,22 @@ class LightGlueNetwork(nn.Module):
         )
         with_head = range(layers) if adaptive else [layers - 1]
         self.log_assignment = nn.ModuleDict(
-            {str(layer): MatchAssignment(dim) for layer in with_head}
+            {
+                str(layer): SinkhornAssignment(dim)
+                if layer == layers - 1 and shape.head == "sinkhorn"
+                else MatchAssignment(dim)
+                for layer in with_head
+            }
         )
         self.token_confidence = nn.ModuleList(
             TokenConfidence(dim) for _ in range(layers - 1 if adaptive else 0)
         )
 
-    def assignment(self, layer: int) -> MatchAssignment:
+    def assignment(self, layer: int) -> MatchAssignment | SinkhornAssignment:
         """The head that assigns the tokens of a layer."""
-        return cast(MatchAssignment, self.log_assignment[str(layer)])
+        return cast(
+            MatchAssignment | SinkhornAssignment, self.log_assignment[str(layer)]
+        )
 
     def fold(self) -> None:
         """Rearranges the weights so that the same takes less work.
@@ -322,70 +330,3 @@ class MatchAssignment(nn.Module):
 def confidence_threshold(layer: int, num_layers: int) -> float:
     """The confidence, in 0..1, above which a token of this layer is decided."""
     return min(0.8 + 0.1 * math.exp(-4.0 * layer / num_layers), 1.0)
-
-
-# ---------------------------------------------------------------------- checkpoints
-_OLD_LAYER = re.compile(r"^(self_attn|cross_attn)\.(\d+)\.")
-_UNUSED = re.compile(r"^(confidence_thresholds|log_assignment\.\d+\.r)$")
-_LAYER = re.compile(r"^(?:transformers|log_assignment|token_confidence)\.(\d+)\.")
-
-
-def load_network(
-    weights: ResolvedWeights, shape: LightGlueShape, *, is_cut: bool = False
-) -> LightGlueNetwork:
-    """Builds a folded network in evaluation mode and loads its weights strictly.
-
-    If any of the heads for adaptive depth and width are missing, the network is built
-    without them. Float16 weights become float32.
-
-    Args:
-        weights: A file in the layout of cvg/LightGlue (released or current), of kornia
-            or of XFeat.
-        shape: The size of the network.
-        is_cut: Whether the network is the first layers of a deeper one; tensors of
-            later layers are then left out.
-
-    Raises:
-        WeightsError: the file cannot be read, or tensors are missing, unexpected or of
-            another shape.
-    """
-    tensors = _rename(load_tensors(weights))
-    if is_cut:
-        tensors = {
-            key: value
-            for key, value in tensors.items()
-            if not (layer := _LAYER.match(key)) or int(layer[1]) < shape.num_layers
-        }
-    with torch.device("meta"):  # the names alone
-        full, plain = (
-            LightGlueNetwork(shape, adaptive=adaptive).state_dict().keys()
-            for adaptive in (True, False)
-        )
-    heads = full - plain
-    has_heads = heads <= tensors.keys()
-    if not has_heads:
-        tensors = {key: value for key, value in tensors.items() if key not in heads}
-    network = LightGlueNetwork(shape, adaptive=has_heads)
-    load_strict(network, tensors, weights)
-    network.fold()
-    return network.eval().requires_grad_(False)
-
-
-def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gives the tensors of a public checkpoint the names of `LightGlueNetwork`.
-
-    Left out are the confidence thresholds, a constant (see `confidence_threshold`), and
-    a number in each head of disk-lightglue that no published network uses.
-    """
-    if any(key.startswith("matcher.") for key in tensors):
-        # XFeat's file also holds the extractor that it was trained with.
-        tensors = {
-            key.removeprefix("matcher."): value
-            for key, value in tensors.items()
-            if not key.startswith("extractor.")
-        }
-    return {
-        _OLD_LAYER.sub(r"transformers.\2.\1.", key): value
-        for key, value in tensors.items()
-        if not _UNUSED.match(key)
-    }

@@ -4,8 +4,7 @@ Paper: Sarlin, DeTone, Malisiewicz, Rabinovich, "SuperGlue: Learning Feature Mat
 with Graph Neural Networks", CVPR 2020. Written from it and from the shapes of the
 public checkpoints of magicleap/SuperGluePretrainedNetwork (non-commercial: bring the
 file, or accept the licence). What is otherwise: pairs of different keypoint counts
-share a batch, each with the result that it has alone; the bins of the transport are
-scalars of a pair and no row and column of its matrix.
+share a batch, each with the result that it has alone.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from sfmprep.models.matchers.pair_batches import (
     prepare_pairs,
     unit_descriptors,
 )
+from sfmprep.models.matchers.transport import NOTHING, optimal_transport
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.adapter import Adapter, inference
 from sfmprep.models.shared.precision import Where
@@ -39,7 +39,6 @@ from sfmprep.types import Features, Matches
 _DIM, _HEADS, _LAYERS = 256, 4, 18
 _ENCODER = (3, 32, 64, 128, 256, 256)
 _WIDTH = 1.4  # SuperGlue's unit of length in half longer sides
-_NOTHING = -1e30  # log of what padding weighs; finite, so that sums of it are
 _CPU_BUDGET, _CUDA_BUDGET = 1 << 22, 1 << 27  # similarities of a batch
 
 
@@ -116,7 +115,7 @@ class SuperGlue:
             self._network.bin_score,
             torch.tensor(counts, device=device).T,
             num_iterations=self._config.num_iterations,
-        )
+        ).scores
         best, column = log_weight.max(2)
         rows = torch.arange(best.shape[1], device=device).expand_as(best)
         is_mutual = log_weight.argmax(1).gather(1, column) == rows
@@ -141,46 +140,6 @@ class PreparedTokens:
         return self.tokens.nbytes
 
 
-def optimal_transport(
-    similarity: Tensor, bin_score: Tensor, counts: Tensor, *, num_iterations: int
-) -> Tensor:
-    """The logarithms of a soft assignment whose rows and columns may go to a bin.
-
-    Sinkhorn's iterations (Cuturi, NeurIPS 2013) in logarithms: each keypoint has the
-    mass 1, and the bin of each side that of all keypoints of the other.
-
-    Args:
-        similarity: [B, M, N]; `_NOTHING` where a row or a column is padding.
-        bin_score: Scalar, the similarity of a keypoint with a bin.
-        counts: [B, 2] real rows and columns, 1 or more.
-        num_iterations: 0 or more.
-
-    Returns:
-        [B, M, N], without the bins.
-    """
-    m, n = counts[:, :1].to(similarity), counts[:, 1:].to(similarity)
-    unit = -torch.log(m + n)
-    u, v = similarity.new_zeros(2, *similarity.shape[:1], 1).unbind(0)
-    u_bin, v_bin = u, v
-    u, v = u.expand(-1, similarity.shape[1]), v.expand(-1, similarity.shape[2])
-    is_row, is_column = (
-        torch.arange(length, device=counts.device) < count
-        for length, count in zip(similarity.shape[1:], counts.T[..., None], strict=True)
-    )
-    for _ in range(num_iterations):
-        v = v.where(is_column, _NOTHING)
-        into = (similarity + v[:, None]).logsumexp(2)
-        u = unit - torch.logaddexp(into, bin_score + v_bin)
-        u = u.where(is_row, _NOTHING)
-        rest = torch.logaddexp(v.logsumexp(1, keepdim=True), v_bin)
-        u_bin = unit + n.log() - bin_score - rest
-        into = (similarity + u[..., None]).logsumexp(1)
-        v = unit - torch.logaddexp(into, bin_score + u_bin)
-        rest = torch.logaddexp(u.logsumexp(1, keepdim=True), u_bin)
-        v_bin = unit + m.log() - bin_score - rest
-    return similarity + u[..., None] + v[:, None] - unit[..., None]
-
-
 class SuperGlueNetwork(nn.Module):
     """Keypoint encoder, graph network and projection; keys as in the public files."""
 
@@ -198,12 +157,12 @@ class SuperGlueNetwork(nn.Module):
         real0: Tensor | None,  # [B, M] which are no padding, or None for all
         real1: Tensor | None,  # [B, N]
     ) -> Tensor:
-        """Returns similarities [B, M, N], `_NOTHING` where there is padding."""
+        """Returns similarities [B, M, N], `NOTHING` where there is padding."""
         x0, x1 = self.gnn(tokens0.mT, tokens1.mT, real0, real1)
         similarity: Tensor = self.final_proj(x0).mT @ self.final_proj(x1) / _DIM**0.5
         for real, axis in ((real0, 2), (real1, 1)):
             if real is not None:
-                similarity = similarity.where(real.unsqueeze(axis), _NOTHING)
+                similarity = similarity.where(real.unsqueeze(axis), NOTHING)
         return similarity
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.train.compare.columns import Column
 from sfmprep.train.compare.scenes import MatchedScene, Scene, matched_scene
-from sfmprep.types import Features, Float32, Float64, Pair
+from sfmprep.types import Features, Float32, Float64, Int32, Pair
 
 BINS_DEG = ((15, 30), (30, 45), (45, 60))
 AUC_DEG = (5, 10, 20)
@@ -91,7 +91,12 @@ def measure_two_views(
             label: {
                 "candidates": candidates[label],
                 "errors_deg": [
-                    round(_pose_error_deg(scene, pair, read, matched), 3)
+                    round(
+                        pose_error_deg(
+                            scene, pair, read, matched.matches.get(*pair).index
+                        ),
+                        3,
+                    )
                     for pair in progress(
                         bin_pairs, desc=f"poses {label}", total=len(bin_pairs)
                     )
@@ -262,13 +267,22 @@ def _share_in_frame(
 
 
 # ----------------------------------------------------------------------- relative pose
-def _pose_error_deg(
-    scene: Scene, pair: Pair, features: dict[str, Features], matched: MatchedScene
+def pose_error_deg(
+    scene: Scene,
+    pair: Pair,
+    features: Mapping[str, Features],
+    index: Int32,
+    *,
+    seed: int = _SEED,
 ) -> float:
-    """The error of the relative pose from the essential matrix, degrees."""
+    """The error of the relative pose from the essential matrix of matches [M, 2].
+
+    Returns:
+        The larger of the errors of rotation and of translation direction, degrees; 180
+        for a failure.
+    """
     name0, name1 = pair
-    index = matched.matches.get(name0, name1).index
-    options = pycolmap.RANSACOptions(max_error=_MAX_ERROR_PX, random_seed=_SEED)
+    options = pycolmap.RANSACOptions(max_error=_MAX_ERROR_PX, random_seed=seed)
     found = pycolmap.estimate_essential_matrix(
         features[name0].xy[index[:, 0]].astype(np.float64),
         features[name1].xy[index[:, 1]].astype(np.float64),

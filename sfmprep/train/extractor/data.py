@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfmprep.coords import centre_from_colmap
-from sfmprep.models.extractors.compact_network import DESCRIPTOR_DIM
+from sfmprep.models.extractors.compact_network import DESCRIPTOR_DIM, CompactNetwork
 from sfmprep.train.pairs.photographs import Photograph
 from sfmprep.train.pairs.views import (
     as_tensor_image,
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SIGMA = 0.8  # pixels, of a keypoint in the target of the score map
 _MAX_PLACES = 384  # of a pair of views in the contrastive loss
+_FITTED = 32  # photographs that tell what a trained network's descriptors follow
 _JITTER = 0.6  # pixels: descriptors are trained where detections may fall
 
 
@@ -52,6 +53,7 @@ class Batch:
     repeatability: Tensor  # [P]
     descriptors: Tensor  # [P, 64] of the teacher
     pairs: tuple[tuple[Tensor, Tensor], ...]  # B of rows [M], the same place in both
+    to_second: Tensor  # [B, 3, 3] homography of pixels, from view 2 b to view 2 b + 1
     jitter: Tensor  # [P, 2] pixels by which descriptors are taken beside their places
 
     @property
@@ -70,6 +72,34 @@ def find_basis(features: Sequence[Features]) -> Float32:
     basis: Float32 = vectors[:, -DESCRIPTOR_DIM:].astype(np.float32)
     kept = float(np.square(rows @ basis).sum() / np.square(rows).sum())
     logger.info("%.1f %% of the teacher's descriptors are kept", 100 * kept)
+    return basis
+
+
+@torch.inference_mode()
+def fit_basis(
+    network: CompactNetwork,
+    photographs: Sequence[Photograph],
+    features: Sequence[Features],
+) -> Float32:
+    """Finds the 64 directions [D, 64] that a trained network's descriptors follow.
+
+    Orthogonal Procrustes of the teacher's descriptors and the network's, in some of the
+    photographs.
+    """
+    network.eval()
+    products, cosines = [], []
+    for photograph, told in list(zip(photographs, features, strict=True))[:_FITTED]:
+        pixels = torch.from_numpy(as_tensor_image(photograph))[None]
+        xy = torch.from_numpy(centre_from_colmap(told.xy))
+        where = torch.zeros(len(xy), dtype=torch.int64)
+        own = network.describe(network(pixels), where, xy).numpy()
+        products.append(told.descriptors.astype(np.float32).T @ own)
+        cosines.append(own)
+    left, _, right = np.linalg.svd(np.sum(products, 0), full_matrices=False)
+    basis: Float32 = (left @ right).astype(np.float32)
+    said = [project(each, basis).descriptors for each in features[: len(cosines)]]
+    alike = np.concatenate([(a * b).sum(1) for a, b in zip(said, cosines, strict=True)])
+    logger.info("the network's descriptors are the teacher's to %.2f", alike.mean())
     return basis
 
 
@@ -93,13 +123,15 @@ def make_batch(
     size: int,
 ) -> Batch:
     """Draws the views of one step."""
-    images, targets, columns, pairs = [], [], [], []
+    images, targets, columns, pairs, to_second = [], [], [], [], []
     num_rows = 0
     for b, k in enumerate(rng.integers(len(photographs), size=num_pairs)):
         photograph, places = photographs[k], adapted[k]
         size_wh = photograph.shape[1], photograph.shape[0]
         row_of = []
-        for side, homography in enumerate(_two_views(rng, size_wh, size)):
+        first, second = _two_views(rng, size_wh, size)
+        to_second.append((second @ np.linalg.inv(first)).astype(np.float32))
+        for side, homography in enumerate((first, second)):
             xy = transform(homography, places.xy).astype(np.float32)
             seen = np.flatnonzero(inside(xy, (size, size)))
             images.append(
@@ -133,6 +165,7 @@ def make_batch(
             np.concatenate([p.descriptors[s] for _, s, _, p in columns])
         ),
         pairs=tuple(pairs),
+        to_second=torch.from_numpy(np.stack(to_second)),
         jitter=torch.from_numpy(rng.normal(0, _JITTER, xy.shape).astype(np.float32)),
     )
 

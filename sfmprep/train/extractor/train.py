@@ -7,6 +7,9 @@ Each step draws two views of some photographs, lit differently. The network lear
     teacher     the teacher's mean descriptor, projected to 64 dimensions (cosine),
     contrast    that a place is more like itself in the other view than like any other
                 place (dual softmax over the places that both views see).
+On request also the two of R2D2, see `r2d2_losses`:
+    reliability     a high score only where the descriptor finds its place,
+    repeatability   score maps of both views alike, and a peak in each window.
 The learning rate falls with the inverse square root of the step and the weights that
 are exported are an exponential mean, so that training may stop at any step.
 """
@@ -15,9 +18,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,10 +34,18 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.train import checkpoints
 from sfmprep.train.extractor.adaptation import adapt
-from sfmprep.train.extractor.data import Batch, find_basis, make_batch, project
+from sfmprep.train.extractor.data import (
+    Batch,
+    find_basis,
+    fit_basis,
+    make_batch,
+    project,
+)
+from sfmprep.train.extractor.r2d2_losses import places_loss, repeatability_loss
 from sfmprep.train.loop import run_training
 from sfmprep.train.pairs.photographs import Photographs
 from sfmprep.types import Float32
+from sfmprep.weights import ResolvedWeights, file_sha256, load_strict, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +55,49 @@ _HALF_LIFE = 3000  # step at which the learning rate has fallen to 0.7 of itself
 _RATE = 2e-3
 _MEAN_STEPS = 500  # that the exported weights are a mean of, about
 _TOO_NEAR = 3.0  # pixels: neighbours are no negatives
-_WEIGHTS = {"score": 1.0, "position": 1.0, "teacher": 1.5, "contrast": 0.3}
+_WEIGHTS = {
+    "score": 1.0,
+    "position": 1.0,
+    "teacher": 1.5,
+    "contrast": 0.3,
+    "reliability": 1.0,
+    "repeatability": 1.0,
+}
+
+Added = Literal["reliability", "repeatability"]
 
 
 def losses(
-    network: CompactNetwork, temperature: Tensor, batch: Batch
+    network: CompactNetwork,
+    temperature: Tensor,
+    batch: Batch,
+    also: Collection[Added] = (),
 ) -> dict[str, Tensor]:
-    """Computes the four losses of a batch, unweighted; see the module.
+    """Computes the losses of a batch, unweighted; see the module.
 
     Args:
         network: In training mode.
         temperature: Logarithm of what cosines are multiplied by, a scalar.
         batch: The views.
+        also: Which of R2D2's losses beside the four.
     """
     maps = network(batch.images)
     weight = 1 + 10 * batch.target
     score = F.binary_cross_entropy_with_logits(maps.logits, batch.target, weight)
-    cosines = network.describe(maps, batch.view, batch.xy + batch.jitter)
-    teacher = 1 - (cosines * batch.descriptors).sum(1)
-    return {
+    descriptors = network.describe(maps, batch.view, batch.xy + batch.jitter)
+    teacher = 1 - (descriptors * batch.descriptors).sum(1)
+    found = {
         "score": 10 * score,
         "position": _position_loss(maps, batch),
         "teacher": (teacher * batch.repeatability).sum()
         / batch.repeatability.sum().clamp(min=1),
-        "contrast": _contrast_loss(cosines, temperature, batch),
+        "contrast": _contrast_loss(descriptors, temperature, batch),
     }
+    if "reliability" in also:
+        found["reliability"] = places_loss(network, maps, descriptors, batch)
+    if "repeatability" in also:
+        found["repeatability"] = repeatability_loss(maps, batch)
+    return found
 
 
 def _position_loss(maps: Maps, batch: Batch) -> Tensor:
@@ -105,10 +134,18 @@ def _contrast_loss(descriptors: Tensor, temperature: Tensor, batch: Batch) -> Te
 class _Trainer:
     """Everything that a checkpoint holds."""
 
-    def __init__(self, device: str, seed: int, basis: Float32) -> None:
-        torch.manual_seed(seed)
+    def __init__(
+        self,
+        device: str,
+        basis: Float32,
+        network: CompactNetwork,
+        also: Collection[Added],
+        began: Mapping[str, Any],
+    ) -> None:
         self.basis = torch.from_numpy(basis)
-        self.network = CompactNetwork().to(device)
+        self.also = also
+        self.began = began
+        self.network = network.to(device)
         self.temperature = nn.Parameter(torch.tensor(2.7, device=device))
         self.mean = CompactNetwork().to(device)
         self.mean.load_state_dict(self.network.state_dict())
@@ -125,6 +162,7 @@ class _Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "basis": self.basis,
+            "began": self.began,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -133,7 +171,6 @@ class _Trainer:
         self.temperature.data.copy_(state["temperature"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
-        self.basis = state["basis"]
 
     def advance(self, batch: Batch) -> dict[str, Tensor]:
         """Takes one step; returns the losses."""
@@ -141,7 +178,7 @@ class _Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step)
         with torch.autocast("cuda", torch.bfloat16, enabled=batch.images.is_cuda):
-            found = losses(self.network, self.temperature, batch)
+            found = losses(self.network, self.temperature, batch, self.also)
         total = torch.stack([_WEIGHTS[name] * loss for name, loss in found.items()])
         self.optimiser.zero_grad()
         torch.autograd.backward(total.sum())
@@ -172,6 +209,8 @@ def train_extractor(
     seed: int = 0,
     num_pairs: int = 6,
     size: int = 256,
+    init: Path | None = None,
+    also: Sequence[Added] = (),
     device: str = "cpu",
     max_steps: int | None = None,
     progress: Progress = silent,
@@ -187,6 +226,9 @@ def train_extractor(
         seed: With the step it determines the views of that step.
         num_pairs: Photographs of a step, two views each.
         size: Side of the views, pixels, a multiple of 16.
+        init: Weights to start from, as `export_extractor` writes them; the teacher's
+            descriptors are turned to theirs.
+        also: Which of R2D2's losses beside the four.
         device: Where the network runs; in bfloat16 on CUDA.
         max_steps: Stop there at the latest.
         progress: Shows the adaptation.
@@ -196,8 +238,9 @@ def train_extractor(
 
     Raises:
         ImageError: see `Photographs`.
-        StoreError: a checkpoint is damaged, or `adapted.h5` was made otherwise.
-        WeightsError: the teacher's weights cannot be had.
+        StoreError: a checkpoint is damaged or began otherwise, or `adapted.h5` was made
+            otherwise.
+        WeightsError: the teacher's weights cannot be had, or `init` does not fit.
     """
     photographs = Photographs(data)
     end = time.monotonic() + 60 * minutes
@@ -209,9 +252,28 @@ def train_extractor(
     left = max(0.0, end - time.monotonic())
     with FeatureStore(adapted) as store:
         features = [store.get(name) for name in photographs.names]
-    trainer = _Trainer(device, seed, find_basis(features))
+    torch.manual_seed(seed)
+    network = CompactNetwork()
+    began: dict[str, Any] = {"init_sha256": None, "also": sorted(also)}
+    if init is not None:
+        weights = ResolvedWeights(name="compact", path=init, sha256=file_sha256(init))
+        load_strict(network, load_tensors(weights), weights)
+        began["init_sha256"] = weights.sha256
     checkpoint = out / "extractor.pt"
-    if (state := checkpoints.load(checkpoint)) is not None:
+    state = checkpoints.load(checkpoint)
+    if state is not None and state["began"] != began:
+        raise StoreError(
+            f"{checkpoint} began with {state['began']}, but this call has {began}. Go"
+            " on with the same weights and losses, or train into another folder."
+        )
+    if state is not None:
+        basis = state["basis"].numpy()
+    elif init is not None:
+        basis = fit_basis(network, photographs, features)
+    else:
+        basis = find_basis(features)
+    trainer = _Trainer(device, basis, network, also, began)
+    if state is not None:
         trainer.restore(state)
         logger.info("%s: going on from step %d", checkpoint, trainer.step)
     teachings = [project(each, trainer.basis.numpy()) for each in features]
@@ -241,5 +303,6 @@ def export_extractor(checkpoint: Path, path: Path) -> None:
     state = checkpoints.load(checkpoint)
     if state is None:
         raise StoreError(f"{checkpoint} is not there. Train the extractor first.")
-    checkpoints.export_halves(state["mean"], path, {"steps": str(state["step"])})
+    about = {"steps": str(state["step"]), "also": " ".join(state["began"]["also"])}
+    checkpoints.export_halves(state["mean"], path, about)
     logger.info("wrote %s", path)

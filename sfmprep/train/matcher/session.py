@@ -26,6 +26,8 @@ _WEIGHT_DECAY = 0.01
 _MAX_GRADIENT = 1.0
 _MEAN_OVER = 500  # steps of the running mean of the weights, at most
 _CONFIDENCE_LEARNING_RATE = 1e-2
+_BIN = "bin_score"
+_BIN_FACTOR = 100.0  # of the learning rate: one number that has tens to travel
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW names them
 
 
@@ -42,23 +44,30 @@ class AssignmentTraining:
         self._device = device
         self._network = network.to(device).train()
         self._network.token_confidence.requires_grad_(False)
+        # Those of the bin come last, as the optimiser has them.
         self._parameters = {
             name: parameter
+            for is_bin in (False, True)
             for name, parameter in self._network.named_parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad and name.endswith(_BIN) == is_bin
         }
         self._mean = {
             name: parameter.detach().clone()
             for name, parameter in self._parameters.items()
         }
-        self._optimiser = torch.optim.AdamW(
-            self._parameters.values(), weight_decay=_WEIGHT_DECAY, fused=True
-        )
+        bins = [p for name, p in self._parameters.items() if name.endswith(_BIN)]
+        others = list(self._parameters.values())[: -len(bins) or None]
+        groups: list[dict[str, Any]] = [
+            {"params": others, "factor": 1.0, "weight_decay": _WEIGHT_DECAY}
+        ]
+        if bins:
+            groups.append({"params": bins, "factor": _BIN_FACTOR, "weight_decay": 0.0})
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
 
     def advance(self, batch: PairBatch) -> dict[str, Tensor]:
         """Takes one step of deep supervision."""
         for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(self.step)
+            group["lr"] = group["factor"] * learning_rate(self.step)
         is_cuda = torch.device(self._device).type == "cuda"
         layers = layer_tokens(self._network, batch, half=is_cuda)
         loss = assignment_loss(self._network, layers, batch)

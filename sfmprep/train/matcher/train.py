@@ -15,9 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from sfmprep.errors import ConfigError, ImageError, StoreError
 from sfmprep.models.matchers.lightglue import SHAPES
-from sfmprep.models.matchers.lightglue_network import LightGlueNetwork
+from sfmprep.models.matchers.lightglue_network import (
+    Head,
+    LightGlueNetwork,
+    LightGlueShape,
+)
+from sfmprep.models.matchers.lightglue_weights import named_head
 from sfmprep.models.protocols import Extractor
 from sfmprep.progress import Progress, silent
 from sfmprep.train import checkpoints
@@ -55,6 +62,7 @@ def train_matcher(
     num_threads: int = 1,
     progress: Progress = silent,
     part: Part = "assignment",
+    head: Head = "lightglue",
     steps: int | None = None,
 ) -> None:
     """Trains for some minutes, or goes on where an earlier call in `out` stopped.
@@ -77,6 +85,8 @@ def train_matcher(
             the device would wait for them. The batches stay the same.
         progress: Shows the steps.
         part: What to train; confidence comes last, on the mean weights of the other.
+        head: What assigns the tokens of the last layer; those of earlier layers, where
+            a pair may stop, have LightGlue's. The confidence takes it as it is.
         steps: The step to stop at, if it comes before the time is over.
 
     Raises:
@@ -84,11 +94,13 @@ def train_matcher(
             reconstructed.
         ImageError: `data` has no photograph, or one, also of a capture, cannot be read.
         ReconstructionError: a capture cannot be read or has no pairs.
-        StoreError: a checkpoint is damaged, of a network of another size or begun with
-            another seed or `init`, or there is none to train the confidence of.
+        StoreError: a checkpoint is damaged, of a network of another size or head or
+            begun with another seed or `init`, or there is none to train the confidence
+            of.
         WeightsError: `init` cannot be read or does not fit.
     """
     path = out / _FILES[part]
+    shape = dataclasses.replace(_SHAPE, head=head)
     began = {
         "seed": seed,
         "init_sha256": None if init is None else file_sha256(init),
@@ -97,8 +109,13 @@ def train_matcher(
     }
     state = _read(path)
     if state is not None and part == "assignment":
+        if state["shape"]["head"] != head:
+            raise StoreError(
+                f"{path} holds a network with the head {state['shape']['head']}, but"
+                f" {head} was asked for. Name its own, or train into another folder."
+            )
         began = _beginning(path, state, began)
-    training = _training(part, out, init, seed=seed, device=device)
+    training = _training(part, out, init, shape=shape, seed=seed, device=device)
     if state is not None:
         training.restore(state)
         logger.info("%s: going on from step %d", path, training.step)
@@ -203,7 +220,11 @@ def export_weights(checkpoint: Path, path: Path) -> None:
     checkpoints.export_halves(
         network.state_dict(),
         path,
-        {"step": str(steps), "confidence_step": str(confidence_steps)},
+        {
+            "head": network.shape.head,
+            "step": str(steps),
+            "confidence_step": str(confidence_steps),
+        },
     )
     logger.info("wrote %s", path)
 
@@ -223,17 +244,47 @@ def _beginning(
 
 
 def _training(
-    part: Part, out: Path, init: Path | None, *, seed: int, device: str
+    part: Part,
+    out: Path,
+    init: Path | None,
+    *,
+    shape: LightGlueShape,
+    seed: int,
+    device: str,
 ) -> AssignmentTraining | ConfidenceTraining:
     """Makes a training as it begins."""
     if part == "confidence":
         network, steps = _trained(out / _FILES["assignment"])
         return ConfidenceTraining(network, device=device, assignment_step=steps)
-    network = build_network(_SHAPE, seed=seed)
+    network = build_network(shape, seed=seed)
     if init is not None:
         weights = ResolvedWeights(name=_NAME, path=init, sha256=file_sha256(init))
-        load_strict(network, load_tensors(weights), weights)
+        tensors = load_tensors(weights)
+        if named_head(weights) != shape.head:
+            tensors = _with_head_of(network, tensors)
+        load_strict(network, tensors, weights)
     return AssignmentTraining(network, device=device)
+
+
+def _with_head_of(
+    network: LightGlueNetwork, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of another head, with the network's own for what that lacks.
+
+    The projection, which all heads have, is kept.
+    """
+    last = f"log_assignment.{network.shape.num_layers - 1}."
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(last) or name.startswith(f"{last}final_proj.")
+    }
+    own = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if name.startswith(last)
+    }
+    return own | kept
 
 
 def _trained(checkpoint: Path) -> tuple[LightGlueNetwork, int]:
@@ -244,7 +295,7 @@ def _trained(checkpoint: Path) -> tuple[LightGlueNetwork, int]:
             f"{checkpoint} is missing; expected the checkpoint of a trained matcher."
             " Train the assignment first."
         )
-    network = build_network(_SHAPE, seed=0)
+    network = build_network(LightGlueShape(**state["shape"]), seed=0)
     network.load_state_dict(state["weights"] | state["mean"])
     return network, state["step"]
 
@@ -252,11 +303,14 @@ def _trained(checkpoint: Path) -> tuple[LightGlueNetwork, int]:
 def _read(checkpoint: Path) -> dict[str, Any] | None:
     """Reads a checkpoint of a network of this size, or returns None without one."""
     state = checkpoints.load(checkpoint)
-    expected = dataclasses.asdict(_SHAPE)
-    if state is not None and state.get("shape") != expected:
+    if state is None:
+        return None
+    found = state.get("shape", {})
+    expected = dataclasses.asdict(dataclasses.replace(_SHAPE, head=found.get("head")))
+    if found != expected:
         raise StoreError(
             f"{checkpoint} holds a network of {state.get('shape')} but expected"
-            f" {expected}. Train into another folder."
+            f" {dataclasses.asdict(_SHAPE)}. Train into another folder."
         )
     return state
 

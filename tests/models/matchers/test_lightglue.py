@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from kornia.feature import LightGlue as KorniaLightGlue
+from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -192,6 +194,36 @@ def test_checkpoint_of_another_size_is_refused(tmp_path):
     path = save(kornia_network(input_dim=128).state_dict(), tmp_path)
     with pytest.raises(WeightsError, match=r"input_proj\.weight"):
         matcher(path)
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"), [("sinkhorn", "bin_score"), (None, "matchability")]
+)
+def test_the_head_is_the_one_that_the_file_names(named, reason, tmp_path):
+    holds = "lightglue" if named else "sinkhorn"
+    shape = replace(SHAPES["compact-lightglue"], head=holds)
+    path = tmp_path / "w.safetensors"
+    tensors = LightGlueNetwork(shape, adaptive=True).state_dict()
+    config = LightGlueConfig(model="compact-lightglue", weights=path)
+    save_file(tensors, path, {"head": holds})
+    assert LightGlue(config)._network.shape == shape
+    save_file(tensors, path, {"head": named} if named else None)
+    with pytest.raises(WeightsError, match=f"Missing key.*5.{reason}"):
+        LightGlue(config)
+
+
+def test_an_unknown_head_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    shape = SHAPES["compact-lightglue"]
+    tensors = LightGlueNetwork(shape, adaptive=True).state_dict()
+    save_file(tensors, path, {"head": "softassign"})
+    with pytest.raises(WeightsError) as error:
+        LightGlue(LightGlueConfig(model="compact-lightglue", weights=path))
+    assert str(error.value) == (
+        f"weights of compact-lightglue: {path} names the head 'softassign'; expected"
+        " one of lightglue, sinkhorn. It was made by another version, or is damaged:"
+        " put a good copy in its place."
+    )
 
 
 def test_without_heads_adaptivity_is_off_and_that_is_said_once(tmp_path, caplog):

@@ -10,7 +10,8 @@ import torch
 
 from sfmprep.config import SuperGlueConfig
 from sfmprep.errors import ConfigError, WeightsError
-from sfmprep.models.matchers.superglue import SuperGlue, optimal_transport
+from sfmprep.models.matchers.superglue import SuperGlue
+from sfmprep.models.matchers.transport import optimal_transport
 from sfmprep.types import Features
 from tests.support.superglue import random_superglue
 
@@ -42,7 +43,7 @@ def images(seed: int, *counts: int, noise: float = 0.05) -> list[Features]:
 
 # --------------------------------------------------------------------------- transport
 def plain_transport(similarity: torch.Tensor, z: float, iterations: int) -> np.ndarray:
-    """One pair, with its bins in the matrix, in float64."""
+    """One pair with its bins, [M + 1, N + 1], in float64."""
     m, n = similarity.shape
     coupling = np.full((m + 1, n + 1), z)
     coupling[:m, :n] = similarity
@@ -53,7 +54,7 @@ def plain_transport(similarity: torch.Tensor, z: float, iterations: int) -> np.n
     for _ in range(iterations):
         u = mu - np.logaddexp.reduce(coupling + v, axis=1)
         v = nu - np.logaddexp.reduce(coupling + u[:, None], axis=0)
-    return (coupling + u[:, None] + v - unit)[:m, :n]
+    return coupling + u[:, None] + v - unit
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 20, 100])
@@ -66,12 +67,15 @@ def test_transport_of_padded_pairs_equals_the_plain_one(iterations: int) -> None
     found = optimal_transport(
         padded, torch.tensor(0.7), torch.tensor(counts), num_iterations=iterations
     )
-    for item, similarity, (m, n) in zip(found, padded, counts, strict=True):
-        expected = plain_transport(similarity[:m, :n].double(), 0.7, iterations)
-        np.testing.assert_allclose(item[:m, :n], expected, atol=2e-5)
+    for k, (m, n) in enumerate(counts):
+        expected = plain_transport(padded[k, :m, :n].double(), 0.7, iterations)
+        close = {"atol": 2e-5, "rtol": 0}
+        np.testing.assert_allclose(found.scores[k, :m, :n], expected[:m, :n], **close)
+        np.testing.assert_allclose(found.bin0[k, :m], expected[:m, n], **close)
+        np.testing.assert_allclose(found.bin1[k, :n], expected[m, :n], **close)
 
 
-def test_columns_of_the_transport_hold_no_more_than_one() -> None:
+def test_columns_of_the_transport_with_their_bin_hold_one() -> None:
     torch.manual_seed(0)
     found = optimal_transport(
         5 * torch.randn(1, 30, 20),
@@ -79,7 +83,35 @@ def test_columns_of_the_transport_hold_no_more_than_one() -> None:
         torch.tensor([[30, 20]]),
         num_iterations=50,
     )
-    assert (found.exp().sum(1) <= 1 + 1e-5).all()
+    whole = found.scores.exp().sum(1) + found.bin1.exp()
+    torch.testing.assert_close(whole, torch.ones(1, 20), atol=1e-5, rtol=0)
+
+
+def test_symmetric_transport_of_swapped_pairs_is_swapped_and_has_the_same_limit():
+    torch.manual_seed(0)
+    counts = torch.tensor([[9, 6], [4, 7]])
+    padded = torch.full((2, 9, 7), -1e30)
+    for item, (m, n) in zip(padded, counts.tolist(), strict=True):
+        item[:m, :n] = 5 * torch.randn(m, n)
+    z = torch.tensor(0.7)
+    one, other, limit, plain = (
+        optimal_transport(
+            matrix, z, sizes, num_iterations=number, is_symmetric=is_symmetric
+        )
+        for matrix, sizes, number, is_symmetric in (
+            (padded, counts, 20, True),
+            (padded.mT, counts.flip(1), 20, True),
+            (padded, counts, 600, True),
+            (padded, counts, 600, False),
+        )
+    )
+    for k, (m, n) in enumerate(counts.tolist()):
+        close = {"atol": 2e-5, "rtol": 0}
+        swapped = other.scores[k, :n, :m].T
+        torch.testing.assert_close(one.scores[k, :m, :n], swapped, **close)
+        torch.testing.assert_close(one.bin0[k, :m], other.bin1[k, :m], **close)
+        found, expected = limit.scores[k, :m, :n], plain.scores[k, :m, :n]
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 # ----------------------------------------------------------------------------- network
