@@ -29,6 +29,8 @@ from sfmprep.executors.isolated import run_isolated
 from sfmprep.geometry.partition import cut, widened
 from sfmprep.mapping.agreement import VerifiedMatches
 from sfmprep.mapping.carry_over import add_model, carry_over, open_cache
+from sfmprep.mapping.database import remove_database
+from sfmprep.mapping.excerpt import write_excerpt
 from sfmprep.mapping.merge import (
     ERRORS,
     adjust_tracks,
@@ -140,12 +142,17 @@ def map_part(
 ) -> int:
     """Maps some images of a database; writes folders 0, 1, ... into a new folder.
 
+    It works on a database of their own, so that it takes no more memory the larger the
+    whole is.
+
     Returns:
         How many models there are.
     """
     folder.mkdir()
+    excerpt = folder / "database.db"
+    write_excerpt(database, excerpt, names)
     run = Run(
-        database=database,
+        database=excerpt,
         images=images,
         folder=folder,
         config=config,
@@ -155,6 +162,7 @@ def map_part(
         progress=progress,
     )
     models = map_incrementally(run, names=names, num_threads=num_threads)
+    remove_database(excerpt)
     for number, model in enumerate(models):
         place = folder / f"model-{number}"
         place.mkdir()
