@@ -6,7 +6,8 @@
     python -m tests.bench.scale --table            (or: make bench-scale SCALE=--table)
 
 Each stage runs in a process of its own, the mappers only for up to 1,000 images unless
-`--map-up-to` says more. Results are added to a file, line by line; what is in it is not
+`--map-up-to` says more, and above 10,000 (`--verify-up-to`) verified pairs are those
+of the truth. Results are added to a file, line by line; what is in it is not
 run again while what it made is there (`--keep`), unless `--again` is given. A stage for
 which the time left does not suffice is stopped. `--table` writes examples/scale.md.
 There are no pixels, and nothing is downloaded.
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="*", type=int, default=[1000, 10000])
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
     parser.add_argument("--map-up-to", type=int, default=1000, help="images")
+    parser.add_argument("--verify-up-to", type=int, default=10000, help="images")
     parser.add_argument("--minutes", type=float, help="the most that it takes")
     parser.add_argument("--again", action="store_true", help="also what is there")
     parser.add_argument("--keep", action="store_true", help="what each stage made")
@@ -64,9 +66,11 @@ def play(num_images: int, options: argparse.Namespace, until: float | None) -> N
     for stage in STAGES:
         # what is there counts only with the files that it left
         is_done = stage in there and (folder / f"{stage}.json").is_file()
-        is_asked = stage in options.stages and (
-            stage not in _MAPPERS or num_images <= options.map_up_to
-        )
+        is_asked = stage in options.stages and {
+            "verify": num_images <= options.verify_up_to,
+            "true pairs": num_images > options.verify_up_to,
+            **dict.fromkeys(_MAPPERS, num_images <= options.map_up_to),
+        }.get(stage, True)
         if not is_asked or (is_done and not options.again):
             continue
         left = None if until is None else until - time.monotonic()
