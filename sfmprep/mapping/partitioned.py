@@ -237,7 +237,7 @@ def _joined(
     if len(models) < 2:
         return models
     joints = []
-    for k, j in itertools.combinations(range(len(models)), 2):
+    for k, j in _touching(models, matches):
         found = find_joint(run, k, models[k], j, models[j], matches)
         if isinstance(found, Joint):
             joints.append(found)
@@ -265,6 +265,25 @@ def _joined(
         for joint in wrong:
             _warn(models, joint, "the matches between them contradict it")
         joints = [joint for joint in joints if joint not in wrong]
+
+
+def _touching(
+    models: Sequence[pycolmap.Reconstruction], matches: VerifiedMatches
+) -> list[tuple[int, int]]:
+    """Which two models have an image in common, or a verified pair between them.
+
+    Without asking all twos of them: of 200 models next to all share nothing.
+    """
+    holding: dict[int, list[int]] = {}
+    for number, model in enumerate(models):
+        for key in model.reg_image_ids():
+            holding.setdefault(key, []).append(number)
+    found: set[tuple[int, int]] = set()
+    for key, numbers in holding.items():
+        found.update(itertools.combinations(numbers, 2))
+        for other, _ in matches.partners.get(key, ()):
+            found.update(itertools.product(numbers, holding.get(other, ())))
+    return sorted((first, second) for first, second in found if first < second)
 
 
 def _warn(models: Sequence[pycolmap.Reconstruction], joint: Joint, why: str) -> None:
