@@ -6,10 +6,10 @@
     python -m tests.bench.scale --table            (or: make bench-scale SCALE=--table)
 
 Each stage runs in a process of its own, the mappers only for up to 1,000 images unless
-`--map-up-to` says more, and above 10,000 (`--verify-up-to`) verified pairs are those
-of the truth. Results are added to a file, line by line; what is in it is not
-run again while what it made is there (`--keep`), unless `--again` is given. A stage for
-which the time left does not suffice is stopped. `--table` writes examples/scale.md.
+`--map-up-to` says more; above 10,000 (`--verify-up-to`) the truth verifies pairs.
+Results are added to a file, line by line; what is in it is not run again while what it
+made is there (`--keep`), unless `--again` is given. A stage for which the time left
+does not suffice is stopped. `--table` writes examples/scale.md and the README's table.
 There are no pixels, and nothing is downloaded.
 """
 
@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the page")
     options = parser.parse_args()
     if options.table:
-        table.write(table.read_rows(options.results), ROOT / "examples" / "scale.md")
+        rows = table.read_rows(options.results)
+        table.write(rows, ROOT / "examples" / "scale.md")
+        table.write_short(rows, ROOT / "README.md")
         return
     until = time.monotonic() + 60 * options.minutes if options.minutes else None
     for num_images in options.images:
