@@ -10,8 +10,6 @@ import pycolmap
 
 from sfmprep.types import Float64, Ids, Index, Mask
 
-_NO_ROWS = np.empty(0, np.int64)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Views:
@@ -125,32 +123,38 @@ class ModelArrays:
         no observations.
         """
         views = Views.of(model)
-        ids, rows, keypoints = [np.empty(0, np.uint64)], [_NO_ROWS], [_NO_ROWS]
-        xys, rays = [np.empty((0, 2))], [np.empty((0, 3))]
+        # columns of one size from the beginning: pieces, joined, would be there twice
+        most = sum(model.images[i].num_points3D for i in views.ids.tolist())
+        ids, view = np.empty(most, np.uint64), np.empty(most, np.int64)
+        keypoint = np.empty(most, np.int64)
+        xy, ray = np.empty((most, 2)), np.empty((most, 3))
+        stop = 0
         for row, image_id in enumerate(views.ids.tolist()):
             image = model.images[image_id]
             seen = image.get_observation_points2D()
-            xy = np.array([p.xy for p in seen], np.float64).reshape(-1, 2)
-            ray = views.rays(row, xy)
-            inside = np.isfinite(ray).all(axis=1)
-            ids.append(np.array([p.point3D_id for p in seen], np.uint64)[inside])
-            rows.append(np.full(int(inside.sum()), row, np.int64))
+            own = np.array([p.xy for p in seen], np.float64).reshape(-1, 2)
+            rays = views.rays(row, own)
+            inside = np.isfinite(rays).all(axis=1)
+            start, stop = stop, stop + int(inside.sum())
+            ids[start:stop] = np.array([p.point3D_id for p in seen], np.uint64)[inside]
             idxs = np.array(image.get_observation_point2D_idxs(), np.int64)
-            keypoints.append(idxs[inside])
-            xys.append(xy[inside])
-            rays.append(ray[inside])
-        point_ids, point = np.unique(np.concatenate(ids), return_inverse=True)
+            view[start:stop], keypoint[start:stop] = row, idxs[inside]
+            xy[start:stop], ray[start:stop] = own[inside], rays[inside]
+        point_ids, point = np.unique(ids[:stop], return_inverse=True)
         order = np.argsort(point, kind="stable")
-        xyz = np.array([model.points3D[i].xyz for i in point_ids.tolist()], np.float64)
+        # one after the other, so that only one of them is there twice
+        view = view[order]
+        keypoint = keypoint[order]
+        xy = xy[order]
+        ray = ray[order]
+        xyz = np.empty((len(point_ids), 3))
+        for row, point_id in enumerate(point_ids.tolist()):
+            xyz[row] = model.points3D[point_id].xyz
         return ModelArrays(
             views=views,
             point_ids=point_ids,
-            xyz=xyz.reshape(-1, 3),
+            xyz=xyz,
             observations=Observations(
-                point=point[order],
-                view=np.concatenate(rows)[order],
-                keypoint=np.concatenate(keypoints)[order],
-                xy=np.concatenate(xys)[order],
-                ray=np.concatenate(rays)[order],
+                point=point[order], view=view, keypoint=keypoint, xy=xy, ray=ray
             ),
         )

@@ -14,6 +14,7 @@ from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.triangulate import reprojection_errors
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.lenses import is_plausible
+from sfmprep.mapping.solver import choose_solver
 from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
@@ -237,6 +238,7 @@ def adjust(
     options.refine_extra_params = refine == "all"
     options.refine_principal_point = centres
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
+    choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
         config.add_image(image_id)

@@ -15,6 +15,7 @@ import pycolmap
 from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.solver import choose_solver
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress
 
@@ -174,11 +175,13 @@ def refine_globally(
     triangulation: pycolmap.IncrementalTriangulatorOptions,
 ) -> None:
     """Adjusts all that a mapper holds, as often as its pipeline would."""
+    adjustment = pipeline.get_global_bundle_adjustment()
+    choose_solver(adjustment, mapper.reconstruction)
     mapper.iterative_global_refinement(
         pipeline.ba_global_max_refinements,
         pipeline.ba_global_max_refinement_change,
         options,
-        pipeline.get_global_bundle_adjustment(),
+        adjustment,
         triangulation,
     )
 

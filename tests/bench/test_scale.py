@@ -82,9 +82,26 @@ def test_page_tells_how_stages_grow(tmp_path: Path) -> None:
     assert "- match, 10,000 images: pairs 100,000" in page
     assert (
         "| partitioned | 1,000 | 1,000 | 1 | 90.0 / 97.0 / 98.0 | 0.012 | 0.80 | 600"
-        " | 300 | 900 | 400 |"
+        " | 300 | 900 | 400 |  |  |  |  |"
     ) in page
     assert "- 2,000 verify: stopped: its time was up" in page
+
+    readme = tmp_path / "README.md"
+    with pytest.raises(ValueError, match="lacks the lines <!-- scale: begin -->"):
+        readme.write_text("nothing")
+        table.write_short(rows, readme)
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write_short([*rows, row("database", 10_000, 18.0, 5e8)], readme)
+    assert readme.read_text("utf-8").splitlines() == [
+        *("before", table.BEGIN, ""),
+        "| made images | pairs, CPU min | matches, CPU min | verification, CPU min"
+        " | mapping, CPU min | checks, CPU min | report, points, dataset, CPU min"
+        " | most memory of a process | disk |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| 1,000 | – | – | – | 5.0 | – | – | 0.9 GB | 0.0 GB |",
+        "| 10,000 | – | 2.0 | – | – | – | – | 0.8 GB | 0.0 GB |",
+        *("", table.END, "after"),
+    ]
 
 
 @pytest.mark.parametrize("num_images", [30, 1000, 10_000])

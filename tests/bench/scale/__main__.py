@@ -6,9 +6,10 @@
     python -m tests.bench.scale --table            (or: make bench-scale SCALE=--table)
 
 Each stage runs in a process of its own, the mappers only for up to 1,000 images unless
-`--map-up-to` says more. Results are added to a file, line by line; what is in it is not
-run again while what it made is there (`--keep`), unless `--again` is given. A stage for
-which the time left does not suffice is stopped. `--table` writes examples/scale.md.
+`--map-up-to` says more; above 10,000 (`--verify-up-to`) the truth verifies pairs.
+Results are added to a file, line by line; what is in it is not run again while what it
+made is there (`--keep`), unless `--again` is given. A stage for which the time left
+does not suffice is stopped. `--table` writes examples/scale.md and the README's table.
 There are no pixels, and nothing is downloaded.
 """
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="*", type=int, default=[1000, 10000])
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
     parser.add_argument("--map-up-to", type=int, default=1000, help="images")
+    parser.add_argument("--verify-up-to", type=int, default=10000, help="images")
     parser.add_argument("--minutes", type=float, help="the most that it takes")
     parser.add_argument("--again", action="store_true", help="also what is there")
     parser.add_argument("--keep", action="store_true", help="what each stage made")
@@ -48,7 +50,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only write the page")
     options = parser.parse_args()
     if options.table:
-        table.write(table.read_rows(options.results), ROOT / "examples" / "scale.md")
+        rows = table.read_rows(options.results)
+        table.write(rows, ROOT / "examples" / "scale.md")
+        table.write_short(rows, ROOT / "README.md")
         return
     until = time.monotonic() + 60 * options.minutes if options.minutes else None
     for num_images in options.images:
@@ -64,9 +68,11 @@ def play(num_images: int, options: argparse.Namespace, until: float | None) -> N
     for stage in STAGES:
         # what is there counts only with the files that it left
         is_done = stage in there and (folder / f"{stage}.json").is_file()
-        is_asked = stage in options.stages and (
-            stage not in _MAPPERS or num_images <= options.map_up_to
-        )
+        is_asked = stage in options.stages and {
+            "verify": num_images <= options.verify_up_to,
+            "true pairs": num_images > options.verify_up_to,
+            **dict.fromkeys(_MAPPERS, num_images <= options.map_up_to),
+        }.get(stage, True)
         if not is_asked or (is_done and not options.again):
             continue
         left = None if until is None else until - time.monotonic()

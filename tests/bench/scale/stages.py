@@ -155,6 +155,44 @@ def fill(folder: Folder) -> Facts:
 def verify(folder: Folder) -> Facts:
     """Two-view geometries."""
     verify_matches(folder.database, folder.pairs(), DatabaseConfig())
+    return _verified(folder)
+
+
+def true_pairs(folder: Folder) -> Facts:
+    """Two-view geometries from the truth, where to verify them would take hours."""
+    with FeatureStore(folder.features) as features:
+        shown = {
+            name: np.where((ids := point_ids(found)) < NOTHING, ids, -1).astype(
+                np.int32
+            )
+            for name, found in features.keypoints()
+        }
+    rotations, centres = folder.city.poses()
+    row_of = {name: row for row, name in enumerate(folder.city.names)}
+    kind = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+    with (
+        MatchStore(folder.matches) as matches,
+        pycolmap.Database.open(folder.database) as database,
+    ):
+        id_of = {image.name: image.image_id for image in database.read_all_images()}
+        for (name0, name1), index in matches.indices():
+            first, second = shown[name0][index[:, 0]], shown[name1][index[:, 1]]
+            found = pycolmap.TwoViewGeometry()
+            right = (first == second) & (first >= 0)
+            if right.sum() >= DatabaseConfig().min_num_inliers:
+                row0, row1 = row_of[name0], row_of[name1]
+                turn = rotations[row1] @ rotations[row0].T
+                shift = rotations[row1] @ (centres[row0] - centres[row1])
+                found.config, found.inlier_matches = (
+                    kind,
+                    index[right].astype(np.uint32),
+                )
+                found.cam2_from_cam1 = pycolmap.Rigid3d(np.column_stack([turn, shift]))
+            database.write_two_view_geometry(id_of[name0], id_of[name1], found)
+    return _verified(folder)
+
+
+def _verified(folder: Folder) -> Facts:
     found = read_verified(folder.database)
     return {
         "pairs": found.num_pairs,
@@ -330,6 +368,7 @@ STAGES: dict[str, Callable[[Folder], Facts]] = {
     "match": match,
     "database": fill,
     "verify": verify,
+    "true pairs": true_pairs,
     "true model": true_model,
     "consistency": trust,
     "outliers": outliers,

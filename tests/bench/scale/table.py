@@ -1,4 +1,4 @@
-"""examples/scale.md out of the lines of a results file."""
+"""examples/scale.md, and the README's row, out of the lines of a results file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ Row = dict[str, Any]
 Board = dict[str, dict[int, Row]]
 """Rows by stage, then by the number of images."""
 
+BEGIN, END = "<!-- scale: begin -->", "<!-- scale: end -->"
 _SHORTEST_S = 2.0  # beside what every process takes to begin: less tells no growth
 _FAR = 100_000
 _LEAST_TOLD = 4_000  # images, for anything to be told of so many
@@ -28,7 +29,8 @@ of noise and 40 that show nothing, with descriptors of 32 numbers that change wi
 side a point is seen from. There are no pixels: features come from the city, and a
 matcher answers from the truth, with one wrong match in eight. Pairs are 20 neighbours
 by retrieval. Everything else is what `sfmprep reconstruct` does with photographs. What
-comes behind the mapper is measured on a model of the true poses.
+comes behind the mapper is measured on a model of the true poses; *true pairs* are pairs
+verified by the truth, where to verify them would take hours.
 
 {machine}
 
@@ -63,15 +65,10 @@ def line_of(row: Row) -> str:
 
 def write(rows: Iterable[Row], path: Path) -> None:
     """Writes the page; of several runs of one stage and size the last counts."""
-    board: Board = {}
-    last: dict[tuple[str, int], Row] = {}
-    for row in rows:
-        last[row["stage"], row["images"]] = row
-    for (stage, images), row in sorted(last.items(), key=lambda item: item[0][1]):
-        if not row["failure"]:
-            board.setdefault(stage, {})[images] = row
-    failed = [row for row in last.values() if row["failure"]]
-    parts = [_words(last.values())]
+    last = _last(rows)
+    board = _board(last)
+    failed = [row for row in last if row["failure"]]
+    parts = [_words(last)]
     stages = [stage for stage in _ORDER if stage in board]
     parts.append("## Stages\n\n" + _stages(board, stages))
     parts.append("## What came out\n\n" + _facts(board, stages))
@@ -83,11 +80,34 @@ def write(rows: Iterable[Row], path: Path) -> None:
     path.write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
+def _last(rows: Iterable[Row]) -> list[Row]:
+    """Of several runs of one stage and size the last, smallest sizes first."""
+    last = {(row["stage"], row["images"]): row for row in rows}
+    return sorted(last.values(), key=lambda row: row["images"])
+
+
+def _board(last: Iterable[Row]) -> Board:
+    board: Board = {}
+    for row in last:
+        if not row["failure"]:
+            board.setdefault(row["stage"], {})[row["images"]] = row
+    return board
+
+
 _ORDER = (
     *("make", "sequential", "spatial", "retrieval", "match", "database", "verify"),
-    *("true model", "consistency", "outliers", "points", "report", "evaluation"),
+    *(
+        "true pairs",
+        "true model",
+        "consistency",
+        "outliers",
+        "points",
+        "report",
+        "evaluation",
+    ),
     "export",
 )
+_FAR_OFF = ("growth of CPU", "kB an image", "at 100,000: CPU h", "peak GB")
 _MAPPERS = ("map incremental", "map partitioned", "map global")
 
 
@@ -118,8 +138,7 @@ def _start_cpu(rows: Iterable[Row]) -> float:
 def _stages(board: Board, stages: Iterable[str]) -> str:
     start = _start_cpu(row for found in board.values() for row in found.values())
     head = ("stage", "images", "seconds", "CPU s", "peak MB", "disk MB")
-    more = ("growth of CPU", "kB an image", "at 100,000: CPU h", "peak GB")
-    lines = [_line((*head, *more)), _line(["---"] * (len(head) + len(more)))]
+    lines = [_line((*head, *_FAR_OFF)), _line(["---"] * (len(head) + len(_FAR_OFF)))]
     for stage in stages:
         sizes = sorted(board[stage])
         for size in sizes:
@@ -130,12 +149,17 @@ def _stages(board: Board, stages: Iterable[str]) -> str:
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{max(row['disk_bytes'], 0) / 1e6:.0f}",
             ]
-            grown = size == sizes[-1] and len(sizes) > 1
-            cells += (
-                _growth(board[stage], sizes[-2], size, start) if grown else [""] * 4
-            )
+            cells += _growth_until(board[stage], size, start)
             lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _growth_until(found: Mapping[int, Row], size: int, start: float) -> list[str]:
+    """How a stage grows up to its largest size; nothing of others."""
+    sizes = sorted(found)
+    if size != sizes[-1] or len(sizes) < 2:
+        return [""] * len(_FAR_OFF)
+    return _growth(found, sizes[-2], size, start)
 
 
 def _growth(found: Mapping[int, Row], few: int, many: int, start: float) -> list[str]:
@@ -173,8 +197,16 @@ def _number(value: Any) -> str:
 
 def _mapping(board: Board, stages: Iterable[str]) -> str:
     head = ("mapper", "images", "registered", "models", "AUC@1/3/5", "median error m")
-    more = ("error px", "seconds", "CPU s", "peak MB", "with all it starts MB")
+    more = (
+        "error px",
+        "seconds",
+        "CPU s",
+        "peak MB",
+        "with all it starts MB",
+        *_FAR_OFF,
+    )
     lines = [_line((*head, *more)), _line(["---"] * (len(head) + len(more)))]
+    start = _start_cpu(row for found in board.values() for row in found.values())
     for stage in stages:
         for size, row in sorted(board[stage].items()):
             facts = row["facts"]
@@ -185,9 +217,62 @@ def _mapping(board: Board, stages: Iterable[str]) -> str:
                 *(f"{facts['error_px']:.2f}", f"{row['seconds']:.0f}"),
                 *(f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e6:.0f}"),
                 f"{(row['tree_bytes'] or 0) / 1e6:.0f}",
+                *_growth_until(board[stage], size, start),
             ]
             lines.append(_line(cells))
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------- README
+_GROUPS = {
+    "pairs": ("retrieval",),
+    "matches": ("match", "database"),
+    "verification": ("verify",),
+    "mapping": ("map partitioned",),
+    "checks": ("consistency", "outliers"),
+    "report, points, dataset": ("points", "report", "evaluation", "export"),
+}
+
+
+def short_table(rows: Iterable[Row]) -> str:
+    """One line a size: CPU minutes of what belongs together, memory and disk."""
+    board = _board(_last(rows))
+    sizes = sorted({size for found in board.values() for size in found})
+    head = ["made images", *(f"{name}, CPU min" for name in _GROUPS)]
+    head += ["most memory of a process", "disk"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for size in sizes:
+        here = {stage: found[size] for stage, found in board.items() if size in found}
+        cells = [f"{size:,}"]
+        for stages in _GROUPS.values():
+            known = [here[stage]["cpu_seconds"] for stage in stages if stage in here]
+            is_whole = len(known) == len(stages)
+            cells.append(f"{sum(known) / 60:.1f}" if is_whole else "–")
+        peaks = [row["peak_bytes"] for s, row in here.items() if s in _IN_A_RUN]
+        disk = sum(
+            max(row["disk_bytes"], 0) for s, row in here.items() if s in _IN_A_RUN
+        )
+        cells += [f"{max(peaks, default=0) / 1e9:.1f} GB", f"{disk / 1e9:.1f} GB"]
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+_IN_A_RUN = {"make", *(stage for stages in _GROUPS.values() for stage in stages)}
+
+
+def write_short(rows: Iterable[Row], readme: Path) -> None:
+    """Puts the short table between the two lines of the README that are for it.
+
+    Raises:
+        ValueError: the README lacks them.
+    """
+    before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{readme} lacks the lines {BEGIN} and {END}")
+    readme.write_text(
+        f"{before}{BEGIN}\n\n{short_table(rows)}\n\n{END}{after}", "utf-8"
+    )
 
 
 def _line(cells: Iterable[str]) -> str:
