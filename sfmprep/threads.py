@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -11,7 +11,9 @@ from sfmprep.devices import num_cores
 
 @contextmanager
 def thread_pool(
-    num_threads: int | None = None, name: str = ""
+    num_threads: int | None = None,
+    name: str = "",
+    begin: Callable[[], object] | None = None,
 ) -> Iterator[ThreadPoolExecutor]:
     """A pool that drops what waits when it is left, and waits for what has begun.
 
@@ -21,11 +23,13 @@ def thread_pool(
     Args:
         num_threads: At least 1; None for one a core that may be used.
         name: What the names of its threads begin with.
+        begin: What each of them does first.
 
     Raises:
         ValueError: `num_threads` is below 1.
     """
-    pool = ThreadPoolExecutor(num_cores() if num_threads is None else num_threads, name)
+    size = num_cores() if num_threads is None else num_threads
+    pool = ThreadPoolExecutor(size, name, begin)
     try:
         yield pool
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import closing, suppress
 
+from sfmprep.devices import num_cores
 from sfmprep.errors import DeviceError
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.protocols import Matcher, Prepared
@@ -79,7 +80,7 @@ def match_features(
 def pairs_per_batch(device: str) -> int:
     """How many pairs a matcher sees best at once on a device."""
     # on a CPU more gain nothing, and a run that is stopped loses them
-    return 4 if device == "cpu" else 32
+    return min(max(4, 2 * num_cores()), 16) if device == "cpu" else 32
 
 
 def missing_pairs(

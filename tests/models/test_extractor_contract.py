@@ -119,6 +119,8 @@ class Subject:
         extractor = build_extractor(self.config.model_copy(update=settings))
         if batch_size is not None:  # as on CUDA
             extractor.batch_size = batch_size
+            if hasattr(extractor, "_adapter"):
+                extractor._adapter = replace(extractor._adapter, is_side_by_side=False)
         return extractor
 
 

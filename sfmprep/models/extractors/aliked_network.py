@@ -56,9 +56,9 @@ from sfmprep.models.shared.folding import fold_batch_norms
 from sfmprep.models.shared.sampling import neighbours, sample, weighted_rows
 
 _DIVISOR = 32  # the coarsest level has one pixel for this many
-_STRIP_PIXELS = 1 << 17  # 32 channels of a strip are 16 MiB, about a last-level cache
+_STRIP_PIXELS = 1 << 16  # 32 channels of a strip are 8 MiB, of a last-level cache
 _COLUMN_PIXELS = 1 << 13  # output pixels of a deformable convolution at a time
-_KEYPOINTS = 1 << 11  # keypoints that are described at a time
+_KEYPOINTS = 1 << 10  # keypoints that are described at a time
 _MORE_ON_GPU = 8  # times as many of both, where launching a kernel is what costs
 
 # Channels of the four levels (the last is also the descriptor's) and sampling positions

@@ -184,6 +184,7 @@ class LightGlue:
             cost=lambda m, n: m + n,
             budget=self._limits.keypoints,
             memory=self._adapter.pairs,
+            device=self._device.type,
         )
 
     def _match_batch(

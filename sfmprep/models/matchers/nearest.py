@@ -119,6 +119,7 @@ class Nearest:
             cost=lambda m, n: m * n,
             budget=self._budget,
             memory=self._memory,
+            device=torch.device(self._device).type,
         )
 
     def _match_batch(

@@ -12,6 +12,7 @@ from torch import Tensor
 from sfmprep.errors import ConfigError
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.models.shared.side_by_side import side_by_side
 from sfmprep.types import Features, Float32, Int32, Matches
 
 P = TypeVar("P", bound=Sized)
@@ -94,8 +95,11 @@ def match_in_groups(
     cost: Callable[[int, int], int],
     budget: int,
     memory: Memory,
+    device: str,
 ) -> list[Matches]:
     """Matches pairs in groups of similar size; a pair with an empty side has none.
+
+    On a CPU groups are side by side, each on its own cores.
 
     Args:
         pairs: What was prepared.
@@ -103,6 +107,7 @@ def match_in_groups(
         cost: What a pair padded to (M, N) costs.
         budget: The most that a group may cost.
         memory: What fitted into the device's memory.
+        device: Its type, such as `cpu`.
 
     Raises:
         DeviceError: a single pair does not fit.
@@ -110,12 +115,16 @@ def match_in_groups(
     results = [Matches.none()] * len(pairs)
     filled = [k for k, (a, b) in enumerate(pairs) if len(a) and len(b)]
     sizes = [(len(pairs[k][0]), len(pairs[k][1])) for k in filled]
-    for group in group_by_size(sizes, cost, budget):
-        chosen = [filled[g] for g in group]
+
+    def match(group: list[int]) -> list[Matches]:
         largest = cost(*(max(sizes[g][side] for g in group) for side in (0, 1)))
-        found = memory.run(run, [pairs[k] for k in chosen], largest)
-        for k, matches in zip(chosen, found, strict=True):
-            results[k] = matches
+        return memory.run(run, [pairs[filled[g]] for g in group], largest)
+
+    groups = list(group_by_size(sizes, cost, budget))
+    found = side_by_side(match, groups, None if device == "cpu" else 1)
+    for group, matched in zip(groups, found, strict=True):
+        for g, matches in zip(group, matched, strict=True):
+            results[filled[g]] = matches
     return results
 
 

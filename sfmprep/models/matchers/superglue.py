@@ -97,6 +97,7 @@ class SuperGlue:
             cost=lambda m, n: m * n,
             budget=self._budget,
             memory=self._adapter.pairs,
+            device=self._adapter.device.type,
         )
 
     def _match_batch(

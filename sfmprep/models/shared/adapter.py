@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import chain
 from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
@@ -15,6 +16,7 @@ from sfmprep.config.base import ModelConfig
 from sfmprep.models.identity import identity_with
 from sfmprep.models.shared.out_of_memory import Memory
 from sfmprep.models.shared.precision import Precision, use_half
+from sfmprep.models.shared.side_by_side import num_side_by_side, side_by_side
 from sfmprep.progress import batched
 from sfmprep.types import ImageBatch
 from sfmprep.weights import ResolvedWeights, load_strict, load_tensors, resolve_weights
@@ -24,7 +26,7 @@ R = TypeVar("R")
 N = TypeVar("N", bound=nn.Module)
 S = TypeVar("S", bound="SeesImages")
 
-_BATCH_PIXELS = 1 << 24  # of a batch on CUDA: 7 GB in ALIKED, in float32
+_BATCH_PIXELS = 1 << 24  # of a batch: in ALIKED, in float32, 7 GB on CUDA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Adapter:
     """What fitted of images."""
     pairs: Memory = field(default_factory=Memory)
     """What fitted of pairs."""
+    is_side_by_side: bool = False
+    """Whether images are on cores of their own, not together in each layer."""
 
     @staticmethod
     def of(
@@ -60,6 +64,7 @@ class Adapter:
             dtype=torch.float16 if half else torch.float32,
             weights=weights,
             identity=identity_with(config, weights, half=half),
+            is_side_by_side=torch.device(device).type == "cpu",
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -86,19 +91,19 @@ class Adapter:
         return network.to(self.device)
 
     def batch_size(self, max_size: int, *, share: int = 1) -> int:
-        """How many square images of `max_size` pixels a side go through it at once.
+        """How many square images of `max_size` pixels a side it takes at once.
 
-        On a CPU one, whose layers stay in the cache: three took 1.35 times as long as
-        one by one in XFeat, 1.17 times in ALIKED. On CUDA as many as a small one has
-        memory for; there it was not measured.
+        On a CPU they go through side by side, each on its own cores and with layers
+        that stay in the cache: three through each layer together took 1.35 times as
+        long as one by one in XFeat, 1.17 times in ALIKED. On CUDA as many as a small
+        one has memory for; there it was not measured.
 
         Args:
             max_size: Of the images.
             share: How many times as much memory as in ALIKED an image takes.
         """
-        if self.device.type == "cpu":
-            return 1
-        return max(1, _BATCH_PIXELS // max_size**2 // share)
+        fitting = max(1, _BATCH_PIXELS // max_size**2 // share)
+        return min(fitting, num_side_by_side()) if self.is_side_by_side else fitting
 
     def pixels(self, batch: ImageBatch) -> Tensor:
         """The images of a batch on the device, [B, 3, H, W] in 0..1."""
@@ -138,7 +143,7 @@ def in_parts(
     """Calls a method, under `inference`, with parts of up to `batch_size` images.
 
     There are fewer in a part where memory ends or did; a single image that does not
-    fit is a DeviceError.
+    fit is a DeviceError. On a CPU a part is one image, and so many are side by side.
     """
 
     @wraps(method)
@@ -154,11 +159,14 @@ def in_parts(
             return method(self, images)
 
         width, height = batch.network_size
-        return [
-            found
-            for items in batched(range(len(batch)), self.batch_size)
-            for found in self._adapter.images.run(run_items, items, width * height)
-        ]
+
+        def run_part(items: Sequence[int]) -> list[R]:
+            return self._adapter.images.run(run_items, items, width * height)
+
+        is_apart = self._adapter.is_side_by_side
+        parts = batched(range(len(batch)), 1 if is_apart else self.batch_size)
+        found = side_by_side(run_part, parts, self.batch_size if is_apart else 1)
+        return list(chain.from_iterable(found))
 
     return run
 

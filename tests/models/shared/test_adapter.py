@@ -28,10 +28,16 @@ def adapter() -> Adapter:
     return Adapter.of(CompactConfig(), device="cpu", precision="auto")
 
 
-def test_a_cpu_runs_float32_one_image_at_a_time(adapter: Adapter) -> None:
+def test_a_cpu_runs_float32_and_an_image_a_core(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert adapter.dtype == torch.float32
     assert adapter.device == torch.device("cpu")
-    assert adapter.batch_size(64) == 1
+    for cores, expected in ((1, 1), (3, 3), (20, 8)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert adapter.batch_size(64) == expected
+    assert adapter.batch_size(2048) == 4  # memory
+    assert adapter.batch_size(2048, share=4) == 1
     assert adapter.identity == identity(CompactConfig())
 
 
