@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from sfmprep.config import Frontend, Recipe
+from sfmprep.config import DenseConfig, Frontend, Recipe, Rung
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import WeightsError
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
+
+_LEFT_OUT = {  # what is said where a rung is
+    "stronger": "pairs that stay weak are not tried by %s",
+    "beside": "images that stay badly held get no %s",
+    "dense": "pairs that stay weak are not matched by %s",
+    "closer": "images that no model holds are not looked at again by %s",
+}
 
 
 def choose_frontend(recipe: Recipe) -> Recipe:
@@ -26,50 +35,58 @@ def choose_frontend(recipe: Recipe) -> Recipe:
         if all(
             _can_be_had(name, path, lacking) for name, path in frontend.needed_weights()
         ):
-            frontend = with_stronger(frontend)
-            _report(frontend, list(lacking))
-            return with_beside(recipe.with_frontend(frontend))
+            chosen = rungs_to_be_had(recipe.with_frontend(frontend))
+            _report(chosen.frontends[0], list(lacking))
+            return chosen
     raise next(iter(lacking.values()))
 
 
-def with_stronger(frontend: Frontend) -> Frontend:
-    """The choice, without its stronger matcher if the weights of that cannot be had.
+def rungs_to_be_had(
+    recipe: Recipe, used: Mapping[str, Rung | None] = MappingProxyType({})
+) -> Recipe:
+    """The recipe with one choice of each rung; rungs without weights are left out.
+
+    Both is logged.
+
+    Args:
+        recipe: With one choice of features and matcher.
+        used: Of an earlier run, by the key of the rung: what its store was made with,
+            which stays if the recipe has it still.
 
     Raises:
-        WeightsError: a file of weights is damaged.
+        WeightsError: a file of weights is damaged, or those of semi-dense matching of
+            all pairs, which is no rung of weak ones, cannot be had.
     """
-    if frontend.stronger is None:
-        return frontend
+    made: dict[str, Rung | None] = {}
+    for key, told in _LEFT_OUT.items():
+        rung: Rung | None = getattr(recipe, key)
+        if rung is None:
+            continue
+        made[key] = used.get(key)
+        if made[key] not in rung.choices():
+            made[key] = _choice_of(rung, key, told)
+    return recipe.model_copy(update=made)
+
+
+def _choice_of(rung: Rung, key: str, told: str) -> Rung | None:
+    """The first choice of a rung whose weights can be had; says so if no or another."""
     lacking: dict[str, WeightsError] = {}
-    matcher = frontend.stronger.matcher
-    needed = matcher.needed_weights()
-    if all(_can_be_had(name, path, lacking) for name, path in needed):
-        return frontend
-    logger.info(
-        "pairs that stay weak are not tried by %s: its weights are not here and %s",
-        matcher.name,
-        _barred(),
-    )
-    return frontend.model_copy(update={"stronger": None})
-
-
-def with_beside(recipe: Recipe) -> Recipe:
-    """The recipe, without features beside the first if their weights cannot be had.
-
-    Raises:
-        WeightsError: a file of weights is damaged.
-    """
-    if recipe.beside is None:
-        return recipe
-    lacking: dict[str, WeightsError] = {}
-    needed = recipe.beside.needed_weights()
-    if all(_can_be_had(name, path, lacking) for name, path in needed):
-        return recipe
-    logger.info(
-        "images that stay badly held get no %s: its weights are not here and %s",
-        *(recipe.beside.features.name, _barred()),
-    )
-    return recipe.model_copy(update={"beside": None})
+    choices = rung.choices()
+    for choice in choices:
+        needed = choice.needed_weights()
+        if all(_can_be_had(name, path, lacking) for name, path in needed):
+            if lacking:
+                logger.info(
+                    "%s: %s, because the weights of %s are not here and %s",
+                    *(key, choice.name, ", ".join(lacking), _barred()),
+                )
+            return choice
+    if isinstance(rung, DenseConfig) and rung.pairs == "all":
+        raise next(iter(lacking.values()))
+    names = " or ".join(choice.name for choice in choices)
+    whose = "its" if len(choices) == 1 else "their"
+    logger.info(f"{told}: {whose} weights are not here and %s", names, _barred())
+    return None
 
 
 def fetch_weights(*models: ModelConfig | None) -> None:

@@ -32,7 +32,7 @@ SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
     " masks, motion_masks, keep_damaged, film, panorama, rigs, pairs, dense, tracks,"
-    " database, known_poses, mapping, second_round, refinement, export, engine,"
+    " database, known_poses, mapping, second_round, closer, refinement, export, engine,"
     " budget_minutes, seed, like."
 )
 
