@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from sfmprep.config import DenseConfig, Frontend, Recipe, Rung
+from sfmprep.config import Frontend, Recipe, Rung
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import WeightsError
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
 
-_LEFT_OUT = {  # what is said where a rung is
+_LEFT_OUT = {  # what is said where a rung is; None for an error
     "stronger": "pairs that stay weak are not tried by %s",
     "beside": "images that stay badly held get no %s",
-    "dense": "pairs that stay weak are not matched by %s",
+    "dense": None,  # who names it wants it
     "closer": "images that no model holds are not looked at again by %s",
 }
 
@@ -54,8 +54,8 @@ def rungs_to_be_had(
             which stays if the recipe has it still.
 
     Raises:
-        WeightsError: a file of weights is damaged, or those of semi-dense matching of
-            all pairs, which is no rung of weak ones, cannot be had.
+        WeightsError: a file of weights is damaged, or those of semi-dense matching
+            cannot be had.
     """
     made: dict[str, Rung | None] = {}
     for key, told in _LEFT_OUT.items():
@@ -68,7 +68,7 @@ def rungs_to_be_had(
     return recipe.model_copy(update=made)
 
 
-def _choice_of(rung: Rung, key: str, told: str) -> Rung | None:
+def _choice_of(rung: Rung, key: str, told: str | None) -> Rung | None:
     """The first choice of a rung whose weights can be had; says so if no or another."""
     lacking: dict[str, WeightsError] = {}
     choices = rung.choices()
@@ -81,11 +81,11 @@ def _choice_of(rung: Rung, key: str, told: str) -> Rung | None:
                     *(key, choice.name, ", ".join(lacking), _barred()),
                 )
             return choice
-    if isinstance(rung, DenseConfig) and rung.pairs == "all":
+    if told is None:
         raise next(iter(lacking.values()))
     names = " or ".join(choice.name for choice in choices)
     whose = "its" if len(choices) == 1 else "their"
-    logger.info(f"{told}: {whose} weights are not here and %s", names, _barred())
+    logger.info("%s: %s weights are not here and %s", told % names, whose, _barred())
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from sfmprep.mapping.view_graph import read_pair_table
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, stages
 from sfmprep.pipelines.apart import apart, continue_into
-from sfmprep.pipelines.bounded import within_budget
+from sfmprep.pipelines.bounded import Attempt, within_budget
 from sfmprep.pipelines.ladder import images_of
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.turns import find_orientations
@@ -69,12 +69,12 @@ def look_closer(
     wanted = _wanted(run, config, models)
     lost = _partners_of_lost(models, wanted)
 
-    def attempt(some: Sequence[Pair]) -> None:
+    def attempt(some: Pairs) -> None:
         _look(run, config, some, lost, device=device, progress=shown)
 
     pairs = _affordable(run, config, wanted, lost, attempt)
     with run.budget.spending():
-        attempt(pairs.items)
+        attempt(pairs)
         _join(run, pairs)
         below = artefacts.below_closer(run)
         run.begin("map closer")
@@ -94,7 +94,7 @@ def look_at_nothing(run: Run, config: CloserConfig, mapped: Path) -> None:
     run.begin("closer pairs")
     Pairs(()).write(place.closer_pairs)
     run.finish("closer pairs")
-    _look(run, config, (), {}, device="cpu", progress=silent)
+    _look(run, config, Pairs(()), {}, device="cpu", progress=silent)
     _join(run, Pairs(()))
     run.begin("map closer")
     remove_database(place.closer_database)
@@ -136,7 +136,7 @@ def _affordable(
     config: CloserConfig,
     wanted: Sequence[Pair],
     lost: Mapping[str, Sequence[str]],
-    attempt: Callable[[Pairs], None],
+    attempt: Attempt,
 ) -> Pairs:
     """The pairs that the budget has time for."""
     if not run.ledger.is_done("closer pairs"):
@@ -157,7 +157,7 @@ def _affordable(
 def _look(
     run: Run,
     config: CloserConfig,
-    pairs: Sequence[Pair],
+    pairs: Pairs,
     lost: Mapping[str, Sequence[str]],
     *,
     device: str,
@@ -167,7 +167,7 @@ def _look(
     _extract(run, config, pairs, lost, device=device, progress=progress)
     with FeatureStore(run.workspace.features_closer) as found:
         stages.match_with(
-            *(run, "match closer", config.matcher, Pairs.of(pairs), found),
+            *(run, "match closer", config.matcher, pairs, found),
             device=device,
             progress=_foretold(progress, config.matcher.name, len(pairs), "pairs"),
         ).close()
@@ -186,7 +186,8 @@ def _extract(
     wanted = images_of(pairs)
     names = tuple(name for name in run.images.names if name in wanted)
     there: set[str] = set()
-    if run.ledger.can_grow("extract closer"):
+    stages.open_store(run, "extract closer")
+    if run.workspace.features_closer.is_file():
         with FeatureStore(run.workspace.features_closer) as store:
             there.update(store.names())
     turned = find_orientations(

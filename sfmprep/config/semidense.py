@@ -90,7 +90,7 @@ DenseMatcherConfig = Annotated[
 class DenseConfig(Config):
     """Matching without a detector, and how its points become tracks.
 
-    A rung of weak pairs is left out where no choice has its weights.
+    A run is refused where no choice has its weights.
     """
 
     matcher: DenseMatcherConfig

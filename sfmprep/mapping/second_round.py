@@ -106,10 +106,10 @@ def pairs_of_lost(
     """Chooses the pairs of a closer look at images that no model holds.
 
     Each such image is paired with views of the model that its verified partners are in,
-    the largest where it has none: with those that see most of what the partners see,
-    then with its neighbours in the natural order of names. Beside these come pairs
-    among the views themselves, for each the two strongest with views before it: a new
-    keypoint needs points of its own kind to be located by.
+    the largest where it has none: with the strongest partners, those that see most of
+    what these see, then with its neighbours in the natural order of names. Pairs among
+    the views themselves come too, for each the two strongest with views before it: a
+    new keypoint needs points of its own kind to be located by.
 
     Args:
         models: Largest first; without any, nothing is chosen.
@@ -134,7 +134,8 @@ def pairs_of_lost(
         best = max(range(len(models)), key=lambda k: weights[k])
         near = sorted(inside[best], key=lambda o: abs(position[o] - position[name]))
         seeing = shared[best].with_most_of(table.of(name, inside[best]))
-        views = list(dict.fromkeys(itertools.chain(seeing, near)))[:per_image]
+        partners = [o for o, _ in table.verified(name, inside[best])][: per_image // 2]
+        views = list(dict.fromkeys((*partners, *seeing, *near)))[:per_image]
         own: list[Pair] = []
         for k, view in enumerate(views):
             strongest = table.verified(view, set(views[:k]))[:_HELD_BY]
