@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
-from types import MappingProxyType
 
 from sfmprep.config import Frontend, Recipe, Rung
 from sfmprep.config.base import ModelConfig
@@ -42,16 +41,17 @@ def choose_frontend(recipe: Recipe) -> Recipe:
 
 
 def rungs_to_be_had(
-    recipe: Recipe, used: Mapping[str, Rung | None] = MappingProxyType({})
+    recipe: Recipe, *, earlier: Recipe | None = None, used: Collection[str] = ()
 ) -> Recipe:
     """The recipe with one choice of each rung; rungs without weights are left out.
 
-    Both is logged.
+    What is not the first choice is logged, unless it is that of the earlier run.
 
     Args:
         recipe: With one choice of features and matcher.
-        used: Of an earlier run, by the key of the rung: what its store was made with,
-            which stays if the recipe has it still.
+        earlier: What an earlier run in the same folder was done with.
+        used: The rungs of it that have stores. Their choice stays if the recipe still
+            has it.
 
     Raises:
         WeightsError: a file of weights is damaged, or those of semi-dense matching
@@ -62,20 +62,22 @@ def rungs_to_be_had(
         rung: Rung | None = getattr(recipe, key)
         if rung is None:
             continue
-        made[key] = used.get(key)
-        if made[key] not in rung.choices():
-            made[key] = _choice_of(rung, key, told)
+        before: Rung | None = getattr(earlier, key, None)
+        stays = key in used and before in rung.choices()
+        made[key] = before if stays else _choice_of(rung, key, told, before)
     return recipe.model_copy(update=made)
 
 
-def _choice_of(rung: Rung, key: str, told: str | None) -> Rung | None:
+def _choice_of(
+    rung: Rung, key: str, told: str | None, before: Rung | None
+) -> Rung | None:
     """The first choice of a rung whose weights can be had; says so if no or another."""
     lacking: dict[str, WeightsError] = {}
     choices = rung.choices()
     for choice in choices:
         needed = choice.needed_weights()
         if all(_can_be_had(name, path, lacking) for name, path in needed):
-            if lacking:
+            if lacking and choice != before:
                 logger.info(
                     "%s: %s, because the weights of %s are not here and %s",
                     *(key, choice.name, ", ".join(lacking), _barred()),

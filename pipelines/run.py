@@ -222,8 +222,9 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
             "dense": workspace.dense,
             "closer": workspace.features_closer,
         }
-        used = {k: getattr(made, k) for k, path in stores.items() if path.is_file()}
-        return rungs_to_be_had(recipe.with_frontend(earlier), used)
+        used = [key for key, path in stores.items() if path.is_file()]
+        recipe = recipe.with_frontend(earlier)
+        return rungs_to_be_had(recipe, earlier=made, used=used)
     recipe = choose_frontend(recipe)
     fetch_weights(retriever, flow, pointmaps)
     return recipe
