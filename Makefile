@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models bench-training gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models bench-two-view bench-training gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -59,6 +59,9 @@ bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into 
 
 bench-training: $(READY) ## heads and losses at equal cost, into the model card; TRAINING="losses --minutes 30"
 	$(BIN)/python -m tests.bench.training $(TRAINING)
+
+bench-two-view: $(READY) ## COLMAP's and PoseLib's estimators on wide pairs, into examples/two_view.md; TWO="--pairs 60"
+	$(BIN)/python -m tests.bench.two_view $(TWO)
 
 gpu-wheels: $(READY) ## what a bare machine with a GPU lacks, into wheels-gpu/
 	$(BIN)/python -m tests.bench.gpu.collect wheels-gpu

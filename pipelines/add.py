@@ -27,6 +27,7 @@ from sfmprep.pipelines import map_stages, reporting, stages
 from sfmprep.pipelines.apart import add_into, apart
 from sfmprep.pipelines.artefacts import models_in, open_keypoints
 from sfmprep.pipelines.choose_pairs import make_pairs
+from sfmprep.pipelines.closer import look_at_nothing
 from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.matching import match_pairs
@@ -155,6 +156,8 @@ def _register(
         run.begin("map on")
         shutil.copyfile(place.mapped, place.mapped_on)
         run.finish("map on")
+    if run.recipe.closer is not None:
+        look_at_nothing(run, run.recipe.closer, place.mapped)
     if run.ledger.keys.applies("refine"):  # it was, and the rest is where it was
         run.begin("refine")
         shutil.copyfile(place.mapped, place.refined)

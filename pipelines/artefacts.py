@@ -151,6 +151,37 @@ def join_beside(
 
 
 def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
+    """As `open_joined`, with what the second round and a closer look matched.
+
+    Raises:
+        StoreError: an earlier stage was not run, or not to its end.
+    """
+    features, matches = open_second(run)
+    if not looked_closer(run):
+        return features, matches
+    pairs = pairs_from_file(run.workspace.closer_pairs, run.images.names)
+    with features:
+        return join_closer(run, features, matches, pairs)
+
+
+def looked_closer(run: Run) -> bool:
+    """Whether the result is made from what a closer look found too."""
+    has_looked = run.ledger.keys.applies("map closer")
+    is_done = has_looked and run.ledger.is_done("map closer")
+    return is_done and run.workspace.closer_database.is_file()
+
+
+def join_closer(
+    run: Run, features: FeatureStore, matches: MatchReader, pairs: Pairs
+) -> tuple[FeatureStore, MatchReader]:
+    """Keypoints and matches with those of a closer look behind them."""
+    starts = {name: features.num_keypoints(name) for name in features.names()}
+    second = MatchStore(run.workspace.matches_closer)
+    keypoints = FeatureStore(run.workspace.keypoints_closer)
+    return keypoints, MatchLayers(matches, second, pairs, starts)
+
+
+def open_second(run: Run) -> tuple[FeatureStore, MatchReader]:
     """As `open_joined`, with what the second round matched and pointmaps foresaw.
 
     Raises:
@@ -173,6 +204,11 @@ def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
 
 def result_database(run: Run) -> Path:
     """The database that the result was made from; it may be missing."""
+    return run.workspace.closer_database if looked_closer(run) else below_closer(run)
+
+
+def below_closer(run: Run) -> Path:
+    """The database that a closer look begins with; it may be missing."""
     second = run.workspace.second_database
     has_second = run.ledger.keys.applies("map on") and run.ledger.is_done("map on")
     return second if has_second and second.is_file() else run.ledger.file("database")
@@ -180,6 +216,17 @@ def result_database(run: Run) -> Path:
 
 def open_keypoints(run: Run) -> FeatureStore:
     """Opens the keypoints of the result, or of as much of it as there is.
+
+    Raises:
+        StoreError: not even features were extracted.
+    """
+    if looked_closer(run):
+        return FeatureStore(run.workspace.keypoints_closer)
+    return open_second_keypoints(run)
+
+
+def open_second_keypoints(run: Run) -> FeatureStore:
+    """As `open_keypoints`, without those of a closer look.
 
     Raises:
         StoreError: not even features were extracted.

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
-from sfmprep.config import Frontend, Recipe
+from sfmprep.config import Frontend, Recipe, Rung
 from sfmprep.config.base import ModelConfig
 from sfmprep.errors import WeightsError
 from sfmprep.weights import WEIGHTS, is_offline, resolve_weights, weights_here
 
 logger = logging.getLogger(__name__)
+
+_LEFT_OUT = {  # what is said where a rung is; None for an error
+    "stronger": "pairs that stay weak are not tried by %s",
+    "beside": "images that stay badly held get no %s",
+    "dense": None,  # who names it wants it
+    "closer": "images that no model holds are not looked at again by %s",
+}
 
 
 def choose_frontend(recipe: Recipe) -> Recipe:
@@ -26,50 +34,61 @@ def choose_frontend(recipe: Recipe) -> Recipe:
         if all(
             _can_be_had(name, path, lacking) for name, path in frontend.needed_weights()
         ):
-            frontend = with_stronger(frontend)
-            _report(frontend, list(lacking))
-            return with_beside(recipe.with_frontend(frontend))
+            chosen = rungs_to_be_had(recipe.with_frontend(frontend))
+            _report(chosen.frontends[0], list(lacking))
+            return chosen
     raise next(iter(lacking.values()))
 
 
-def with_stronger(frontend: Frontend) -> Frontend:
-    """The choice, without its stronger matcher if the weights of that cannot be had.
+def rungs_to_be_had(
+    recipe: Recipe, *, earlier: Recipe | None = None, used: Collection[str] = ()
+) -> Recipe:
+    """The recipe with one choice of each rung; rungs without weights are left out.
+
+    What is not the first choice is logged, unless it is that of the earlier run.
+
+    Args:
+        recipe: With one choice of features and matcher.
+        earlier: What an earlier run in the same folder was done with.
+        used: The rungs of it that have stores. Their choice stays if the recipe still
+            has it.
 
     Raises:
-        WeightsError: a file of weights is damaged.
+        WeightsError: a file of weights is damaged, or those of semi-dense matching
+            cannot be had.
     """
-    if frontend.stronger is None:
-        return frontend
+    made: dict[str, Rung | None] = {}
+    for key, told in _LEFT_OUT.items():
+        rung: Rung | None = getattr(recipe, key)
+        if rung is None:
+            continue
+        before: Rung | None = getattr(earlier, key, None)
+        stays = key in used and before in rung.choices()
+        made[key] = before if stays else _choice_of(rung, key, told, before)
+    return recipe.model_copy(update=made)
+
+
+def _choice_of(
+    rung: Rung, key: str, told: str | None, before: Rung | None
+) -> Rung | None:
+    """The first choice of a rung whose weights can be had; says so if no or another."""
     lacking: dict[str, WeightsError] = {}
-    matcher = frontend.stronger.matcher
-    needed = matcher.needed_weights()
-    if all(_can_be_had(name, path, lacking) for name, path in needed):
-        return frontend
-    logger.info(
-        "pairs that stay weak are not tried by %s: its weights are not here and %s",
-        matcher.name,
-        _barred(),
-    )
-    return frontend.model_copy(update={"stronger": None})
-
-
-def with_beside(recipe: Recipe) -> Recipe:
-    """The recipe, without features beside the first if their weights cannot be had.
-
-    Raises:
-        WeightsError: a file of weights is damaged.
-    """
-    if recipe.beside is None:
-        return recipe
-    lacking: dict[str, WeightsError] = {}
-    needed = recipe.beside.needed_weights()
-    if all(_can_be_had(name, path, lacking) for name, path in needed):
-        return recipe
-    logger.info(
-        "images that stay badly held get no %s: its weights are not here and %s",
-        *(recipe.beside.features.name, _barred()),
-    )
-    return recipe.model_copy(update={"beside": None})
+    choices = rung.choices()
+    for choice in choices:
+        needed = choice.needed_weights()
+        if all(_can_be_had(name, path, lacking) for name, path in needed):
+            if lacking and choice != before:
+                logger.info(
+                    "%s: %s, because the weights of %s are not here and %s",
+                    *(key, choice.name, ", ".join(lacking), _barred()),
+                )
+            return choice
+    if told is None:
+        raise next(iter(lacking.values()))
+    names = " or ".join(choice.name for choice in choices)
+    whose = "its" if len(choices) == 1 else "their"
+    logger.info("%s: %s weights are not here and %s", told % names, whose, _barred())
+    return None
 
 
 def fetch_weights(*models: ModelConfig | None) -> None:

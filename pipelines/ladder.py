@@ -213,23 +213,16 @@ def find_pairs(
     logger.info(
         "%d of %d pairs have %d verified matches or more%s",
         *(strong, len(pairs), config.min_num_inliers),
-        f"; {_name(config)} tries {len(ranked)} that matter" if ranked else "",
+        f"; {config.name} tries {len(ranked)} that matter" if ranked else "",
     )
     tried = Pairs.of(
         within_budget(
-            *(run, stage, _name(config), ranked, attempt), there=there, count=count
+            *(run, stage, config.name, ranked, attempt), there=there, count=count
         )
     )
     tried.write(path)
     run.finish(stage)
     return tried
-
-
-def _name(config: BesideConfig | StrongerConfig | DenseConfig) -> str:
-    """What the rung is called in messages."""
-    if isinstance(config, BesideConfig):
-        return config.features.name
-    return config.matcher.name
 
 
 def images_of(pairs: Iterable[Pair]) -> set[str]:

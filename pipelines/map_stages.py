@@ -87,7 +87,7 @@ def refine(
     if not run.ledger.is_done("refine"):
         run.begin("refine")
         place, names = run.workspace, run.images.names
-        mapped = run.ledger.file(run.ledger.keys.nearest("map on"))
+        mapped = run.ledger.file(run.ledger.keys.nearest("map closer"))
         has_dense = run.recipe.dense is not None
         tried = pairs_from_file(place.pairs_left, names) if has_dense else None
         apart(

@@ -24,11 +24,12 @@ from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, map_stages, stages
 from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.bounded import within_budget
+from sfmprep.pipelines.closer import look_closer
 from sfmprep.pipelines.foreseen import match_foreseen
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
-from sfmprep.progress import Progress, renamed, silent
+from sfmprep.progress import Progress, foretold, renamed, silent
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ def find_poses(
         models = map_stages.map_verified(run, verified, progress=progress)
     with timed(seconds, "second round"):
         models = map_on(run, models, device=device, progress=progress)
+    if run.recipe.closer is not None:
+        with timed(seconds, "closer look"):
+            models = look_closer(run, models, device=device, progress=progress)
     with timed(seconds, "refine"):
         models = map_stages.refine(run, models, progress=progress)
         models = map_stages.hold_rigs(run, models, progress=progress)
@@ -138,9 +142,12 @@ def _second_pairs(
     largest = {models[0].images[key].name for key in models[0].reg_image_ids()}
     tried = set(artefacts.read_pairs(run))
     at_one_spot = set(views_at_one_spot(run.images))
+    again = set(names)
+    if run.recipe.closer is not None:  # who is in no model is looked at closer instead
+        again = {m.images[key].name for m in models for key in m.reg_image_ids()}
     if run.recipe.stronger is not None:
         # what only the first matcher tried may be tried again for who has no pose
-        tried = {pair for pair in tried if largest.issuperset(pair)}
+        tried = {p for p in tried if largest.issuperset(p) or not again.issuperset(p)}
         tried.update(pairs_from_file(run.ledger.file("weak pairs"), names))
     proposed = propose_pairs(
         models,
@@ -149,14 +156,15 @@ def _second_pairs(
         per_image=config.per_image,
         max_pairs=config.max_pairs,
     )
-    lost = Pairs.of(pair for pair in proposed if not largest.issuperset(pair))
+    outside = [pair for pair in proposed if not largest.issuperset(pair)]
+    lost = Pairs.of(pair for pair in outside if again.issuperset(pair))
     second = Pairs.of(proposed)
     if len(second):
         logger.info(
             "second round: %d pairs of images without a pose in the largest model, %d"
             " of views that should see the same",
-            len(lost),
-            len(second) - len(lost),
+            len(outside),
+            len(second) - len(outside),
         )
     # what is dear is bounded: the stronger matcher, else all
     has_stronger = run.recipe.stronger is not None
@@ -188,8 +196,17 @@ def _match(
 ) -> None:
     """Adds the pairs to the stores of both matchers."""
     recipe = run.recipe
+
+    def foretell(seconds: float) -> None:
+        logger.info(
+            "second round: about %.0f min for %d pairs; fewer with `--budget-minutes"
+            " N`",
+            *(seconds / 60, len(second) + len(lost)),
+        )
+
     with artefacts.open_features(run) as features:
-        match = partial(stages.match_with, device=device, progress=progress)
+        shown = foretold(progress, foretell)
+        match = partial(stages.match_with, device=device, progress=shown)
         pairs = Pairs.of((*artefacts.read_pairs(run), *second))
         match(run, "match", recipe.matcher, pairs, features).close()
         if recipe.stronger is not None:

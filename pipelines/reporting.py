@@ -21,7 +21,14 @@ from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.trust import Trust
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import pairs_from_file
-from sfmprep.pipelines.artefacts import Poses, in_world, read_poses, result_database
+from sfmprep.pipelines.artefacts import (
+    Poses,
+    below_closer,
+    in_world,
+    looked_closer,
+    read_poses,
+    result_database,
+)
 from sfmprep.pipelines.bounded import num_left_out
 from sfmprep.pipelines.datasets import datasets_below
 from sfmprep.pipelines.run import Run
@@ -43,6 +50,10 @@ _STAGES = {
     "second round": (
         *("second pairs", "pairs to foresee", "foresee", "match foreseen"),
         "map on",
+    ),
+    "closer look": (
+        *("closer pairs", "extract closer", "match closer"),
+        *("join closer", "map closer"),
     ),
     "refine": ("refine", "outliers"),
 }
@@ -182,9 +193,12 @@ def _rungs(run: Run, seconds: Mapping[str, float]) -> Iterator[Rung]:
         tried.append((recipe.dense.matcher.type, "pairs left", "semi-dense"))
         if recipe.dense.pairs == "all":  # nothing was verified in between
             databases = databases[:-1] + databases[-1:] * 2
-    has_second = result_database(run) == run.workspace.second_database
+    has_second = below_closer(run) == run.workspace.second_database
     if has_second or num_left_out(run, "second pairs"):
         tried.append(("second round", "second pairs", "second round"))
+        databases.append(below_closer(run))
+    if looked_closer(run) or num_left_out(run, "closer pairs"):
+        tried.append(("closer look", "closer pairs", "closer look"))
         databases.append(result_database(run))
     before: Mapping[Pair, int] = {}
     for (name, stage, step), database in zip(tried, databases, strict=False):

@@ -29,8 +29,7 @@ from sfmprep.pipelines.choose_frontend import (
     choose_frontend,
     fetch_weights,
     has_weights,
-    with_beside,
-    with_stronger,
+    rungs_to_be_had,
 )
 from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.refine_poses import poses_of
@@ -200,7 +199,6 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
     Raises:
         WeightsError: see `choose_frontend` and `fetch_weights`.
     """
-    dense = recipe.dense.matcher if recipe.dense else None
     flow = recipe.tracks.flow if recipe.tracks else None
     pointmaps = recipe.foresee.network if recipe.foresee else None
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
@@ -214,16 +212,21 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
                 resolve_weights(name, path)
         fetch_weights(
             None if workspace.rows.is_file() else retriever,
-            None if workspace.dense.is_file() else dense,
             None if workspace.tracks.is_file() else flow,
             None if workspace.foreseen.is_file() else pointmaps,
         )
-        if not workspace.stronger_matches.is_file():
-            earlier = with_stronger(earlier)
+        made = read_resolved(workspace.recipe)
+        stores = {
+            "stronger": workspace.stronger_matches,
+            "beside": workspace.features_beside,
+            "dense": workspace.dense,
+            "closer": workspace.features_closer,
+        }
+        used = [key for key, path in stores.items() if path.is_file()]
         recipe = recipe.with_frontend(earlier)
-        return recipe if workspace.features_beside.is_file() else with_beside(recipe)
+        return rungs_to_be_had(recipe, earlier=made, used=used)
     recipe = choose_frontend(recipe)
-    fetch_weights(retriever, dense, flow, pointmaps)
+    fetch_weights(retriever, flow, pointmaps)
     return recipe
 
 
@@ -321,6 +324,8 @@ def _forget(workspace: Workspace, names: list[str]) -> None:
         (FeatureStore, workspace.features_beside),
         (MatchStore, workspace.matches_beside),
         (MatchStore, workspace.stronger_matches),
+        (FeatureStore, workspace.features_closer),
+        (MatchStore, workspace.matches_closer),
         (DenseStore, workspace.dense),
     ):
         if path.is_file():

@@ -13,7 +13,7 @@ from sfmprep.pipelines import stages
 from sfmprep.pipelines.bounded import Attempt, within_budget
 from sfmprep.pipelines.ladder import find_pairs
 from sfmprep.pipelines.run import Run
-from sfmprep.progress import Progress, silent
+from sfmprep.progress import Progress, foretold, silent
 from sfmprep.semidense.in_shards import match_dense_in_shards
 from sfmprep.semidense.join import aggregate
 from sfmprep.semidense.match import match_dense
@@ -46,7 +46,14 @@ def join_semi_dense(
     """
 
     def attempt(some: Pairs) -> None:
-        _match(run, config, some, device=device.split(",")[0], progress=progress)
+        def foretell(seconds: float) -> None:
+            logger.info(
+                "%s: about %.0f min for %d pairs; fewer with `--budget-minutes N`",
+                *(config.name, seconds / 60, len(some)),
+            )
+
+        shown = foretold(progress, foretell)
+        _match(run, config, some, device=device.split(",")[0], progress=shown)
 
     tried = _pairs_to_try(
         *(run, config, attempt, features, pairs, matches), progress=progress

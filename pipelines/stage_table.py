@@ -97,6 +97,10 @@ def _foresees(recipe: Recipe) -> bool:
     return maps(recipe) and recipe.foresee is not None
 
 
+def _looks_closer(recipe: Recipe) -> bool:
+    return maps(recipe) and recipe.closer is not None
+
+
 def _verification(recipe: Recipe) -> dict[str, Any]:
     return {"database": _dump(recipe.database), "seed": recipe.seed}
 
@@ -462,9 +466,62 @@ STAGES = {
             applies=_has_second_round,
         ),
         Stage(
-            name="refine",
+            name="closer pairs",
             version=1,
             reads=("map on",),
+            writes="work/closer_pairs.txt",
+            is_text=True,
+            command="map",
+            is_bounded=True,
+            settings=lambda r: {
+                "per_image": r.closer and r.closer.per_image,
+                "max_pairs": r.closer and r.closer.max_pairs,
+            },
+            applies=_looks_closer,
+        ),
+        Stage(
+            name="extract closer",
+            version=1,
+            reads=("map on",),  # which says who is lost and by what it is turned
+            over=("closer pairs", IMAGES),
+            grows=True,
+            writes="work/features_closer.h5",
+            command="map",
+            settings=_damage_settings,
+            model=lambda r: r.closer.features if r.closer else None,
+            applies=_looks_closer,
+        ),
+        Stage(
+            name="match closer",
+            version=1,
+            reads=("extract closer",),
+            over=("closer pairs",),
+            grows=True,
+            writes="work/matches_closer.h5",
+            command="map",
+            model=lambda r: r.closer.matcher if r.closer else None,
+            applies=_looks_closer,
+        ),
+        Stage(
+            name="join closer",
+            version=1,
+            reads=("database", "extract closer"),
+            writes="work/keypoints_closer.h5",
+            command="map",
+            applies=_looks_closer,
+        ),
+        Stage(
+            name="map closer",
+            version=1,
+            reads=("map on", "match closer"),
+            writes="work/mapped_closer.zip",
+            command="map",
+            applies=_looks_closer,
+        ),
+        Stage(
+            name="refine",
+            version=1,
+            reads=("map closer",),
             writes="work/refined.zip",
             command="map",
             settings=lambda r: {

@@ -58,6 +58,8 @@ _STORES: dict[str, type[Store]] = {
     "match beside": MatchStore,
     "match weak pairs": MatchStore,
     "match semi-densely": DenseStore,
+    "extract closer": FeatureStore,
+    "match closer": MatchStore,
 }
 
 

@@ -21,6 +21,8 @@ out/
         lost_pairs.txt     of its pairs those of images without a pose
         foresee.txt foreseen.jsonl foreseen_matches.h5  pointmaps of images without a
                            pose, and matches where they say (see `foreseen`)
+        closer_pairs.txt features_closer.h5 matches_closer.h5    a closer look at images
+        keypoints_closer.h5 closer.db mapped_closer.zip          that no model holds
         consistency.json   how far pairs and largest model agree, and pairs left out
         refined.zip    models with refined keypoints
         rigs.json held.zip     rigs, if there are any, and models that keep to them
@@ -96,6 +98,12 @@ class Workspace:
         self.foreseen_matches = work / "foreseen_matches.h5"
         self.second_database = work / "second.db"
         self.mapped_on = work / "mapped_on.zip"
+        self.closer_pairs = work / "closer_pairs.txt"
+        self.features_closer = work / "features_closer.h5"
+        self.matches_closer = work / "matches_closer.h5"
+        self.keypoints_closer = work / "keypoints_closer.h5"
+        self.closer_database = work / "closer.db"
+        self.mapped_closer = work / "mapped_closer.zip"
         self.consistency = work / "consistency.json"
         self.pose_changes = work / "pose_changes.json"
         self.refined = work / "refined.zip"

@@ -128,6 +128,18 @@ def rotation_part(orientation: int) -> int:
     return {2: 1, 4: 3, 5: 6, 7: 8}.get(orientation, orientation)
 
 
+def turned(orientation: int, quarter_turns: int) -> int:
+    """The EXIF orientation that shows an image turned clockwise once more.
+
+    Args:
+        orientation: That it has, 1..8.
+        quarter_turns: Of what is shown, any number.
+    """
+    shown = upright_matrix(orientation)
+    matrix = np.linalg.matrix_power(upright_matrix(6), quarter_turns % 4) @ shown
+    return next(k for k in _UPRIGHT if (upright_matrix(k) == matrix).all())
+
+
 def upright_pose(cam_from_world: Float64, orientation: int) -> Float64:
     """Turns the camera of a [3, 4] pose as `upright_pixels` turns its image.
 

@@ -151,6 +151,15 @@ def test_upright_xy_agrees_with_upright_pixels(
     assert np.array_equal(upright[y, x], pixels[rows, columns])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_image_is_shown_as_pixels_are_turned(orientation: int) -> None:
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+    shown = coords.upright_pixels(stored, orientation)
+    for turns in range(-1, 5):
+        turned = coords.upright_pixels(stored, coords.turned(orientation, turns))
+        assert (turned == np.rot90(shown, -turns)).all()
+
+
 @given(orientations)
 def test_rotation_part_leaves_a_swap_of_left_and_right(orientation: int) -> None:
     turn = coords.rotation_part(orientation)

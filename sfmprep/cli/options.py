@@ -219,6 +219,8 @@ class Options:
         has_rungs = beside or stronger or dense
         first = ["import, first", "verify, first"] if has_rungs else []
         second = [f"{each} again" for each in ("match", "import", "verify", "map")]
+        closer = [f"{each} closer" for each in ("turn", "extract", "match")]
+        closer += [f"{each} closer" for each in ("import", "verify", "map")]
         return StageProgress(
             [
                 *(("identify", "extract"), ("describe", "retrieve"), ("match",)),
@@ -229,7 +231,7 @@ class Options:
                 ),
                 *(
                     ("import", "verify"),
-                    ("calibrate", "map", *second, "refine", "rigs"),
+                    ("calibrate", "map", *second, *closer, "refine", "rigs"),
                     ("colours", "export"),
                 ),
             ]

@@ -6,7 +6,7 @@ network. Unknown keys are refused. `Recipe.frontends` are the choices in order.
 """
 
 from sfmprep.config.base import Config
-from sfmprep.config.beside import BesideConfig
+from sfmprep.config.beside import BesideConfig, CloserConfig
 from sfmprep.config.export import ExportConfig, SeedConfig, Target, WorldConfig
 from sfmprep.config.features import (
     AlikedConfig,
@@ -57,7 +57,7 @@ from sfmprep.config.pairs import (
     SequentialConfig,
 )
 from sfmprep.config.panorama import PanoramaConfig
-from sfmprep.config.recipe import EngineConfig, Frontend, Recipe
+from sfmprep.config.recipe import EngineConfig, Frontend, Recipe, Rung
 from sfmprep.config.semidense import (
     DenseConfig,
     DenseMatcherConfig,
@@ -71,6 +71,7 @@ __all__ = [
     "AlikedConfig",
     "AutoPairsConfig",
     "BesideConfig",
+    "CloserConfig",
     "CompactConfig",
     "Config",
     "D2NetConfig",
@@ -109,6 +110,7 @@ __all__ = [
     "RefinementConfig",
     "RetrievalConfig",
     "RetrieverConfig",
+    "Rung",
     "S2ldConfig",
     "SeedConfig",
     "SecondRoundConfig",

@@ -180,6 +180,7 @@ def _over_recipe(
         data.pop("otherwise", None)
         data.pop("stronger", None)  # it may not fit other features
         data.pop("beside", None)  # they may be the same
+        data.pop("closer", None)
     elif data.get("otherwise") and "otherwise" not in own:
         if "stronger" in own and own["stronger"] is None:
             data = _in_frontends(data, ["stronger"], None, source)
@@ -255,6 +256,8 @@ def _in_frontends(
             f for f, have in zip(frontends, fields, strict=True) if rest[0] in have
         ]
         if not owners:
+            if all(f.get(part) is None for f in frontends):
+                raise _null(part, where)
             known = sorted({name for have in fields for name in have})
             raise ConfigError(
                 f"{where}: no {part} of this recipe has the setting"
@@ -280,12 +283,22 @@ def _set(data: dict[str, Any], path: Sequence[str], value: object, where: str) -
     configs: Sequence[type[Config]] = [Recipe]
     for key in path[:-1]:
         below = data.setdefault(key, {})
+        if below is None and _configs_below(configs, key):
+            raise _null(key, where)
         if not isinstance(below, dict):
             raise ConfigError(f"{where}: {key!r} is a value, not a section")
         data, configs = below, _configs_below(configs, key)
     if path[-1] == "type" and len(configs) > 1 and data.get("type") != value:
         data.clear()  # the settings of another type mean nothing to this one
     data[path[-1]] = value
+
+
+def _null(key: str, where: str) -> ConfigError:
+    """What is said of a setting of a part that is left out."""
+    return ConfigError(
+        f"{where}: `{key}` is null, so it has no settings. Leave out what sets it to"
+        f" null, or name all that it should be in a recipe file: `{key}: {{...}}`."
+    )
 
 
 def _with_absolute_paths(config: C) -> C:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt
 
@@ -72,11 +73,32 @@ MatcherConfig = Annotated[
 
 
 class StrongerConfig(Config):
-    """A dearer matcher of the same features, for pairs that stay weak and matter."""
+    """A dearer matcher of the same features, for pairs that stay weak and matter.
+
+    The rung is left out where no choice has its weights.
+    """
 
     matcher: MatcherConfig
-    """What tries them; it is left out where its weights cannot be had."""
+    """What tries them."""
+    otherwise: tuple[MatcherConfig, ...] = ()
+    """What to use where the weights of the choice before cannot be had."""
     min_num_inliers: PositiveInt = 30
     """A pair with fewer verified matches is weak."""
     per_image: PositiveInt = 10
     """The most weak pairs that one image that is badly held asks for."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.matcher.name
+
+    def choices(self) -> tuple[Self, ...]:
+        """The rung with each choice made, best first; none of them has another."""
+        return tuple(
+            self.model_copy(update={"matcher": matcher, "otherwise": ()})
+            for matcher in (self.matcher, *self.otherwise)
+        )
+
+    def needed_weights(self) -> list[tuple[str, Path | None]]:
+        """Weights that it cannot do without: the name, and the file to use instead."""
+        return self.matcher.needed_weights()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import yaml
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
-from sfmprep.config.beside import BesideConfig
+from sfmprep.config.beside import BesideConfig, CloserConfig
 from sfmprep.config.export import ExportConfig
 from sfmprep.config.features import FeaturesConfig
 from sfmprep.config.film import FilmConfig
@@ -31,6 +31,8 @@ from sfmprep.config.pairs import (
 )
 from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.semidense import DenseConfig
+
+Rung: TypeAlias = BesideConfig | StrongerConfig | DenseConfig | CloserConfig
 
 
 class Frontend(Config):
@@ -110,6 +112,8 @@ class Recipe(Config):
     mapping: MappingConfig = MappingConfig()
     second_round: SecondRoundConfig | None = SecondRoundConfig()
     """Matching what the models propose, and mapping on; or null."""
+    closer: CloserConfig | None = None
+    """A closer look at images that no model holds, and mapping on; or null."""
     refinement: RefinementConfig | None = None
     """Sub-pixel refinement of the keypoints, or null."""
     export: ExportConfig = ExportConfig()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -87,10 +88,15 @@ DenseMatcherConfig = Annotated[
 
 
 class DenseConfig(Config):
-    """Matching without a detector, and how its points become tracks."""
+    """Matching without a detector, and how its points become tracks.
+
+    A run is refused where no choice has its weights.
+    """
 
     matcher: DenseMatcherConfig
     """What finds the points."""
+    otherwise: tuple[DenseMatcherConfig, ...] = ()
+    """What to use where the weights of the choice before cannot be had."""
     pairs: Literal["weak", "all"] = "weak"
     """weak: those where features found little and that matter; or all."""
     min_num_inliers: PositiveInt = 60
@@ -101,3 +107,19 @@ class DenseConfig(Config):
     """Points so near to a keypoint become it, pixels of the matcher's input."""
     max_keypoints: PositiveInt = 8192
     """The most keypoints that are added to one image, most confident first."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.matcher.name
+
+    def choices(self) -> tuple[Self, ...]:
+        """The rung with each choice made, best first; none of them has another."""
+        return tuple(
+            self.model_copy(update={"matcher": matcher, "otherwise": ()})
+            for matcher in (self.matcher, *self.otherwise)
+        )
+
+    def needed_weights(self) -> list[tuple[str, Path | None]]:
+        """Weights that it cannot do without: the name, and the file to use instead."""
+        return self.matcher.needed_weights()

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.view_graph import PairTable
-from sfmprep.pairing.pairs import in_turn
+from sfmprep.pairing.pairs import in_turn, natural_order
 from sfmprep.types import Float64, Index, Mask, Pair
 
 # A view is compared with so many others that look at the same place from the same side,
@@ -22,6 +22,7 @@ _SAMPLED = 200
 _MAX_ANGLE_DEG = 60.0  # between two rays to a point, beyond which features differ
 _MAX_SCALE = 2.5  # between the sizes at which two views see a point
 _MIN_SHARE = 0.2  # of the points of a view that another must be able to see
+_HELD_BY = 2  # other views, by which points of a view are located
 _PARTNERS = 10  # strongest verified partners of an image that are asked
 
 
@@ -95,6 +96,55 @@ def propose_pairs(
     return list(chosen)
 
 
+def pairs_of_lost(
+    models: Sequence[pycolmap.Reconstruction],
+    pairs: PairTable,
+    *,
+    per_image: int = 10,
+    max_pairs: int = 1000,
+) -> list[Pair]:
+    """Chooses the pairs of a closer look at images that no model holds.
+
+    Each such image is paired with views of the model that its verified partners are in,
+    the largest where it has none: with the strongest partners, those that see most of
+    what these see, then with its neighbours in the natural order of names. Pairs among
+    the views themselves come too, for each the two strongest with views before it: a
+    new keypoint needs points of its own kind to be located by.
+
+    Args:
+        models: Largest first; without any, nothing is chosen.
+        pairs: Matches and inliers of the images.
+        per_image: With how many views one image is paired.
+        max_pairs: The most pairs altogether.
+
+    Returns:
+        Image by image, those first whose partners see most; lower names first. Pairs
+        that were matched already are among them.
+    """
+    arrays = [ModelArrays.of(model) for model in models]
+    inside = [set(model.views.names) for model in arrays]
+    shared = [_Shared(model) for model in arrays]
+    table, order = _Partners(pairs), natural_order(pairs.names)
+    position = {name: k for k, name in enumerate(order)}
+    promising: list[tuple[int, str, list[Pair]]] = []
+    for name in pairs.names if models else ():
+        if any(name in names for names in inside):
+            continue
+        weights = [sum(w for _, w in table.verified(name, names)) for names in inside]
+        best = max(range(len(models)), key=lambda k: weights[k])
+        near = sorted(inside[best], key=lambda o: abs(position[o] - position[name]))
+        seeing = shared[best].with_most_of(table.of(name, inside[best]))
+        partners = [o for o, _ in table.verified(name, inside[best])][: per_image // 2]
+        views = list(dict.fromkeys((*partners, *seeing, *near)))[:per_image]
+        own: list[Pair] = []
+        for k, view in enumerate(views):
+            strongest = table.verified(view, set(views[:k]))[:_HELD_BY]
+            own += [(name, view), *((view, other) for other, _ in strongest)]
+        promising.append((-weights[best], name, own))
+    chosen = [(min(pair), max(pair)) for *_, own in sorted(promising) for pair in own]
+    return list(dict.fromkeys(chosen))[:max_pairs]
+
+
 class _Partners:
     """Who matches whom, strongest first."""
 
@@ -115,6 +165,13 @@ class _Partners:
         edges = [e for e in self._edges.get(name, ()) if e[2] in inside][:_PARTNERS]
         verified = [(other, inliers) for inliers, _, other in edges if inliers]
         return verified or [(other, matches) for _, matches, other in edges]
+
+    def verified(self, name: str, inside: Collection[str]) -> list[tuple[str, int]]:
+        """The strongest verified partners among some images, with their inliers."""
+        edges = (e for e in self._edges.get(name, ()) if e[0] and e[2] in inside)
+        return [
+            (other, count) for count, _, other in itertools.islice(edges, _PARTNERS)
+        ]
 
     def join(self, first: Collection[str], second: Collection[str]) -> bool:
         """Whether a verified pair joins two sets of images."""

@@ -32,7 +32,7 @@ SIFT = "features: {type: sift}\nmatcher: {type: nearest}\n"
 RECIPE_KEYS = (
     "Keys here: name, description, features, matcher, stronger, otherwise, beside,"
     " masks, motion_masks, keep_damaged, film, panorama, rigs, pairs, dense, tracks,"
-    " database, known_poses, mapping, second_round, refinement, export, engine,"
+    " database, known_poses, mapping, second_round, closer, refinement, export, engine,"
     " budget_minutes, seed, like."
 )
 
@@ -604,6 +604,14 @@ def test_the_stronger_matcher_is_set_in_every_choice_that_has_one(
     ):
         assert [f.stronger for f in none.frontends] == [None, None]
         assert none.otherwise[0].features.type == "compact"
+    for part in ("stronger", "closer"):
+        with pytest.raises(ConfigError) as caught:
+            load_recipe("splat", [f"{part}=null", f"{part}.per_image=3"])
+        assert str(caught.value) == (
+            f"--set '{part}.per_image=3': `{part}` is null, so it has no settings."
+            " Leave out what sets it to null, or name all that it should be in a"
+            f" recipe file: `{part}: {{...}}`."
+        )
 
 
 def test_whoever_names_features_names_the_stronger_matcher_too(

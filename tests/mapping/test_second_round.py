@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pycolmap
 
-from sfmprep.mapping.second_round import propose_pairs
+from sfmprep.mapping.second_round import pairs_of_lost, propose_pairs
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.mapping.view_graph import PairTable
 from sfmprep.pairing.pairs import Pairs
@@ -128,3 +128,43 @@ def test_without_models_or_points_nothing_is_proposed() -> None:
     assert not len(propose_pairs([], table(()), ()))
     model, images = capture([facing((0, -5, 0), (0, 1, 0))] * 2, cloud_of("none"))
     assert not len(propose_pairs([model], table(images.names), ()))
+
+
+def test_a_lost_image_is_paired_with_what_its_partners_see() -> None:
+    model, names = ring(24)
+    every = (*names, "lost")
+    inliers = {
+        (names[6], "lost"): 20,
+        (names[6], names[7]): 90,
+        (names[5], names[6]): 80,
+    }
+    pairs = table(every, inliers)
+    found = pairs_of_lost([model], pairs, per_image=5)
+    own = [pair for pair in found if "lost" in pair]
+    assert own[0] == (names[6], "lost")
+    partners = {name for pair in own for name in pair} - {"lost"}
+    assert len(partners) == 5
+    # views that verified pairs join are matched again, to locate new keypoints
+    whole = pairs_of_lost([model], pairs, per_image=24)
+    assert set(whole) - {p for p in whole if "lost" in p} == set(inliers) - {own[0]}
+    assert pairs_of_lost([model], pairs, per_image=5, max_pairs=2) == found[:2]
+
+
+def test_a_lost_image_without_partners_is_paired_with_its_neighbours_by_name() -> None:
+    model, names = ring(24)
+    every = (*names[:12], f"{names[11]}a", *names[12:])
+    found = pairs_of_lost([model], table(every), per_image=4)
+    assert {name for pair in found for name in pair} == {*names[10:14], every[12]}
+    assert not pairs_of_lost([model], table(names))
+    assert not pairs_of_lost([], table(every))
+
+
+def test_a_lost_image_goes_to_the_model_of_its_partners() -> None:
+    model, names = ring(24)
+    other, others = ring(20)
+    for image in other.images.values():
+        image.name = f"other{image.name}"
+    others = tuple(f"other{name}" for name in others)
+    inliers = {("lost", others[3]): 25, ("lost", names[3]): 16}
+    found = pairs_of_lost([model, other], table((*names, *others, "lost"), inliers))
+    assert {name for pair in found for name in pair} - {"lost"} <= set(others)
