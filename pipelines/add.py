@@ -149,9 +149,9 @@ def _register(
         finished.unlink(missing_ok=True)
     run.finish("map")
     if run.ledger.keys.applies("map on"):
+        run.begin("second pairs")
         for path in (place.second_pairs, place.lost_pairs):
             Pairs(()).write(path)
-        run.begin("second pairs")
         run.finish("second pairs")
         run.begin("map on")
         shutil.copyfile(place.mapped, place.mapped_on)

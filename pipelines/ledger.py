@@ -1,13 +1,17 @@
 """What is done in an output folder, and why a stage would run again.
 
 `work/stages.json` holds, of every stage, its settings, checksums of what it read, its
-key, the seconds that it took, and its state: null while it is being written.
+key, the seconds that it took, and its state: null while it is being written. Of files
+that hold no sums themselves, as stores do, it holds theirs, and those of the files that
+they were made of: so it is seen where a disk gives back something else, and what was
+made of a file that is another one now is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +20,8 @@ from typing import Any
 
 from sfmprep.config import Recipe
 from sfmprep.files import as_written, read_table, write_text
-from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, file_of
+from sfmprep.mapping.database import remove_database
+from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, checksum, file_of
 from sfmprep.pipelines.stage_table import IMAGES, STAGES
 
 _FIELDS = {"version", "settings", "reads", "over", "key", "state"}
@@ -56,7 +61,9 @@ class Ledger:
 
     def is_done(self, name: str) -> bool:
         """Whether the artefact is there, complete and up to date."""
-        is_of_now = self._record(name).get("state") == self.keys.state(name)
+        record = self._record(name)
+        is_of_now = record.get("state") == self.keys.state(name)
+        is_of_now = is_of_now and not any(self._made_anew(record))
         return is_of_now and self.file(name).exists() and not self.is_edited(name)
 
     def was_done(self, name: str) -> bool:
@@ -71,8 +78,36 @@ class Ledger:
 
     def is_edited(self, name: str) -> bool:
         """Whether a text file is no longer what the stage wrote."""
-        written = self._record(name).get("sha256")
-        return written is not None and _sha256(self.file(name)) not in (None, written)
+        file = self.file(name)
+        written = self._sums_of(self._record(name)).get(self._below(file))
+        is_known = STAGES[name].is_text and written is not None
+        return is_known and _sha256(file) not in (None, written)
+
+    def damaged(self, name: str) -> list[Path]:
+        """Files that are not what the stage wrote when it ended, or are gone.
+
+        Nothing where its own file is gone, which everybody sees; and of a text file,
+        see `is_edited`. All of them are read.
+        """
+        main = self.file(name)
+        if not main.exists():
+            return []
+        skipped = {main} if STAGES[name].is_text else set()
+        return [
+            file
+            for below, written in self._sums_of(self._record(name)).items()
+            if (file := self._out / below) not in skipped and _sha256(file) != written
+        ]
+
+    def forget(self, name: str) -> None:
+        """Deletes the files of a stage, so that it is done again."""
+        for file in (self.file(name), *self._beside(name)):
+            if file.is_dir():
+                shutil.rmtree(file)
+            elif file.suffix == ".db":
+                remove_database(file)
+            else:
+                file.unlink(missing_ok=True)
 
     def first_undone(self, name: str) -> str | None:
         """Of a stage and those that it depends on, the first that is not done."""
@@ -101,14 +136,13 @@ class Ledger:
         read = (*STAGES[name].reads, *STAGES[name].over)
         stages = (keys.nearest(other) for other in read if other in STAGES)
         is_whole = all(map(self.is_done, stages))
-        written = _sha256(self.file(name)) if STAGES[name].is_text else None
         took = self._record(name).get("seconds")
         if name in self._began:
             took = round(time.monotonic() - self._began[name], 2)
         self._write(
             name,
             state=keys.state(name) if is_whole else None,
-            sha256=written,
+            sums=self._sums(name),
             seconds=took,
         )
 
@@ -157,10 +191,11 @@ class Ledger:
             else:
                 yield f"a budget of {short_of:g} min had no time for all of it"
         yield from changed_settings(was, now)
-        for other, checksum in keys.reads(name).items():
-            if record["reads"].get(other) != checksum:
+        for other, of_now in keys.reads(name).items():
+            if record["reads"].get(other) != of_now:
                 changed = keys.nearest(other) if other in STAGES else other
                 yield f"{_name(changed)} changed"
+        yield from (f"{_name(other)} changed" for other in self._made_anew(record))
         for other in stage.over:
             if record["over"].get(other) != keys.state(other):
                 yield f"{_name(other)} changed"
@@ -186,7 +221,7 @@ class Ledger:
         name: str,
         *,
         state: str | None,
-        sha256: str | None = None,
+        sums: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> None:
         stage, keys = STAGES[name], self.keys
@@ -198,14 +233,59 @@ class Ledger:
             "key": keys.key(name),
             "state": state,
         }
-        if sha256 is not None:
-            record["sha256"] = sha256
+        if sums is not None:
+            record["sums"] = sums
+            record["made_of"] = self._made_of(name)
         if seconds is not None:
             record["seconds"] = seconds
         table = self._table()
         if table.get(name) != record:
             table[name] = record
             write_text(self._path, json.dumps(table, indent=1, ensure_ascii=False))
+
+    def _files(self, name: str) -> list[Path]:
+        """Those of a stage that hold no sums themselves, and are not for users."""
+        main = self.file(name)
+        if STAGES[name].is_open or main.parent == self._out:
+            return []
+        own = () if main.suffix == ".h5" else (main,)
+        files = [*own, *self._beside(name)]
+        inside = (sorted(f.rglob("*")) if f.is_dir() else (f,) for f in files)
+        return [file for some in inside for file in some if file.is_file()]
+
+    def _beside(self, name: str) -> list[Path]:
+        return [self._out / below for below in STAGES[name].beside]
+
+    def _below(self, file: Path) -> str:
+        return file.relative_to(self._out).as_posix()
+
+    def _sums(self, name: str) -> dict[str, str]:
+        """Checksums of the files of a stage, by their names below the output folder."""
+        found = ((self._below(file), _sha256(file)) for file in self._files(name))
+        return {below: sha256 for below, sha256 in found if sha256 is not None}
+
+    def _sums_of(self, record: Mapping[str, Any]) -> dict[str, str]:
+        with as_written(self._path):
+            return dict(record.get("sums") or {})
+
+    def _made_of(self, name: str) -> dict[str, str]:
+        """What tells the files apart that a stage reads, by stage.
+
+        Of those alone that are made anew as a whole, if they are made again.
+        """
+        stage = STAGES[name]
+        read = {self.keys.nearest(r) for r in stage.reads if r in STAGES}
+        sums = {other: self._sums_of(self._record(other)) for other in sorted(read)}
+        return {} if stage.grows else {o: checksum(s) for o, s in sums.items() if s}
+
+    def _made_anew(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """The stages whose files are not those any more that this one was made of."""
+        with as_written(self._path):
+            made_of = dict(record.get("made_of") or {})
+        for other, then in made_of.items():
+            now = self._sums_of(self._record(other))
+            if now and checksum(now) != then:
+                yield other
 
 
 def _name(read: str) -> str:
@@ -214,10 +294,17 @@ def _name(read: str) -> str:
 
 
 def _sha256(file: Path) -> str | None:
-    """The checksum of a file; None where there is none."""
+    """The checksum of what a file holds; None where there is none."""
     if not file.is_file():
         return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        # SQLite counts openings there, and those for reading too: sqlite.org, "Database
+        # File Format", 1.3
+        head = bytearray(opened.read(100) if file.suffix == ".db" else b"")
+        for start, stop in ((24, 28), (92, 100)):
+            head[start:stop] = bytes(len(head[start:stop]))
+        of_all = hashlib.sha256(head)
+        return hashlib.file_digest(opened, lambda: of_all).hexdigest()
 
 
 def changed_settings(was: Any, now: Any, prefix: str = "") -> Iterator[str]:

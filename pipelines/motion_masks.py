@@ -40,7 +40,6 @@ def with_motion_masks(
     out: Path,
     recipe: Recipe,
     *,
-    makes: bool = True,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> ImageSet:
@@ -53,7 +52,6 @@ def with_motion_masks(
         images: The capture.
         out: The output folder.
         recipe: What to do.
-        makes: Whether what is missing is made; else the capture stays as it is.
         device: Where networks run.
         progress: Wraps the loops.
 
@@ -67,14 +65,17 @@ def with_motion_masks(
     workspace = Workspace(out)
     ledger = ledger_of_given(images, out, recipe, progress=progress)
     if not ledger.is_done(STAGE):
-        if not makes:
-            return images
         workspace.check_place(images.source)
         with workspace.locked():
             ledger.begin(STAGE)
             share = _make(images, workspace, recipe, config, device, progress)
             write_text(workspace.motion_masks_table, json.dumps({"share": share}))
             ledger.finish(STAGE)
+    return masked(images, workspace)
+
+
+def masked(images: ImageSet, workspace: Workspace) -> ImageSet:
+    """The same capture with the masks of what moves, which are done."""
     share = read_table(workspace.motion_masks_table).get("share", 0)
     if not share:
         logger.info("nothing was found to move, so nothing more is masked")

@@ -24,7 +24,7 @@ from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.spheres import expect_spheres
 from sfmprep.export.targets import plan_folders
 from sfmprep.files import as_written, read_table, write_text
-from sfmprep.frontend.in_shards import parts_of
+from sfmprep.frontend.in_shards import changed_since, parts_of
 from sfmprep.pipelines.choose_frontend import (
     choose_frontend,
     fetch_weights,
@@ -35,6 +35,7 @@ from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.refine_poses import poses_of
 from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.stage_keys import checksum
+from sfmprep.pipelines.stage_table import STAGES
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.ragged import DamagedError
@@ -142,6 +143,7 @@ def open_run(
         if not goes_on:  # else not before it is known that this stage can
             write_text(workspace.recipe, now.to_yaml())
         ledger = Ledger(out, chosen, contents.now, images.developed_sha256, rigs)
+        _forget_damaged(ledger)
         minutes = chosen.budget_minutes
         budget = Budget(None if minutes is None else 60 * minutes)
         yield Run(images, workspace, chosen, ledger, budget, cluster)
@@ -305,7 +307,30 @@ def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:
             changed[0],
         )
         _forget(workspace, changed)
+    parts = sorted(parts_of(workspace.features).glob("*.h5"))
+    if others := {name for part in parts for name in changed_since(part, contents.now)}:
+        logger.warning(
+            "%d images or their masks, such as %s, are not what shares were extracted"
+            " of; their features are made anew",
+            len(others),
+            min(others),
+        )
+        _forget(workspace, sorted(others))
     write_text(workspace.manifest, contents.to_json())
+
+
+def _forget_damaged(ledger: Ledger) -> None:
+    """Has stages made again whose files are not what was written there."""
+    for stage in filter(ledger.keys.applies, STAGES):
+        for file in (found := ledger.damaged(stage)):
+            logger.warning(
+                "%s is not what was written there: it was changed, or its disk loses"
+                " what it holds. It is made again; have the disk looked at if nobody"
+                " changed it.",
+                file,
+            )
+        if found:
+            ledger.forget(stage)
 
 
 def _checksums(photographs: Digests, masks: Digests) -> dict[str, str]:

@@ -11,8 +11,9 @@ goes on in its share; where one never ends, the joining command does its work.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,14 +22,15 @@ from sfmprep.capture.elsewhere import only
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, StoreError
+from sfmprep.files import write_text
 from sfmprep.frontend.extract import extract_features
-from sfmprep.frontend.in_shards import parts_of
+from sfmprep.frontend.in_shards import changed_since, contents_of, parts_of
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
 from sfmprep.frontend.match_order import order_for_cache
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.pairing.pairs import pairs_from_file
 from sfmprep.pipelines.ledger import Ledger
-from sfmprep.pipelines.run import choose
+from sfmprep.pipelines.run import choose, read_contents
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.ragged import DamagedError
@@ -96,14 +98,16 @@ def extract_share(
     """
     recipe, made = _made(images, out, recipe, "extract")
     path = Workspace(out).features
+    mine = only(images, share.of(images.names))
     with _there(FeatureStore, path, made) as there:
-        missing = [name for name in share.of(images.names) if name not in there]
+        missing = [name for name in mine.names if name not in there]
+    _note_contents(path, share, read_contents(Workspace(out), mine).now)
     extractor = build_extractor(
         recipe.features, device=device, precision=recipe.engine.precision
     )
     with _open(FeatureStore, path, share, made) as store:
         unreadable = extract_features(
-            *(only(images, missing), extractor, store),
+            *(only(mine, missing), extractor, store),
             max_size=recipe.features.max_size,
             num_workers=recipe.engine.num_workers,
             progress=progress,
@@ -171,6 +175,19 @@ def _made(
     chosen = choose(workspace, recipe, len(images))
     keys = Ledger(out, chosen, {}, images.developed_sha256).keys
     return chosen, {"key": keys.key(stage), "settings": keys.settings(stage)}
+
+
+def _note_contents(path: Path, share: Share, contents: Mapping[str, str]) -> None:
+    """Notes what photographs and masks a share is of; forgets those that changed."""
+    part = parts_of(path) / share.file
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if part.is_file() and (others := changed_since(part, contents)):
+        try:
+            FeatureStore.forget(part, others)
+        except DamagedError as error:
+            logger.warning("it is made again: %s", error)
+            part.unlink()
+    write_text(contents_of(part), json.dumps(contents, ensure_ascii=False))
 
 
 def _there(kind: type[_S], path: Path, made: dict[str, Any]) -> _S:

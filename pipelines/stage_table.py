@@ -49,7 +49,9 @@ class Stage:
     over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
     grows: bool = False
     writes: str  # below the output folder
-    is_text: bool = False  # of a kind that people edit, so its checksum is recorded
+    beside: tuple[str, ...] = ()  # what it writes too, and no other stage does
+    is_text: bool = False  # of a kind that people edit
+    is_open: bool = False  # what users change in its files is no damage
     is_bounded: bool = False  # it leaves out what `budget_minutes` has no time for
     command: str = ""  # of the command line, where it is not called as the stage
     # the part of the recipe that it depends on, and the network that it runs
@@ -169,6 +171,7 @@ STAGES = {
             over=(FILMS,),
             grows=True,
             writes="work/developed",
+            is_open=True,
             command="reconstruct",
             settings=lambda r: {
                 "film": r.film.model_dump(mode="json", exclude={"flow"}),
@@ -181,6 +184,7 @@ STAGES = {
             version=1,
             reads=(IMAGES,),  # with the masks that were given
             writes="work/motion_masks",
+            is_open=True,
             command="reconstruct",
             settings=lambda r: (
                 r.motion_masks
@@ -374,6 +378,7 @@ STAGES = {
             reads=(IMAGES, "pairs"),
             passes_on="pairs",
             writes="work/track_matches.h5",
+            beside=("work/film_poses.csv",),
             command="match",
             settings=_track_settings,
             model=lambda r: r.tracks.flow if r.tracks else None,
@@ -403,6 +408,7 @@ STAGES = {
             version=4,
             reads=("database",),
             writes="work/mapped.zip",
+            beside=("work/pose_changes.json",),
             settings=lambda r: {
                 "mapping": _dump(r.mapping),
                 "seed": r.seed,
@@ -417,6 +423,7 @@ STAGES = {
             version=1,
             reads=("map",),
             writes="work/second_pairs.txt",
+            beside=("work/lost_pairs.txt",),
             is_text=True,
             command="map",
             is_bounded=True,
@@ -462,6 +469,7 @@ STAGES = {
             version=1,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
+            beside=("work/second.db",),
             command="map",
             applies=_has_second_round,
         ),
@@ -545,6 +553,7 @@ STAGES = {
             version=2,
             reads=("hold rigs",),
             writes="work/models",
+            beside=("work/poses.json",),
             command="map",
             settings=lambda r: _dump(r.export.outliers),
             applies=maps,
@@ -554,6 +563,7 @@ STAGES = {
             version=2,
             reads=("outliers",),
             writes="dataset.json",
+            is_open=True,
             settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),
             applies=maps,
         ),

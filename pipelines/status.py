@@ -12,7 +12,7 @@ from sfmprep.errors import ConfigError
 from sfmprep.pipelines.choose_frontend import has_weights
 from sfmprep.pipelines.ledger import Ledger
 from sfmprep.pipelines.motion_masks import STAGE as MOTION_MASKS
-from sfmprep.pipelines.motion_masks import ledger_of_given, with_motion_masks
+from sfmprep.pipelines.motion_masks import ledger_of_given, masked
 from sfmprep.pipelines.rigs import find_rigs
 from sfmprep.pipelines.run import earlier_choice, read_contents
 from sfmprep.pipelines.stage_table import STAGES
@@ -53,7 +53,7 @@ def stages_of(
     before = None
     if recipe.motion_masks is not None:
         before = ledger_of_given(images, out, recipe, progress=progress)
-        images = with_motion_masks(images, out, recipe, makes=False)
+        images = masked(images, workspace) if before.is_done(MOTION_MASKS) else images
     contents = read_contents(workspace, images, progress=progress)
     here = (frontend for frontend in recipe.frontends if has_weights(frontend))
     choice = earlier_choice(workspace, recipe) or next(here, recipe.frontends[0])
@@ -64,9 +64,10 @@ def stages_of(
     for name in STAGES:
         of = before if before and name == MOTION_MASKS else ledger
         if of.keys.applies(name):
+            damaged = [file.relative_to(out).as_posix() for file in of.damaged(name)]
             yield StageStatus(
                 name=name,
                 file=of.file(name),
-                is_done=of.is_done(name),
-                why=of.why(name),
+                is_done=of.is_done(name) and not damaged,
+                why=[*of.why(name), *(f"{file} was changed" for file in damaged)],
             )

@@ -20,10 +20,11 @@ from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 
 _PATIENCE_S = 1.5
-STOPPED = "sfmprep: stopped. The same command goes on where this run was."
+_STOPPED = "sfmprep: stopped. The same command goes on where this run was."
 EXIT_CODE = 130
 
 _watched: list[int] = []
+_said = threading.Lock()
 
 
 def watch_signals() -> None:
@@ -84,6 +85,12 @@ def _watch(hears: socket.socket, wakes: socket.socket) -> None:
         if heard and heard[0] in (signal.SIGINT, signal.SIGTERM):
             break
     threading.Event().wait(_PATIENCE_S)
-    sys.stderr.write(f"{STOPPED}\n")
-    sys.stderr.flush()
+    say_stopped()
     os._exit(EXIT_CODE)
+
+
+def say_stopped() -> None:
+    """Says, once, that a signal ended the command and what to do."""
+    if _said.acquire(blocking=False):  # whoever is the first
+        sys.stderr.write(f"{_STOPPED}\n")
+        sys.stderr.flush()

@@ -24,7 +24,7 @@ from sfmprep.cli import around, stages, whole
 from sfmprep.cli.options import DatasetOptions
 from sfmprep.errors import ConfigError, SfmprepError, did_you_mean
 from sfmprep.files import in_words
-from sfmprep.interrupts import EXIT_CODE, STOPPED, watch_signals
+from sfmprep.interrupts import EXIT_CODE, say_stopped, watch_signals
 from sfmprep.terminal import say
 
 
@@ -85,7 +85,7 @@ def run(args: list[str]) -> int:
         say(f"sfmprep: error: {in_words(error)}")
         return 1
     except KeyboardInterrupt:
-        say(STOPPED)
+        say_stopped()
         return EXIT_CODE
     except SystemExit as exit_:
         if exit_.code == 2:

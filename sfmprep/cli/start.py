@@ -79,11 +79,8 @@ def scan_for_share(
         )
     loaded = begin(images, out, options)
     from sfmprep.pipelines.develop import find_capture
-    from sfmprep.pipelines.motion_masks import (
-        STAGE,
-        ledger_of_given,
-        with_motion_masks,
-    )
+    from sfmprep.pipelines.motion_masks import STAGE, ledger_of_given, masked
+    from sfmprep.pipelines.workspace import Workspace
 
     scanned = find_capture(images, out, loaded, develops=False, progress=show_progress)
     if loaded.motion_masks is not None:
@@ -94,7 +91,8 @@ def scan_for_share(
                 " extracted without masks. Run the command once without --shard, or"
                 " leave motion masks out."
             )
-    return with_motion_masks(scanned, out, loaded, makes=False), loaded
+        scanned = masked(scanned, Workspace(out))
+    return scanned, loaded
 
 
 def begin(

@@ -27,7 +27,7 @@ from sfmprep.config import (
 )
 from sfmprep.errors import ConfigError
 from sfmprep.executors.protocol import Executor, Job, Link
-from sfmprep.files import below
+from sfmprep.files import below, read_table
 from sfmprep.frontend.describe import describe_images
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import (
@@ -160,6 +160,7 @@ def merge_parts(store: Store) -> None:
         except DamagedError as error:
             logger.warning("what is lost of a part is made again: %s", error)
         part.unlink()  # one that came meanwhile stays
+        contents_of(part).unlink(missing_ok=True)
     for file in folder.glob(".*.part"):
         file.unlink(missing_ok=True)
     for token in folder.glob(".seen-*"):  # whoever is still at work for it gives up
@@ -177,6 +178,21 @@ def parts_of(path: Path | None) -> Path:
     if path is None:
         raise ConfigError("shards fill a store on disk only. Give it a path.")
     return path.with_name(f"{path.name}.parts")
+
+
+def contents_of(part: Path) -> Path:
+    """Where a share notes the content of the photographs and masks that it is of."""
+    return part.with_suffix(".json")
+
+
+def changed_since(part: Path, contents: Mapping[str, str]) -> list[str]:
+    """Images of a share that it notes another content of than is given.
+
+    Raises:
+        StoreError: what it notes is damaged.
+    """
+    noted = read_table(contents_of(part))
+    return [n for n, of_now in contents.items() if noted.get(n, of_now) != of_now]
 
 
 def fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -106,7 +107,11 @@ def write_packed(path: Path, models: Sequence[pycolmap.Reconstruction]) -> None:
                     folder.mkdir()
                     model.write(folder)
                     for file in sorted(folder.iterdir()):
-                        archive.write(file, f"{number}/{file.name}")
+                        # without its time: equal models make equal archives
+                        inside = zipfile.ZipInfo(f"{number}/{file.name}")
+                        inside.file_size = file.stat().st_size
+                        with file.open("rb") as old, archive.open(inside, "w") as new:
+                            shutil.copyfileobj(old, new, 1 << 20)
             part.replace(path)
     except (OSError, RuntimeError) as error:
         raise StoreError(

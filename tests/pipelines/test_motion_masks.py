@@ -147,7 +147,7 @@ def test_masks_that_were_deleted_are_made_again(
     masks = with_motion_masks(images, out, RECIPE).mask_root
     assert masks is not None
     shutil.rmtree(masks)
-    assert with_motion_masks(images, out, RECIPE, makes=False) is images
+    assert not ledger_of_given(images, out, RECIPE).is_done(STAGE)
     with_motion_masks(images, out, RECIPE)
     assert len(list(masks.iterdir())) == 7
 
@@ -164,5 +164,3 @@ def test_nothing_is_begun_in_a_folder_of_others(
 def test_a_recipe_without_them_leaves_the_capture_as_it_is(scene: Path) -> None:
     images = ImageSet.scan(scene / "images")
     assert with_motion_masks(images, Path("nowhere"), load_recipe("sift")) is images
-    same = with_motion_masks(images, Path("nowhere"), RECIPE, makes=False)
-    assert same is images

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from sfmprep.capture.image_set import ImageSet
@@ -80,6 +82,40 @@ def test_a_damaged_share_is_made_again(
     path.write_bytes(path.read_bytes()[:500])
     assert extract_share(images, tmp_path / "out", recipe, Share(1, 4)) == (path, 2)
     assert "it is made again: " in caplog.text
+
+
+def test_what_was_extracted_without_a_mask_is_not_joined_with_one(
+    images: ImageSet,
+    recipe: Recipe,
+    demo_scene: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    left = np.zeros((*images.infos["0001.jpg"].size[::-1], 1), np.uint8)
+    left[:, : left.shape[1] // 2] = 255
+    cv2.imwrite(str(masks / "0001.jpg.png"), left)
+    masked = ImageSet.scan(demo_scene / "images", mask_root=masks)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for number in (1, 2):
+        extract_share(images, one, recipe, Share(number, 2))
+        # a share that was begun without goes on with
+        extract_share(images, other, recipe, Share(number, 2))
+        extract_share(masked, other, recipe, Share(number, 2))
+    wanted = whole(masked, tmp_path / "wanted", recipe)[0]
+    assert "are not what shares were extracted of" not in caplog.text
+    for out in (one, other):
+        found = whole(masked, out, recipe)[0]
+        with FeatureStore(wanted) as of_one, FeatureStore(found) as of_many:
+            for name, features in of_one.items():
+                expect_features(of_many.get(name), features)
+        assert not list((out / "work").glob("*.parts"))
+    assert caplog.text.count("are not what shares were extracted of") == 1
+    assert (
+        "1 images or their masks, such as 0001.jpg, are not what shares were extracted"
+        " of; their features are made anew"
+    ) in caplog.messages
 
 
 def test_a_share_beside_other_settings_is_refused(

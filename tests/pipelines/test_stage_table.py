@@ -184,6 +184,40 @@ def test_why_a_stage_would_run_again(tmp_path: Path) -> None:
     assert first.is_done("export")
 
 
+def test_files_that_changed_are_known_by_their_sums(tmp_path: Path) -> None:
+    of_run = ledger(tmp_path)
+    (tmp_path / "work").mkdir()
+    make(of_run, *(name for name in STAGES if of_run.keys.applies(name)))
+    assert [name for name in STAGES if of_run.damaged(name)] == []
+    for name in ("database", "map", "pairs", "extract", "export"):
+        of_run.file(name).write_text("other")
+    # stores have sums of their own, texts may be edited, a dataset is the user's
+    found = {name: of_run.damaged(name) for name in STAGES if of_run.damaged(name)}
+    assert found == {
+        "database": [tmp_path / "work" / "database.db"],
+        "map": [tmp_path / "work" / "mapped.zip"],
+    }
+    assert of_run.is_edited("pairs") and not of_run.is_edited("map")
+    of_run.forget("map")
+    assert of_run.why("map") == ["work/mapped.zip is missing"]
+    assert of_run.damaged("map") == []
+
+
+def test_what_is_made_anew_counts_if_it_is_another(tmp_path: Path) -> None:
+    of_run = ledger(tmp_path)
+    (tmp_path / "work").mkdir()
+    make(of_run, *(name for name in STAGES if of_run.keys.applies(name)))
+    last = of_run.keys.nearest("refine")
+    of_run.file(last).unlink()
+    make(of_run, last)
+    assert of_run.is_done("outliers")  # they are as they were
+    of_run.begin(last)
+    of_run.file(last).write_text("other models")
+    of_run.finish(last)
+    assert not of_run.is_done("outliers")
+    assert of_run.why("outliers") == [f"{last} changed"]
+
+
 def test_what_was_left_out_for_time_is_named(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     short = ledger(tmp_path, "budget_minutes=0.5")

@@ -224,6 +224,66 @@ def test_a_moved_folder_goes_on(
     assert ran == []
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("database.db", "update_database"),
+        ("mapped.zip", "map_images"),
+        ("models/0/images.bin", "find_outliers"),
+        ("models/0/points3D.bin", "find_outliers"),
+        ("poses.json", "find_outliers"),
+    ],
+)
+def test_a_bit_that_flipped_is_seen_and_what_was_damaged_made_again(
+    name: str,
+    again: str,
+    result: Path,
+    photos: Path,
+    ran: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = result / "work" / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    [found] = [
+        stage.why
+        for stage in stages_of(ImageSet.scan(photos), result, recipe())
+        if not stage.is_done
+    ]
+    assert found == [f"work/{name} was changed"]
+    reconstruct(photos, result, recipe())
+    assert ran[:1] == [again]
+    # what did not come out otherwise is kept, and so is what was made of it
+    assert path.read_bytes()[100:] == whole[100:] or len(ran) > 1
+    assert (
+        f"{path} is not what was written there: it was changed, or its disk loses what"
+        " it holds. It is made again; have the disk looked at if nobody changed it."
+    ) in caplog.messages
+    ran.clear()
+    reconstruct(photos, result, recipe())
+    assert ran == []
+
+
+def test_what_was_made_of_models_that_are_others_now_is_made_again(
+    result: Path, photos: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result / "work" / "mapped.zip").unlink()
+    reconstruct(photos, result, recipe())
+    assert ran[0] == "map_images"
+    (result / "work" / "mapped.zip").unlink()
+    ran.clear()
+
+    def disturbed(*args, _mapped=apart.map_images, **options):
+        models = _mapped(*args, **options)
+        models[0].transform(pycolmap.Sim3d(2.0, pycolmap.Rotation3d(), [0, 0, 0]))
+        return models
+
+    monkeypatch.setattr(apart, "map_images", disturbed)
+    reconstruct(photos, result, recipe())
+    assert ran == ["map_images", "find_outliers", "export_dataset"]
+
+
 def test_status_says_what_would_run_again(
     result: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

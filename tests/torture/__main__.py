@@ -1,6 +1,7 @@
 """`make torture`: faults injected into real runs, counted into `examples/torture.md`.
 
-`--minutes` begins no kind once they are over; what was not tried is not counted.
+Every kind has a share of `--minutes`, and what those before it left; then it begins
+nothing more. What was not tried is not counted.
 `--only` runs some kinds, whose counts take the place of earlier ones. Exit code 1:
 something is wrong.
 """
@@ -13,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.torture import (
@@ -29,6 +30,7 @@ from tests.torture import (
 from tests.torture.page import Row
 from tests.torture.reference import Reference, make_reference
 
+Kind = Callable[[Reference, Path, argparse.Namespace, runs.Until], Iterable[Row]]
 _WHOLE = 0.1  # of the counts: with less, the dearer half of each kind is left out
 _GOES_ON = "goes on to the same, bit for bit"
 STAGES = ["extract", "match", "match beside", "database", "map", "refine", "export"]
@@ -71,26 +73,24 @@ def _options() -> argparse.Namespace:
 def _torture(options: argparse.Namespace, folder: Path) -> int:
     runs.import_all()
     scene.use_flow()
-    began = time.monotonic()
+    until = time.monotonic()
     reference = make_reference(folder)
+    print(f"a run: {reference.seconds:.0f} s", flush=True)
     rows: list[Row] = []
     for kind in options.only:
-        left_s = 60 * options.minutes - (time.monotonic() - began)
-        if left_s <= 0:
-            print(f"{kind}: not tried, the time is over", flush=True)
-            continue
+        until += 60 * options.minutes / len(options.only)
         place = folder / kind
         place.mkdir()
         started = time.monotonic()
-        for row in KINDS[kind](reference, place, options):
+        for row in KINDS[kind](reference, place, options, until):
             rows.append(row)
             print(f"{row.kind}: {row.what}: {row.count}, {row.wrong} wrong", flush=True)
             for fault in row.faults:
                 print(f"  {fault}", flush=True)
         shutil.rmtree(place, ignore_errors=True)
         print(f"{kind}: {time.monotonic() - started:.0f} s", flush=True)
-    if options.page is not None:
-        page.write(options.page, rows)
+        if options.page is not None:
+            page.write(options.page, rows)
     return int(any(row.wrong for row in rows))
 
 
@@ -99,13 +99,13 @@ def _share(options: argparse.Namespace, number: int, least: int = 1) -> int:
 
 
 def _at_writes(
-    reference: Reference, place: Path, options: argparse.Namespace
-) -> list[Row]:
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
     kind, what = "SIGKILL at a write", "at any call that writes, of every stage"
     if runs.library() is None:
         return [Row.skipped(kind, what, "needs a C compiler")]
     number = _share(options, 50, 3)
-    found = kills.kill_at_writes(reference, place, number, options.seed)
+    found = kills.kill_at_writes(reference, place, number, options.seed, until)
     hit, every = len(found.stages), len(reference.writes)
     return [
         Row(
@@ -119,10 +119,10 @@ def _at_writes(
 
 
 def _at_times(
-    reference: Reference, place: Path, options: argparse.Namespace
-) -> list[Row]:
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
     number = _share(options, 50, 3)
-    found = kills.kill_at_times(reference, place, number, options.seed)
+    found = kills.kill_at_times(reference, place, number, options.seed, until)
     return [
         Row(
             kind="SIGKILL at any moment",
@@ -134,12 +134,15 @@ def _at_times(
     ]
 
 
-def _full(reference: Reference, place: Path, options: argparse.Namespace) -> list[Row]:
+def _full(
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
     expected = "is told, and goes on to the same once there is space"
     found = []
     if runs.library() is not None and options.share >= _WHOLE:
         tried = full_disk.full_at_writes(
-            reference, place, _share(options, 60, 3), options.seed
+            *(reference, place, _share(options, 60, 3), options.seed),
+            until=(time.monotonic() + until) / 2,
         )
         found.append(
             Row(
@@ -154,7 +157,7 @@ def _full(reference: Reference, place: Path, options: argparse.Namespace) -> lis
     if not full_disk.can_mount(place):
         return [*found, Row.skipped("full disk", what, "needs root, to mount")]
     tried = full_disk.full_at_sizes(
-        reference, place, _share(options, 36, 3), options.seed
+        reference, place, _share(options, 36, 3), options.seed, until
     )
     return [
         *found,
@@ -169,21 +172,21 @@ def _full(reference: Reference, place: Path, options: argparse.Namespace) -> lis
 
 
 def _folders(
-    reference: Reference, place: Path, options: argparse.Namespace
-) -> list[Row]:
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
     stages = STAGES[:: max(round(1 / options.share), 1)]
-    return folders.Folders(reference, place, stages).all()
+    return folders.Folders(reference, place, stages, options.seed, until).all()
 
 
 def _damage(
-    reference: Reference, place: Path, options: argparse.Namespace
-) -> list[Row]:
-    return damage.all_kinds(reference, place, options.share, options.seed)
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
+    return damage.all_kinds(reference, place, options.share, options.seed, until)
 
 
 def _messages(
-    reference: Reference, place: Path, options: argparse.Namespace
-) -> list[Row]:
+    reference: Reference, place: Path, options: argparse.Namespace, until: runs.Until
+) -> Iterable[Row]:
     cases = bad_input.cases()
     if options.share < 1:
         cases = cases[:: max(round(1 / options.share) // 2, 1)]
@@ -209,7 +212,7 @@ def _messages(
     ]
 
 
-KINDS: dict[str, Callable[[Reference, Path, argparse.Namespace], list[Row]]] = {
+KINDS: dict[str, Kind] = {
     "messages": _messages,
     "full": _full,
     "folders": _folders,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,19 +51,28 @@ _BESIDE = (
 
 
 def all_kinds(
-    reference: Reference, folder: Path, share: float, seed_: int
+    reference: Reference, folder: Path, share: float, seed_: int, until: runs.Until
 ) -> list[Row]:
-    """Whole runs, then every reader."""
-    tried, faults = in_runs(reference, folder, max(round(_RUNS * share), 3), seed_)
-    rows = [
+    """Every reader, headers, then whole runs."""
+    rows = [*_of_readers(reference, folder, share, seed_)]
+    rows.append(_headers(folder, max(round(_HEADERS * share), 200), seed_))
+    number = max(round(_RUNS * share), 3)
+    tried, faults = in_runs(reference, folder, number, seed_, until)
+    return [
+        *rows,
         Row(
             kind="damaged files",
             what="a file of a finished run is cut or has other bits; it goes on",
             count=tried,
             expected="is told by its name, or the same result",
             faults=faults,
-        )
+        ),
     ]
+
+
+def _of_readers(
+    reference: Reference, folder: Path, share: float, seed_: int
+) -> Iterator[Row]:
     number = max(round(_EXAMPLES * share), 5)
     tried, faults = 0, []
     readers = readers_of(reference, folder)
@@ -71,17 +80,14 @@ def all_kinds(
         some, wrong = fuzz(reader, folder, number, seed_)
         tried += some
         faults += wrong
-    rows.append(
-        Row(
-            kind="damaged files",
-            what=f"{len(readers)} readers of stores, databases, archives, models,"
-            " weights, photographs, tables and texts, fuzzed",
-            count=tried,
-            expected="what was written, or an error that names the file",
-            faults=faults,
-        )
+    yield Row(
+        kind="damaged files",
+        what=f"{len(readers)} readers of stores, databases, archives, models,"
+        " weights, photographs, tables and texts, fuzzed",
+        count=tried,
+        expected="what was written, or an error that names the file",
+        faults=faults,
     )
-    return [*rows, _headers(folder, max(round(_HEADERS * share), 200), seed_)]
 
 
 def _headers(folder: Path, number: int, seed_: int) -> Row:
@@ -115,7 +121,7 @@ def _headers(folder: Path, number: int, seed_: int) -> Row:
 
 # ------------------------------------------------------------------------ whole runs
 def in_runs(
-    reference: Reference, folder: Path, number: int, seed_: int
+    reference: Reference, folder: Path, number: int, seed_: int, until: runs.Until
 ) -> tuple[int, list[str]]:
     """Damages one file of a finished result and goes on; tries, and what is wrong."""
     rng = random.Random(seed_)
@@ -123,6 +129,8 @@ def in_runs(
     rng.shuffle(names)
     faults, num_tried = [], 0
     for k in range(number):
+        if num_tried and runs.is_over(until):
+            break
         name = names[k % len(names)]
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.torture import runs, scene
@@ -48,7 +49,14 @@ _EXPECTED = {
 class Folders:
     """The cases, on one reference, in one folder."""
 
-    def __init__(self, reference: Reference, folder: Path, stages: list[str]) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        folder: Path,
+        stages: list[str],
+        seed: int,
+        until: runs.Until,
+    ) -> None:
         self.reference = reference
         self.folder = folder
         self.stages = stages
@@ -57,30 +65,42 @@ class Folders:
         self.counts: dict[str, int] = {}
         self.faults: dict[str, list[str]] = {}
         self.lacking: dict[str, str] = {}
+        self._rng = random.Random(seed)
+        self._until = self._until_now = until
 
-    def all(self) -> list[Row]:
-        """Every kind, once for each of the stages."""
-        for kind in (
+    def all(self) -> Iterator[Row]:
+        """Every kind, once for each of the stages, or for as many as there is time."""
+        told: set[str] = set()
+        kinds = (
             *(self.read_only, self.gone_output, self.gone_photographs),
             *(self.two_runs, self.clocks, self.no_locks, self.slow, self.stopped),
-        ):
-            kind()
-        return [
-            *(
-                Row(
-                    kind=kind,
-                    what=_WHAT[kind],
-                    count=count,
-                    expected=_EXPECTED[kind],
-                    faults=self.faults.get(kind, ()),
-                )
-                for kind, count in self.counts.items()
-            ),
-            *(
-                Row.skipped(kind, _WHAT[kind], why)
-                for kind, why in self.lacking.items()
-            ),
-        ]
+        )
+        for number, try_kind in enumerate(kinds):
+            now = time.monotonic()
+            self._until_now = now + (self._until - now) / (len(kinds) - number)
+            try_kind()
+            for kind in (*self.counts, *self.lacking):
+                if kind not in told:
+                    yield self._row(kind)
+                    told.add(kind)
+
+    def _row(self, kind: str) -> Row:
+        if kind in self.lacking:
+            return Row.skipped(kind, _WHAT[kind], self.lacking[kind])
+        return Row(
+            kind=kind,
+            what=_WHAT[kind],
+            count=self.counts[kind],
+            expected=_EXPECTED[kind],
+            faults=self.faults.get(kind, ()),
+        )
+
+    def _some_stages(self) -> Iterator[str]:
+        """All in any order, while there is time; at least one."""
+        for number, stage in enumerate(self._rng.sample(self.stages, len(self.stages))):
+            if number and runs.is_over(self._until_now):
+                return
+            yield stage
 
     # ------------------------------------------------------------------------ kinds
     def read_only(self) -> None:
@@ -110,7 +130,7 @@ class Folders:
 
     def gone_output(self) -> None:
         """The output folder is renamed, or removed, during a stage."""
-        for stage in self.stages:
+        for stage in self._some_stages():
             for kind in ("output renamed", "output removed"):
                 self._fresh()
                 away = self.folder / "away"
@@ -135,7 +155,7 @@ class Folders:
 
     def gone_photographs(self) -> None:
         """The photographs' folder, or one of them, vanishes during a stage."""
-        for stage in self.stages:
+        for stage in self._some_stages():
             for kind in ("photographs gone", "one photograph gone"):
                 self._fresh()
                 where = (
@@ -169,7 +189,7 @@ class Folders:
     def two_runs(self) -> None:
         """A second run is refused while one goes on, and again once it was killed."""
         kind = "two runs at once"
-        for stage in self.stages:
+        for stage in self._some_stages():
             self._fresh()
 
             def pause(stage: str = stage) -> None:
@@ -217,7 +237,7 @@ class Folders:
             if not is_seen or ended.fault:
                 self._fault(kind, f"{what}: another photograph was not seen")
             self._count(kind)
-        for stage in self.stages:
+        for stage in self._some_stages():
             for jump in (-_YEAR_S, _YEAR_S):
                 self._fresh()
 
@@ -265,7 +285,7 @@ class Folders:
     def stopped(self) -> None:
         """Ctrl-C and SIGTERM on a slow disk."""
         kind = "Ctrl-C, SIGTERM"
-        for stage in self.stages:
+        for stage in self._some_stages():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._fresh()
 

@@ -36,14 +36,14 @@ class Full:
 
 
 def full_at_writes(
-    reference: Reference, folder: Path, num_faults: int, seed: int
+    reference: Reference, folder: Path, num_faults: int, seed: int, until: runs.Until
 ) -> Full:
     """All calls fail from some write of a stage on; with space the run goes on."""
     rng = random.Random(seed)
     found = Full()
     out = folder / "out"
     waiting: list[str] = []
-    while found.num_faults < num_faults:
+    while found.num_faults < num_faults and not runs.is_over(until):
         if len(waiting) < 8:
             waiting += rng.sample([*reference.writes], len(reference.writes))
         legs, waiting = waiting[:8], waiting[8:]
@@ -65,13 +65,13 @@ def full_at_writes(
 
 
 def full_at_sizes(
-    reference: Reference, folder: Path, num_sizes: int, seed: int
+    reference: Reference, folder: Path, num_sizes: int, seed: int, until: runs.Until
 ) -> Full:
     """A disk in memory that grows step by step; needs root."""
     rng = random.Random(seed)
     whole = sum(p.stat().st_size for p in reference.out.rglob("*") if p.is_file())
     found = Full()
-    while found.num_faults < num_sizes:
+    while found.num_faults < num_sizes and not runs.is_over(until):
         steps = min(_STEPS, num_sizes - found.num_faults)
         sizes = sorted(rng.uniform(0.002, 1.05) * whole for _ in range(steps))
         with disk(folder / "disk", sizes[0]) as place:

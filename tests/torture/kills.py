@@ -26,13 +26,13 @@ class Kills:
 
 
 def kill_at_writes(
-    reference: Reference, folder: Path, num_kills: int, seed: int
+    reference: Reference, folder: Path, num_kills: int, seed: int, until: runs.Until
 ) -> Kills:
     """Kills at writes of stages, all in turn, each at any of its writes."""
     rng = random.Random(seed)
     found = Kills()
     waiting: list[str] = []
-    while found.num_kills < num_kills:
+    while found.num_kills < num_kills and not runs.is_over(until):
         if len(waiting) < _LEGS:  # every stage before any comes again
             waiting += rng.sample([*reference.writes], len(reference.writes))
         legs, waiting = waiting[:_LEGS], waiting[_LEGS:]
@@ -55,12 +55,12 @@ def kill_at_writes(
 
 
 def kill_at_times(
-    reference: Reference, folder: Path, num_kills: int, seed: int
+    reference: Reference, folder: Path, num_kills: int, seed: int, until: runs.Until
 ) -> Kills:
     """Kills at random moments, again and again in one folder."""
     rng = random.Random(seed)
     found = Kills()
-    while found.num_kills < num_kills:
+    while found.num_kills < num_kills and not runs.is_over(until):
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         before = found.num_kills

@@ -18,6 +18,12 @@ from typing import Any
 
 HUNG_S = 240.0  # a run of the small scene takes a twentieth
 Prepare = Callable[[], object]
+Until = float  # by `time.monotonic()`; what goes on longer begins nothing more
+
+
+def is_over(until: Until) -> bool:
+    """Whether the time of a kind of faults is over."""
+    return time.monotonic() > until
 
 
 @dataclass(frozen=True, kw_only=True)
