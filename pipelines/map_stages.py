@@ -53,6 +53,7 @@ def map_verified(
     if run.ledger.is_done("map"):
         return read_packed(packed)
     run.begin("map")
+    run.images.expect_there()  # COLMAP reads colours
     recipe = run.recipe
     num_models, budget = apart(
         *(map_into, packed, run.ledger.file("database"), run.images),
@@ -68,6 +69,7 @@ def map_verified(
         raise ReconstructionError(
             explain_failure(run.images, verified, run.ledger.file("database"))
         )
+    run.images.expect_there()
     run.budget.seconds = budget.seconds
     run.ledger.note_budget("map", was_short=budget.was_short)
     run.finish("map")

@@ -108,6 +108,7 @@ def map_on(
                 _match(run, second, lost, device=device, progress=again)
             _fill_database(run, new, progress=again)
         recipe = run.recipe
+        run.images.expect_there()  # COLMAP reads colours
         apart(
             *(
                 continue_into,
@@ -120,6 +121,7 @@ def map_on(
             recipe.seed,
             progress=again,
         )
+        run.images.expect_there()
     else:
         shutil.copyfile(run.workspace.mapped, packed)
     run.finish("map on")

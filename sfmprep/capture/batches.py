@@ -86,6 +86,7 @@ def load_batches(
 
     Raises:
         ConfigError: a number below 1, or a name that is not among the images.
+        ImageError: an image is gone since the scan.
     """
     numbers = {
         "max_size": max_size,
@@ -219,6 +220,7 @@ def _load_ahead(
             try:
                 pixels, levels, damage = task.result()
             except ImageError as error:
+                images.expect_there(name)  # what comes back is not to be left out
                 on_unreadable(name, str(error))
             else:
                 del task  # it holds the pixels too

@@ -5,6 +5,7 @@ Names are POSIX paths relative to the root folder. `image_file` reads the single
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,20 @@ class ImageSet:
         if self.developed is not None and name in self.developed.names:
             return self.developed.folder / name
         return self.root / name
+
+    def expect_there(self, *names: str) -> None:
+        """Makes sure that files are where they were; those of all images by default.
+
+        Raises:
+            ImageError: one is gone.
+        """
+        for path in map(self.path, names or self.names):
+            if not os.path.isfile(path):  # also where its disk is away
+                raise ImageError(
+                    f"{path} is gone since the photographs were read. Put it back, or"
+                    " see whether its disk is still there, and run the same command"
+                    " again."
+                )
 
     @property
     def source(self) -> Path:

@@ -67,7 +67,9 @@ class Running:
 
 def import_all() -> None:
     """What a run needs, so that those forked from here begin at once."""
-    for name in ("reconstruct", "status", "add", "localise", "refine_poses"):
+    for name in (
+        *("reconstruct", "status", "add", "localise", "refine_poses", "shares"),
+    ):
         importlib.import_module(f"sfmprep.pipelines.{name}")
     for name in (
         *("models.extractors.compact", "models.extractors.sift"),
