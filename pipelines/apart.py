@@ -20,6 +20,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Recipe
 from sfmprep.errors import ReconstructionError
 from sfmprep.executors.isolated import DiedError, run_isolated
+from sfmprep.executors.protocol import Executor, Shards
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
@@ -230,6 +231,7 @@ def refine_into(
     tried: Pairs | None,
     images: ImageSet,
     recipe: Recipe,
+    cluster: Executor | None = None,
     *,
     progress: Progress = silent,
 ) -> None:
@@ -238,11 +240,14 @@ def refine_into(
     Raises:
         SfmprepError: see the functions that it calls.
     """
+    parts = packed.with_name(f"{packed.name}.parts")
+    shards = None if cluster is None else Shards(cluster, parts)
     models = [
-        _refined(model, dense, tried, images, recipe, progress)
+        _refined(model, dense, tried, images, recipe, shards, progress)
         for model in read_packed(mapped)
     ]
     write_packed(packed, models)
+    shutil.rmtree(parts, ignore_errors=True)
 
 
 def hold_rigs_into(
@@ -272,6 +277,7 @@ def _refined(
     tried: Pairs | None,
     images: ImageSet,
     recipe: Recipe,
+    shards: Shards | None,
     progress: Progress,
 ) -> pycolmap.Reconstruction:
     if recipe.dense is not None:
@@ -293,6 +299,7 @@ def _refined(
             recipe.refinement,
             max_size=recipe.features.max_size,
             num_workers=recipe.engine.num_workers,
+            shards=shards,
             progress=progress,
         )
         model = refine_model(

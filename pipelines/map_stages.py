@@ -94,7 +94,7 @@ def refine(
         tried = pairs_from_file(place.pairs_left, names) if has_dense else None
         apart(
             *(refine_into, packed, mapped, place.dense, tried),
-            *(run.images, run.recipe),
+            *(run.images, run.recipe, run.cluster),
             progress=progress,
         )
         run.finish("refine")

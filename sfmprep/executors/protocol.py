@@ -131,6 +131,14 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Shards:
+    """An executor, and the folder of the parts that it leaves, until they are used."""
+
+    executor: Executor
+    parts: Path
+
+
 def chunk_size(total: int, num_chunks: int) -> int:
     """How many items a chunk has where some `num_chunks` are wanted."""
     return min(max(total // max(num_chunks, 1), _SMALLEST_CHUNK), _LARGEST_CHUNK)

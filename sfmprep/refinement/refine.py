@@ -7,37 +7,27 @@ agree (see `patch_alignment`). Keypoints move with their patches where that is s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
 
-from sfmprep.capture.batches import load_batches
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import RefinementConfig
+from sfmprep.executors.protocol import Shards
 from sfmprep.geometry.normals import surface_shapes
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.progress import Progress, silent
-from sfmprep.refinement.alignment import (
-    Alignment,
-    align_tracks,
-    limit_steps,
-    patch_radius,
-)
-from sfmprep.refinement.patches import (
-    LoadedFrame,
-    plane_warps,
-    reference_rows,
-    sample_patches,
-)
+from sfmprep.refinement.alignment import Alignment, limit_steps
+from sfmprep.refinement.blocks import Aligner
+from sfmprep.refinement.in_shards import ROWS, Blocks, align_in_shards
+from sfmprep.refinement.patches import LoadedFrame
 from sfmprep.types import Float64, Index, Mask
 
 logger = logging.getLogger(__name__)
 
 _MIN_CORRELATION = 0.75  # with the mean of the others; else a keypoint stays
 _BLOCK_BYTES = 1 << 29  # of patches in memory at once
-_CHUNK_ROWS = 4096  # patches that are aligned at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +50,7 @@ def refine_keypoints(
     *,
     max_size: int | None = None,
     num_workers: int | None = None,
+    shards: Shards | None = None,
     progress: Progress = silent,
 ) -> RefinementStats:
     """Moves the keypoints of all tracks, in place, to where their patches agree.
@@ -80,7 +71,12 @@ def refine_keypoints(
         max_size: Longer side in pixels that images were reduced to for their features,
             and are reduced to here; None for full resolution.
         num_workers: Threads that decode photographs, or None for one a core, at most 8.
-        progress: Wraps the loop over photographs.
+        shards: Have it done elsewhere; see `align_in_shards`. None for this process.
+        progress: Wraps the loop over photographs, or over blocks of tracks.
+
+    Raises:
+        ImageError: a photograph is gone since the scan.
+        SfmprepError: see `align_in_shards`.
     """
     views, observations = arrays.views, arrays.observations
     frames = _frames(views, images, max_size)
@@ -90,23 +86,26 @@ def refine_keypoints(
         before=np.full(len(observations), -1.0),
         after=np.full(len(observations), -1.0),
     )
-    radius = patch_radius(config.max_move_px)
-    for rows in _blocks(observations, frames, radius):
-        part = observations.select(rows)
-        points = np.unique(observations.point[rows])
-        surface = (arrays.xyz[points], normals[points])
-        guesses = _surface_warps(views, frames, part, *surface)
-        aligned = _align_block(
-            *(views, frames, part, guesses, images),
-            radius=radius,
-            max_move=config.max_move_px,
-            max_size=max_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
-        found.shifts[rows] = limit_steps(aligned.shifts, config.max_move_px)
-        found.before[rows] = aligned.before
-        found.after[rows] = aligned.after
+    aligner = Aligner(
+        views=views,
+        frames=frames,
+        images=images,
+        max_move=config.max_move_px,
+        max_size=max_size,
+    )
+    of_patch = 2 * (2 * aligner.radius + 1) ** 2
+    size = max(_BLOCK_BYTES // of_patch, 1) if shards is None else ROWS
+    rows = _rows_of_blocks(observations, frames, size)
+    blocks = Blocks(arrays, normals, rows)
+    how = {"num_workers": num_workers, "progress": progress}
+    for rows_here, aligned in (
+        ((block.rows, aligner.align(block, **how)) for block in blocks)
+        if shards is None
+        else align_in_shards(aligner, blocks, shards, **how)
+    ):
+        found.shifts[rows_here] = limit_steps(aligned.shifts, config.max_move_px)
+        found.before[rows_here] = aligned.before
+        found.after[rows_here] = aligned.after
     moved = (found.after >= _MIN_CORRELATION) & (found.after >= found.before)
     lengths = _move_keypoints(model, views, frames, observations, found.shifts, moved)
     logger.info(
@@ -173,10 +172,10 @@ def _frames(
     return frames
 
 
-def _blocks(
-    observations: Observations, frames: dict[int, LoadedFrame], radius: int
-) -> Iterator[Index]:
-    """Rows of whole tracks of two or more usable views, as many as memory allows.
+def _rows_of_blocks(
+    observations: Observations, frames: dict[int, LoadedFrame], size: int
+) -> list[Index]:
+    """Rows of whole tracks of two or more usable views, some `size` of them at once.
 
     Tracks that begin in the same view stay together, so that a block needs few images.
     """
@@ -184,97 +183,12 @@ def _blocks(
     count = np.bincount(observations.point, usable, observations.num_points)
     usable &= count[observations.point] >= 2
     if not usable.any():
-        return
+        return []
     first = np.minimum.reduceat(observations.view, observations.starts)
     order = np.argsort(first, kind="stable")
-    size = max(_BLOCK_BYTES // (2 * (2 * radius + 1) ** 2), 1)
     block = np.empty(len(order), np.int64)
     block[order] = np.cumsum(count[order]) // size
-    block_of_row = block[observations.point]
-    for number in np.unique(block_of_row[usable]).tolist():
-        yield np.flatnonzero(usable & (block_of_row == number))
-
-
-def _surface_warps(
-    views: Views,
-    frames: dict[int, LoadedFrame],
-    observations: Observations,
-    xyz: Float64,
-    normals: Float64,
-) -> tuple[Float64, Float64]:
-    """Warps for the plane of the neighbours, and for one that faces the reference."""
-    offsets = xyz[observations.point] - views.centres[observations.view]
-    distance = np.maximum(np.linalg.norm(offsets, axis=1), 1e-300)
-    focals = np.ones(len(views))
-    for view, frame in frames.items():
-        focals[view] = views.focals[view] * frame.scale
-    reference = reference_rows(observations, focals[observations.view] / distance)
-    known = (views, frames, observations, xyz)
-    return (
-        plane_warps(*known, normals, reference),
-        plane_warps(*known, None, reference),
-    )
-
-
-def _align_block(
-    views: Views,
-    frames: dict[int, LoadedFrame],
-    observations: Observations,
-    guesses: tuple[Float64, Float64],
-    images: ImageSet,
-    *,
-    radius: int,
-    max_move: float,
-    max_size: int | None,
-    num_workers: int | None,
-    progress: Progress,
-) -> Alignment:
-    """Reads the photographs of a block of tracks and aligns it.
-
-    Returns:
-        Shifts in pixels as loaded; each track by the guess that fits it better.
-    """
-    side = 2 * radius + 1
-    patches = np.zeros((2, len(observations), side, side), np.uint8)
-    inside = np.zeros((2, len(observations)), bool)
-    rows_of = {
-        views.names[view]: (view, rows)
-        for view, rows in enumerate(observations.by_view(len(views)))
-        if len(rows)
-    }
-    loaded = load_batches(
-        images, list(rows_of), max_size=max_size, num_workers=num_workers
-    )
-    for (name,), batch in progress(loaded, desc="refine", total=len(rows_of)):
-        view, rows = rows_of[name]
-        xy = frames[view].loaded_xy(observations.xy[rows])
-        for k, warps in enumerate(guesses):
-            patches[k, rows], inside[k, rows] = sample_patches(
-                batch.pixels[0], xy, warps[rows], radius
-            )
-    found = [
-        align_tracks(patches[:, rows], inside[:, rows], starts, max_move)
-        for rows, starts in _chunks(observations)
-    ]
-    aligned, guess = zip(*found, strict=True)
-    warps = np.where(np.concatenate(guess)[:, None, None] == 0, guesses[0], guesses[1])
-    shifts = np.concatenate([part.shifts for part in aligned])
-    return Alignment(
-        shifts=np.einsum("mij,mj->mi", np.nan_to_num(warps), shifts),
-        before=np.concatenate([part.before for part in aligned]),
-        after=np.concatenate([part.after for part in aligned]),
-    )
-
-
-def _chunks(observations: Observations) -> Iterator[tuple[slice, Index]]:
-    """Whole tracks of some thousand rows, and where each track begins in them."""
-    starts = observations.starts
-    for number in np.split(
-        np.arange(len(starts)), np.flatnonzero(np.diff(starts // _CHUNK_ROWS)) + 1
-    ):
-        last = number[-1] + 1
-        end = starts[last] if last < len(starts) else len(observations)
-        yield (
-            slice(int(starts[number[0]]), int(end)),
-            starts[number] - starts[number[0]],
-        )
+    rows = np.flatnonzero(usable)
+    rows = rows[np.argsort(block[observations.point[rows]], kind="stable")]
+    ends = np.flatnonzero(np.diff(block[observations.point[rows]])) + 1
+    return np.split(rows, ends)

@@ -15,8 +15,10 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import RefinementConfig
 from sfmprep.demo.raycast import Camera, Rectangle, look_at, render_image
 from sfmprep.demo.textures import make_noise, tint_noise
+from sfmprep.executors.protocol import Shards
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.refinement.refine import refine_keypoints
+from tests.support.shards_here import ShardsHere
 
 SIZE = (320, 240)
 PX_PER_M = 0.85 * 320 / 2.6  # of the wall, in the middle of the middle view
@@ -273,15 +275,41 @@ def test_no_keypoint_moves_further_than_allowed(wall: Wall) -> None:
     assert 0.3 < moves.max() <= 0.5 + 1e-6
 
 
+def test_shards_give_the_same_and_go_on_where_they_were_stopped(
+    wall: Wall,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # of one model, so that blocks of others are told apart
+    models = [Wall(wall.folder, stone_texture()) for _ in range(3)]
+    wall.refine()
+    monkeypatch.setattr("sfmprep.refinement.refine.ROWS", 16)
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        models[0].refine(shards=Shards(ShardsHere(stop_after=2), parts))
+    first, second = sorted(parts.iterdir())
+    first = first.rename(parts / "first.npz")
+    kept = first.read_bytes()
+    second.write_bytes(second.read_bytes()[:-40])
+    models[1].refine(shards=Shards(ShardsHere(), parts))
+    np.testing.assert_allclose(models[1].keypoints(), wall.keypoints(), atol=1e-3)
+    assert first.read_bytes() == kept  # it was taken over
+    assert f"{second} is damaged (" in caplog.text
+    # of another model nothing is taken over
+    models[2].model.transform(pycolmap.Sim3d(2.0, pycolmap.Rotation3d(), [0, 0, 0]))
+    models[2].refine(shards=Shards(ShardsHere(), parts))
+    np.testing.assert_allclose(models[2].keypoints(), wall.keypoints(), atol=1e-3)
+
+
 def test_blocks_give_the_same_as_all_at_once(
     wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sfmprep.refinement.refine
 
     other = Wall(wall.folder, stone_texture())
     wall.refine()
-    monkeypatch.setattr(sfmprep.refinement.refine, "_BLOCK_BYTES", 1 << 19)
-    monkeypatch.setattr(sfmprep.refinement.refine, "_CHUNK_ROWS", 64)
+    monkeypatch.setattr("sfmprep.refinement.refine._BLOCK_BYTES", 1 << 19)
+    monkeypatch.setattr("sfmprep.refinement.blocks._CHUNK_ROWS", 64)
     other.refine()
     np.testing.assert_allclose(other.keypoints(), wall.keypoints(), atol=1e-3)
 
