@@ -22,6 +22,7 @@ from sfmprep.config import ExportConfig, Recipe
 from sfmprep.dataset.initial_points import seed_points
 from sfmprep.dataset.world_frame import WorldFrame, apply_world, find_world
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.executors.protocol import Shards
 from sfmprep.export.dataset import ExportSummary, export_dataset
 from sfmprep.export.install import INIT, SUBMODELS, WORLD
 from sfmprep.export.listing import LISTING, is_begun, is_export
@@ -111,6 +112,7 @@ def export_models(
         return
     run.begin("export")
     features, matches = open_result(run)
+    parts = run.workspace.work / "export.parts"
     with features, matches:
         for number, folder in folders.items():
             try:
@@ -120,6 +122,7 @@ def export_models(
                     scales=reduction_scales(run.images, run.recipe.features.max_size),
                     world=None if number else world,
                     earlier=_earlier(run, folder),
+                    shards=run.cluster and Shards(run.cluster, parts),
                     progress=progress,
                 )
             except (ConfigError, ReconstructionError) as error:
@@ -130,6 +133,7 @@ def export_models(
         _write_init(run.workspace.out)
     run.finish("export")
     shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+    shutil.rmtree(parts, ignore_errors=True)
 
 
 def write_dataset(
@@ -144,6 +148,7 @@ def write_dataset(
     scales: Mapping[str, float] | None,
     world: WorldFrame | None = None,
     earlier: EarlierExport | None = None,
+    shards: Shards | None = None,
     progress: Progress,
 ) -> ExportSummary:
     """Writes the dataset of a model: its frame, points to start from, and images.
@@ -165,6 +170,7 @@ def write_dataset(
         world=world,
         uncertainties=in_world(uncertainties, float(world.world_from_sfm.scale)),
         earlier=earlier,
+        shards=shards,
         progress=progress,
     )
 

@@ -36,6 +36,8 @@ from sfmprep.capture.masks import has_masks
 from sfmprep.config import ExportConfig, Target
 from sfmprep.dataset.world_frame import WorldFrame
 from sfmprep.errors import ReconstructionError
+from sfmprep.executors.protocol import Shards
+from sfmprep.export.in_shards import write_in_shards
 from sfmprep.export.install import WORLD, expect_replaceable, install, partial_export
 from sfmprep.export.listing import LISTING, listing, write_json
 from sfmprep.export.model import export_model, renamed, stored_model
@@ -77,6 +79,7 @@ def export_dataset(
     world: WorldFrame | None = None,
     uncertainties: Mapping[str, PoseUncertainty] | None = None,
     earlier: EarlierExport | None = None,
+    shards: Shards | None = None,
     progress: Progress = silent,
 ) -> ExportSummary:
     """Writes the registered images, cameras and points as datasets for trainers.
@@ -95,6 +98,8 @@ def export_dataset(
         uncertainties: Of the poses, by original name; may lack some.
         earlier: An export whose images are taken over where they would come out the
             same; None to make all.
+        shards: Have the images written, if `earlier` tells what they are; None for
+            threads of this process.
         progress: Wraps the loop over images.
 
     Raises:
@@ -178,7 +183,9 @@ def export_dataset(
             config=config,
             with_masks=with_masks,
         )
-        if destinations:
+        if destinations and earlier is not None and shards is not None:
+            write_in_shards(writer, originals, undistortions, shards, progress=progress)
+        elif destinations:
             for _ in progress(
                 writer.write(originals, undistortions), desc="export", total=len(names)
             ):

@@ -89,13 +89,18 @@ class Destination:
             return False
         if self.earlier.made_from.get(self.names[name]) != self.made_from[name]:
             return False
+        files = self.files(name, config, with_masks=with_masks)
+        return self.earlier.take({f.relative_to(self.folder): f for f in files})
+
+    def files(self, name: str, config: ExportConfig, *, with_masks: bool) -> list[Path]:
+        """All files of an image; masks of photographs as stored may be missing."""
         stored = self.layout.pixels == "stored"
         files = []
         for factor in (1,) if stored else (1, *config.downscales):
             files.append(self.image_path(name, factor))
             if with_masks and self.layout.masks != "alpha":
                 files.append(self.mask_path(name, factor))
-        return self.earlier.take({f.relative_to(self.folder): f for f in files})
+        return files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,12 +128,7 @@ class ImageWriter:
             ImageError: A file or a mask cannot be read, or has not the size it had.
             OSError: A file cannot be written.
         """
-        for destination in self.destinations:
-            stored = destination.layout.pixels == "stored"
-            for factor in (1,) if stored else (1, *self.config.downscales):
-                destination.image_folder(factor).mkdir(parents=True)
-                if self.with_masks and destination.layout.masks != "alpha":
-                    destination.mask_folder(factor).mkdir(exist_ok=True)
+        self.make_folders()
         maps = _SharedMaps(undistortions.values())
         cameras = {name: view.target.camera_id for name, view in undistortions.items()}
         with thread_pool(min(_MAX_THREADS, num_cores())) as pool:
@@ -137,14 +137,35 @@ class ImageWriter:
                 sorted(names, key=lambda name: cameras.get(name, 0)),
             )
 
-    def _write_one(
-        self, name: str, view: Undistortion | None, maps: _SharedMaps
-    ) -> str:
-        missing = [
+    def make_folders(self) -> None:
+        """Makes the folders that images and masks go into."""
+        for destination in self.destinations:
+            stored = destination.layout.pixels == "stored"
+            for factor in (1,) if stored else (1, *self.config.downscales):
+                destination.image_folder(factor).mkdir(parents=True, exist_ok=True)
+                if self.with_masks and destination.layout.masks != "alpha":
+                    destination.mask_folder(factor).mkdir(exist_ok=True)
+
+    def files(self, name: str) -> list[Path]:
+        """Where an image and its masks go; see `Destination.files`."""
+        return [
+            file
+            for destination in self.destinations
+            for file in destination.files(name, self.config, with_masks=self.with_masks)
+        ]
+
+    def not_taken_over(self, name: str) -> list[Destination]:
+        """The destinations that cannot have an image from an earlier dataset."""
+        return [
             destination
             for destination in self.destinations
             if not destination.take_over(name, self.config, with_masks=self.with_masks)
         ]
+
+    def _write_one(
+        self, name: str, view: Undistortion | None, maps: _SharedMaps
+    ) -> str:
+        missing = self.not_taken_over(name)
         if not missing:
             if view is not None:
                 maps.drop(view)

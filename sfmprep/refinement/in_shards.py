@@ -171,9 +171,9 @@ def _read(parts: Path, key: str) -> Iterator[tuple[Index, Alignment]]:
 def _key(aligner: Aligner, arrays: ModelArrays) -> str:
     """A checksum of the model and of how it is refined."""
     views, seen = arrays.views, arrays.observations
-    told = [aligner.max_move, aligner.max_size, views.names]
-    told.append([[c.model_name, c.width, c.height, *c.params] for c in views.cameras])
-    digest = hashlib.sha256(repr(told).encode())
+    lenses = [[c.model_name, c.width, c.height, *c.params] for c in views.cameras]
+    told = repr((aligner.max_move, aligner.max_size, views.names, lenses))
+    digest = hashlib.sha256(told.encode())
     for values in (
         *(views.rotations, views.centres, arrays.xyz),
         *(seen.point, seen.view, seen.keypoint, seen.xy),

@@ -97,11 +97,15 @@ def refine_keypoints(
     size = max(_BLOCK_BYTES // of_patch, 1) if shards is None else ROWS
     rows = _rows_of_blocks(observations, frames, size)
     blocks = Blocks(arrays, normals, rows)
-    how = {"num_workers": num_workers, "progress": progress}
     for rows_here, aligned in (
-        ((block.rows, aligner.align(block, **how)) for block in blocks)
+        (
+            (b.rows, aligner.align(b, num_workers=num_workers, progress=progress))
+            for b in blocks
+        )
         if shards is None
-        else align_in_shards(aligner, blocks, shards, **how)
+        else align_in_shards(
+            *(aligner, blocks, shards), num_workers=num_workers, progress=progress
+        )
     ):
         found.shifts[rows_here] = limit_steps(aligned.shifts, config.max_move_px)
         found.before[rows_here] = aligned.before

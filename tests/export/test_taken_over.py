@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image
 
 from sfmprep.config import ExportConfig
+from sfmprep.errors import ImageError
+from sfmprep.executors.protocol import Shards
 from sfmprep.export import pixels
 from sfmprep.export.dataset import export_dataset
 from sfmprep.export.install import set_dataset_aside
 from sfmprep.export.taken_over import EarlierExport
 from tests.support.export_scene import synthesize, write_images
+from tests.support.shards_here import ShardsHere
 
 
 class Exports:
@@ -27,6 +31,7 @@ class Exports:
         self.images = write_images(self.model, folder / "photos")
         self.contents = dict.fromkeys(self.images.names, "1")
         self.decoded: list[str] = []
+        self.shards: Shards | None = None
         decode = pixels.decode
 
         def noted(path: Path, **options: Any) -> Any:
@@ -43,6 +48,7 @@ class Exports:
         export_dataset(
             *(self.model, self.images, self.out, ExportConfig.model_validate(config)),
             earlier=EarlierExport(folder=self.away, contents=self.contents),
+            shards=self.shards,
         )
         return sorted(self.decoded)
 
@@ -103,6 +109,42 @@ def test_what_somebody_changed_is_made_anew(exports: Exports) -> None:
     other.unlink()
     assert exports.export() == list(exports.images.names[:2])
     assert exports.pictures() == before
+
+
+def test_shards_write_the_same_and_go_on_where_they_were_stopped(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = list(exports.images.names)
+    assert exports.export() == names
+    whole, parts = exports.pictures(), exports.out.with_name("parts")
+    shutil.rmtree(exports.out)
+    monkeypatch.setattr("sfmprep.executors.protocol._SMALLEST_CHUNK", 1)
+    exports.shards = Shards(ShardsHere(stop_after=3), parts)
+    with pytest.raises(KeyboardInterrupt):
+        exports.export()
+    assert not exports.out.exists() or not exports.pictures()
+    first, second, third = (
+        part.rename(parts / f"of {part.name}") for part in sorted(parts.iterdir())
+    )
+    second.write_bytes(second.read_bytes()[:-40])
+    exports.contents[names[2]] = "2"  # another photograph than that of the third
+    exports.shards = Shards(ShardsHere(), parts)
+    assert exports.export() == names[1:]
+    assert exports.pictures() == whole
+    assert first.exists() and not second.exists() and third.exists()
+    assert f"{second} is damaged (" in caplog.text
+    # an earlier dataset comes before shards
+    shutil.rmtree(parts)
+    assert exports.export() == [] and exports.pictures() == whole
+
+
+def test_an_error_of_a_shard_names_the_photograph(exports: Exports) -> None:
+    exports.shards = Shards(ShardsHere(), exports.out.with_name("parts"))
+    path = exports.images.path(exports.images.names[1])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ImageError) as raised:
+        exports.export()
+    assert str(raised.value).startswith(f"shard 0: {path}: ")
 
 
 def test_without_an_earlier_one_nothing_is_told(exports: Exports) -> None:

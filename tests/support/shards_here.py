@@ -57,11 +57,12 @@ class ShardsHere:
                 job, items[start : start + size], parts, f"{number}{job.suffix}"
             )
             answer = do_again(job, told, {})
+            if answer.error is not None:
+                outcome.failed.append((f"shard {number}", answer.error))
+                continue
             assert answer.content is not None
             (parts / told.name).write_bytes(answer.content)
             outcome.notes.update(answer.notes)
-            if answer.error is not None:
-                outcome.failed.append((f"shard {number}", answer.error))
         return outcome
 
 
