@@ -41,6 +41,7 @@ out/
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ from sfmprep.files import not_written
 
 logger = logging.getLogger(__name__)
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _EARLY = {
     *("lock", "developed", "developed.json", "stages.json", "images.json"),
     *("unmasked", "motion_masks", "motion_masks.json"),
@@ -130,6 +132,13 @@ class Workspace:
                 f"{self.out} is in use by another sfmprep. Wait for it, or stop it."
             ) from None
         except OSError as error:
+            if error.errno in _NO_LOCKS and self.work.is_dir():
+                raise StoreError(
+                    f"{self.out} lies on a disk that has no file locks"
+                    f" ({error.strerror}), by which two runs in one folder are kept"
+                    " apart. Give an output folder on another disk, such as one of this"
+                    " machine."
+                ) from error
             raise not_written(self.out, error) from error
         try:
             yield

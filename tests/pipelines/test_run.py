@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -391,6 +392,21 @@ def test_a_folder_that_cannot_be_made_is_an_error(
     assert error_of(StoreError, photos, out, recipe) == (
         f"{out} cannot be written (Not a directory). Give an output folder that you may"
         " write to, on a disk with free space."
+    )
+
+
+def test_a_disk_without_file_locks_is_an_error(
+    tmp_path: Path, recipe: Recipe, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("sfmprep.pipelines.workspace.FileLock.acquire", refuse)
+    out = tmp_path / "out"
+    assert error_of(StoreError, photos, out, recipe) == (
+        f"{out} lies on a disk that has no file locks (Operation not supported), by"
+        " which two runs in one folder are kept apart. Give an output folder on another"
+        " disk, such as one of this machine."
     )
 
 

@@ -225,9 +225,9 @@ class Folders:
             self._copy_photographs()
             for path in (*self.out.rglob("*"), *self.images.iterdir()):
                 os.utime(path, (when, when))
-            before = (self.out / "work" / "features.h5").read_bytes()
-            self._equal(kind, self._run(self.images, self.out), what)
-            if (self.out / "work" / "features.h5").read_bytes() != before:
+            ended = self._run(self.images, self.out)
+            self._equal(kind, ended, what)
+            if " extract: " in ended.err:
                 self._fault(kind, f"{what}: features were made again")
             # a photograph of the same size and time, which is another one
             self._swap(when)
@@ -265,7 +265,7 @@ class Folders:
             if ended.code in (0, 3):
                 self._equal(kind, ended, errno.errorcode[number])
             else:
-                self._told(kind, ended, 1, str(self.out), "lock")
+                self._told(kind, ended, 1, str(self.out), "has no file locks")
 
     def slow(self) -> None:
         """Every write, and every opening of a file, takes longer."""
