@@ -78,7 +78,7 @@ def read_poses(
     """
     if not path.exists():
         raise ConfigError(f"poses {path} is not there. Correct the path.")
-    folder = _model_folder(path)
+    folder = model_folder(path)
     if folder is not None:
         found: KnownPoses | Trajectory = _read_model(folder)
     elif path.is_dir() and (path / "transforms.json").is_file():
@@ -108,7 +108,7 @@ def poses_sha256(path: Path) -> str:
     Raises:
         ConfigError: a file cannot be read.
     """
-    folder = _model_folder(path)
+    folder = model_folder(path)
     if folder is not None:
         kind = "bin" if (folder / "images.bin").is_file() else "txt"
         files = [folder / f"{name}.{kind}" for name in ("cameras", "images")]
@@ -127,7 +127,8 @@ def poses_sha256(path: Path) -> str:
     return digests[0] if len(digests) == 1 else " ".join(digests)
 
 
-def _model_folder(path: Path) -> Path | None:
+def model_folder(path: Path) -> Path | None:
+    """Where the COLMAP model of known poses lies; None where they are no such model."""
     for folder in (path, path / "sparse" / "0", path / "sparse"):
         if any((folder / f"images.{kind}").is_file() for kind in ("bin", "txt")):
             return folder
@@ -135,7 +136,7 @@ def _model_folder(path: Path) -> Path | None:
 
 
 def _read_model(folder: Path) -> KnownPoses:
-    model = _model_without_points(folder)
+    model = model_without_points(folder)
     images = [model.images[key] for key in sorted(model.reg_image_ids())]
     rotations, vectors = [], []
     for image in images:
@@ -153,8 +154,12 @@ def _read_model(folder: Path) -> KnownPoses:
     )
 
 
-def _model_without_points(folder: Path) -> pycolmap.Reconstruction:
-    """A model whose points are not read: they may be missing, and are not used."""
+def model_without_points(folder: Path) -> pycolmap.Reconstruction:
+    """A model whose points are not read: they may be missing, and are not used.
+
+    Raises:
+        ConfigError: it is damaged, or lacks its cameras.
+    """
     kind = "bin" if (folder / "images.bin").is_file() else "txt"
     if not (folder / f"cameras.{kind}").is_file():
         raise ConfigError(
