@@ -140,6 +140,49 @@ def sound_only() -> bytes:
     return box(b"ftyp", b"isom\0\0\2\0isomiso2") + index
 
 
+def add_subtitles(path: Path, texts: Sequence[str], *, chunk: int = 3) -> None:
+    """Adds a track of text to a film of `write_film`, a text for each 1/30 s.
+
+    Args:
+        path: The film.
+        texts: Of any characters.
+        chunk: How many lie one behind the other, before bytes of nothing.
+    """
+
+    def box(kind: bytes, *content: bytes) -> bytes:
+        joined = b"".join(content)
+        return struct.pack(">I", 8 + len(joined)) + kind + joined
+
+    def table(kind: bytes, *numbers: int) -> bytes:
+        return box(kind, struct.pack(f">{1 + len(numbers)}I", 0, *numbers))
+
+    data = path.read_bytes()
+    samples = [struct.pack(">H", len(t.encode())) + t.encode() for t in texts]
+    places, written = list[int](), b""
+    for first in range(0, len(samples), chunk):
+        places.append(len(data) + 8 + len(written))
+        written += b"".join(samples[first : first + chunk]) + bytes(5)
+    runs = [1, min(chunk, len(samples)), 1]
+    if (rest := len(samples) % chunk) and len(places) > 1:
+        runs += [len(places), rest, 1]
+    stbl = box(
+        b"stbl",
+        table(b"stts", 1, len(samples), 1),
+        table(b"stsc", len(runs) // 3, *runs),
+        table(b"stsz", 0, len(samples), *map(len, samples)),
+        table(b"stco", len(places), *places),
+    )
+    handler = box(b"hdlr", bytes(8), b"sbtl", bytes(13))
+    header = table(b"mdhd", 0, 0, 30, len(samples), 0)
+    track = box(b"trak", box(b"mdia", header, handler, box(b"minf", stbl)))
+    start = data.index(b"moov") - 4
+    (size,) = struct.unpack(">I", data[start : start + 4])
+    moov = box(b"moov", data[start + 8 : start + size], track)
+    # where the index was is nothing now, and its place in the file stays
+    gone = data[:start] + struct.pack(">I", size) + b"free" + data[start + 8 :]
+    path.write_bytes(gone + box(b"mdat", written) + moov)
+
+
 def repeat_film(path: Path, times: int) -> None:
     """Makes a film of `write_film` so many times as long, without more frames in it.
 
