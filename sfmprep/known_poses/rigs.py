@@ -12,7 +12,7 @@ from typing import Any
 
 import pycolmap
 
-from sfmprep.known_poses.read import model_folder, model_without_points
+from sfmprep.known_poses.colmap_model import model_folder, model_without_points
 
 logger = logging.getLogger(__name__)
 
