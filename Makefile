@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint bench bench-scenes bench-table bench-lenses bench-repeats bench-ray test-ray bench-film bench-keyframes bench-scale bench-models bench-two-view bench-training gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: bench bench-scenes bench-table bench-lenses bench-repeats bench-ray bench-film
+.PHONY: bench-keyframes bench-captures bench-long-film bench-scale bench-models bench-two-view bench-training
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -50,6 +52,12 @@ bench-film: $(READY) ## films by flow and features, and in sequence, into exampl
 
 bench-keyframes: $(READY) ## frames that are taken of films, against every nth; KEYFRAMES="--minutes 60"
 	$(BIN)/python -m tests.bench.keyframes $(KEYFRAMES)
+
+bench-captures: $(READY) ## films of drones, films and parts of spheres, known poses of spheres; CAPTURES="--minutes 30"
+	$(BIN)/python -m tests.bench.captures $(CAPTURES)
+
+bench-long-film: $(READY) ## 4K films of minutes: time against decoding, and memory; LONG="--minutes 1 10"
+	$(BIN)/python -m tests.bench.long_film $(LONG)
 
 bench-scale: $(READY) ## captures of any size, stage by stage; SCALE="--images 1000 10000 --minutes 60"
 	$(BIN)/python -m tests.bench.scale $(SCALE)

@@ -178,7 +178,7 @@ def _pairs_by_poses(
 ) -> Pairs:
     """Views that given poses place near each other; others with those most similar."""
     names = [name for name in run.images.names if name in features]
-    poses = poses_of(given, names)
+    poses = poses_of(given, names, run.images.panoramas)
     pairs = pairs_of_poses(poses, given.num_neighbours)
     if without := set(names) - set(poses.names):
         if len(names) <= config.exhaustive_up_to:

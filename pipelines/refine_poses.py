@@ -7,13 +7,15 @@ each other, and the mapper starts from them (see `mapping.from_poses`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from sfmprep.capture.panorama import Panorama
 from sfmprep.config import KnownPosesConfig, Recipe, WorldConfig
 from sfmprep.errors import ConfigError
-from sfmprep.known_poses.names import of_images
-from sfmprep.known_poses.poses import CONVENTIONS, KnownPoses, converted
+from sfmprep.known_poses.panoramas import of_photographs, turns_of
+from sfmprep.known_poses.poses import CONVENTIONS, KnownPoses
 from sfmprep.known_poses.read import read_poses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
 from sfmprep.pairing.near_views import near_views
@@ -46,8 +48,15 @@ def read_known(config: KnownPosesConfig) -> KnownPoses | Trajectory:
     )
 
 
-def poses_of(config: KnownPosesConfig, names: Sequence[str]) -> KnownPoses:
+def poses_of(
+    config: KnownPosesConfig, names: Sequence[str], panoramas: Sequence[Panorama]
+) -> KnownPoses:
     """The given poses of the images of a capture, before their pairs are known.
+
+    Args:
+        config: Where they are.
+        names: Of the images.
+        panoramas: Whose views are among them.
 
     Raises:
         ConfigError: they cannot be read, are of other images or of another time; or
@@ -57,7 +66,8 @@ def poses_of(config: KnownPosesConfig, names: Sequence[str]) -> KnownPoses:
     if isinstance(poses, Trajectory):
         times = image_times(names, poses, config.time_offset)
         poses = poses.at(names, times, config.time_offset or 0.0)
-    found = of_images(poses, names, str(config.path))
+        poses = replace(poses, turns=turns_of(poses.names, panoramas))
+    found = of_photographs(poses, names, panoramas, str(config.path))
     if len(found) > 1 and not np.ptp(found.cam_from_world()[1], axis=0).any():
         raise ConfigError(
             f"poses {config.path}: all {len(found)} cameras are in one place, so there"
@@ -71,7 +81,7 @@ def pairs_of_poses(poses: KnownPoses, num_neighbours: int) -> Pairs:
     ways = [poses.convention] if poses.is_told else CONVENTIONS
     pairs: dict[Pair, None] = {}
     for convention in ways:
-        placed = converted(poses.rotations, poses.vectors, convention)
+        placed = poses.placed(convention)
         near = near_views(poses.names, *placed, num_neighbours=num_neighbours)
         pairs |= dict.fromkeys(near)
     return Pairs.of(pairs)

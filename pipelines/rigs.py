@@ -17,12 +17,16 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.panorama import panorama_rigs
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError
+from sfmprep.known_poses.rigs import rigs_of_poses
 from sfmprep.pipelines.develop import panorama_views
 from sfmprep.types import Pair
 
 
 def find_rigs(images: ImageSet, recipe: Recipe) -> list[dict[str, Any]]:
     """The rigs of a capture, as COLMAP's `rig_config.json` has them; none is usual.
+
+    They are those of its panoramas, and of the file that the recipe names, or else of
+    the model whose poses are given.
 
     Raises:
         ConfigError: the file cannot be read, is none of rigs, or names a camera that
@@ -31,6 +35,8 @@ def find_rigs(images: ImageSet, recipe: Recipe) -> list[dict[str, Any]]:
     found = panorama_rigs(images.panoramas, panorama_views(recipe.panorama))
     if recipe.rigs is not None:
         found += _read(recipe.rigs, images)
+    elif recipe.known_poses is not None:
+        found += rigs_of_poses(recipe.known_poses.path, images.names)
     return found
 
 

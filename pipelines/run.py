@@ -176,7 +176,7 @@ def _check(images: ImageSet, workspace: Workspace, recipe: Recipe) -> None:
             f" {with_gps} of the {len(images)} in {images.root} have it. Leave it out."
         )
     if recipe.known_poses is not None:
-        poses_of(recipe.known_poses, images.names)
+        poses_of(recipe.known_poses, images.names, images.panoramas)
     workspace.check_place(images.source)
 
 

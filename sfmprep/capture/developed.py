@@ -50,7 +50,7 @@ class Film:
     most_new: float  # 0..1: the largest share of the picture new from one to the next
     share_turned: float  # 0..1: of the steps that a turn, or a flat scene, explains
     curve: tuple[tuple[float, float], ...]  # seconds, sharpness against its median
-    subtitles: str | None = None  # the file of a drone's positions beside it
+    subtitles: str | None = None  # what tells the positions of a drone
     num_located: int = 0  # frames that are used and have a position by it
     subtitles_fault: str | None = None  # why it is of no use
 

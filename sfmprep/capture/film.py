@@ -159,11 +159,13 @@ def _find_index(file: BinaryIO) -> bytes | None:
         head = file.read(16)
         if len(head) < 8:
             return None
-        size = int.from_bytes(head[:4])
+        size, length = int.from_bytes(head[:4]), 8  # of the box and of its head
         if size == 1:
-            size = int.from_bytes(head[8:16])
+            size, length = int.from_bytes(head[8:16]), 16
         if head[4:8] == b"moov":
-            return file.read(min(size, _MAX_INDEX_BYTES) if size else _MAX_INDEX_BYTES)
+            file.seek(place + length)
+            most = max(size - length, 0) if size else _MAX_INDEX_BYTES
+            return file.read(min(most, _MAX_INDEX_BYTES))
         if size < 8:  # 0: to the end of the file
             return None
         place += size

@@ -1,5 +1,7 @@
 """Where a drone was while it filmed, by the subtitles that DJI's write beside a film.
 
+Some write them into it, see `subtitles`.
+
 They have several dialects, of which these are read, whatever else stands around them:
 
     [latitude: 51.5] [longitude: -0.1] [rel_alt: 1.3 abs_alt: 132.9] [gb_pitch: -56.6]
@@ -15,12 +17,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sfmprep.capture.subtitles import Subtitle, read_subtitles
 from sfmprep.errors import ImageError
 from sfmprep.types import Float64
 
@@ -59,7 +63,7 @@ class Fix(NamedTuple):
 class Flight:
     """Positions by time; one or more."""
 
-    name: str  # of the file
+    name: str  # of the file, or what else it is from
     seconds: Float64  # [N] rising
     counts: Float64 | None  # [N] of frames, from 0, rising
     values: Float64  # [N, 6] as in `Fix`
@@ -114,13 +118,32 @@ def read_flight(path: Path) -> Flight:
     except OSError as error:
         raise ImageError(f"it cannot be read: {error.strerror}") from error
     starts = list(_TIME.finditer(text))
-    if not starts:
+    ends = [*(start.start() for start in starts), len(text)][1:]
+    subtitles = []
+    for start, end in zip(starts, ends, strict=True):
+        hours, minutes, whole, part = start.groups()
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(f"{whole}.{part}")
+        subtitles.append(Subtitle(seconds, text[start.end() : end]))
+    return _flight_of(subtitles, path.name)
+
+
+def read_flight_inside(film: Path) -> Flight | None:
+    """Likewise of the subtitles inside a film (MP4, MOV); None where none tells one."""
+    for subtitles in read_subtitles(film):
+        if any(_position(subtitle.text) for subtitle in subtitles):
+            try:
+                return _flight_of(subtitles, f"the text track of {film.name}")
+            except ImageError:
+                continue  # without a fix: nothing that anybody gave
+    return None
+
+
+def _flight_of(subtitles: Sequence[Subtitle], name: str) -> Flight:
+    if not subtitles:
         raise ImageError("it holds no subtitles")
     seconds, counts, rows = list[float](), list[float](), list[tuple[float, ...]]()
     digits, num_told, num_fixes = 0, 0, 0
-    ends = [start.start() for start in starts[1:]] + [len(text)]
-    for start, end in zip(starts, ends, strict=True):
-        said = text[start.end() : end]
+    for time, said in subtitles:
         found = _position(said)
         if found is None:
             continue
@@ -131,8 +154,6 @@ def read_flight(path: Path) -> Flight:
         num_fixes += 1
         if abs(latitude) > 90 or abs(longitude) > 180:
             continue
-        hours, minutes, whole, part = start.groups()
-        time = 3600 * int(hours) + 60 * int(minutes) + float(f"{whole}.{part}")
         if seconds and time <= seconds[-1]:
             continue
         seconds.append(time)
@@ -143,7 +164,8 @@ def read_flight(path: Path) -> Flight:
         digits = max(digits, *(len(number.partition(".")[2]) for number in found))
     if not num_told:
         raise ImageError(
-            f"none of its {len(starts)} subtitles tells a position as DJI's drones do"
+            f"none of its {len(subtitles)} subtitles tells a position as DJI's drones"
+            " do"
         )
     if not num_fixes:
         raise ImageError("the drone had no GPS: all its positions are 0")
@@ -154,7 +176,7 @@ def read_flight(path: Path) -> Flight:
     counted = np.array(counts)
     accuracy_m = 10.0**-digits * _METRES_A_DEGREE / 2
     return Flight(
-        name=path.name,
+        name=name,
         seconds=np.array(seconds),
         counts=counted if (np.diff(counted, prepend=-1) > 0).all() else None,
         values=values,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sfmprep.capture.developed import Film
 from sfmprep.capture.film import Frame, read_frames, read_header
-from sfmprep.capture.flight import Flight, read_flight
+from sfmprep.capture.flight import Flight, read_flight, read_flight_inside
 from sfmprep.capture.keyframes import (
     Chooser,
     Keyframe,
@@ -61,8 +61,8 @@ def take_frames(
         max_overlap: Share of the picture, below 1, that two frames that are taken one
             after the other have in common.
         most: How many frames may stay, or None.
-        subtitles: Of a drone, whose positions the frames get; None where there are
-            none. Those that cannot be read are noted in the film.
+        subtitles: Of a drone, whose positions the frames get; None for those inside
+            the film, if it has some. Those that cannot be read are noted in the film.
         progress: Wraps the loop over frames.
 
     Raises:
@@ -71,7 +71,7 @@ def take_frames(
         DeviceError: the flow does not fit into the memory of the device.
     """
     header = read_header(path)
-    flight, fault = _flight(subtitles)
+    flight, fault = _flight(path, subtitles)
     located: set[str] = set()
     part = folder / f"{place}.part"
     chooser, taken = Chooser(max_overlap, flow), list[Keyframe]()
@@ -134,7 +134,7 @@ def take_frames(
         most_new=max((keyframe.moved for keyframe in kept), default=0.0),
         share_turned=_share_turned(taken),
         curve=_curve(chooser),
-        subtitles=None if subtitles is None else subtitles.name,
+        subtitles=subtitles.name if subtitles else flight and flight.name,
         num_located=len(located & left),
         subtitles_fault=fault,
     )
@@ -148,10 +148,10 @@ def frame_name(seconds: float) -> str:
     return f"{hours:02}h{minutes:02}m{rest // 1000:02}s{rest % 1000:03}.jpg"
 
 
-def _flight(subtitles: Path | None) -> tuple[Flight | None, str | None]:
-    """The positions of a drone, or why there are none."""
+def _flight(film: Path, subtitles: Path | None) -> tuple[Flight | None, str | None]:
+    """The positions of a drone, or why those beside the film are of no use."""
     if subtitles is None:
-        return None, None
+        return read_flight_inside(film), None
     try:
         return read_flight(subtitles), None
     except ImageError as error:

@@ -58,8 +58,9 @@ def refine(
         arg(
             metavar="POSES",
             help="A COLMAP model, transforms.json, table name,x,y,z,qw,qx,qy,qz (.csv),"
-            " trajectory of TUM, or an export of Polycam (folder), Record3D (.json),"
-            " Metashape (.xml) or RealityCapture (.csv).",
+            " trajectory of TUM, or an export of Polycam, 3D Scanner App or Stray"
+            " Scanner (folder), Record3D (.json), Metashape (.xml) or RealityCapture"
+            " (.csv).",
         ),
     ],
     out: Out,

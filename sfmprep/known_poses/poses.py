@@ -55,13 +55,21 @@ class KnownPoses:
     is_told: bool  # whether the format, or the user, tells the convention
     source: str  # what the file is, for messages
     cameras: Mapping[str, pycolmap.Camera] = field(default_factory=dict)  # some images'
+    turns: Float64 | None = None
+    """[N, 3, 3] camera from what the pose is of, as view from panorama, both with the
+    axes of OpenCV and in one place; None where the pose is that of the camera."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def cam_from_world(self) -> tuple[Float64, Float64]:
         """Rotations [N, 3, 3] camera from world, OpenCV axes, and centres [N, 3]."""
-        return converted(self.rotations, self.vectors, self.convention)
+        return self.placed(self.convention)
+
+    def placed(self, convention: Convention) -> tuple[Float64, Float64]:
+        """The same, as if they were meant in another convention."""
+        rotations, centres = converted(self.rotations, self.vectors, convention)
+        return (rotations if self.turns is None else self.turns @ rotations), centres
 
     def read_as(self, axes: Axes | None, direction: Direction | None) -> KnownPoses:
         """The same, in the convention that the user tells, as far as he does."""
@@ -77,6 +85,7 @@ class KnownPoses:
             rotations=self.rotations[rows],
             vectors=self.vectors[rows],
             cameras={names[o]: c for o, c in self.cameras.items() if o in names},
+            turns=None if self.turns is None else self.turns[rows],
         )
 
 

@@ -11,8 +11,6 @@ import csv
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError
+from sfmprep.known_poses.colmap_model import model_folder, read_model
 from sfmprep.known_poses.exports import (
     REALITY,
     is_record3d,
@@ -41,19 +40,25 @@ from sfmprep.known_poses.poses import (
     rotation_of_quaternion,
     vector_of,
 )
+from sfmprep.known_poses.scanners import (
+    read_scanner,
+    read_stray,
+    scanner_files,
+    stray_file,
+)
 from sfmprep.known_poses.trajectory import Trajectory
 
 _EXPECTED = (
     "expected a COLMAP model (a folder with images.bin or images.txt), a"
     " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), a"
-    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of Polycam"
-    " (its folder), Record3D (.json), Metashape (.xml) or RealityCapture (.csv)"
+    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of"
+    " Polycam, 3D Scanner App or Stray Scanner (its folder), Record3D (.json),"
+    " Metashape (.xml) or RealityCapture (.csv)"
 )
 _COLUMNS = (
     *(("name",), ("x", "tx"), ("y", "ty"), ("z", "tz")),
     *(("qw",), ("qx",), ("qy",), ("qz",)),
 )
-_COLMAP = Convention("opencv", "cam_from_world")
 _NERFSTUDIO = Convention("opengl", "world_from_cam")
 _UNTOLD = Convention("opencv", "world_from_cam")
 
@@ -67,8 +72,9 @@ def read_poses(
         path: A COLMAP model or a folder that holds one as `sparse/0` or `sparse`; a
             transforms.json of nerfstudio or Instant-NGP, or its folder; a .csv with
             the header name,x,y,z,qw,qx,qy,qz, whose columns may come in any order; a
-            trajectory of TUM, poses by time; or what `exports` reads: a folder of
-            Polycam, a .json of Record3D, .xml of Metashape, .csv of RealityCapture.
+            trajectory of TUM, poses by time; or what `exports` and `scanners` read: a
+            folder of Polycam, 3D Scanner App or Stray Scanner, a .json of Record3D,
+            .xml of Metashape, .csv of RealityCapture.
         axes: Of the cameras, where the user tells them; None for those of the format.
         direction: Of table and trajectory; likewise.
 
@@ -78,13 +84,17 @@ def read_poses(
     """
     if not path.exists():
         raise ConfigError(f"poses {path} is not there. Correct the path.")
-    folder = _model_folder(path)
+    folder = model_folder(path)
     if folder is not None:
-        found: KnownPoses | Trajectory = _read_model(folder)
+        found: KnownPoses | Trajectory = read_model(folder)
     elif path.is_dir() and (path / "transforms.json").is_file():
         found = _read_transforms(path / "transforms.json")
     elif path.is_dir() and (cameras := polycam_folder(path)) is not None:
         found = read_polycam(cameras)
+    elif path.is_dir() and (files := scanner_files(path)):
+        found = read_scanner(files)
+    elif path.is_dir() and (odometry := stray_file(path)) is not None:
+        found = read_stray(odometry)
     elif path.is_dir():
         raise ConfigError(f"poses {path} is a folder without poses: {_EXPECTED}.")
     elif (metadata := _record3d(path)) is not None:
@@ -108,7 +118,7 @@ def poses_sha256(path: Path) -> str:
     Raises:
         ConfigError: a file cannot be read.
     """
-    folder = _model_folder(path)
+    folder = model_folder(path)
     if folder is not None:
         kind = "bin" if (folder / "images.bin").is_file() else "txt"
         files = [folder / f"{name}.{kind}" for name in ("cameras", "images")]
@@ -116,6 +126,8 @@ def poses_sha256(path: Path) -> str:
         files = [path / "transforms.json"]
     elif (cameras := polycam_folder(path)) is not None:
         files = sorted(cameras.glob("*.json"))
+    elif path.is_dir():
+        files = scanner_files(path) or [stray_file(path) or path]
     else:
         files = [path]
     try:
@@ -125,91 +137,6 @@ def poses_sha256(path: Path) -> str:
             f"poses {path} cannot be read ({error.strerror}): {_EXPECTED}."
         ) from error
     return digests[0] if len(digests) == 1 else " ".join(digests)
-
-
-def _model_folder(path: Path) -> Path | None:
-    for folder in (path, path / "sparse" / "0", path / "sparse"):
-        if any((folder / f"images.{kind}").is_file() for kind in ("bin", "txt")):
-            return folder
-    return None
-
-
-def _read_model(folder: Path) -> KnownPoses:
-    model = _model_without_points(folder)
-    images = [model.images[key] for key in sorted(model.reg_image_ids())]
-    rotations, vectors = [], []
-    for image in images:
-        pose, where = image.cam_from_world(), f"{folder}, image {image.name!r}"
-        rotations.append(rotation_of_matrix(pose.rotation.matrix(), where))
-        vectors.append(vector_of(pose.translation, where))
-    return KnownPoses(
-        names=tuple(image.name for image in images),
-        rotations=np.array(rotations).reshape(-1, 3, 3),
-        vectors=np.array(vectors).reshape(-1, 3),
-        convention=_COLMAP,
-        is_told=True,
-        source="a COLMAP model",
-        cameras={image.name: model.cameras[image.camera_id] for image in images},
-    )
-
-
-def _model_without_points(folder: Path) -> pycolmap.Reconstruction:
-    """A model whose points are not read: they may be missing, and are not used."""
-    kind = "bin" if (folder / "images.bin").is_file() else "txt"
-    if not (folder / f"cameras.{kind}").is_file():
-        raise ConfigError(
-            f"poses {folder} holds images.{kind} without cameras.{kind}. Copy both."
-        )
-    with tempfile.TemporaryDirectory(prefix="sfmprep-") as made:
-        for name in ("cameras", "images", "rigs", "frames"):
-            if (folder / f"{name}.{kind}").is_file():
-                shutil.copyfile(folder / f"{name}.{kind}", Path(made, f"{name}.{kind}"))
-        if kind == "txt":
-            _expect_quaternions(folder / "images.txt")
-            _without_keypoints(Path(made, "images.txt"))
-        points = folder / "points3D.bin"
-        if kind == "bin" and points.is_file():  # keypoints name them
-            shutil.copyfile(points, Path(made, "points3D.bin"))
-        else:
-            empty = b"\0" * 8 if kind == "bin" else b""  # a count of none
-            Path(made, f"points3D.{kind}").write_bytes(empty)
-        try:
-            return pycolmap.Reconstruction(made)
-        except (ValueError, IndexError, RuntimeError, MemoryError) as error:
-            raise ConfigError(
-                f"poses {folder} hold a damaged COLMAP model ({error}). Export it"
-                " again."
-            ) from error
-
-
-def _lines_of_images(path: Path) -> list[tuple[int, str]]:
-    """The lines of images.txt that hold a pose, with their numbers."""
-    rows = [
-        (number, line)
-        for number, line in enumerate(path.read_text("utf-8").split("\n"), 1)
-        if not line.startswith("#")
-    ]
-    return [row for row in rows[::2] if row[1].strip()]
-
-
-def _expect_quaternions(path: Path) -> None:
-    """Refuses what COLMAP would make a number of."""
-    for number, line in _lines_of_images(path):
-        words, where = line.split(), f"{path}, line {number}"
-        try:
-            numbers = [float(word) for word in words[1:8]]
-        except ValueError:
-            refuse(where, "a pose is not seven numbers")
-        if len(words) < 10:
-            refuse(where, "expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
-        where += f", image {' '.join(words[9:])!r}"
-        rotation_of_quaternion(numbers[:4], where)
-        vector_of(numbers[4:], where)
-
-
-def _without_keypoints(path: Path) -> None:
-    lines = [line for _, line in _lines_of_images(path)]
-    path.write_text("".join(f"{line}\n\n" for line in lines), "utf-8")
 
 
 def _record3d(path: Path) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from sfmprep.known_poses.poses import (
     Convention,
     Direction,
     KnownPoses,
-    converted,
 )
 from sfmprep.known_poses.trajectory import Trajectory
 from sfmprep.mapping.pose_graph import Edges, edge_errors_deg
@@ -70,9 +69,7 @@ def check_poses(poses: KnownPoses, edges: Edges, where: str) -> Checked:
             )
         return Checked(poses=poses, error_deg=float("nan"))
     errors = {
-        convention: _error_deg(
-            edges, *converted(poses.rotations, poses.vectors, convention)
-        )
+        convention: _error_deg(edges, *poses.placed(convention))
         for convention in CONVENTIONS
     }
     own = errors[poses.convention]
@@ -105,7 +102,11 @@ def check_poses(poses: KnownPoses, edges: Edges, where: str) -> Checked:
 
 
 def find_time_offset(
-    trajectory: Trajectory, names: Sequence[str], times: Float64, edges: Edges
+    trajectory: Trajectory,
+    names: Sequence[str],
+    times: Float64,
+    edges: Edges,
+    turns: Float64 | None = None,
 ) -> float:
     """By how many seconds the clock of a trajectory is ahead of that of the images.
 
@@ -117,6 +118,7 @@ def find_time_offset(
         names: Of the images [N].
         times: Of these, seconds.
         edges: Relative poses by the photographs, rows of `names`; without any, 0.
+        turns: Of the images against what the trajectory is of, see `KnownPoses`.
     """
     if not len(edges):
         return 0.0
@@ -124,10 +126,8 @@ def find_time_offset(
 
     def loss(offset: float, convention: Convention) -> float:
         wanted = (times + offset).clip(trajectory.times[0], trajectory.times[-1])
-        poses = trajectory.at(names, wanted, 0.0)
-        errors = edge_errors_deg(
-            edges, *converted(poses.rotations, poses.vectors, convention)
-        )
+        poses = replace(trajectory.at(names, wanted, 0.0), turns=turns)
+        errors = edge_errors_deg(edges, *poses.placed(convention))
         return float(np.nanmean(np.log1p((errors / _NOISE_DEG) ** 2)))
 
     grid = np.arange(-_MAX_OFFSET_S, _MAX_OFFSET_S + _STEP_S / 2, _STEP_S)
@@ -154,9 +154,7 @@ def _mirrored_errors(
 
     The last is how Unity has them: x right, y up, z forward, in world and camera.
     """
-    rotations, centres = converted(
-        poses.rotations, poses.vectors, convention or poses.convention
-    )
+    rotations, centres = poses.placed(convention or poses.convention)
     found = []
     for axis in range(3):
         signs = np.ones(3)
@@ -164,9 +162,7 @@ def _mirrored_errors(
         found.append(_error_deg(edges, rotations, centres * signs))
     mirror = np.diag([1.0, -1.0, 1.0])
     for direction in get_args(Direction):
-        turned, centres = converted(
-            poses.rotations, poses.vectors, Convention("opencv", direction)
-        )
+        turned, centres = poses.placed(Convention("opencv", direction))
         found.append(_error_deg(edges, mirror @ turned @ mirror, centres @ mirror))
     return found
 

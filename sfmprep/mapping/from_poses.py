@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
-from sfmprep.known_poses.names import of_images
+from sfmprep.known_poses.panoramas import of_photographs, turns_of
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
 from sfmprep.mapping.adjust import Refine, adjust
@@ -141,7 +141,10 @@ def map_from_poses(
     """
     cameras = cameras or DatabaseConfig()
     names = images.names
-    given = of_images(poses, names, where) if isinstance(poses, KnownPoses) else None
+    panoramas = images.panoramas
+    given = None
+    if isinstance(poses, KnownPoses):
+        given = of_photographs(poses, names, panoramas, where)
     with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
         lenses={} if given is None else given.cameras,
@@ -150,14 +153,17 @@ def map_from_poses(
         offset = None
         if isinstance(poses, Trajectory):
             times = image_times(names, poses)
+            turns = turns_of(names, panoramas)
             offset = time_offset
             if offset is None:
-                offset = find_time_offset(poses, names, times, edges)
+                offset = find_time_offset(poses, names, times, edges, turns)
                 logger.info(
                     "poses %s: the clock is %.0f ms ahead of that of the images",
                     *(where, 1000 * offset),
                 )
-            given = of_images(poses.at(names, times, offset), names, where)
+            at = poses.at(names, times, offset)
+            at = replace(at, turns=turns_of(at.names, panoramas))
+            given = of_photographs(at, names, panoramas, where)
         assert given is not None
         row_of = {name: row for row, name in enumerate(given.names)}
         edges = edges.of({names.index(name): row for name, row in row_of.items()})

@@ -157,7 +157,8 @@ def make(film: Film, folder: Path) -> Made:
             part, stored, quarter_turns=film.quarter_turns, durations=durations
         ).rename(path)
     poses = [camera_entry(shot.camera) for shot in shots]
-    return Made(path, poses, [shot.blur_px >= _BLURRED_PX for shot in shots])
+    is_blurred = [bool(shot.blur_px >= _BLURRED_PX) for shot in shots]
+    return Made(path, poses, is_blurred)
 
 
 def write_reference(made: Made, names: dict[str, int], folder: Path) -> None:

@@ -29,8 +29,9 @@ HEADER = "name,x,y,z,qw,qx,qy,qz"
 EXPECTED = (
     "expected a COLMAP model (a folder with images.bin or images.txt), a"
     " transforms.json, a table with the header name,x,y,z,qw,qx,qy,qz (.csv), a"
-    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of Polycam"
-    " (its folder), Record3D (.json), Metashape (.xml) or RealityCapture (.csv)"
+    " trajectory of TUM (lines of time, tx ty tz, qx qy qz qw), or an export of"
+    " Polycam, 3D Scanner App or Stray Scanner (its folder), Record3D (.json),"
+    " Metashape (.xml) or RealityCapture (.csv)"
 )
 
 

@@ -23,7 +23,7 @@ from sfmprep.models.flow.raft import Raft
 from sfmprep.models.flow.raft_network import RaftNetwork
 from sfmprep.pipelines.develop import find_capture
 from sfmprep.pipelines.rigs import find_rigs
-from tests.support.films import Walk, sound_only, write_film
+from tests.support.films import Walk, add_subtitles, sound_only, write_film
 from tests.support.pictures import picture, write
 from tests.support.raw import write_dng
 
@@ -286,6 +286,9 @@ def subtitles(step: float, number: int = 40) -> str:
     )
 
 
+TEXTS = subtitles(1e-5).strip().split("\n\n")
+
+
 def test_subtitles_of_a_drone_place_the_frames(
     film: Path, tmp_path: Path, decoded: list[str]
 ) -> None:
@@ -308,6 +311,24 @@ def test_subtitles_of_a_drone_place_the_frames(
     (taken,) = find_capture(folder, out, RECIPE).films
     assert decoded == ["DJI_1.MP4", "DJI_1.MP4"]
     assert [remark.text for remark in taken.remarks()] == []  # of 2 s, all are near
+
+
+def test_subtitles_inside_a_film_place_the_frames(film: Path, tmp_path: Path) -> None:
+    """In place of those beside it; a track of other words does not count."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    path = Path(shutil.copy(film, folder / "DJI_1.MP4"))
+    said = [text.partition("\n")[2].partition("\n")[2] for text in TEXTS]
+    add_subtitles(path, ["Ein schöner Tag", "..."])
+    add_subtitles(path, said)
+    images = find_capture(folder, out, RECIPE)
+    (taken,) = images.films
+    assert taken.num_located == len(images) > 2
+    assert taken.subtitles == "the text track of DJI_1.MP4"
+    for name, seconds in zip(taken.frames, taken.times, strict=True):
+        gps = images.infos[name].gps
+        assert gps is not None
+        assert gps == pytest.approx((52, 13 + 3e-4 * seconds, 40.5), abs=1e-6)
 
 
 def test_subtitles_that_are_of_no_use_are_named(film: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,17 @@ def test_causes_are_grouped_not_one_card_a_photograph(run: Run, tmp_path: Path) 
     assert page.count('<div class="card">') == 4
     assert page.count("<li><b>broken") == 300
     assert "<p>96 more are in the table below.</p>" in page
+
+
+def test_copies_are_listed_with_what_is_used(run: Run, tmp_path: Path) -> None:
+    assert "<h2>Copies" not in write(run, tmp_path)
+    copies = {f"<b> ({k:03}).jpg": "b.jpg" for k in range(301)}
+    run.images = replace(run.images, copies=copies)
+    page = write(run, tmp_path)
+    assert "<h2>Copies: 301 files</h2>" in page
+    assert "<li><b>&lt;b&gt; (299).jpg</b>: as b.jpg</li>" in page
+    assert "(300).jpg</b>" not in page
+    assert "<p>1 more are in report.json.</p>" in page
 
 
 def test_registered_photographs_are_shown(run: Run, tmp_path: Path) -> None:

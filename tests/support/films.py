@@ -138,3 +138,89 @@ def sound_only() -> bytes:
     handler = box(b"hdlr", bytes(8) + b"soun" + bytes(13))
     index = box(b"moov", box(b"trak", box(b"mdia", handler)))
     return box(b"ftyp", b"isom\0\0\2\0isomiso2") + index
+
+
+def add_subtitles(path: Path, texts: Sequence[str], *, chunk: int = 3) -> None:
+    """Adds a track of text to a film of `write_film`, a text for each 1/30 s.
+
+    Args:
+        path: The film.
+        texts: Of any characters.
+        chunk: How many lie one behind the other, before bytes of nothing.
+    """
+
+    def box(kind: bytes, *content: bytes) -> bytes:
+        joined = b"".join(content)
+        return struct.pack(">I", 8 + len(joined)) + kind + joined
+
+    def table(kind: bytes, *numbers: int) -> bytes:
+        return box(kind, struct.pack(f">{1 + len(numbers)}I", 0, *numbers))
+
+    data = path.read_bytes()
+    samples = [struct.pack(">H", len(t.encode())) + t.encode() for t in texts]
+    places, written = list[int](), b""
+    for first in range(0, len(samples), chunk):
+        places.append(len(data) + 8 + len(written))
+        written += b"".join(samples[first : first + chunk]) + bytes(5)
+    runs = [1, min(chunk, len(samples)), 1]
+    if (rest := len(samples) % chunk) and len(places) > 1:
+        runs += [len(places), rest, 1]
+    stbl = box(
+        b"stbl",
+        table(b"stts", 1, len(samples), 1),
+        table(b"stsc", len(runs) // 3, *runs),
+        table(b"stsz", 0, len(samples), *map(len, samples)),
+        table(b"stco", len(places), *places),
+    )
+    handler = box(b"hdlr", bytes(8), b"sbtl", bytes(13))
+    header = table(b"mdhd", 0, 0, 30, len(samples), 0)
+    track = box(b"trak", box(b"mdia", header, handler, box(b"minf", stbl)))
+    start = data.index(b"moov") - 4
+    (size,) = struct.unpack(">I", data[start : start + 4])
+    moov = box(b"moov", data[start + 8 : start + size], track)
+    # where the index was is nothing now, and its place in the file stays
+    gone = data[:start] + struct.pack(">I", size) + b"free" + data[start + 8 :]
+    path.write_bytes(gone + box(b"mdat", written) + moov)
+
+
+def repeat_film(path: Path, times: int) -> None:
+    """Makes a film of `write_film` so many times as long, without more frames in it.
+
+    Its index names each frame again and again (ISO/IEC 14496-12, 8.5 to 8.7), so hours
+    take no more of the disk than seconds. It can be read from its beginning alone.
+    """
+    data = path.read_bytes()
+    start = data.index(b"moov") - 4  # behind the frames, whose places stay
+    path.write_bytes(data[:start] + _repeated(data[start:], times))
+
+
+def _repeated(data: bytes, times: int) -> bytes:
+    """Boxes one behind the other, their tables and durations repeated."""
+    boxes = dict[bytes, bytes]()
+    while data:
+        (size,) = struct.unpack(">I", data[:4])
+        boxes[data[4:8]], data = data[8:size], data[size:]
+    if b"stsz" in boxes:  # a chunk for each frame: they lie one behind the other
+        (place,) = struct.unpack(">I", boxes[b"stco"][8:12])
+        sizes = np.frombuffer(boxes[b"stsz"][12:], ">u4")
+        places = np.tile(place + np.cumsum(sizes) - sizes, times)
+        boxes[b"stsz"] = struct.pack(">3I", 0, 0, len(places)) + sizes.tobytes() * times
+        boxes[b"stco"] = struct.pack(">2I", 0, len(places))
+        boxes[b"stco"] += places.astype(">u4").tobytes()
+        boxes[b"stsc"] = struct.pack(">5I", 0, 1, 1, 1, 1)
+        count, entries = struct.unpack(">I", boxes[b"stts"][4:8])[0], boxes[b"stts"][8:]
+        boxes[b"stts"] = struct.pack(">2I", 0, count * times) + entries * times
+        boxes.pop(b"stss", None)
+    for kind, start in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16), (b"elst", 8)):
+        if kind in boxes:
+            content = boxes[kind]
+            (length,) = struct.unpack(">I", content[start : start + 4])
+            longer = struct.pack(">I", length * times)
+            boxes[kind] = content[:start] + longer + content[start + 4 :]
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"):
+        if kind in boxes:
+            boxes[kind] = _repeated(boxes[kind], times)
+    return b"".join(
+        struct.pack(">I", 8 + len(content)) + kind + content
+        for kind, content in boxes.items()
+    )
