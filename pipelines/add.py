@@ -113,7 +113,7 @@ def add_photographs(
             models = read_packed(run.workspace.mapped)
             models = map_stages.set_outliers_aside(run, models)
         with timed(seconds, "export"):
-            export_models(run, models, world=world, progress=progress)
+            export_models(run, models, world=world, device=device, progress=progress)
         with open_keypoints(run) as features:
             return reporting.write_report(
                 *(run, models, features), unreadable=undecoded, seconds=seconds

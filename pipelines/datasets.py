@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pycolmap
 
@@ -30,9 +31,11 @@ from sfmprep.export.spheres import CLOUD
 from sfmprep.export.taken_over import EarlierExport
 from sfmprep.export.targets import plan_folders
 from sfmprep.export.tracks import TRACKS
+from sfmprep.geometry.pointmaps import Depths
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.pipelines.artefacts import in_world, open_result, read_poses
+from sfmprep.pipelines.depths import find_depths
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
@@ -88,6 +91,7 @@ def export_models(
     models: Sequence[pycolmap.Reconstruction],
     *,
     world: WorldFrame | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> None:
     """Writes a dataset of each model that the recipe wants, unless that is done.
@@ -96,6 +100,7 @@ def export_models(
         run: The run.
         models: Largest first.
         world: The frame of the largest; None to find it.
+        device: Where the network runs, if one gives initial points.
         progress: Wraps the loops over images.
 
     Raises:
@@ -110,6 +115,7 @@ def export_models(
         for number, folder in folders.items()
     ):
         return
+    depths = find_depths(run, models, device=device, progress=progress)
     run.begin("export")
     features, matches = open_result(run)
     parts = run.workspace.work / "export.parts"
@@ -120,6 +126,7 @@ def export_models(
                     *(models[number], run.images, folder, run.recipe.export),
                     *(features, matches, read_poses(run, number).uncertainties),
                     scales=reduction_scales(run.images, run.recipe.features.max_size),
+                    depths=depths[number],
                     world=None if number else world,
                     earlier=_earlier(run, folder),
                     shards=run.cluster and Shards(run.cluster, parts),
@@ -146,6 +153,7 @@ def write_dataset(
     uncertainties: Mapping[str, PoseUncertainty],
     *,
     scales: Mapping[str, float] | None,
+    depths: Mapping[str, Depths] = MappingProxyType({}),
     world: WorldFrame | None = None,
     earlier: EarlierExport | None = None,
     shards: Shards | None = None,
@@ -163,6 +171,7 @@ def write_dataset(
     seeded = seed_points(
         *(model, ModelArrays.of(model), images, features, matches, config.seed),
         scales=scales,
+        depths=depths,
         progress=progress,
     )
     return export_dataset(

@@ -14,7 +14,7 @@ import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import ForeseeConfig
-from sfmprep.geometry.pointmaps import Foreseen
+from sfmprep.geometry.pointmaps import Depths, Foreseen
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.cameras import possible_cameras
 from sfmprep.mapping.foreseen import foreseen_matches
@@ -25,7 +25,7 @@ from sfmprep.pipelines import artefacts
 from sfmprep.pipelines.bounded import within_budget
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
-from sfmprep.semidense.foresee import Seen, foresee, read_foreseen
+from sfmprep.semidense.foresee import foresee, read_foreseen
 from sfmprep.stores.tables import MatchStore
 from sfmprep.types import Pair
 
@@ -98,7 +98,7 @@ def _foresee(
             config.network, device=where, precision=engine.precision
         )
         unreadable = foresee(
-            *(run.images, some.items, network, _seen(arrays), path),
+            *(run.images, some.items, network, depths_seen(arrays), path),
             max_size=config.network.max_size,
             cache_gb=engine.cache_gb,
             num_workers=engine.num_workers,
@@ -149,14 +149,15 @@ def _pairs_to_foresee(
     return wanted
 
 
-def _seen(arrays: ModelArrays) -> dict[str, Seen]:
+def depths_seen(arrays: ModelArrays) -> dict[str, Depths]:
+    """Which points of a model each of its images sees, and how far away."""
     views, seen = arrays.views, arrays.observations
     found = {}
     for row, rows in enumerate(seen.by_view(len(views))):
         away = arrays.xyz[seen.point[rows]] - views.centres[row]
         depth = away @ views.rotations[row][2]
         ahead = depth > 0
-        found[views.names[row]] = Seen(xy=seen.xy[rows][ahead], depth=depth[ahead])
+        found[views.names[row]] = Depths(xy=seen.xy[rows][ahead], depth=depth[ahead])
     return found
 
 

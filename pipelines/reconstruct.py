@@ -90,7 +90,7 @@ def reconstruct(
                 run, verified, seconds, device=device, progress=progress
             )
             with timed(seconds, "export"):
-                export_models(run, models, progress=progress)
+                export_models(run, models, device=device, progress=progress)
         except SfmprepError as error:
             _report_failure(report, error, run.workspace.report_page)
             raise

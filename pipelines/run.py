@@ -203,6 +203,7 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
     """
     flow = recipe.tracks.flow if recipe.tracks else None
     pointmaps = recipe.foresee.network if recipe.foresee else None
+    deep = recipe.export.seed.pointmaps
     is_small = num_images <= getattr(recipe.pairs, "exhaustive_up_to", 0)
     retriever = None if is_small else recipe.retriever
     earlier = earlier_choice(workspace, recipe)
@@ -216,6 +217,7 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
             None if workspace.rows.is_file() else retriever,
             None if workspace.tracks.is_file() else flow,
             None if workspace.foreseen.is_file() else pointmaps,
+            None if workspace.depths.is_dir() else deep,
         )
         made = read_resolved(workspace.recipe)
         stores = {
@@ -228,7 +230,7 @@ def choose(workspace: Workspace, recipe: Recipe, num_images: int) -> Recipe:
         recipe = recipe.with_frontend(earlier)
         return rungs_to_be_had(recipe, earlier=made, used=used)
     recipe = choose_frontend(recipe)
-    fetch_weights(retriever, flow, pointmaps)
+    fetch_weights(retriever, flow, pointmaps, deep)
     return recipe
 
 

@@ -559,12 +559,23 @@ STAGES = {
             applies=maps,
         ),
         Stage(
+            name="depths",
+            version=1,
+            reads=("outliers",),
+            writes="work/depths",
+            command="export",
+            model=lambda r: r.export.seed.pointmaps,
+            applies=lambda r: maps(r) and r.export.seed.pointmaps is not None,
+        ),
+        Stage(
             name="export",
             version=2,
-            reads=("outliers",),
+            reads=("depths",),
             writes="dataset.json",
             is_open=True,
-            settings=lambda r: r.export.model_dump(mode="json", exclude={"outliers"}),
+            settings=lambda r: r.export.model_dump(
+                mode="json", exclude={"outliers": True, "seed": {"pointmaps"}}
+            ),
             applies=maps,
         ),
     )

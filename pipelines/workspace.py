@@ -26,6 +26,7 @@ out/
         consistency.json   how far pairs and largest model agree, and pairs left out
         refined.zip    models with refined keypoints
         rigs.json held.zip     rigs, if there are any, and models that keep to them
+        depths/        of images by pointmaps, where these give initial points
         models/0 ...   those without what is not supported
         poses.json     uncertainties of the poses, and images set aside
         left_out.json  pairs that the budget had no time for, by stage
@@ -111,6 +112,7 @@ class Workspace:
         self.refined = work / "refined.zip"
         self.rigs = work / "rigs.json"
         self.held = work / "held.zip"
+        self.depths = work / "depths"
         self.models = work / "models"
         self.poses = work / "poses.json"
         self.report = out / "report.json"

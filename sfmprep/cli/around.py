@@ -92,6 +92,7 @@ def recipes(
         "retrieval": recipe.retriever,
         "semi-dense": dense,
         "poses foreseen": recipe.foresee.network if recipe.foresee else None,
+        "initial points": recipe.export.seed.pointmaps,
     }
     others |= {k: flow for k, flow in flows.items() if flow and flow.needed_weights()}
     for label, model in others.items():

@@ -14,6 +14,7 @@ from pydantic import (
 
 from sfmprep.config.base import Config
 from sfmprep.config.mapping import OutlierConfig
+from sfmprep.config.semidense import PointmapConfig
 
 Target = Literal[
     "nerfstudio",
@@ -75,6 +76,8 @@ class SeedConfig(Config):
     """Points whose rays meet at a smaller angle are dropped, degrees."""
     max_uncertainty: PositiveFloat | None = 0.05
     """Points whose standard deviation is a larger share of their distance, or null."""
+    pointmaps: PointmapConfig | None = None
+    """What adds points where no feature was, which a second view confirms; or null."""
 
 
 class ExportConfig(Config):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pycolmap
@@ -16,6 +17,7 @@ import pycolmap
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import SeedConfig
 from sfmprep.dataset.colours import point_colours
+from sfmprep.dataset.deep_points import DeepPoints, deep_points
 from sfmprep.dataset.new_points import (
     among_neighbours,
     join_keypoints,
@@ -23,6 +25,7 @@ from sfmprep.dataset.new_points import (
     owners,
 )
 from sfmprep.dataset.support import Points, measured, nothing, refused_by
+from sfmprep.geometry.pointmaps import Depths
 from sfmprep.geometry.tracks import Keypoints, consistent_links
 from sfmprep.geometry.uncertainty import noise_px
 from sfmprep.geometry.views import ModelArrays, Observations, Views
@@ -48,6 +51,7 @@ def seed_points(
     config: SeedConfig,
     *,
     scales: Mapping[str, float] | None = None,
+    depths: Mapping[str, Depths] = MappingProxyType({}),
     progress: Progress = silent,
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose points are those to start training from.
@@ -65,6 +69,7 @@ def seed_points(
         config: Level, thresholds and the cap.
         scales: Pixels of a file for one of what its features saw, by image name, which
             thresholds follow; None for 1.
+        depths: Of pixels of the images, by name, which give points that one image sees.
         progress: Wraps the loop over pairs and that over photographs.
 
     Returns:
@@ -101,13 +106,20 @@ def seed_points(
             *(views, by_view, keypoints, links.select(free), noise, config)
         )
         new = new.select(among_neighbours(views, old, new))
+    deep = deep_points(views, depths)
     stays = _thinned(
-        np.concatenate((old.xyz, new.xyz)),
-        np.concatenate((old.observations.counts(), new.observations.counts())),
-        np.concatenate((old.errors, new.errors)),
+        np.concatenate((old.xyz, new.xyz, deep.xyz)),
+        np.concatenate(
+            (
+                *(old.observations.counts(), new.observations.counts()),
+                np.zeros(len(deep.xyz), np.int64),
+            )
+        ),
+        np.concatenate((old.errors, new.errors, np.zeros(len(deep.xyz)))),
         config.max_points,
     )
-    stays_old, new = stays[: len(old)], new.select(stays[len(old) :])
+    stays_old, stays_new, stays_deep = np.split(stays, [len(old), len(old) + len(new)])
+    new, deep = new.select(stays_new), deep.select(stays_deep)
     seed = pycolmap.Reconstruction(model)
     for point_id in set(seed.point3D_ids()).difference(ids[stays_old].tolist()):
         seed.delete_point3D(point_id)
@@ -118,12 +130,41 @@ def seed_points(
         )
         colours = point_colours(views, images, new.observations, progress=progress)
         _add_points(seed, views, new, colours)
+    _add_deep(seed, views, deep, _colours_of(views, images, deep))
     seed.update_point_3d_errors()
     logger.info(
         "seed cloud: %d of the mapper's %d points, and %d new ones",
         *(stays_old.sum(), len(kept), len(new)),
     )
     return seed
+
+
+def _add_deep(
+    model: pycolmap.Reconstruction, views: Views, deep: DeepPoints, colours: Bytes
+) -> None:
+    """Adds points, and to the image that tells it a keypoint for each."""
+    for view in np.unique(deep.view).tolist():
+        image = model.images[int(views.ids[view])]
+        rows = np.flatnonzero(deep.view == view)
+        for row in rows.tolist():
+            element = pycolmap.TrackElement(image.image_id, len(image.points2D))
+            image.points2D.append(pycolmap.Point2D(deep.xy[row]))
+            model.add_point3D(deep.xyz[row], pycolmap.Track([element]), colours[row])
+
+
+def _colours_of(views: Views, images: ImageSet, deep: DeepPoints) -> Bytes:
+    """The colours of points by the one view each that tells them."""
+    count = len(deep.xyz)
+    if not count:
+        return np.empty((0, 3), np.uint8)
+    seen = Observations(
+        point=np.arange(count),
+        view=deep.view,
+        keypoint=np.full(count, -1),
+        xy=deep.xy,
+        ray=np.empty((count, 3)),
+    )
+    return point_colours(views, images, seen)
 
 
 # ---------------------------------------------------------------------------- filter

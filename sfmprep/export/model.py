@@ -65,6 +65,10 @@ def export_model(
         np.concatenate([ids for _, ids in observed]), return_counts=True
     )
     kept = ids[(counts >= _MIN_TRACK) & (ids != pycolmap.INVALID_POINT3D_ID)]
+    # those that never were seen twice are points of depths
+    points = reconstruction.points3D.items()
+    single = [key for key, point in points if point.track.length() < _MIN_TRACK]
+    kept = np.union1d(kept, np.intersect1d(np.array(single, np.uint64), ids))
     _expect_points(len(kept))
     model = pycolmap.Reconstruction()
     # The numbers of the cameras are in the order of their first images.

@@ -19,7 +19,7 @@ from sfmprep.types import Float32, Float64, Mask
 _ROUNDS = 10  # of weighted least squares
 _LEAST = 1e-8  # pixels; nearer residuals weigh no more
 _MAX_ERROR_PX = 5.0  # of the network's input, as its authors have it
-_MIN_CONFIDENCE = 3.0  # of points that count for the pose, as its authors have it
+MIN_CONFIDENCE = 3.0  # of points that count for the pose, as its authors have it
 _MIN_POINTS = 15
 _MAX_POINTS = 4096  # that the pose is found from
 _DEVIATION = 1.4826  # of a normal distribution, for its median deviation
@@ -34,6 +34,14 @@ class View:
     offsets: Float32  # [N, 2] from the middle of the upright image, pixels of the file
     pixel: float  # pixels of the file for one of the network
     orientation: int  # EXIF, of the file
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Depths:
+    """How far away what some pixels of an image show is; K may be 0."""
+
+    xy: Float64  # [K, 2] COLMAP pixels of the file
+    depth: Float64  # [K] along the axis of the camera, above 0, units of a model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,30 +72,39 @@ class PointmapGeometry:
     is_sure: Mask  # [N] of them, those that are confident
 
     def unit(self, offsets: Float64, depth: Float64) -> tuple[float, float]:
-        """How long its unit of length is in that of a model.
+        """How long its unit of length is in that of a model; see `unit_of_depths`."""
+        sure = self.is_sure
+        return unit_of_depths(self.offsets[sure], self.depth[sure], offsets, depth)
 
-        Args:
-            offsets: [M, 2] where the first image sees points of the model, as in
-                `View`; M may be 0.
-            depth: [M] that these have there, in units of the model, above 0.
 
-        Returns:
-            The median of the ratios of depths, and by what share they differ from it
-            (1.48 times the median of differences); NaN where fewer than 15 points fall
-            on confident pixels.
-        """
-        if not self.is_sure.any() or not len(depth):
-            return np.nan, np.nan
-        tree = cKDTree(self.offsets[self.is_sure])
-        reach = np.median(tree.query(self.offsets[self.is_sure][:100], k=2)[0][:, 1])
-        away, rows = tree.query(offsets, distance_upper_bound=2 * reach)
-        there = np.flatnonzero(np.isfinite(away))
-        told = self.depth[self.is_sure][rows[there]]
-        ratios = depth[there][told > 0] / told[told > 0]
-        if len(ratios) < _MIN_POINTS:
-            return np.nan, np.nan
-        middle = float(np.median(ratios))
-        return middle, float(_DEVIATION * np.median(np.abs(ratios / middle - 1)))
+def unit_of_depths(
+    own_xy: Float32, own_depth: Float32, xy: Float64, depth: Float64
+) -> tuple[float, float]:
+    """How long the unit of a network's depths is in that of a model.
+
+    Args:
+        own_xy: [N, 2] pixels whose depth the network tells; N may be 0.
+        own_depth: [N] what it tells.
+        xy: [M, 2] where the image sees points of the model; M may be 0.
+        depth: [M] that these have there, in units of the model, above 0.
+
+    Returns:
+        The median of the ratios of depths, and by what share they differ from it (1.48
+        times the median of differences); NaN where fewer than 15 points fall on such
+        pixels.
+    """
+    if len(own_xy) < _MIN_POINTS or not len(depth):
+        return np.nan, np.nan
+    tree = cKDTree(own_xy)
+    reach = np.median(tree.query(own_xy[:100], k=2)[0][:, 1])
+    away, rows = tree.query(xy, distance_upper_bound=2 * reach)
+    there = np.flatnonzero(np.isfinite(away))
+    told = own_depth[rows[there]]
+    ratios = depth[there][told > 0] / told[told > 0]
+    if len(ratios) < _MIN_POINTS:
+        return np.nan, np.nan
+    middle = float(np.median(ratios))
+    return middle, float(_DEVIATION * np.median(np.abs(ratios / middle - 1)))
 
 
 def pointmap_geometry(
@@ -134,7 +151,7 @@ def pointmap_geometry(
         confidence=max(sure),
         offsets=first.offsets,
         depth=depth.astype(np.float32),
-        is_sure=first.confidence > _MIN_CONFIDENCE,
+        is_sure=first.confidence > MIN_CONFIDENCE,
     )
 
 
@@ -181,7 +198,7 @@ def relative_pose(
         The pose [3, 4] of the upright second camera from the upright first, None where
         there is none, and the share of the confident pixels that agree with it.
     """
-    rows = np.flatnonzero(view.confidence > _MIN_CONFIDENCE)
+    rows = np.flatnonzero(view.confidence > MIN_CONFIDENCE)
     if len(rows) < _MIN_POINTS or not focal_px > 0:
         return None, 0.0
     chosen = np.random.default_rng(seed).permutation(rows)[:_MAX_POINTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import is_mirrored, resize_xy, upright_size, upright_xy
 from sfmprep.files import as_written
 from sfmprep.geometry.pointmaps import (
+    Depths,
     Foreseen,
     PointmapGeometry,
     View,
@@ -23,18 +24,10 @@ from sfmprep.geometry.pointmaps import (
 from sfmprep.models.protocols import DenseImage
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.visit import visit_pairs
-from sfmprep.types import Float64, Pair
+from sfmprep.types import Pair
 
 if TYPE_CHECKING:
     from sfmprep.models.semidense.pointmaps import Pointmaps, Points
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """What an image with a pose sees of the points of its model; M may be 0."""
-
-    xy: Float64  # [M, 2] COLMAP pixels of the file
-    depth: Float64  # [M] above 0
 
 
 def geometry_of_pair(
@@ -47,7 +40,7 @@ def geometry_of_pair(
         DeviceError: the pair does not fit into the memory of the device.
     """
     orders = [network.points(*pair) for pair in ((first, second), (second, first))]
-    forward, backward = ((_view(one), _view(other)) for one, other in orders)
+    forward, backward = ((view_of(one), view_of(other)) for one, other in orders)
     return pointmap_geometry(forward, backward, seed=seed)
 
 
@@ -55,7 +48,7 @@ def foresee(
     images: ImageSet,
     pairs: Sequence[Pair],
     network: Pointmaps,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, Depths],
     path: Path,
     *,
     max_size: int,
@@ -73,7 +66,7 @@ def foresee(
         images: The capture.
         pairs: An image with a pose and one without, in either order.
         network: DUSt3R or MASt3R.
-        seen: Of the images with a pose.
+        seen: What the images with a pose see of the points of their model.
         path: JSON lines; made where it is missing. A run that is stopped goes on there.
         max_size: Longer side in pixels that larger images are reduced to.
         cache_gb: Prepared images that stay on the device, 1e9 bytes.
@@ -148,7 +141,7 @@ def _told(
     first: str,
     second: str,
     found: PointmapGeometry,
-    seen: Seen,
+    seen: Depths,
 ) -> dict[str, object]:
     """A line's content, in lengths of the model; nothing where these are not known."""
     if found.second_from_first is None:
@@ -172,7 +165,7 @@ def _told(
     return asdict(told) | {"second_from_first": pose.tolist()}
 
 
-def _view(seen: Points) -> View:
+def view_of(seen: Points) -> View:
     """What a network says of an image, in pixels of its file."""
     placed = seen.placed
     size = upright_size(placed.size, placed.orientation)
