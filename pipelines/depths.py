@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from sfmprep.geometry.pointmaps import Depths
 from sfmprep.geometry.views import ModelArrays
+from sfmprep.models.build import build_pointmaps
 from sfmprep.pipelines.foreseen import depths_seen
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
@@ -59,8 +60,6 @@ def find_depths(
         seen |= {name: told[name] for name in new}
         partners |= {name: chosen[name] for name in new if name in chosen}
     if not run.ledger.is_done("depths"):
-        from sfmprep.models.semidense.pointmaps import Pointmaps
-
         if not run.ledger.can_grow("depths"):
             shutil.rmtree(folder, ignore_errors=True)
         run.begin("depths")
@@ -68,7 +67,7 @@ def find_depths(
         where = device.split(",")[0]
         unreadable = write_depths(
             *(run.images, partners),
-            Pointmaps(config, device=where, precision=engine.precision),
+            build_pointmaps(config, device=where, precision=engine.precision),
             *(seen, folder),
             stride=config.stride,
             max_size=config.max_size,

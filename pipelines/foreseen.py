@@ -20,6 +20,7 @@ from sfmprep.mapping.cameras import possible_cameras
 from sfmprep.mapping.foreseen import foreseen_matches
 from sfmprep.mapping.second_round import propose_pairs
 from sfmprep.mapping.view_graph import read_pair_table
+from sfmprep.models.build import build_pointmaps
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines import artefacts
 from sfmprep.pipelines.bounded import within_budget
@@ -88,13 +89,11 @@ def _foresee(
     engine, network = run.recipe.engine, None
 
     def attempt(some: Pairs) -> None:
-        from sfmprep.models.semidense.pointmaps import Pointmaps
-
         nonlocal network
         if not len(some):
             return
         where = device.split(",")[0]
-        network = network or Pointmaps(
+        network = network or build_pointmaps(
             config.network, device=where, precision=engine.precision
         )
         unreadable = foresee(

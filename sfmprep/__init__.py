@@ -35,6 +35,7 @@ __all__ = [
     "DenseConfig",
     "DenseMatches",
     "DenseStore",
+    "DepthAnything",
     "DeviceError",
     "Dis",
     "Disk",
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
         Recipe,
         RefinementConfig,
     )
+    from sfmprep.config import DepthAnythingConfig as DepthAnything
     from sfmprep.config import DisConfig as Dis
     from sfmprep.config import DiskConfig as Disk
     from sfmprep.config import DroidConfig as Droid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfmprep.api.given import decoded
-from sfmprep.config import PointmapConfig
+from sfmprep.config import MakesPointmapsConfig, PointmapConfig
 from sfmprep.devices import pick_device
 from sfmprep.geometry.pointmaps import PointmapGeometry
 from sfmprep.models.shared.precision import Precision
@@ -14,13 +14,13 @@ from sfmprep.models.shared.precision import Precision
 def pointmap_geometry(
     first: str | Path,
     second: str | Path,
-    network: PointmapConfig | None = None,
+    network: MakesPointmapsConfig | None = None,
     *,
     device: str = "cpu",
     precision: Precision = "auto",
     seed: int = 0,
 ) -> PointmapGeometry:
-    """Focal lengths and relative pose of two photographs, by DUSt3R or MASt3R.
+    """Focal lengths and relative pose of two photographs, by pointmaps.
 
     A prior for cameras that nothing else connects: good to some degrees. The principal
     point is taken to be in the middle.
@@ -28,7 +28,8 @@ def pointmap_geometry(
     Args:
         first: A photograph.
         second: Another one.
-        network: MASt3R by default; its file is yours to bring.
+        network: DUSt3R, MASt3R (the default) or Depth Anything 3; its file is yours
+            to bring.
         device: Where the network runs, such as `cuda`.
         precision: As in `extract`.
         seed: Of RANSAC.
@@ -42,13 +43,13 @@ def pointmap_geometry(
             it is mirrored.
         ConfigError, WeightsError, DeviceError: as `extract`.
     """
-    from sfmprep.models.semidense.pointmaps import Pointmaps
+    from sfmprep.models.build import build_pointmaps
     from sfmprep.semidense.foresee import geometry_of_pair
 
     network = network or PointmapConfig()
-    matcher = Pointmaps(network, device=pick_device(device), precision=precision)
+    made = build_pointmaps(network, device=pick_device(device), precision=precision)
     sides = [
-        matcher.prepare(decoded(Path(path), network.max_size))[0]
+        made.prepare(decoded(Path(path), network.max_size))[0]
         for path in (first, second)
     ]
-    return geometry_of_pair(matcher, *sides, seed=seed)
+    return geometry_of_pair(made, *sides, seed=seed)

@@ -14,7 +14,7 @@ from pydantic import (
 
 from sfmprep.config.base import Config
 from sfmprep.config.mapping import OutlierConfig
-from sfmprep.config.semidense import PointmapConfig
+from sfmprep.config.semidense import MakesPointmapsConfig
 
 Target = Literal[
     "nerfstudio",
@@ -76,7 +76,7 @@ class SeedConfig(Config):
     """Points whose rays meet at a smaller angle are dropped, degrees."""
     max_uncertainty: PositiveFloat | None = 0.05
     """Points whose standard deviation is a larger share of their distance, or null."""
-    pointmaps: PointmapConfig | None = None
+    pointmaps: MakesPointmapsConfig | None = None
     """What adds points where no feature was, which a second view confirms; or null."""
 
 

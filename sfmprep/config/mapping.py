@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config
-from sfmprep.config.semidense import PointmapConfig
+from sfmprep.config.semidense import MakesPointmapsConfig, PointmapConfig
 
 
 class DatabaseConfig(Config):
@@ -101,7 +101,7 @@ class ForeseeConfig(Config):
     image the points of the model should be.
     """
 
-    network: PointmapConfig = PointmapConfig()
+    network: MakesPointmapsConfig = PointmapConfig()
     """What makes the pointmaps."""
     per_image: Annotated[int, Field(ge=2)] = 4
     """With how many others each image is looked at; two must agree."""

@@ -81,6 +81,27 @@ class PointmapConfig(ModelConfig):
     weights: WeightsFile = None
 
 
+class DepthAnythingConfig(ModelConfig):
+    """Depth Anything 3 (Lin et al., 2025), Apache-2.0: depths and cameras of a pair.
+
+    It has no matches: it foresees poses, and gives initial points.
+    """
+
+    implementation = "sfmprep.models.semidense.depth_anything:DepthAnything"
+    type: Literal["depth-anything"] = "depth-anything"
+    model: Literal["da3-small", "da3-base"] = "da3-base"
+    """Which checkpoint."""
+    max_size: Annotated[int, Field(ge=56, le=504)] = 504
+    """Longer side in pixels that larger images are reduced to."""
+    stride: Annotated[int, Field(ge=2, le=64)] = 8
+    """Pixels from one initial point to the next, each way."""
+    weights: WeightsFile = None
+
+
+MakesPointmapsConfig = Annotated[
+    PointmapConfig | DepthAnythingConfig, Field(discriminator="type")
+]
+
 DenseMatcherConfig = Annotated[
     S2ldConfig | LoftrConfig | XFeatStarConfig | PointmapConfig,
     Field(discriminator="type"),

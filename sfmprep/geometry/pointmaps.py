@@ -19,7 +19,6 @@ from sfmprep.types import Float32, Float64, Mask
 _ROUNDS = 10  # of weighted least squares
 _LEAST = 1e-8  # pixels; nearer residuals weigh no more
 _MAX_ERROR_PX = 5.0  # of the network's input, as its authors have it
-MIN_CONFIDENCE = 3.0  # of points that count for the pose, as its authors have it
 _MIN_POINTS = 15
 _MAX_POINTS = 4096  # that the pose is found from
 _DEVIATION = 1.4826  # of a normal distribution, for its median deviation
@@ -31,6 +30,7 @@ class View:
 
     points: Float32  # [N, 3] in the upright camera of the first image
     confidence: Float32  # [N] 1 and more
+    is_sure: Mask  # [N] confident enough for the pose
     offsets: Float32  # [N, 2] from the middle of the upright image, pixels of the file
     pixel: float  # pixels of the file for one of the network
     orientation: int  # EXIF, of the file
@@ -151,7 +151,7 @@ def pointmap_geometry(
         confidence=max(sure),
         offsets=first.offsets,
         depth=depth.astype(np.float32),
-        is_sure=first.confidence > MIN_CONFIDENCE,
+        is_sure=first.is_sure,
     )
 
 
@@ -198,7 +198,7 @@ def relative_pose(
         The pose [3, 4] of the upright second camera from the upright first, None where
         there is none, and the share of the confident pixels that agree with it.
     """
-    rows = np.flatnonzero(view.confidence > MIN_CONFIDENCE)
+    rows = np.flatnonzero(view.is_sure)
     if len(rows) < _MIN_POINTS or not focal_px > 0:
         return None, 0.0
     chosen = np.random.default_rng(seed).permutation(rows)[:_MAX_POINTS]

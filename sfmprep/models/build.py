@@ -16,6 +16,7 @@ from sfmprep.config import (
     DenseMatcherConfig,
     FeaturesConfig,
     FlowConfig,
+    MakesPointmapsConfig,
     MatcherConfig,
     RetrieverConfig,
 )
@@ -24,6 +25,7 @@ from sfmprep.models.protocols import (
     DenseMatcher,
     Extractor,
     FlowEstimator,
+    MakesPointmaps,
     Matcher,
     Retriever,
 )
@@ -52,6 +54,14 @@ def build_dense_matcher(
 ) -> DenseMatcher:
     """Makes the matcher without a detector; raises as `build_extractor`."""
     made: DenseMatcher = implementation(type(config))(config, **where)
+    return made
+
+
+def build_pointmaps(
+    config: MakesPointmapsConfig, **where: Unpack[Where]
+) -> MakesPointmaps:
+    """Makes the network that gives pointmaps; raises as `build_extractor`."""
+    made: MakesPointmaps = implementation(type(config))(config, **where)
     return made
 
 

@@ -7,9 +7,18 @@ A batch gives the same result as its items one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from sfmprep.types import DenseMatches, Features, Float32, ImageBatch, Matches
+from sfmprep.coords import Placed
+from sfmprep.types import (
+    DenseMatches,
+    Features,
+    Float32,
+    ImageBatch,
+    Mask,
+    Matches,
+)
 
 
 class Extractor(Protocol):
@@ -219,5 +228,40 @@ class ConfidentFlowEstimator(FlowEstimator, Protocol):
 
         Raises:
             ValueError, DeviceError: as `flow`.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """What a pair says about one of its images; N is the pixels of the network."""
+
+    points: Float32  # [N, 3] in the camera of the first image
+    confidence: Float32  # [N] 1 and more
+    is_sure: Mask  # [N] confident enough to count
+    xy: Float32  # [N, 2] where the pixels are, COLMAP pixels of the batch
+    placed: Placed
+
+
+class MakesPointmaps(Protocol):
+    """Gives the pixels of both images of a pair points in space."""
+
+    identity: Mapping[str, object]
+    """What its results depend on, as JSON can hold it; see `models.identity`."""
+
+    def prepare(self, batch: ImageBatch) -> list[DenseImage]:
+        """Does what depends on one image alone, and leaves it on the device.
+
+        Raises:
+            DeviceError: a single image does not fit into the memory of the device.
+        """
+        ...
+
+    def points(self, first: DenseImage, second: DenseImage) -> tuple[Points, Points]:
+        """Points of both images in the camera of the first.
+
+        Raises:
+            ValueError: an image has no pixels that the network takes.
+            DeviceError: the pair does not fit into the memory of the device.
         """
         ...

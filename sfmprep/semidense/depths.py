@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.files import as_written
-from sfmprep.geometry.pointmaps import MIN_CONFIDENCE, Depths, unit_of_depths
-from sfmprep.models.protocols import DenseImage
+from sfmprep.geometry.pointmaps import Depths, unit_of_depths
+from sfmprep.models.protocols import DenseImage, MakesPointmaps, Points
 from sfmprep.progress import Progress, silent
+from sfmprep.semidense.foresee import has_points
 from sfmprep.semidense.visit import visit_pairs
 from sfmprep.types import Pair
-
-if TYPE_CHECKING:
-    from sfmprep.models.semidense.pointmaps import Pointmaps, Points
 
 _MAX_SPREAD = 0.15  # of the ratios of depths: beyond, the scale is not one number
 
@@ -26,7 +23,7 @@ _MAX_SPREAD = 0.15  # of the ratios of depths: beyond, the scale is not one numb
 def write_depths(
     images: ImageSet,
     partners: Mapping[str, str],
-    network: Pointmaps,
+    network: MakesPointmaps,
     seen: Mapping[str, Depths],
     folder: Path,
     *,
@@ -44,7 +41,7 @@ def write_depths(
     Args:
         images: The capture.
         partners: Image, and the view that it is looked at with.
-        network: DUSt3R or MASt3R.
+        network: What makes pointmaps.
         seen: What the images see of the points of their model.
         folder: Where the files go; made where it is missing. A run that is stopped goes
             on there.
@@ -62,7 +59,12 @@ def write_depths(
     """
     folder.mkdir(parents=True, exist_ok=True)
     row_of = {name: row for row, name in enumerate(images.names)}
-    missing = [name for name in partners if not _file(folder, row_of[name]).is_file()]
+    missing = [
+        name
+        for name, other in partners.items()
+        if not _file(folder, row_of[name]).is_file()
+        and all(has_points(images.infos[each], max_size) for each in (name, other))
+    ]
     pairs = dict.fromkeys(_in_order(name, partners[name]) for name in missing)
     unreadable: dict[str, str] = {}
 
@@ -114,7 +116,7 @@ def _in_order(name: str, other: str) -> Pair:
 def _scaled(own: Points, seen: Depths, stride: int) -> Depths:
     """Depths on the grid, in the lengths of the model."""
     xy, told = own.placed.stored(own.xy), own.points[:, 2]
-    sure = (own.confidence > MIN_CONFIDENCE) & (told > 0)
+    sure = own.is_sure & (told > 0)
     unit, spread = unit_of_depths(xy[sure], told[sure], seen.xy, seen.depth)
     if not spread <= _MAX_SPREAD:
         sure[:] = False

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from sfmprep.capture.batches import fit_size
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.coords import is_mirrored, resize_xy, upright_size, upright_xy
 from sfmprep.files import as_written
@@ -21,17 +23,16 @@ from sfmprep.geometry.pointmaps import (
     View,
     pointmap_geometry,
 )
-from sfmprep.models.protocols import DenseImage
+from sfmprep.models.protocols import DenseImage, MakesPointmaps, Points
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.visit import visit_pairs
 from sfmprep.types import Pair
 
-if TYPE_CHECKING:
-    from sfmprep.models.semidense.pointmaps import Pointmaps, Points
+_LEAST_SIDE = 16  # pixels of the network
 
 
 def geometry_of_pair(
-    network: Pointmaps, first: DenseImage, second: DenseImage, *, seed: int = 0
+    network: MakesPointmaps, first: DenseImage, second: DenseImage, *, seed: int = 0
 ) -> PointmapGeometry:
     """Focal lengths and relative pose of two prepared images.
 
@@ -47,7 +48,7 @@ def geometry_of_pair(
 def foresee(
     images: ImageSet,
     pairs: Sequence[Pair],
-    network: Pointmaps,
+    network: MakesPointmaps,
     seen: Mapping[str, Depths],
     path: Path,
     *,
@@ -60,12 +61,12 @@ def foresee(
     """Looks at pairs that the file does not hold yet, and writes a line for each.
 
     The line of a pair that tells nothing has the names alone: the network is not sure
-    of it, or sees nothing there of what the model has, or EXIF mirrors an image.
+    of it, or sees nothing there of what the model has, or `has_points` refuses one.
 
     Args:
         images: The capture.
         pairs: An image with a pose and one without, in either order.
-        network: DUSt3R or MASt3R.
+        network: What makes pointmaps.
         seen: What the images with a pose see of the points of their model.
         path: JSON lines; made where it is missing. A run that is stopped goes on there.
         max_size: Longer side in pixels that larger images are reduced to.
@@ -89,7 +90,7 @@ def foresee(
         def look(pair: Pair, prepared: Mapping[str, DenseImage]) -> None:
             first, second = pair if pair[0] in seen else pair[::-1]
             line: dict[str, object] = {"first": first, "second": second}
-            if not any(is_mirrored(images.infos[name].orientation) for name in pair):
+            if all(has_points(images.infos[name], max_size) for name in pair):
                 found = geometry_of_pair(
                     network, prepared[first], prepared[second], seed=seed
                 )
@@ -107,6 +108,17 @@ def foresee(
             for _ in progress(visits, desc="foresee", total=len(missing)):
                 pass
     return unreadable
+
+
+def has_points(info: ImageInfo, max_size: int) -> bool:
+    """Whether networks have pixels of an image, and its camera a pose.
+
+    Cameras of images that EXIF mirrors have none, and images of fewer than 16 pixels a
+    side, reduced to `max_size`, are less than a patch.
+    """
+    return not is_mirrored(info.orientation) and (
+        min(fit_size(info.size, max_size)) >= _LEAST_SIDE
+    )
 
 
 def read_foreseen(path: Path) -> list[Foreseen]:
@@ -173,6 +185,7 @@ def view_of(seen: Points) -> View:
     return View(
         points=seen.points,
         confidence=seen.confidence,
+        is_sure=seen.is_sure,
         offsets=(xy - np.array(size) / 2).astype(np.float32),
         pixel=max(size) / max(placed.network_size),
         orientation=placed.orientation,

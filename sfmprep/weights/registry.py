@@ -280,6 +280,12 @@ WEIGHTS: Mapping[str, Weights] = {
         _pointmap("dust3r-linear", "naver/dust3r"),
         _pointmap("dust3r-dpt", "naver/dust3r"),
         _pointmap("mast3r", "naver/mast3r"),
+        Weights(
+            name="da3-small", licence="Apache-2.0", origin="depth-anything/DA3-SMALL"
+        ),
+        Weights(
+            name="da3-base", licence="Apache-2.0", origin="depth-anything/DA3-BASE"
+        ),
         Weights(name="d2net", licence="Clear BSD", origin="mihaidusmanu/d2-net"),
         Weights(
             name="raft-small",

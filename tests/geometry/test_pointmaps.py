@@ -46,6 +46,7 @@ def views(*, sure: tuple[float, float] = (9, 4), orientation: int = 1):
         return View(
             points=points.astype(np.float32),
             confidence=np.full(len(points), confidence, np.float32),
+            is_sure=np.full(len(points), confidence > 3),
             offsets=offsets(),
             pixel=PIXEL,
             orientation=(1, orientation)[side],
@@ -117,6 +118,7 @@ def test_noise_has_no_pose() -> None:
     noise = View(
         points=random.astype(np.float32),
         confidence=second.confidence,
+        is_sure=second.is_sure,
         offsets=second.offsets,
         pixel=PIXEL,
         orientation=1,

@@ -11,7 +11,7 @@ import pytest
 from sfmprep.capture.batches import load_batches
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config.load import load_recipe
-from sfmprep.models.semidense import pointmaps
+from sfmprep.pipelines import depths
 from sfmprep.pipelines.reconstruct import reconstruct
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.semidense.depths import read_depths
@@ -28,7 +28,7 @@ def test_points_come_where_no_feature_was(
     batches = load_batches(images, list(images.names), max_size=MAX_SIZE)
     for number, (_, batch) in enumerate(batches):
         network.know(number, batch)
-    monkeypatch.setattr(pointmaps, "Pointmaps", lambda *_, **__: network)
+    monkeypatch.setattr(depths, "build_pointmaps", lambda *_, **__: network)
     weights = tmp_path / "mast3r.safetensors"
     weights.write_bytes(b"not read")
     settings = (
@@ -41,8 +41,8 @@ def test_points_come_where_no_feature_was(
     reconstruct(images.root, out, recipe)
     looked = len(network.looked_at)
     assert 0 < looked <= 8  # each image once
-    depths = read_depths(images, Workspace(out).depths)
-    assert sorted(depths) == sorted(images.names)
+    told = read_depths(images, Workspace(out).depths)
+    assert sorted(told) == sorted(images.names)
     model = pycolmap.Reconstruction(out / "sparse" / "0")
     lengths = np.array([p.track.length() for p in model.points3D.values()])
     assert (lengths == 1).sum() > 1000

@@ -20,7 +20,6 @@ from sfmprep.evaluation.reference import read_reference
 from sfmprep.geometry.pointmaps import Foreseen
 from sfmprep.geometry.views import Views
 from sfmprep.models.protocols import Matcher, Prepared, Side
-from sfmprep.models.semidense import pointmaps
 from sfmprep.pipelines import foreseen, stages
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.reconstruct import reconstruct
@@ -60,7 +59,7 @@ def network(demo_scene: Path, images: ImageSet) -> TruePointmaps:
 def recipe(
     network: TruePointmaps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Recipe:
-    monkeypatch.setattr(pointmaps, "Pointmaps", lambda *_, **__: network)
+    monkeypatch.setattr(foreseen, "build_pointmaps", lambda *_, **__: network)
     weights = tmp_path / "mast3r.safetensors"
     weights.write_bytes(b"not read")
     named = f"second_round.foresee.network.weights={weights}"

@@ -12,8 +12,7 @@ from scipy.spatial.transform import Rotation
 from sfmprep.coords import Placed
 from sfmprep.demo.courtyard import build_courtyard
 from sfmprep.demo.raycast import Camera
-from sfmprep.models.protocols import DenseImage
-from sfmprep.models.semidense.pointmaps import Points
+from sfmprep.models.protocols import DenseImage, Points
 from sfmprep.types import Float32, ImageBatch
 
 _UNIT = 0.6  # of the network's lengths, in metres
@@ -85,7 +84,8 @@ class TruePointmaps:
         xy = np.column_stack((x.ravel() / _SIZE[0], y.ravel() / _SIZE[1]))
         return Points(
             points=(points / _UNIT).astype(np.float32),
-            confidence=np.where(np.isfinite(points).all(1), 10, 1).astype(np.float32),
+            confidence=np.full(len(points), 10, np.float32),
+            is_sure=np.ones(len(points), bool),
             xy=(xy * [width, height]).astype(np.float32),
             placed=seen.placed,
         )

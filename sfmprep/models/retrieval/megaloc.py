@@ -21,11 +21,18 @@ from sfmprep.errors import WeightsError
 from sfmprep.models.shared.adapter import Adapter, in_parts
 from sfmprep.models.shared.extraction import imagenet_normalised
 from sfmprep.models.shared.precision import Where
-from sfmprep.models.shared.vit import EPS, Attention, Mlp, PatchEmbed
+from sfmprep.models.shared.vit import (
+    EPS,
+    GRID,
+    Attention,
+    LayerScale,
+    Mlp,
+    PatchEmbed,
+    learned_positions,
+)
 from sfmprep.types import Float32, ImageBatch
 
 PATCH = 14  # pixels a side
-_GRID = 37  # of the positions that were learned, each way
 _HEAD_DIM = 64
 _ROUNDS = 3  # of the transport
 _BATCH_SHARE = 2
@@ -102,7 +109,7 @@ class _Backbone(nn.Module):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + _GRID**2, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + GRID**2, width))
         self.patch_embed = PatchEmbed(width, PATCH)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, EPS)
@@ -120,25 +127,8 @@ class _Backbone(nn.Module):
         patches = self.patch_embed(pixels)
         grid = pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(pixels), -1, -1)
-        return torch.cat((first, patches + self.positions(*grid)), 1)
-
-    def positions(self, rows: int, columns: int) -> Tensor:
-        """The learned positions [1, N, C] on another grid.
-
-        As the backbone was trained: the scale is that of a grid a tenth larger.
-        """
-        learned = self.pos_embed[:, 1:]
-        if (rows, columns) == (_GRID, _GRID):
-            return learned
-        learned = learned.float().mT.reshape(1, -1, _GRID, _GRID)
-        scale = [(side + 0.1) / _GRID for side in (rows, columns)]
-        return F.interpolate(learned, scale_factor=scale, mode="bicubic").flatten(2).mT
-
-
-class _Scale(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
+        patches = patches + learned_positions(self.pos_embed[:, 1:], grid)
+        return torch.cat((first, patches), 1)
 
 
 class _Block(nn.Module):
@@ -146,10 +136,10 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, EPS)
         self.attn = Attention(width, _HEAD_DIM)
-        self.ls1 = _Scale(width)
+        self.ls1 = LayerScale(width)
         self.norm2 = nn.LayerNorm(width, EPS)
         self.mlp = Mlp(width, 4 * width, width)
-        self.ls2 = _Scale(width)
+        self.ls2 = LayerScale(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1.gamma * self.attn(self.norm1(x))

@@ -124,13 +124,16 @@ class _Twice(nn.Module):
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
-class _ResidualConv(nn.Module):
+class ResidualConv(nn.Module):
+    """Two convolutions beside what they change."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W]."""
         result: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
         return result
 
@@ -145,8 +148,8 @@ class _Fusion(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(channels, channels, 1)
-        self.resConfUnit1 = _ResidualConv(channels)
-        self.resConfUnit2 = _ResidualConv(channels)
+        self.resConfUnit1 = ResidualConv(channels)
+        self.resConfUnit2 = ResidualConv(channels)
         self._twice = _Twice()
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:

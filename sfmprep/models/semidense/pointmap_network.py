@@ -30,12 +30,13 @@ from sfmprep.models.shared.vit import (
     PatchEmbed,
     Turn,
     attend,
+    grid_places,
     in_heads,
+    rotary,
 )
 
 PATCH = 16  # pixels a side
 _HEAD_DIM = 64  # of every attention
-_ROPE_BASE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,8 @@ class PointmapNetwork(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Tokens [B, N, C] of [B, 3, H, W] in -1..1, sides multiples of 16."""
         x: Tensor = self.patch_embed(pixels)
-        turn = _turn((pixels.shape[2] // PATCH, pixels.shape[3] // PATCH), x.device)
+        grid = (pixels.shape[2] // PATCH, pixels.shape[3] // PATCH)
+        turn = rotary(grid_places(grid, x.device), _HEAD_DIM)
         for block in self.enc_blocks:
             x = block(x, turn)
         result: Tensor = self.enc_norm(x)
@@ -132,7 +134,8 @@ class PointmapNetwork(nn.Module):
         grids: tuple[tuple[int, int], tuple[int, int]],  # (rows, columns) of each
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The tokens of both sides after each block, before them those encoded."""
-        turns = [_turn(grid, tokens[0].device) for grid in grids]
+        places = [grid_places(grid, tokens[0].device) for grid in grids]
+        turns = [rotary(each, _HEAD_DIM) for each in places]
         seen: tuple[list[Tensor], list[Tensor]] = ([tokens[0]], [tokens[1]])
         x, y = (self.decoder_embed(side) for side in tokens)
         for first, second in zip(self.dec_blocks, self.dec_blocks2, strict=True):
@@ -232,27 +235,3 @@ class _DecoderBlock(nn.Module):
         x = x + self.cross_attn(self.norm2(x), self.norm_y(y), turn_x, turn_y)
         result: Tensor = x + self.mlp(self.norm3(x))
         return result
-
-
-def _turn(grid: tuple[int, int], device: torch.device) -> Turn:
-    """Rotary positions of a grid: half of a head is turned by rows, half by columns.
-
-    Su et al., "RoFormer", 2021, in its form that pairs element k with k + D/4.
-    """
-    rows, columns = grid
-    quarter = _HEAD_DIM // 4
-    frequency = _ROPE_BASE ** -(torch.arange(quarter, device=device) / quarter)
-    y, x = torch.meshgrid(
-        torch.arange(rows, device=device),
-        torch.arange(columns, device=device),
-        indexing="ij",
-    )
-    angle = torch.stack((y.flatten(), x.flatten()), 1)[..., None] * frequency
-    cos, sin = angle.cos(), angle.sin()  # [N, 2, quarter]
-
-    def turn(heads: Tensor) -> Tensor:
-        a, b = heads.view(*heads.shape[:3], 2, 2, quarter).unbind(4)
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), 4)
-        return turned.flatten(3).to(heads.dtype)
-
-    return turn

@@ -18,7 +18,7 @@ from torch import Tensor
 from sfmprep.config import PointmapConfig
 from sfmprep.coords import Placed, colmap_from_centre
 from sfmprep.errors import WeightsError
-from sfmprep.models.protocols import DenseImage
+from sfmprep.models.protocols import DenseImage, Points
 from sfmprep.models.semidense.pointmap_network import (
     PATCH,
     Pointmap,
@@ -38,6 +38,7 @@ from sfmprep.types import DenseMatches, Float32, ImageBatch
 from sfmprep.weights import ResolvedWeights
 
 _KINDS = {"dust3r-linear": "linear", "dust3r-dpt": "dpt", "mast3r": "mast3r"}
+_MIN_CONFIDENCE = 3.0  # of points that count for a pose, as its authors have it
 _BATCH_SHARE = 4  # its activations take four times the memory of an extractor's
 _BATCH_TOKENS = 1 << 14  # of the pairs that go through a GPU at once
 
@@ -131,7 +132,8 @@ class Pointmaps:
         found = [
             Points(
                 points=pointmap.points[0].flatten(0, 1).cpu().numpy(),
-                confidence=pointmap.confidence[0].flatten().cpu().numpy(),
+                confidence=(sure := pointmap.confidence[0].flatten().cpu().numpy()),
+                is_sure=sure > _MIN_CONFIDENCE,
                 xy=side.seen(torch.arange(side.num_pixels)),
                 placed=side.placed,
             )
@@ -227,16 +229,6 @@ class Pointmaps:
         half = self._adapter.dtype
         is_half = half == torch.float16
         return torch.autocast(self._adapter.device.type, half, enabled=is_half)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Points:
-    """What a pair says about one of its images; N is the pixels of the network."""
-
-    points: Float32  # [N, 3] in the camera of the first image
-    confidence: Float32  # [N] 1 and more
-    xy: Float32  # [N, 2] where the pixels are, COLMAP pixels of the batch
-    placed: Placed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-6  # of their norms
+GRID = 37  # of the positions that DINOv2 learned, each way
+_ROPE_BASE = 100.0
 
 Turn: TypeAlias = Callable[[Tensor], Tensor]
 """What turns the heads [B, H, N, D] of one image by the places of its tokens."""
@@ -46,6 +49,14 @@ class Attention(nn.Module):
         return result
 
 
+class LayerScale(nn.Module):
+    """A factor of every channel, which its block multiplies by."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+
 class Mlp(nn.Module):
     """Two layers with an exact GELU between them."""
 
@@ -71,3 +82,47 @@ class PatchEmbed(nn.Module):
         """From [B, 3, H, W], multiples of the patch, to [B, N, C]."""
         result: Tensor = self.proj(pixels).flatten(2).mT
         return result
+
+
+def learned_positions(learned: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The positions [1, N, C] of DINOv2's patches on a grid (rows, columns).
+
+    As the backbone was trained: the scale is that of a grid a tenth larger.
+
+    Args:
+        learned: [1, 37 * 37, C].
+        grid: Another one.
+    """
+    if grid == (GRID, GRID):
+        return learned
+    learned = learned.float().mT.reshape(1, -1, GRID, GRID)
+    scale = [(side + 0.1) / GRID for side in grid]
+    return F.interpolate(learned, scale_factor=scale, mode="bicubic").flatten(2).mT
+
+
+def rotary(places: Tensor, head_dim: int) -> Turn:
+    """Turns half of a head by the rows of its tokens, half by the columns.
+
+    Su et al., "RoFormer", 2021, in its form that pairs element k with k + D/4.
+
+    Args:
+        places: [N, 2] row and column of each token.
+        head_dim: D, a multiple of 4.
+    """
+    quarter = head_dim // 4
+    steps = torch.arange(quarter, device=places.device) / quarter
+    angle = places[..., None] * _ROPE_BASE**-steps
+    cos, sin = angle.cos(), angle.sin()  # [N, 2, quarter]
+
+    def turn(heads: Tensor) -> Tensor:
+        a, b = heads.view(*heads.shape[:3], 2, 2, quarter).unbind(4)
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), 4)
+        return turned.flatten(3).to(heads.dtype)
+
+    return turn
+
+
+def grid_places(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Row and column [N, 2] of the cells of a grid (rows, columns), row by row."""
+    rows, columns = (torch.arange(side, device=device) for side in grid)
+    return torch.cartesian_prod(rows, columns)
