@@ -34,7 +34,8 @@ def test_points_come_where_no_feature_was(
     settings = (
         *("features.max_size=480", "features.max_keypoints=1500"),
         *("export.downscales=[2]", "export.targets=[gsplat]"),
-        f"export.seed.pointmaps={{max_size: {MAX_SIZE}, weights: {weights}}}",
+        f"export.seed.pointmaps={{type: pointmap, weights: {weights}}}",
+        f"export.seed.pointmaps.max_size={MAX_SIZE}",
         "export.seed.pointmaps.stride=2",
     )
     recipe = load_recipe("sift", settings)

@@ -38,7 +38,8 @@ SETTINGS = (
     "pairs={type: exhaustive}",
     "export.downscales=[2]",
 )
-FORESEE = f"second_round.foresee={{network: {{max_size: {MAX_SIZE}}}, per_image: 3}}"
+NETWORK = f"{{type: pointmap, max_size: {MAX_SIZE}}}"
+FORESEE = f"second_round.foresee={{network: {NETWORK}, per_image: 3}}"
 
 
 @pytest.fixture(scope="module")

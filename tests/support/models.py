@@ -6,6 +6,7 @@ from typing import get_args
 
 from sfmprep.config import (
     DenseMatcherConfig,
+    DepthAnythingConfig,
     FeaturesConfig,
     FlowConfig,
     MatcherConfig,
@@ -19,6 +20,7 @@ UNIONS = {
     "without a detector": DenseMatcherConfig,
     "retrieval": RetrieverConfig,
     "flow": FlowConfig,
+    "pointmaps alone": DepthAnythingConfig,
 }
 MODELS: list[type[ModelConfig]] = [
     model
