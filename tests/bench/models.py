@@ -20,10 +20,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pycolmap
 import torch
@@ -45,6 +46,7 @@ from sfmprep.evaluation.reference import read_reference
 from sfmprep.models.build import (
     build_dense_matcher,
     build_extractor,
+    build_flow_estimator,
     build_matcher,
 )
 from sfmprep.types import Features, Float32, ImageBatch
@@ -60,6 +62,8 @@ _RATIO = 0.9  # of nearest neighbours
 _WIDE_DEG = 15
 _MAX_ERROR_PX = 2.0
 _FAILED_DEG = 180.0
+_SHIFT_PX = (6.4, -3.7)
+_BORDER_PX = 16  # of the flow that is not looked at
 
 # Whose features a matcher goes with.
 _FEATURES: dict[str, ModelConfig] = {
@@ -110,6 +114,7 @@ class Measured:
     seconds: list[float] = field(default_factory=list)  # a photograph, or a pair
     found: list[int] = field(default_factory=list)  # keypoints, or matches
     errors_deg: list[float] = field(default_factory=list)
+    errors_px: list[float] = field(default_factory=list)  # of flow, a photograph
     reference_s: float = math.nan
 
 
@@ -196,6 +201,8 @@ def measure(bench: Bench, config: ModelConfig) -> Measured | None:
             _match(bench, build_matcher(config), features, told, is_timed=True)
         case "without a detector":
             _match_dense(bench, config, told)
+        case "flow":
+            _flow(bench, config, told)
         case _:
             return None
     return told
@@ -249,6 +256,30 @@ def _match_dense(bench: Bench, config: ModelConfig, told: Measured) -> None:
         told.errors_deg.append(bench.error_deg(pair, matches.xy0, matches.xy1))
 
 
+def _flow(bench: Bench, config: ModelConfig, told: Measured) -> None:
+    estimator = build_flow_estimator(config)
+    for _, batch in bench.batches():
+        pixels = batch.pixels[0].transpose(1, 2, 0)
+        height, width = pixels.shape[:2]
+        move = np.float64([[1, 0, _SHIFT_PX[0]], [0, 1, _SHIFT_PX[1]]])
+        moved = cv2.warpAffine(
+            *(pixels, move, (width, height)),
+            flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        other = replace(batch, pixels=moved.clip(0, 1).transpose(2, 0, 1)[None])
+
+        def run(sides: tuple[ImageBatch, ImageBatch] = (batch, other)) -> Any:
+            first, second = (estimator.prepare(side)[0] for side in sides)
+            return estimator.flow([(first, second)])
+
+        [flow], seconds = timed(run)
+        inner = flow[_BORDER_PX:-_BORDER_PX, _BORDER_PX:-_BORDER_PX]
+        off = np.linalg.norm(inner - np.float32(_SHIFT_PX), axis=2)
+        told.seconds.append(seconds)
+        told.errors_px.append(float(np.median(off)))
+
+
 # ------------------------------------------------------------------------------- table
 def kind_of(config: ModelConfig) -> str:
     """Under which key of a recipe it goes."""
@@ -290,8 +321,11 @@ def row_of(config: ModelConfig, told: Measured | None) -> list[str]:
         "–" if name is None else ("yes" if weights_here(name) else "no"),
     ]
     if told is None:
-        return [*cells, "–", "–", "–", "–"]
+        return [*cells, "–", "–", "–", "–"]  # as many as any kind has
     seconds = statistics.median(told.seconds)
+    if told.errors_px:
+        error = f"{statistics.median(told.errors_px):.3f}"
+        return [*cells, f"{seconds:.2f}", f"{seconds / told.reference_s:.1f}", error]
     auc = pose_auc(np.array(told.errors_deg), LIMITS_DEG).values()
     return [
         *cells,
@@ -317,9 +351,11 @@ with known focal lengths. So few pairs order networks only where they differ muc
 Features are matched by mutual nearest neighbours at a ratio of {_RATIO}, matchers with
 the features of their name. Seconds are CPU seconds of one photograph, or of one pair,
 without a detector with both photographs; `times` is over the seconds of `compact` on
-one photograph, run before each row. A dash: there are no genuine weights here (`here`),
-or it is not measured so. What has no weights here was compared, on weights made by a
-formula or at random, with the outputs of its original or of a public re-implementation
+one photograph, run before each row. Flow is that of a photograph moved by {_SHIFT_PX}
+pixels, both prepared, and its error the median over the pixels. A dash: there are no
+genuine weights here (`here`), or it is not measured so. What has no weights here was
+compared, on weights made by a formula or at random, with the outputs of its original or
+of a public re-implementation
 (`tests/models`); that says nothing of how well it matches. LIFT (ECCV 2016) is not
 here: it may be used for academic work alone, and its files are partly lost.
 """
@@ -330,9 +366,13 @@ here: it may be used for academic work alone, and its files are partly lost.
     }
     for kind, lines in rows.items():
         head = ["network", "licence", "million parameters", "here", "seconds", "times"]
-        head += [units.get(kind, "–"), f"AUC@{'/'.join(map(str, LIMITS_DEG))}"]
-        if kind not in units:
-            head, lines = head[:4], [line[:4] for line in lines]
+        if kind in units:
+            head += [units[kind], f"AUC@{'/'.join(map(str, LIMITS_DEG))}"]
+        elif kind == "flow":
+            head += ["median error, pixels"]
+        else:
+            head = head[:4]
+        lines = [line[: len(head)] for line in lines]
         text += f"\n## {kind[0].upper()}{kind[1:]}\n\n"
         for line in (head, ["---"] * len(head), *lines):
             text += f"| {' | '.join(line)} |\n"
