@@ -1,7 +1,7 @@
 """Heads of the matcher and losses of the features, compared at equal cost.
 
-    python -m tests.bench.training [heads] [losses] [--minutes 40]
-                                                     (or: make bench-training)
+    python -m tests.bench.training                   (or: make bench-training)
+    python -m tests.bench.training --parts losses --minutes 40
 
 Every trial goes on from the packaged weights, or from none, with the same seed, data
 and number of steps, in one thread; then it is measured on what no training saw. What is
@@ -102,9 +102,9 @@ PARTS = {"heads": HEADS, "losses": LOSSES}
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    parser.add_argument("--heads-steps", type=int, default=300)
-    parser.add_argument("--losses-steps", type=int, default=400)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--heads-steps", type=int, default=200)
+    parser.add_argument("--losses-steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=1e6, help="the most it takes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="trials, by name; else all")
