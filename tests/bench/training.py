@@ -331,8 +331,8 @@ def _scene(name: str) -> tuple[Scene, list[tuple[str, str]]]:
 # --------------------------------------------------------------------------- the table
 _HEAD = (
     "| {} | CPU-s of training | wide pairs: AUC@5 / 10 / 20 | against {}"
-    " | matches a pair | CPU-s a pair | warped, {}: share within 1 / 3 / 5 px | matches | parallax:"
-    " precision, recall |"
+    " | matches a pair | CPU-s a pair | warped, {}: share within 1 / 3 / 5 px | matches"
+    " | parallax: precision, recall |"
 )
 _TITLES = {
     "heads": ("head", "LightGlue's from there"),
