@@ -65,7 +65,7 @@ bench-scale: $(READY) ## captures of any size, stage by stage; SCALE="--images 1
 bench-models: $(READY) ## every network: licence, size, speed, wide pairs, into examples/models.md
 	$(BIN)/python -m tests.bench.models
 
-bench-training: $(READY) ## heads and losses at equal cost, into the model card; TRAINING="losses --minutes 30"
+bench-training: $(READY) ## heads and losses at equal cost, into the model card; TRAINING="--minutes 40"
 	$(BIN)/python -m tests.bench.training $(TRAINING)
 
 bench-two-view: $(READY) ## COLMAP's and PoseLib's estimators on wide pairs, into examples/two_view.md; TWO="--pairs 60"

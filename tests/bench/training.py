@@ -1,7 +1,7 @@
 """Heads of the matcher and losses of the features, compared at equal cost.
 
-    python -m tests.bench.training [heads] [losses] [--minutes 40]
-                                                     (or: make bench-training)
+    python -m tests.bench.training                   (or: make bench-training)
+    python -m tests.bench.training --parts losses --minutes 40
 
 Every trial goes on from the packaged weights, or from none, with the same seed, data
 and number of steps, in one thread; then it is measured on what no training saw. What is
@@ -102,9 +102,9 @@ PARTS = {"heads": HEADS, "losses": LOSSES}
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
-    parser.add_argument("--heads-steps", type=int, default=300)
-    parser.add_argument("--losses-steps", type=int, default=400)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--heads-steps", type=int, default=200)
+    parser.add_argument("--losses-steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=1e6, help="the most it takes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="trials, by name; else all")
@@ -330,11 +330,14 @@ def _scene(name: str) -> tuple[Scene, list[tuple[str, str]]]:
 
 # --------------------------------------------------------------------------- the table
 _HEAD = (
-    "| {} | CPU-s of training | wide pairs: AUC@5 / 10 / 20 | matches a pair"
-    " | CPU-s a pair | warped, {}: share within 1 / 3 / 5 px | matches | parallax:"
-    " precision, recall |"
+    "| {} | CPU-s of training | wide pairs: AUC@5 / 10 / 20 | against {}"
+    " | matches a pair | CPU-s a pair | warped, {}: share within 1 / 3 / 5 px | matches"
+    " | parallax: precision, recall |"
 )
-_TITLES = {"heads": "head", "losses": "losses"}
+_TITLES = {
+    "heads": ("head", "LightGlue's from there"),
+    "losses": ("losses", "its losses"),
+}
 _SET = "b"  # of the warps
 _LOGGED = ("parallax_precision", "parallax_recall")
 
@@ -353,7 +356,7 @@ def write_card(card: Path, part: str, folder: Path, steps: int) -> None:
         raise SystemExit(f"{card} lacks the lines {begin.strip()} and {end.strip()}")
     warps = SETS[_SET]
     label = f"rotation ≤ {warps.rotation_deg:g}°, scale ≤ {warps.scale:g}"
-    head = _HEAD.format(_TITLES[part], label)
+    head = _HEAD.format(*_TITLES[part], label)
     lines = [
         f"{steps} steps each, one seed, one thread of {platform.machine()}, torch"
         f" {torch.__version__}.",
@@ -361,12 +364,33 @@ def write_card(card: Path, part: str, folder: Path, steps: int) -> None:
         head,
         "|" + "---|" * (head.count("|") - 1),
         _line("packaged, not trained further", read(folder / "packaged")),
-        *(_line(trial.title, read(folder / trial.name)) for trial in PARTS[part]),
+        *(_trial_line(trial, folder) for trial in PARTS[part]),
     ]
     card.write_text(before + begin + "\n".join(lines) + "\n" + end + after, "utf-8")
 
 
-def _line(title: str, found: Mapping[str, Any]) -> str:
+def _trial_line(trial: Trial, folder: Path) -> str:
+    """With the first trial of the part that starts alike to compare it with."""
+    first = next(each for each in PARTS[trial.part] if each.start == trial.start)
+    found = read(folder / trial.name)
+    return _line(
+        trial.title, found, None if trial == first else read(folder / first.name)
+    )
+
+
+def _gain(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """How much more of AUC@10 there is, with its standard error over the pairs."""
+    values = [
+        100 * np.clip(1 - np.array(each["wide"]["errors_deg"]) / 10, 0, 1).mean(1)
+        for each in (found, other)
+    ]
+    gain = values[0] - values[1]
+    return f"{gain.mean():+.1f} ± {gain.std() / len(gain) ** 0.5:.1f}"
+
+
+def _line(
+    title: str, found: Mapping[str, Any], other: Mapping[str, Any] | None = None
+) -> str:
     wide, warped, log = found["wide"], found["homographies"][_SET], found.get("log", {})
     errors = [error for of_pair in wide["errors_deg"] for error in of_pair]
     auc = pose_auc(np.array(errors), LIMITS_DEG).values()
@@ -375,6 +399,7 @@ def _line(title: str, found: Mapping[str, Any]) -> str:
         title,
         "–" if seconds is None else f"{seconds:.0f}",
         " / ".join(f"{value:.1f}" for value in auc),
+        "–" if other is None else _gain(found, other),
         f"{wide['matches']:.0f}",
         f"{wide['pair_s']:.3f}",
         " / ".join(f"{share:.1f}" for share in warped["within"].values()),

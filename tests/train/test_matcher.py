@@ -606,7 +606,7 @@ def test_another_head_starts_from_the_projection_of_the_first(photographs, tmp_p
     )
     after = start.mean_network().state_dict()
     last = "log_assignment.5."
-    assert float(after[f"{last}bin_score"]) == 40
+    assert float(after[f"{last}bin_score"]) == 25
     assert {k for k in before if k not in after} == {
         f"{last}matchability.{k}" for k in ("weight", "bias")
     }

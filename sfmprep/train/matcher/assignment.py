@@ -71,10 +71,11 @@ def layer_loss(
     unmatchable = (without0 + without1) / 2
     if isinstance(head, SinkhornAssignment):
         return {"transport": _mean(-scores), "unmatchable": unmatchable}
-    matchable = sum(
+    matchable0, matchable1 = (
         F.logsigmoid(head.matchability(x[pair, row]).squeeze(-1))
         for x, row in zip(tokens, (row0, row1), strict=True)
     )
+    matchable = matchable0 + matchable1
     return {
         "similarity": _mean(matchable - scores),
         "matchable": _mean(-matchable),

@@ -27,7 +27,7 @@ _MAX_GRADIENT = 1.0
 _MEAN_OVER = 500  # steps of the running mean of the weights, at most
 _CONFIDENCE_LEARNING_RATE = 1e-2
 _BIN = "bin_score"
-_BIN_FACTOR = 100.0  # of the learning rate: one number that has tens to travel
+_BIN_FACTOR = 10.0  # of the learning rate: a single number, among similarities of tens
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # as AdamW names them
 
 
