@@ -82,7 +82,8 @@ class DroidNetwork(nn.Module):
     ) -> Updated:
         """One step: where the targets are from the places now."""
         motion = torch.cat((flow, missing), 1).clamp(-_FARTHEST, _FARTHEST)
-        return self.update(hidden, context, seen, motion, source)
+        updated: Updated = self.update(hidden, context, seen, motion, source)
+        return updated
 
 
 def _encoder(outputs: int, norm: Norm) -> Encoder:

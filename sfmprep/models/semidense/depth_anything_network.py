@@ -63,13 +63,13 @@ class DepthAnythingNetwork(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         patches = tensors["backbone.pretrained.patch_embed.proj.weight"]
-        self.backbone = nn.ModuleDict({"pretrained": _Backbone(len(patches))})
+        self.backbone = _Named(len(patches))
         self.head = _Head(2 * len(patches), tensors)
         self.cam_dec = _Cameras(2 * len(patches))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Tokens [B, 1 + N, C] of [B, 3, H, W], sides multiples of 14."""
-        result: Tensor = self.backbone["pretrained"].encode(pixels)
+        result: Tensor = self.backbone.pretrained.encode(pixels)
         return result
 
     def look(
@@ -78,13 +78,21 @@ class DepthAnythingNetwork(nn.Module):
         grids: Sequence[tuple[int, int]],  # (rows, columns) of each
     ) -> list[Looks]:
         """Depths and cameras of views; the first is the reference."""
-        taken, cameras = self.backbone["pretrained"].together(tokens, grids)
+        taken, cameras = self.backbone.pretrained.together(tokens, grids)
         poses, tangents = self.cam_dec(torch.cat(cameras).float())
         found = []
         for view, grid in enumerate(grids):
             depth, confidence = self.head([each.float() for each in taken[view]], grid)
             found.append(Looks(depth, confidence, poses[view], tangents[view]))
         return found
+
+
+class _Named(nn.Module):
+    """The backbone under the name that the files give it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pretrained = _Backbone(width)
 
 
 class _Attention(nn.Module):
