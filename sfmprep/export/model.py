@@ -211,23 +211,19 @@ def _add_points(
 ) -> None:
     """Adds the points `kept` with the tracks that `observed`, per image, gives them."""
     ids = np.concatenate(observed)
-    image_ids = np.repeat(np.arange(len(observed)) + 1, [len(i) for i in observed])
-    rows = np.concatenate([np.arange(len(i)) for i in observed])
-    tracked = np.isin(ids, kept)
-    ids, image_ids, rows = ids[tracked], image_ids[tracked], rows[tracked]
+    counts = [len(own) for own in observed]
+    image_ids = np.repeat(np.arange(1, len(observed) + 1, dtype=np.int32), counts)
+    rows = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
     order = np.argsort(ids, kind="stable")
-    elements = [
-        pycolmap.TrackElement(image_id, row)
-        for image_id, row in zip(
-            image_ids[order].tolist(), rows[order].tolist(), strict=True
-        )
-    ]
-    ends = np.searchsorted(ids[order], kept, side="right").tolist()
-    begin = 0
-    for point_id, end in zip(kept.tolist(), ends, strict=True):
+    ids, image_ids, rows = ids[order], image_ids[order], rows[order]
+    begins, ends = (np.searchsorted(ids, kept, side) for side in ("left", "right"))
+    # elements of one point at a time: as objects, all of them are larger than the model
+    for point_id, begin, end in zip(
+        kept.tolist(), begins.tolist(), ends.tolist(), strict=True
+    ):
         source = reconstruction.points3D[point_id]
         point = pycolmap.Point3D()  # with arguments it takes 4 times as long
         point.xyz, point.color = source.xyz, source.color
-        point.track = pycolmap.Track(elements[begin:end])
+        seen = zip(image_ids[begin:end].tolist(), rows[begin:end].tolist(), strict=True)
+        point.track = pycolmap.Track([pycolmap.TrackElement(*each) for each in seen])
         model.add_point3D_with_id(point_id, point)
-        begin = end

@@ -64,7 +64,8 @@ def write_excerpt(source: Path, target: Path, names: Iterable[str]) -> None:
     """Writes what a mapper reads of some images: all but descriptors and matches.
 
     COLMAP reads all verified pairs of a database into memory, however few images are to
-    be mapped. Ids are those of the whole; images of one frame stay together.
+    be mapped: for 550 of 10,000 made images 221 MB, and 33 MB from an excerpt. Ids are
+    those of the whole; images of one frame stay together.
 
     Args:
         source: A database that pycolmap of this version opened before.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pycolmap
@@ -70,19 +72,21 @@ def find_links(
     Returns:
         One row for each two points that are linked.
     """
-    sees = [_points_seen(model) for model in (first, second)]
+    # of models of a large capture only the images at the seam are read
+    seen0, seen1 = (_points_seen(model) for model in (first, second))
+    others = set(second.reg_image_ids())
     found: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-    for id0 in sorted(sees[0]):
+    for id0 in sorted(first.reg_image_ids()):
         for id1, _ in [(id0, 0), *sorted(matches.partners.get(id0, ()))]:
-            if id1 not in sees[1]:
+            if id1 not in others:
                 continue
             if id0 == id1:
-                rows = np.arange(len(sees[0][id0]))
+                rows = np.arange(len(seen0(id0)))
                 index = np.stack([rows, rows], axis=1)
             else:
                 low = matches.between(*sorted((id0, id1)))
                 index = low if id0 < id1 else low[:, ::-1]
-            points = sees[0][id0][index[:, 0]], sees[1][id1][index[:, 1]]
+            points = seen0(id0)[index[:, 0]], seen1(id1)[index[:, 1]]
             both = np.flatnonzero((points[0] >= 0) & (points[1] >= 0))
             for row in both.tolist():
                 key = int(points[0][row]), int(points[1][row])
@@ -97,13 +101,15 @@ def find_links(
     )
 
 
-def _points_seen(model: pycolmap.Reconstruction) -> dict[int, Index]:
-    """By image, for each keypoint the id of the point that it sees, or -1."""
-    seen = {}
-    for key in model.reg_image_ids():
-        points = model.images[key].points2D
+def _points_seen(model: pycolmap.Reconstruction) -> Callable[[int], Index]:
+    """Tells, for each keypoint of an image, the id of the point that it sees, or -1."""
+
+    @cache
+    def seen(image_id: int) -> Index:
+        points = model.images[image_id].points2D
         ids = [p.point3D_id if p.has_point3D() else -1 for p in points]
-        seen[key] = np.array(ids, np.int64)
+        return np.array(ids, np.int64)
+
     return seen
 
 
