@@ -20,6 +20,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -184,9 +185,8 @@ def _photographs(out: Path) -> Path:
     aside = [path for path in paths if is_held_out(path.name)]
     others = [path for path in paths if not is_held_out(path.name)]
     for path in (*aside, *others[::_EVERY]):
-        link = folder / path.name
-        if not link.is_symlink():
-            link.symlink_to(path)
+        with suppress(FileExistsError):  # the other part may make them too
+            (folder / path.name).symlink_to(path)
     return folder
 
 
@@ -385,7 +385,7 @@ def _gain(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         for each in (found, other)
     ]
     gain = values[0] - values[1]
-    return f"{gain.mean():+.1f} ± {gain.std() / len(gain) ** 0.5:.1f}"
+    return f"{gain.mean():+.1f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.1f}"
 
 
 def _line(
