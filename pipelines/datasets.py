@@ -129,7 +129,7 @@ def export_models(
                     depths=depths[number],
                     world=None if number else world,
                     earlier=_earlier(run, folder),
-                    shards=run.cluster and Shards(run.cluster, parts),
+                    shards=Shards(run.cluster, parts) if run.cluster else None,
                     progress=progress,
                 )
             except (ConfigError, ReconstructionError) as error:

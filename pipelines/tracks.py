@@ -99,7 +99,9 @@ def track_points(
                 if not len(track):  # a cut: what follows is a world of its own
                     ways.append((film, _odometry(run, config, film[0])))
                     return np.zeros(0, bool)
-                return ways[-1][1].push(track, before - middle, now - middle, sure)
+                return ways[-1][1].push(
+                    track, before - middle, now - middle, sure.astype(float)
+                )
 
             return judge
 

@@ -20,6 +20,7 @@ from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import match_features
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Extractor, Matcher
+from sfmprep.models.shared.precision import Where
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import artefacts
 from sfmprep.pipelines.run import Run
@@ -60,7 +61,8 @@ def find_orientations(
     if not partners:
         return {}
     recipe, found = run.recipe, dict[str, int]()
-    how = {"device": device.split(",")[0], "precision": recipe.engine.precision}
+    where = device.split(",")[0]
+    how = Where(device=where, precision=recipe.engine.precision)
     extractor = build_extractor(recipe.features, **how)
     matcher = build_matcher(recipe.matcher, **how)
     with artefacts.open_features(run) as features:

@@ -134,7 +134,7 @@ def take_frames(
         most_new=max((keyframe.moved for keyframe in kept), default=0.0),
         share_turned=_share_turned(taken),
         curve=_curve(chooser),
-        subtitles=subtitles.name if subtitles else flight and flight.name,
+        subtitles=subtitles.name if subtitles else (flight.name if flight else None),
         num_located=len(located & left),
         subtitles_fault=fault,
     )

@@ -98,7 +98,8 @@ def read_stray(path: Path) -> Trajectory:
             " qw."
         )
     places = [header.index(name) for name in _COLUMNS]
-    times, rotations, vectors = [], [], []
+    times: list[float] = []
+    rotations, vectors = [], []
     for number, row in enumerate(rows[1:], 2):
         if not any(word.strip() for word in row):
             continue
