@@ -261,10 +261,10 @@ def train_extractor(
         began["init_sha256"] = weights.sha256
     checkpoint = out / "extractor.pt"
     state = checkpoints.load(checkpoint)
-    if state is not None and state["began"] != began:
+    if state is not None and state.get("began") != began:
         raise StoreError(
-            f"{checkpoint} began with {state['began']}, but this call has {began}. Go"
-            " on with the same weights and losses, or train into another folder."
+            f"{checkpoint} began with {state.get('began')}, but this call has {began}."
+            " Go on with the same weights and losses, or train into another folder."
         )
     if state is not None:
         basis = state["basis"].numpy()
