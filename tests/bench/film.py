@@ -35,9 +35,11 @@ more than 2 pixels off their epipolar line; 0.2 % with the adjustment of poses, 
 and focal length as the frames come, which ends those that do not fit. Its poses alone,
 from an unknown focal length, have AUC 89.2 / 96.4 / 97.8 on film-fast and 77.3 / 90.8 /
 94.2 on all 40 frames with moving things, and tell 544 pixels in both, as is true; of
-`tum-fr2-desk20` they tell 522 pixels for 521, where pairs of frames tell 585. Begun
-with them (`tracks.start=true`), mapping comes to the same, AUC@1 96.5 against 96.6,
-both before refinement.
+`tum-fr2-desk20` they tell 522 pixels for 521, where pairs of frames tell 585. Mapping
+begins with them: on film-moving-things it comes to the same as without
+(`tracks.start=false`), AUC@1 96.5 against 96.6 before refinement; on `tum-fr2-desk20` it
+comes to 566 pixels and 0.51 degrees of rotation in the median, and without to a wrong
+model (367 pixels, 8 degrees), in 17 CPU seconds against 76.
 
 What is lost: time, for points are verified and mapped beside the features; a cut, or a
 step so large that the flow loses its way, ends all points, and features alone go on.
