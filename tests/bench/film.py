@@ -37,9 +37,9 @@ from an unknown focal length, have AUC 89.2 / 96.4 / 97.8 on film-fast and 77.3 
 94.2 on all 40 frames with moving things, and tell 544 pixels in both, as is true; of
 `tum-fr2-desk20` they tell 522 pixels for 521, where pairs of frames tell 585. Mapping
 begins with them: on film-moving-things it comes to the same as without
-(`tracks.start=false`), AUC@1 96.5 against 96.6 before refinement; on `tum-fr2-desk20` it
-comes to 566 pixels and 0.51 degrees of rotation in the median, and without to a wrong
-model (367 pixels, 8 degrees), in 17 CPU seconds against 76.
+(`tracks.start=false`), AUC@1 96.5 against 96.6 before refinement; on `tum-fr2-desk20`
+it comes to 566 pixels and 0.51 degrees of rotation in the median, and without to a
+wrong model (367 pixels, 8 degrees), in 17 CPU seconds against 76.
 
 What is lost: time, for points are verified and mapped beside the features; a cut, or a
 step so large that the flow loses its way, ends all points, and features alone go on.
