@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pycolmap
@@ -75,6 +76,7 @@ def map_into(
     budget: Budget,
     given: KnownPosesConfig | None = None,
     start: Path | None = None,
+    focal_lengths: Mapping[str, float] = MappingProxyType({}),
     *,
     progress: Progress = silent,
 ) -> tuple[int, Budget]:
@@ -111,6 +113,7 @@ def map_into(
                 *(path, images, place, config, begun),
                 cameras=cameras,
                 scales=scales,
+                focal_lengths=focal_lengths,
                 seed=seed,
                 progress=progress,
             )
@@ -121,6 +124,7 @@ def map_into(
             *(path, images, place, config),
             cameras=cameras,
             scales=scales,
+            focal_lengths=focal_lengths,
             seed=seed,
             progress=progress,
             budget=budget,

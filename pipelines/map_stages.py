@@ -28,7 +28,7 @@ from sfmprep.pipelines.artefacts import (
     result_database,
 )
 from sfmprep.pipelines.run import Run
-from sfmprep.pipelines.tracks import film_poses
+from sfmprep.pipelines.tracks import film_focal_lengths, film_poses
 from sfmprep.progress import Progress, silent
 from sfmprep.report.findings import below_floors
 
@@ -63,6 +63,7 @@ def map_verified(
         run.budget,
         recipe.known_poses,
         film_poses(run),
+        film_focal_lengths(run),
         progress=progress,
     )
     if not num_models:

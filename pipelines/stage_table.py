@@ -374,7 +374,7 @@ STAGES = {
         ),
         Stage(
             name="track",
-            version=1,
+            version=2,
             reads=(IMAGES, "pairs"),
             passes_on="pairs",
             writes="work/track_matches.h5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,8 +15,9 @@ from scipy.spatial.transform import Rotation
 from sfmprep.capture.batches import fit_size, load_batches
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DroidConfig, TracksConfig
-from sfmprep.files import write_text
+from sfmprep.files import read_table, write_text
 from sfmprep.frontend.flow_tracks import Judge, write_tracks
+from sfmprep.mapping.focal_priors import exif_focal_length
 from sfmprep.mapping.odometry import FIRST, Odometry
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.pairing.pairs import Pairs, natural_order
@@ -30,6 +32,7 @@ from sfmprep.types import Float32, Float64, Index, Mask
 logger = logging.getLogger(__name__)
 
 _GUESSED_FOCAL = 1.2  # of the longer side, as COLMAP guesses it
+_SURE_FOCAL = 0.002  # deviation as a share, up to which a focal length is taken over
 
 
 def films_of(images: ImageSet, *, others: bool) -> list[list[str]]:
@@ -115,6 +118,7 @@ def track_points(
                 new_judge=new_judge,
                 progress=progress,
             )
+        write_text(place.film_focals, json.dumps(_focal_lengths(run.images, ways)))
         poses = _poses(ways)
         if poses and config.start and isinstance(config.flow, DroidConfig):
             poses = _by_droid(run, config, config.flow, poses, device)
@@ -147,6 +151,33 @@ def _odometry(run: Run, config: TracksConfig, name: str) -> Odometry:
     return Odometry(guess, is_known=known is not None, pixel=pixel)
 
 
+def film_focal_lengths(run: Run) -> dict[str, float]:
+    """Focal lengths in pixels that films tell, of the cameras of their first frames."""
+    if run.recipe.tracks is None:
+        return {}
+    return {
+        name: float(px) for name, px in read_table(run.workspace.film_focals).items()
+    }
+
+
+def _focal_lengths(
+    images: ImageSet, ways: Sequence[tuple[Sequence[str], Odometry]]
+) -> dict[str, float]:
+    """What ways tell surely, the surest first, and EXIF does not, by first frames."""
+    found: dict[str, float] = {}
+    for names, way in sorted(ways, key=lambda each: each[1].focal_deviation):
+        is_told = way.focal_deviation <= _SURE_FOCAL and names[0] not in found
+        if is_told and exif_focal_length(images, names[0]).pixels is None:
+            found[names[0]] = way.focal
+    for name, pixels in found.items():
+        logger.info(
+            "%s and what follows: the points that were followed tell a focal length of"
+            " %.0f px",
+            *(name, pixels),
+        )
+    return found
+
+
 class _Poses(NamedTuple):
     names: Sequence[str]  # of N frames
     rotations: Float64  # [N, 3, 3] camera from world
@@ -162,7 +193,6 @@ def _poses(ways: Sequence[tuple[Sequence[str], Odometry]]) -> _Poses | None:
     rotations, translations = way.cam_from_world
     if not way.is_whole or not FIRST <= len(rotations) == len(names):
         return None
-    logger.info("focal length by the points that were followed: %.0f px", way.focal)
     return _Poses(names, rotations, translations, way.focal)
 
 

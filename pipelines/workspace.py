@@ -15,6 +15,7 @@ out/
         joined_features.h5 joined_matches.h5      features and semi-dense matches
         tracks.h5 track_matches.h5 keypoints_tracked.h5     points followed by flow
         film_poses.csv     the poses that follow from these alone
+        film_focals.json   the focal lengths of the cameras, likewise
         mapped.zip     the mapper's models; a tool that scans a folder finds none in it
         pose_changes.json  with `refine`: how given poses compare with these
         second_pairs.txt second.db mapped_on.zip        the second round
@@ -93,6 +94,7 @@ class Workspace:
         self.track_matches = work / "track_matches.h5"
         self.keypoints_tracked = work / "keypoints_tracked.h5"
         self.film_poses = work / "film_poses.csv"
+        self.film_focals = work / "film_focals.json"
         self.left_out = work / "left_out.json"
         self.mapped = work / "mapped.zip"
         self.second_pairs = work / "second_pairs.txt"

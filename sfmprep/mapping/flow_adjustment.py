@@ -22,6 +22,7 @@ _LESS, _MORE = 0.2, 8.0  # after a step that helps, and after one that does not
 _FLOOR = 1e-6  # added to the diagonal: of what nothing is seen
 _SETTLED = 1e-5  # share by which the loss falls in a step, where it ends
 _FOCAL_SHARE = 0.3  # standard deviation of a guessed focal length
+_FAR_OFF = 8.0  # standard deviations; what is further off is wrong
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,6 +123,36 @@ def errors_px(window: Window, seen: Sightings) -> Float64:
     projected = _Projected.of(window, seen)
     errors = np.linalg.norm(seen.xy - projected.xy, axis=1)
     return np.where(projected.is_in_front, errors, np.inf)
+
+
+def focal_deviation(window: Window, seen: Sightings, free: Mask) -> float:
+    """How sure the focal length is: its standard deviation, as a share of it.
+
+    By the noise of what was seen, from the median of the errors, which counts as
+    independent from frame to frame. Infinite where nothing tells it, as without points.
+
+    Args:
+        window: Adjusted.
+        seen: By what.
+        free: Which frames [N] were free to move.
+    """
+    if not len(seen.point):
+        return np.inf
+    median = float(np.median(errors_px(window, seen)))
+    noise = max(median / np.sqrt(2 * np.log(2)), 1e-3)  # of x, and of y
+    scale = _FAR_OFF * noise  # so that all but what is wrong counts whole
+    system = _System.of(window, seen, free, window.focal, scale)
+    shared = system.mixed / (system.points + _FLOOR)
+    reduced = system.cameras - shared @ system.mixed.T
+    reduced[-1, -1] -= (scale / _FOCAL_SHARE) ** 2  # what was only guessed
+    size = np.sqrt(np.maximum(np.diag(reduced), _FLOOR))
+    one = np.zeros(len(reduced))
+    one[-1] = 1
+    # least squares, for the scale is free
+    inverse = np.linalg.lstsq(reduced / np.outer(size, size), one, rcond=1e-9)[0]
+    variance = inverse[-1] * noise**2 / reduced[-1, -1]
+    is_told = np.isfinite(variance) and variance > 0 and reduced[-1, -1] > _FLOOR
+    return float(np.sqrt(variance)) if is_told else np.inf
 
 
 # --------------------------------------------------------------------------- internals

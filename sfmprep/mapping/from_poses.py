@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -189,6 +190,7 @@ def map_from_start(
     *,
     cameras: DatabaseConfig | None = None,
     scales: Scales | None = None,
+    focal_lengths: Mapping[str, float] = MappingProxyType({}),
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
@@ -205,6 +207,7 @@ def map_from_start(
         poses: Of images of the capture, in a convention that is told.
         cameras: What is known of cameras.
         scales: See `Scales`.
+        focal_lengths: See `map_images`.
         seed: Of everything random.
         progress: Wraps the loops.
 
@@ -216,7 +219,8 @@ def map_from_start(
     """
     cameras = cameras or DatabaseConfig()
     with prepared(
-        *(database, images, folder, config, cameras, scales, seed, progress), lenses={}
+        *(database, images, folder, config, cameras, scales, seed, progress),
+        focal_lengths=focal_lengths,
     ) as (run, lenses):
         edges = _relative_poses(
             run, {name: row for row, name in enumerate(poses.names)}

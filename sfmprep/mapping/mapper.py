@@ -26,6 +26,7 @@ from sfmprep.mapping.calibrate import (
     set_contradicted,
 )
 from sfmprep.mapping.cameras import is_known, known_params
+from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
 from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.partitioned import is_cut, map_in_parts
@@ -47,6 +48,7 @@ def map_images(
     *,
     cameras: DatabaseConfig | None = None,
     scales: Scales | None = None,
+    focal_lengths: Mapping[str, float] = MappingProxyType({}),
     seed: int = 0,
     progress: Progress = silent,
     budget: Budget | None = None,
@@ -80,6 +82,8 @@ def map_images(
         config: Which mapper, and its thresholds.
         cameras: What is known of cameras and may be refined; None for the defaults.
         scales: See `Scales`; None for 1.
+        focal_lengths: Pixels, of the cameras of these images, which are not calibrated
+            then; those that `cameras` tells count before them.
         seed: Of everything random in COLMAP.
         progress: Wraps the loops over pairs and over images as they are registered.
         budget: For starts beside the first, which use it up; None for no limit.
@@ -95,6 +99,7 @@ def map_images(
     cameras = cameras or DatabaseConfig()
     with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
+        focal_lengths=focal_lengths,
         budget=budget,
     ) as (run, lenses):
         began = time.perf_counter()
@@ -190,11 +195,13 @@ def prepared(
     *,
     models: Sequence[pycolmap.Reconstruction] = (),
     lenses: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
+    focal_lengths: Mapping[str, float] = MappingProxyType({}),
     budget: Budget | None = None,
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
     """A calibrated copy of a database, and the lenses that were made simpler in it.
 
-    Cameras of `models` count as known, and so do those of `lenses`, by image name.
+    Cameras of `models` count as known, and so do those of `lenses`, by image name; of
+    those of `focal_lengths` the focal length does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
@@ -204,9 +211,10 @@ def prepared(
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
             told |= _take_lenses(opened, lenses, told)
+            with_focal = told | _take_focal_lengths(opened, focal_lengths, told)
         calibrate_database(
             calibrated,
-            known=told,
+            known=with_focal,
             max_error_px=cameras.max_error_px,
             scales=scales,
             seed=seed,
@@ -299,6 +307,20 @@ def _take_lenses(
         camera.has_prior_focal_length = True
         database.update_camera(camera)
         given.add(image.camera_id)
+    return given
+
+
+def _take_focal_lengths(
+    database: pycolmap.Database, pixels: Mapping[str, float], told: Collection[int]
+) -> set[int]:
+    """Gives cameras of a database those of their first images; returns their ids."""
+    given: set[int] = set()
+    for image in sorted(database.read_all_images(), key=lambda image: image.name):
+        if image.name in pixels and image.camera_id not in given | set(told):
+            camera = database.read_camera(image.camera_id)
+            if not is_fisheye(camera):  # they are told of pinholes
+                database.update_camera(with_focal_length(camera, pixels[image.name]))
+                given.add(image.camera_id)
     return given
 
 

@@ -17,6 +17,7 @@ from sfmprep.mapping.flow_adjustment import (
     Window,
     adjust_window,
     errors_px,
+    focal_deviation,
 )
 from sfmprep.types import Float64, Index, Mask
 
@@ -43,6 +44,9 @@ class Odometry:
 
     Attributes:
         is_whole: Whether each frame until now hangs on to the one before.
+        focal_deviation: How sure `focal` is, see `focal_deviation`. Errors of one point
+            are alike from frame to frame: where the truth is known, up to twenty times
+            as much was off.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Odometry:
         self._guess = None if is_known else guessed_focal
         self._pixel = pixel
         self.is_whole = True
+        self.focal_deviation = np.inf
         self._track = np.empty(0, np.int64)  # [P] numbers of points, ascending
         self._window = Window(
             rotations=np.eye(3)[None],
@@ -136,6 +141,8 @@ class Odometry:
         if is_first:
             found.append(adjusted(_mirrored(found[0])))
         self._window = min(found, key=loss)
+        if guess is not None:
+            self.focal_deviation = focal_deviation(self._window, some, free)
         if stride > 1:
             self._window = adjust_window(
                 *(self._window, recent, np.zeros(frame + 1, bool)),

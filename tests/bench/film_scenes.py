@@ -32,12 +32,12 @@ _TURN_DEG = 50.0
 
 
 def slow(folder: Path) -> None:
-    """The walk of 110 degrees in 60 frames."""
-    _render(folder, camera_walk(60, SIZE, 0))
+    """The first half of a walk of 110 degrees in 60 frames."""
+    _render(folder, camera_walk(60, SIZE, 0)[:30])
 
 
 def fast(folder: Path) -> None:
-    """The same walk in 24 frames."""
+    """The whole walk in 24 frames."""
     _render(folder, camera_walk(24, SIZE, 0))
 
 

@@ -13,6 +13,7 @@ from sfmprep.mapping.flow_adjustment import (
     Window,
     adjust_window,
     errors_px,
+    focal_deviation,
 )
 
 FOCAL, SIZE = 500.0, (640, 480)
@@ -121,6 +122,38 @@ def test_noise_and_wrong_sightings_are_borne(seed: int) -> None:
     assert found.focal == pytest.approx(FOCAL, rel=0.02)
     assert turn_deg(found.rotations, truth.rotations) < 0.3
     np.testing.assert_allclose(found.translations, truth.translations, atol=0.05)
+
+
+def test_a_focal_length_is_as_sure_as_it_comes_out() -> None:
+    """Its standard deviation is that of trials with other noise."""
+    free, found, told = np.arange(6) >= 1, [], []
+    for seed in range(12):
+        truth, seen = scene(0)
+        noise = np.random.default_rng(seed).normal(0, 0.4, seen.xy.shape)
+        noisy = replace(seen, xy=seen.xy + noise)
+        window = adjust_window(truth, noisy, free, guessed_focal=FOCAL)
+        found.append(np.log(window.focal / FOCAL))
+        told.append(focal_deviation(window, noisy, free))
+    assert np.ptp(told) < 0.5 * np.mean(told)
+    assert 0.5 < np.std(found) / np.mean(told) < 2
+
+
+def test_a_focal_length_that_nothing_tells_is_not_sure() -> None:
+    truth, seen = scene(0)
+    free = np.arange(6) >= 1
+    none = seen.take(np.zeros(len(seen.xy), bool))
+    assert focal_deviation(truth, none, free) == np.inf
+    # a plane from the front, and a camera that does not turn: focal length for depth
+    still = replace(
+        truth,
+        rotations=np.tile(np.eye(3), (6, 1, 1)),
+        translations=truth.translations * (1, 1, 0),
+        inverse_depth=np.full(len(truth.inverse_depth), 0.25),
+    )
+    rng = np.random.default_rng(0)
+    xy = projected(still, seen) + rng.normal(0, 0.4, seen.xy.shape)
+    plain = focal_deviation(truth, seen, free)
+    assert focal_deviation(still, replace(seen, xy=xy), free) > max(0.02, 4 * plain)
 
 
 def test_sightings_count_by_their_weights() -> None:

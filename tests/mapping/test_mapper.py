@@ -11,11 +11,12 @@ import pycolmap
 import pytest
 
 from sfmprep.capture.image_set import ImageSet
-from sfmprep.config import MappingConfig
+from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.failure import explain_failure
-from sfmprep.mapping.mapper import map_images
+from sfmprep.mapping.mapper import map_images, prepared
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
+from sfmprep.progress import silent
 
 Synthesize = Callable[..., pycolmap.Reconstruction]
 
@@ -49,6 +50,30 @@ def synthesize(
         camera.params = [1000.0, 512.0, 384.0, 0.0]
         database.update_camera(camera)
     return truth
+
+
+@pytest.mark.parametrize("told", [None, 1100.0])
+def test_focal_lengths_that_are_given_are_not_calibrated(
+    tmp_path: Path, told: float | None
+) -> None:
+    """But those that the configuration tells count before them."""
+    path = tmp_path / "database.db"
+    synthesize(path)
+    images = capture(path)
+    with (
+        prepared(
+            *(path, images, tmp_path / "maps", MappingConfig()),
+            *(DatabaseConfig(focal_length=told), None, 0, silent),
+            focal_lengths={images.names[0]: 900.0},
+        ) as (run, _),
+        pycolmap.Database.open(run.database) as database,
+    ):
+        [camera] = database.read_all_cameras()
+    assert camera.mean_focal_length() == (900 if told is None else 1000)
+    assert camera.has_prior_focal_length
+    with pycolmap.Database.open(path) as database:
+        [camera] = database.read_all_cameras()
+    assert camera.mean_focal_length() == 1000
 
 
 def capture(path: Path) -> ImageSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from sfmprep.errors import ImageError, ReconstructionError, StoreError, WeightsE
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
 from sfmprep.mapping import dense_odometry
+from sfmprep.mapping.odometry import Odometry
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.models.build import build_flow_estimator
 from sfmprep.models.flow.dis import Dis
@@ -153,6 +155,37 @@ def test_mapping_begins_with_the_poses_of_one_whole_film(
     steps = np.diff(centres, axis=0)
     steps /= np.linalg.norm(steps, axis=1, keepdims=True)
     assert (steps[:, 0] > 0.9).all()
+
+
+@pytest.mark.parametrize(
+    ("deviation", "exif", "expected"),
+    [(0.001, 0, 300.0), (0.003, 0, None), (0, 35, None)],
+)
+def test_mapping_takes_over_a_focal_length_that_is_sure(
+    images: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deviation: float,
+    exif: int,
+    expected: float | None,
+) -> None:
+    push = Odometry.push
+
+    def pushed(way: Odometry, *seen: object) -> np.ndarray:
+        fits = push(way, *seen)
+        way.focal_deviation, way._window = deviation, replace(way._window, focal=300.0)
+        return fits
+
+    monkeypatch.setattr(Odometry, "push", pushed)
+    if exif:
+        told = {n: replace(i, focal_length_35mm=exif) for n, i in images.infos.items()}
+        images = replace(images, infos=told)
+    with open_run(images, tmp_path / "out", load_recipe("sift", SETTINGS)) as run:
+        fill(run)
+        found = tracks.film_focal_lengths(run)
+    assert found == ({} if expected is None else {"7.png": expected})
+    with open_run(images, tmp_path / "other", load_recipe("sift")) as run:
+        assert tracks.film_focal_lengths(run) == {}
 
 
 @pytest.mark.parametrize("count", [6, 9])

@@ -7,6 +7,7 @@ the same code, machine and image size, is not played again; so a run can be stop
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,7 @@ def _run(
     out = how.scratch / "runs" / f"{scene.name}-{scene.every}-{tool.name}"
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
+    before = _cpu_seconds()
     finished = run_measured(
         tool.command(scene, prepared.images, out),
         tool.environment(how.scratch),
@@ -106,6 +108,7 @@ def _run(
         "seconds": round(sum(steps.values()) or finished.seconds, 2),
         "steps": steps,
         "process_seconds": round(finished.seconds, 2),
+        "cpu_seconds": round(_cpu_seconds() - before, 1),
         "peak_bytes": finished.peak_bytes,
         "exit_code": finished.exit_code,
         "failure": finished.error[-400:] if not found["registered"] else "",
@@ -113,3 +116,9 @@ def _run(
     if not how.keep:
         shutil.rmtree(out, ignore_errors=True)
     return row
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one has started and seen end, and of theirs."""
+    used = os.times()
+    return used.children_user + used.children_system
