@@ -35,6 +35,7 @@ from sfmprep.mapping.mapper import finished, prepared
 from sfmprep.mapping.pose_graph import Edges, fit_poses, read_edges
 from sfmprep.mapping.rounds import go_on
 from sfmprep.mapping.runs import Run, incremental_options, refine_globally
+from sfmprep.mapping.solver import choose_solver
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 from sfmprep.types import Float64
@@ -368,6 +369,7 @@ def _adjust_with_priors(
     options.print_summary = False
     options.refine_focal_length = refine != "none"
     options.refine_extra_params = refine == "all"
+    choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
         config.add_image(image_id)

@@ -20,6 +20,7 @@ import pycolmap
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, noise_px
 from sfmprep.mapping.database import copy_database
+from sfmprep.mapping.solver import choose_solver
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ def _adjust(
     options.refine_sensor_from_rig = refine_sensors
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = LOSS_SCALE * _noise_px(model)
+    choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
         config.add_image(image_id)
