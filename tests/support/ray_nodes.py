@@ -86,8 +86,9 @@ class RayNodes:
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error).encode()
             raise PermissionError(said.decode()) from error
+        own = Path(self._cluster.head_node.get_temp_dir_path())  # of Ray
         self._start_blind(
-            hidden,
+            (*hidden, own),
             *("ip", "netns", "exec", name),
             options=f"--node-ip-address={_NETWORK}.{number + 2}",
         )
