@@ -17,7 +17,7 @@ import pycolmap
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import Recipe
 from sfmprep.dataset.world_frame import WorldFrame
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.install import WORLD
 from sfmprep.export.place import GEOREFERENCE
 from sfmprep.files import read_table
@@ -64,6 +64,7 @@ def add_photographs(
         ConfigError: there is no finished result in `out`, no new photograph, or the
             result is of semi-dense matching or has masks of what moves, which depend
             on all photographs together.
+        StoreError: the models are damaged.
         SfmprepError: as for a run; what is done until then is kept.
     """
     place = Workspace(out)
@@ -83,11 +84,16 @@ def add_photographs(
             "what moves is found by all photographs together, so none can be added"
             " alone. Run `sfmprep reconstruct` again: it goes on with what is there."
         )
-    models, world = models_in(place.models), _world(out)
+    world = _world(out)
     images = find_capture(source, out, recipe, device=device, progress=progress)
-    posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
     seconds: dict[str, float] = {}
     with open_run(images, out, recipe, goes_on=True, progress=progress) as run:
+        if not place.models.is_dir():  # it was damaged, as is told
+            raise StoreError(
+                f"{place.models} is to be made again. Run `sfmprep reconstruct` first."
+            )
+        models = models_in(place.models)
+        posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
         before = {name for pair in _earlier_pairs(run) for name in pair} | posed
         if not (new := set(images.names) - before):
             raise ConfigError(

@@ -82,6 +82,7 @@ def look_closer(
         if len(pairs):
             _fill_database(run, pairs, below, progress=shown)
             _map_on(run, mapped, progress=shown)
+            run.images.expect_there()  # COLMAP read colours
         else:
             shutil.copyfile(mapped, packed)
     run.finish("map closer")

@@ -523,6 +523,7 @@ STAGES = {
             version=1,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
+            beside=("work/closer.db",),
             command="map",
             applies=_looks_closer,
         ),

@@ -14,7 +14,8 @@ a disk with this machine read and write there, and others need nothing but Ray a
 sfmprep. What they were sent is deleted when the job ends.
 
 A shard whose node, worker or result is lost is done again, elsewhere if need be, up to
-`_MAX_TRIES` times: some shards kill whoever does them. An error of the job itself ends
+`_MAX_TRIES` times: some shards kill whoever does them. A node whose network is cut is
+lost too, once Ray gives it up. An error of the job itself ends
 the handing out, as it would come again. A cluster without room is waited for, as nodes
 may come. Where the head is lost, what was done until then is here, and the job ends
 with an error; run again, the caller merges the parts and asks for the rest. Ray itself
@@ -60,6 +61,10 @@ _HEAD_PATIENCE_S = 10.0
 _SAY_S = 30.0  # without an answer, until it is said
 _BLOCK_BYTES = 32 << 20  # of a file that is sent
 _SENT_ENVIRONMENT = ("SFMPREP_", "XDG_CACHE_HOME")
+
+# Ray, which reads this when it is imported, waits two minutes for the network of a node
+# that it has long given up.
+os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "20000")
 
 
 @dataclass(frozen=True, kw_only=True)

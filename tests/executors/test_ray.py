@@ -309,6 +309,65 @@ def test_a_node_without_our_disk_is_sent_files_and_sends_its_part(
     assert set(Path(tempfile.gettempdir()).glob("sfmprep-ray-*")) <= before
 
 
+def test_machines_with_networks_of_their_own_and_one_that_is_cut_off(
+    tmp_path: Path, parts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("0" * 3)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    with ray_nodes() as nodes:
+        try:
+            machines = [nodes.add_machine(tmp_path) for _ in range(2)]
+        except PermissionError as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        cut: list[str] = []
+
+        def cutting(items: Any, **_: Any) -> Any:
+            for count, item in enumerate(items):
+                if count == 16 and not cut:
+                    cut.append(machines[0])
+                    nodes.cut_off(cut[0])
+                yield item
+
+        job = Sleeping(1.0, reads=(tmp_path / "a" / "b.txt",))
+        outcome = do(nodes, job, 96, parts, progress=cutting)
+        assert outcome.failed == []
+        assert items_in(parts) == [k * 1000 for k in range(96)]
+    assert cut and "is done again" in caplog.text
+
+
+def test_a_whole_run_on_machines_that_see_nothing_of_this_one(
+    demo_scene: Path,
+    demo_result: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, photos = tmp_path / "out", demo_scene / "images"
+    done: list[str] = []
+    run_job = RayCluster.run
+
+    def noted(self: RayCluster, *args: Any, desc: str, **options: Any) -> Any:
+        done.append(desc)
+        return run_job(self, *args, desc=desc, **options)
+
+    monkeypatch.setattr(RayCluster, "run", noted)
+    with ray_nodes() as nodes:
+        try:
+            nodes.add_machine(tmp_path, demo_scene)
+        except PermissionError as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        where = ["--executor", "ray", "--address", nodes.address]
+        recipe = ["--recipe", str(demo_result / "recipe.yaml")]
+        command = ["reconstruct", str(photos), str(out), *recipe, *where]
+        assert run([*command, "--set", "refinement={}"]) == 0
+    assert {*done} == {"extract", "match", "verify", "refine", "export"}
+    assert len(list((out / "images").iterdir())) == 8
+    assert len(list((out / "images_2").iterdir())) == 8
+    assert (out / "work" / "refined.zip").is_file()
+    assert not list((out / "work").glob("*.parts"))
+
+
 # ---------------------------------------------------------------------------- messages
 def test_without_a_cluster(parts: Path) -> None:
     cluster = RayCluster(address="127.0.0.1:1")

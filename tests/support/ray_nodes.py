@@ -6,12 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _STORE_BYTES = 80 << 20  # the least that Ray takes is 75 MiB
+_NETWORK = "10.77.0"  # of machines of their own, behind a bridge
+# so that a node that does not answer is given up within some seconds
+_HEALTH = {
+    "health_check_initial_delay_ms": 5000,
+    "health_check_period_ms": 2000,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 4,
+}
 
 
 class RayNodes:
@@ -26,9 +34,11 @@ class RayNodes:
                 "num_cpus": 0,
                 "object_store_memory": _STORE_BYTES,
                 "include_dashboard": False,
+                "_system_config": _HEALTH,
             },
         )
         self._blind: list[subprocess.Popen[bytes]] = []
+        self._networks: list[str] = []
 
     @property
     def address(self) -> str:
@@ -50,15 +60,56 @@ class RayNodes:
         probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
         if probe.returncode:
             raise PermissionError(probe.stderr.decode())
+        self._start_blind(hidden)
+
+    def add_machine(self, *hidden: Path) -> str:
+        """Starts a node as `add_blind`, with a network of its own; returns its name.
+
+        Raises:
+            PermissionError: this user may not make networks.
+        """
+        number = len(self._networks)
+        name, bridge = f"sfm{os.getpid()}n{number}", f"sfm{os.getpid()}"
+        try:
+            if not number:
+                _ip("link", "add", bridge, "type", "bridge")
+                _ip("addr", "add", f"{_NETWORK}.1/24", "dev", bridge)
+                _ip("link", "set", bridge, "up")
+            _ip("netns", "add", name)
+            self._networks.append(name)
+            _ip("link", "add", name, "type", "veth", "peer", "eth0", "netns", name)
+            _ip("link", "set", name, "master", bridge, "up")
+            _ip("-n", name, "addr", "add", f"{_NETWORK}.{number + 2}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                _ip("-n", name, "link", "set", device, "up")
+            _ip("-n", name, "route", "add", "default", "via", f"{_NETWORK}.1")
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error).encode()
+            raise PermissionError(said.decode()) from error
+        own = Path(self._cluster.head_node.get_temp_dir_path())  # of Ray
+        self._start_blind(
+            (*hidden, own),
+            *("ip", "netns", "exec", name),
+            options=f"--node-ip-address={_NETWORK}.{number + 2}",
+        )
+        return name
+
+    def cut_off(self, name: str) -> None:
+        """Pulls the network cable of a machine, which goes on by itself."""
+        _ip("link", "set", name, "down")
+
+    def _start_blind(
+        self, hidden: Sequence[Path], *inside: str, options: str = ""
+    ) -> None:
         mounts = "".join(f"mount -t tmpfs none '{folder}' && " for folder in hidden)
         ray = f"'{sys.executable}' -c 'from ray.scripts.scripts import main; main()'"
         start = (
             f"{mounts}exec {ray} start --address={self.address} --num-cpus=1 --block"
-            f" --object-store-memory={_STORE_BYTES} --disable-usage-stats"
+            f" --object-store-memory={_STORE_BYTES} --disable-usage-stats {options}"
         )
         self._blind.append(
             subprocess.Popen(
-                ["unshare", "--mount", "bash", "-c", start],
+                [*inside, "unshare", "--mount", "bash", "-c", start],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -88,6 +139,15 @@ class RayNodes:
         for node in list(self._cluster.worker_nodes):
             self.kill(node)
         self.kill(self._cluster.head_node)
+        with suppress(OSError, subprocess.CalledProcessError):
+            for name in self._networks:
+                _ip("netns", "del", name)
+            if self._networks:
+                _ip("link", "del", f"sfm{os.getpid()}")
+
+
+def _ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True, capture_output=True)
 
 
 @contextmanager

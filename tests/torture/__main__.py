@@ -190,10 +190,13 @@ def _messages(
     cases = bad_input.cases()
     if options.share < 1:
         cases = cases[:: max(round(1 / options.share) // 2, 1)]
-    found = {
-        case.name: bad_input.run_case(case, reference.images, reference.out, place)
-        for case in cases
-    }
+    found = {}
+    for case in cases:
+        if found and runs.is_over(until) and not options.messages:
+            break
+        found[case.name] = bad_input.run_case(
+            *(case, reference.images, reference.out, place)
+        )
     if options.messages:
         bad_input.write_snapshot(found)
     expected = bad_input.read_snapshot()
