@@ -6,7 +6,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 NERFSTUDIO := .venv-nerfstudio
 
 .PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
-.PHONY: bench bench-scenes bench-table bench-lenses bench-repeats bench-ray bench-film
+.PHONY: bench bench-scenes bench-table bench-stages bench-lenses bench-repeats bench-ray bench-film
 .PHONY: bench-keyframes bench-captures bench-long-film bench-scale bench-models bench-two-view bench-training
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
@@ -33,6 +33,9 @@ bench-scenes: $(READY) ## sfmprep and COLMAP on the scenes of ../shared; BOARD="
 
 bench-table: $(READY) ## its results, into the README and examples/scoreboard.md
 	$(BIN)/python -m tests.bench.scoreboard --table
+
+bench-stages: $(READY) ## where the time goes, stage by stage, into examples/speed.md; STAGES="--scenes fox"
+	$(BIN)/python -m tests.bench.stages $(STAGES)
 
 bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a table
 	$(BIN)/python -m tests.bench.lenses

@@ -20,7 +20,7 @@ from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, KnownPosesConfig, MappingConfig, Recipe
 from sfmprep.errors import ReconstructionError
-from sfmprep.executors.isolated import DiedError, run_isolated
+from sfmprep.executors.isolated import DiedError, begun_ahead, run_isolated
 from sfmprep.executors.protocol import Executor, Shards
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.known_poses.poses import KnownPoses
@@ -36,6 +36,7 @@ from sfmprep.mapping.trust import Mapper, Trust, leave_out, map_trusted, measure
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
+from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.semidense.join import network_scales
@@ -63,6 +64,16 @@ def apart(function: Callable[..., Any], *args: Any, progress: Progress = silent)
             " database are kept: the same command goes on from there. If it happens"
             " again, report it with the database, or try --set mapping.type=global."
         ) from error
+
+
+@contextmanager
+def ready_to_map(run: Run) -> Iterator[None]:
+    """Begins the process of the mapper beside extraction, unless the run has mapped."""
+    if run.recipe.mapping.type == "none" or run.ledger.is_done("map"):
+        yield
+        return
+    with begun_ahead(__name__):
+        yield
 
 
 def map_into(

@@ -12,6 +12,7 @@ from sfmprep.config import Recipe
 from sfmprep.errors import SfmprepError
 from sfmprep.executors.protocol import Executor
 from sfmprep.pipelines import reporting, stages
+from sfmprep.pipelines.apart import ready_to_map
 from sfmprep.pipelines.artefacts import open_keypoints
 from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.develop import find_capture
@@ -64,7 +65,10 @@ def reconstruct(
             images = with_motion_masks(
                 images, out, recipe, device=device, progress=progress
             )
-    with open_run(images, out, recipe, cluster=cluster, progress=progress) as run:
+    with (
+        open_run(images, out, recipe, cluster=cluster, progress=progress) as run,
+        ready_to_map(run),
+    ):
         with (
             match_photographs(run, seconds, device=device, progress=progress) as found,
             timed(seconds, "database"),

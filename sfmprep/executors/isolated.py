@@ -9,6 +9,7 @@ pickled; the process is a new interpreter, so a caller's script needs no
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import logging.handlers
 import os
@@ -32,8 +33,11 @@ R = TypeVar("R")
 _STOP_S = 1.0  # for the last of what it wrote
 _PATIENCE_S = 10.0  # for the end of a process that is through
 _LINES_KEPT = 200
-_CODE = "from sfmprep.executors.isolated import _main; _main()"
+_CODE = "from sfmprep.executors.isolated import _main; _main({module!r})"
 _MAX_SAID = 300
+
+
+_waiting: list[subprocess.Popen[bytes]] = []  # begun ahead, and not called yet
 
 
 class DiedError(SfmprepError):
@@ -72,13 +76,7 @@ def run_isolated(
     level = logging.getLogger("sfmprep").getEffectiveLevel()
     native = sys.modules.get("pycolmap")
     quiet = None if native is None else int(native.logging.minloglevel)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CODE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    process = _taken() or _begun(function.__module__)
     # what COLMAP says on the way is shown only where the user asked for its log
     said = _Said(process, show=quiet == 0)
     assert process.stdin is not None and process.stdout is not None
@@ -94,6 +92,54 @@ def run_isolated(
         process.stdout.close()
         with contextlib.suppress(BrokenPipeError):  # of a call that it never read
             process.stdin.close()
+
+
+@contextlib.contextmanager
+def begun_ahead(module: str) -> Iterator[None]:
+    """Begins a process for the first call of `run_isolated` in its block.
+
+    It imports a module, which takes about a second, beside what is done until then.
+
+    Args:
+        module: That of the function, by its full name.
+    """
+    process = _begun(module)
+    _waiting.append(process)
+    try:
+        yield
+    finally:
+        if process in _waiting:  # it was not needed
+            _waiting.remove(process)
+            _end(process)
+
+
+def _begun(module: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _CODE.format(module=module)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def _taken() -> subprocess.Popen[bytes] | None:
+    """A process that was begun ahead and lives; None if there is none."""
+    while _waiting:
+        process = _waiting.pop()
+        if process.poll() is None:
+            return process
+        _end(process)
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        assert stream is not None
+        with contextlib.suppress(BrokenPipeError):  # of a call that it never read
+            stream.close()
 
 
 class _Said:
@@ -219,9 +265,11 @@ class _Link:
         self.send("end", number)
 
 
-def _main() -> None:
-    """What the new interpreter runs."""
+def _main(module: str) -> None:
+    """What the new interpreter runs: imports ahead, then what it is asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    with contextlib.suppress(ImportError):  # told when the function is looked for
+        importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed here is no answer
     level, quiet, function, args, options = pickle.load(sys.stdin.buffer)

@@ -28,6 +28,7 @@ _MIN_IMAGES = 8  # of a camera whose principal point, or distortion, is to be to
 _MIN_CHI2_OF_PRINCIPAL_POINT = 100
 _MAX_OFFSET = 0.1  # of the side of the image
 _FINAL_BA_ITERATIONS = 100
+_TOLERANCE = 1e-7  # of the loss: a focal length of 450 px moves by less than 0.01 px
 # Standard deviations: as good as squares to 95 % where errors are normal (Holland and
 # Welsch, Communications in Statistics 6, 1977).
 LOSS_SCALE = 2.385
@@ -238,6 +239,7 @@ def adjust(
     options.refine_extra_params = refine == "all"
     options.refine_principal_point = centres
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
+    options.ceres.solver_options.function_tolerance = _TOLERANCE
     choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():

@@ -45,6 +45,11 @@ _VERIFY_BATCH = 256  # pairs in memory at once
 # RANSAC finds what is there where a third of the matches is right. Ten times as many
 # trials would cost ten times as much, for every pair in which nothing is right.
 _MAX_TRIALS = 1000
+# As many as find one sample without a wrong match with a probability of 0.999; COLMAP
+# takes three times as many, and 100 at least. Of `fox`, every 3rd, that verifies the
+# same pairs (inliers 0.998 to 1.001 times as many) in 0.7 of the time.
+_MIN_TRIALS = 50
+_TRIALS_FACTOR = 1.0
 
 # matches that make a fundamental and an essential matrix
 _SAMPLES = {
@@ -110,7 +115,9 @@ def verify_matches(
         options.min_num_inliers = config.min_num_inliers
         scale = max(scales.get(name, 1.0) for name in names)
         options.ransac.max_error = config.max_error_px * scale
+        options.ransac.min_num_trials = _MIN_TRIALS
         options.ransac.max_num_trials = _MAX_TRIALS
+        options.ransac.dyn_num_trials_multiplier = _TRIALS_FACTOR
         options.ransac.random_seed = seed
         return options
 

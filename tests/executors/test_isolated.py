@@ -14,7 +14,7 @@ import pytest
 
 from sfmprep.errors import ImageError
 from sfmprep.executors import isolated
-from sfmprep.executors.isolated import DiedError, Loop, run_isolated
+from sfmprep.executors.isolated import DiedError, Loop, begun_ahead, run_isolated
 from sfmprep.progress import Progress, silent
 
 
@@ -159,3 +159,37 @@ def test_a_loop_that_is_moved_by_messages() -> None:
     loop.step()
     loop.end()
     assert seen[:2] == ["map", "map"] and seen[-1] == "end"
+
+
+def my_pid(*, progress: Progress) -> int:
+    return os.getpid()
+
+
+def test_the_first_call_takes_the_process_that_was_begun_ahead() -> None:
+    with begun_ahead(__name__):
+        [ahead] = isolated._waiting
+        assert run_isolated(my_pid) == ahead.pid
+        assert run_isolated(my_pid) != ahead.pid
+        assert not isolated._waiting
+    assert ahead.poll() is not None
+
+
+def test_a_process_that_nobody_called_is_ended() -> None:
+    with pytest.raises(ImageError), begun_ahead("no.such.module"):
+        [ahead] = isolated._waiting
+        raise ImageError("a.jpg is damaged")
+    assert ahead.returncode == -signal.SIGKILL
+    assert not isolated._waiting
+
+
+def test_a_process_that_died_before_it_was_called_is_replaced() -> None:
+    with begun_ahead(__name__):
+        [ahead] = isolated._waiting
+        ahead.kill()
+        ahead.wait()
+        assert run_isolated(my_pid) != ahead.pid
+
+
+def test_a_module_that_is_not_there_matters_to_who_asks_for_it() -> None:
+    with begun_ahead("no.such.module"):
+        assert run_isolated(double, 2) == 4
