@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 NERFSTUDIO := .venv-nerfstudio
 
-.PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean .PHONY: bench bench-scenes bench-table bench-lenses bench-repeats bench-ray bench-film .PHONY: bench-keyframes bench-add bench-captures bench-long-film bench-scale bench-models bench-two-view bench-training
+.PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
+.PHONY: bench bench-scenes bench-table bench-lenses bench-repeats bench-ray bench-film
+.PHONY: bench-keyframes bench-add bench-captures bench-long-film bench-scale bench-models bench-two-view bench-training
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
