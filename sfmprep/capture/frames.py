@@ -107,6 +107,12 @@ def take_frames(
                     waiting.popleft().result()
             for task in waiting:
                 task.result()
+        needed = [
+            k
+            for k, keyframe in enumerate(taken)
+            if keyframe.frame.number not in chooser.spared
+        ]
+        taken = _only(taken, needed)
         kept = _thinned(taken, most)
         left = {frame_name(keyframe.frame.seconds) for keyframe in kept}
         for file in part.iterdir():
@@ -165,7 +171,7 @@ def _write(path: Path, pixels: NDArray[np.uint8], tags: bytes) -> None:
 
 
 def _thinned(taken: list[Keyframe], most: int | None) -> list[Keyframe]:
-    """The keyframes that stay, each with what is new since the one before it."""
+    """The keyframes that stay."""
     if most is None or len(taken) <= most:
         return taken
     kept = thin_out(
@@ -174,6 +180,11 @@ def _thinned(taken: list[Keyframe], most: int | None) -> list[Keyframe]:
         [keyframe.look.segment for keyframe in taken],
         most,
     )
+    return _only(taken, kept)
+
+
+def _only(taken: list[Keyframe], kept: list[int]) -> list[Keyframe]:
+    """Some of the keyframes, each with what is new since the one before it."""
     starts = [-1, *kept[:-1]]
     return [
         taken[k].after(sum(other.moved for other in taken[start + 1 : k + 1]))

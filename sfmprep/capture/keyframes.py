@@ -7,6 +7,7 @@ only ever compared between frames that show nearly the same.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.capture.film import Frame
-from sfmprep.capture.motion import Flow, Mark, MotionTracker
+from sfmprep.capture.motion import Flow, Grey, Mark, MotionTracker
 
 _MAX_RATE = 31.0  # frames a second that are looked at
 _LONGER_SIDE = 960  # at which sharpness is measured
@@ -25,6 +26,8 @@ _MOST = 1.8  # of the step: so long a sharp one is waited for
 _FADED = 0.6  # share of the followed points that are lost, which counts as a step
 _BLURRED = 0.6  # of the sharpness that is usual around it
 _AROUND = 15  # frames before and after
+_FAST = 0.01  # of the longer side, from a frame to the next
+_BACK = 8  # sharp frames that were taken, which a later one may show again
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class Look:
     seconds: float
     sharpness: float  # of the Laplacian against the picture itself
     segment: int  # 0, and one more after every cut
+    speed: float = 0.0  # of the picture, in its longer sides, since the frame before
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +104,18 @@ class _Candidate(NamedTuple):
     place: int  # of its look
     mark: Mark
     moved: float
+    grey: Grey  # as the tracker has it
 
 
 class Chooser:
     """Chooses among the frames of a film as they come.
 
-    No more than the best frame so far is kept in memory.
+    No more than the best frame so far is kept in memory, and a few small ones.
+
+    Attributes:
+        looks: What was measured of each frame, in order.
+        spared: Numbers of blurred frames that were taken, before a later frame showed
+            again what the sharp ones before them do: nothing needs them.
 
     Args:
         max_overlap: Share of the picture, below 1, that two frames that are taken one
@@ -120,6 +130,9 @@ class Chooser:
         self._segment = 0
         self._has_one = False  # in this segment
         self._best: _Candidate | None = None
+        self._sharp: deque[tuple[int, Grey]] = deque(maxlen=_BACK)  # places
+        self._taken: list[int] = []  # places from the first of these on
+        self.spared: set[int] = set()
 
     def push(self, frame: Frame) -> Iterator[Keyframe]:
         """Looks at the next frame; yields those before it that are taken."""
@@ -131,7 +144,13 @@ class Chooser:
             yield from self.finish()
             self._segment += 1
             self._has_one = False
-        look = Look(frame.number, frame.seconds, sharpness(grey), self._segment)
+        look = Look(
+            number=frame.number,
+            seconds=frame.seconds,
+            sharpness=sharpness(grey),
+            segment=self._segment,
+            speed=self._tracker.speed(),
+        )
         self.looks.append(look)
         if motion.is_lost:
             return
@@ -165,16 +184,47 @@ class Chooser:
         place, tracker = len(self.looks) - 1, self._tracker
         best = None if self._best is None else self.looks[self._best.place]
         if best is None or self.looks[place].sharpness > best.sharpness:
-            self._best = _Candidate(frame, place, tracker.mark(), tracker.moved())
+            self._best = _Candidate(
+                *(frame, place, tracker.mark(), tracker.moved(), tracker.grey())
+            )
 
     def _take(self) -> Keyframe:
         assert self._best is not None
-        frame, place, mark, moved = self._best
+        frame, place, mark, moved, grey = self._best
+        self._spare(place, grey)
         parallax = self._tracker.restart(mark)
         if not self._has_one:
             parallax = float("nan")
         self._best, self._has_one = None, True
         return Keyframe(frame, self.looks[place], moved, parallax)
+
+    def _spare(self, place: int, grey: Grey) -> None:
+        """Finds which blurred frames the one that is taken makes needless."""
+        last = [sharp for sharp, _ in self._sharp][-1:]
+        if self._is_worse(place, *last):
+            self._taken.append(place)
+            return
+        for sharp, before in reversed(self._sharp):
+            needless = {
+                k for k in self._taken if k > sharp and self._is_worse(k, sharp, place)
+            }
+            if needless and self._tracker.joins(before, grey):
+                self.spared |= {self.looks[k].number for k in needless}
+                self._taken = [k for k in self._taken if k not in needless]
+                left = [each for each in self._sharp if each[0] not in needless]
+                self._sharp = deque(left, _BACK)
+                break
+        self._sharp.append((place, grey))
+        first = self._sharp[0][0]
+        self._taken = [k for k in [*self._taken, place] if k >= first]
+
+    def _is_worse(self, place: int, *others: int) -> bool:
+        """Whether a frame is blurred, at least against others that show one scene."""
+        if _is_blurred(self.looks, place):
+            return True
+        look = self.looks[place]
+        least = min((self.looks[k].sharpness for k in others), default=0.0)
+        return look.speed > _FAST and look.sharpness < _BLURRED * least
 
 
 def choose(frames: Iterable[Frame], chooser: Chooser) -> Iterator[Keyframe]:

@@ -174,6 +174,22 @@ class MotionTracker:
         x, y = np.median(shift, axis=0) / (width, height)
         return float(1 - max(1 - x, 0) * max(1 - y, 0))
 
+    def grey(self) -> Grey:
+        """The frame that was pushed last, small and evened out."""
+        assert self._grey is not None
+        return self._grey
+
+    def joins(self, before: Grey, now: Grey) -> bool:
+        """Whether one frame goes together with another, see `grey`, in one step."""
+        return _goes_together(self._flow, before, now)
+
+    def speed(self) -> float:
+        """How far the picture moved in the last step, median, in its longer sides."""
+        if not self._speed.size:
+            return 0.0
+        length = np.linalg.norm(self._speed[::8, ::8], axis=2)
+        return float(np.median(length)) / max(self._speed.shape)
+
     def faded(self) -> float:
         """Share of the points that were followed from the origin and are lost."""
         if len(self._alive) < _FEW_POINTS:

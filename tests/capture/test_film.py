@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -204,6 +204,42 @@ def test_where_points_end_a_sharp_frame_is_taken_before() -> None:
     found = numbers(chosen(pictures))
     assert len(found) >= 6
     assert all(n % 4 for n in found)
+
+
+def spared_of(fast: Sequence[float], then: float) -> tuple[int, int]:
+    """Blurred frames taken of a camera that turns fast, and how many are needless.
+
+    It turns slowly before, up to 140 pixels, and after.
+
+    Args:
+        fast: Where it looks, pixels, frame by frame; blurred as that is fast.
+        then: Where it looks when it turns slowly again.
+    """
+    scene = texture(1200, 120)
+    places = [*range(100, 140), *fast, *np.arange(then, then + 40)]
+    speeds = np.abs(np.gradient(places))
+    blurs = [max(round(speed), 1) if speed > 2 else 1 for speed in speeds]
+    pictures = [
+        cv2.blur(np.ascontiguousarray(scene[:, int(x) : int(x) + 160]), (blur, 1))
+        for x, blur in zip(places, blurs, strict=True)
+    ]
+    chooser = Chooser(0.9, FLOW)
+    taken = [k.frame.number for k in choose(as_frames(pictures), chooser)]
+    blurred = {n for n in taken if blurs[n] > 1}
+    assert chooser.spared <= blurred
+    return len(blurred), len(chooser.spared)
+
+
+def test_of_a_glance_aside_no_blurred_frame_is_needed() -> None:
+    aside = [140 + 70 * np.sin(a) for a in np.linspace(0, np.pi, 40)]
+    taken, spared = spared_of(aside, 140)
+    assert taken > 2
+    assert spared >= taken - 1  # one may be blurred hardly
+
+
+def test_blurred_frames_that_lead_elsewhere_are_kept() -> None:
+    taken, spared = spared_of([140.0 + 6 * k for k in range(40)], 380)
+    assert taken - spared > 2
 
 
 def test_blurred_are_frames_between_sharper_ones_of_the_same_scene() -> None:
