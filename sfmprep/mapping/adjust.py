@@ -224,10 +224,13 @@ def adjust(
     loss_scale: float | None = None,
     centres: bool = False,
     fixed: Collection[int] = (),
+    tolerance: float | None = None,
 ) -> None:
     """Adjusts in place; with a scale in pixels, by Cauchy's loss.
 
     With `centres`, principal points move; nothing does of cameras that are `fixed`.
+    With a tolerance it ends where a step makes the sum of errors smaller by no more
+    than this share of it.
     """
     options = pycolmap.BundleAdjustmentOptions()
     if loss_scale is not None:
@@ -238,6 +241,8 @@ def adjust(
     options.refine_extra_params = refine == "all"
     options.refine_principal_point = centres
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
+    if tolerance is not None:
+        options.ceres.solver_options.function_tolerance = tolerance
     choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():
