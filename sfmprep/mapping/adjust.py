@@ -225,10 +225,13 @@ def adjust(
     loss_scale: float | None = None,
     centres: bool = False,
     fixed: Collection[int] = (),
+    tolerance: float = _TOLERANCE,
 ) -> None:
     """Adjusts in place; with a scale in pixels, by Cauchy's loss.
 
     With `centres`, principal points move; nothing does of cameras that are `fixed`.
+    With a tolerance it ends where a step makes the sum of errors smaller by no more
+    than this share of it.
     """
     options = pycolmap.BundleAdjustmentOptions()
     if loss_scale is not None:
@@ -239,7 +242,7 @@ def adjust(
     options.refine_extra_params = refine == "all"
     options.refine_principal_point = centres
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
-    options.ceres.solver_options.function_tolerance = _TOLERANCE
+    options.ceres.solver_options.function_tolerance = tolerance
     choose_solver(options, model)
     config = pycolmap.BundleAdjustmentConfig()
     for image_id in model.reg_image_ids():

@@ -43,6 +43,7 @@ from sfmprep.types import Float64
 logger = logging.getLogger(__name__)
 
 _LOSS_SCALE_PX = 4.0  # of the first adjustment, in which points may be far off
+_FIRST_TOLERANCE = 1e-4  # of that: others follow, without the points that do not fit
 _MIN_FOR_PRIORS = 3  # centres, which are to fix a frame
 _MAX_LISTED = 10
 
@@ -278,7 +279,12 @@ def _first_model(
     if not model.num_points3D():
         mapper.end_reconstruction(True)
         return None
-    adjust(model, refine=run.cameras.refine, loss_scale=_LOSS_SCALE_PX * run.scale)
+    adjust(
+        model,
+        refine=run.cameras.refine,
+        loss_scale=_LOSS_SCALE_PX * run.scale,
+        tolerance=_FIRST_TOLERANCE,
+    )
     mapper.filter_points(options)
     mapper.retriangulate(triangulation)
     refine_globally(mapper, pipeline, options, triangulation)
