@@ -407,3 +407,7 @@ def _line(
         ", ".join(f"{100 * log[key]:.1f}" for key in _LOGGED) if log else "–",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
