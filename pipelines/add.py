@@ -30,6 +30,7 @@ from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.closer import look_at_nothing
 from sfmprep.pipelines.datasets import export_models
 from sfmprep.pipelines.develop import find_capture
+from sfmprep.pipelines.foreseen import foresee_nothing
 from sfmprep.pipelines.matching import match_pairs
 from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run, open_run
@@ -159,6 +160,8 @@ def _register(
         for path in (place.second_pairs, place.lost_pairs):
             Pairs(()).write(path)
         run.finish("second pairs")
+        if run.recipe.foresee is not None:
+            foresee_nothing(run)
         run.begin("map on")
         shutil.copyfile(place.mapped, place.mapped_on)
         run.finish("map on")

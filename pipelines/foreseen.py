@@ -14,6 +14,7 @@ import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import ForeseeConfig
+from sfmprep.files import write_text
 from sfmprep.geometry.pointmaps import Depths, Foreseen
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.cameras import possible_cameras
@@ -71,6 +72,21 @@ def match_foreseen(
         return Pairs.of(store.pairs())
 
 
+def foresee_nothing(run: Run) -> None:
+    """Notes that nobody is foreseen: who has no pose stays without."""
+    run.begin("pairs to foresee")
+    Pairs.of(()).write(run.ledger.file("pairs to foresee"))
+    run.finish("pairs to foresee")
+    run.begin("foresee")
+    write_text(run.workspace.foreseen, "")
+    run.finish("foresee")
+    run.begin("match foreseen")
+    path = run.workspace.foreseen_matches
+    path.unlink(missing_ok=True)
+    MatchStore(path, {"key": run.ledger.keys.key("match foreseen")}).close()
+    run.finish("match foreseen")
+
+
 def _foresee(
     run: Run,
     config: ForeseeConfig,
@@ -86,6 +102,8 @@ def _foresee(
     path, listed = run.workspace.foreseen, run.ledger.file("pairs to foresee")
     if not run.ledger.can_grow("foresee"):
         path.unlink(missing_ok=True)
+    run.begin("foresee")
+    path.touch()
     engine, network = run.recipe.engine, None
 
     def attempt(some: Pairs) -> None:
@@ -116,8 +134,6 @@ def _foresee(
         pairs = Pairs.of(within_budget(run, "pairs to foresee", name, wanted, attempt))
         pairs.write(listed)
         run.finish("pairs to foresee")
-    run.begin("foresee")
-    path.touch()
     with run.budget.spending():
         attempt(pairs)
     run.finish("foresee")
@@ -139,12 +155,13 @@ def _pairs_to_foresee(
     for pair in wanted:
         for name in pair:
             count[name] += 1
+    there = set(wanted)
     for pair in artefacts.read_pairs(run):
-        for lost in posed.symmetric_difference(pair).difference(posed):
-            is_new = len(posed.intersection(pair)) == 1 and pair not in wanted
-            if is_new and count[lost] < config.per_image:
-                count[lost] += 1
-                wanted.append(pair)
+        lost = [name for name in pair if name not in posed]
+        is_new = len(lost) == 1 and pair not in there
+        if is_new and count[lost[0]] < config.per_image:
+            count[lost[0]] += 1
+            wanted.append(pair)
     return wanted
 
 

@@ -73,7 +73,9 @@ class Ledger:
 
     def can_grow(self, name: str) -> bool:
         """Whether the artefact is there and what it holds may stay."""
-        is_of_now = self._record(name).get("key") == self.keys.key(name)
+        record = self._record(name)
+        is_of_now = record.get("key") == self.keys.key(name)
+        is_of_now = is_of_now and not any(self._made_anew(record))
         return is_of_now and self.file(name).exists() and not self.is_edited(name)
 
     def is_edited(self, name: str) -> bool:
@@ -232,10 +234,10 @@ class Ledger:
             "over": {other: keys.state(other) for other in stage.over},
             "key": keys.key(name),
             "state": state,
+            "made_of": self._made_of(name),
         }
         if sums is not None:
             record["sums"] = sums
-            record["made_of"] = self._made_of(name)
         if seconds is not None:
             record["seconds"] = seconds
         table = self._table()

@@ -220,7 +220,7 @@ def _match(
 
 
 def _fill_database(run: Run, new: Pairs, *, progress: Progress) -> None:
-    features, matches = artefacts.open_result(run)
+    features, matches = artefacts.open_second(run)
     with features, matches:
         stages.write_database(
             *(run, run.workspace.second_database, features),

@@ -374,11 +374,11 @@ STAGES = {
         ),
         Stage(
             name="track",
-            version=2,
+            version=3,
             reads=(IMAGES, "pairs"),
             passes_on="pairs",
             writes="work/track_matches.h5",
-            beside=("work/film_poses.csv",),
+            beside=("work/film_poses.csv", "work/film_focals.json"),
             command="match",
             settings=_track_settings,
             model=lambda r: r.tracks.flow if r.tracks else None,
@@ -428,7 +428,11 @@ STAGES = {
             command="map",
             is_bounded=True,
             settings=lambda r: (
-                r.second_round.model_dump(mode="json", exclude={"foresee"})
+                {
+                    **r.second_round.model_dump(mode="json", exclude={"foresee"}),
+                    # who is in no model is left to it
+                    **({"has_closer": True} if r.closer else {}),
+                }
                 if r.second_round
                 else {}
             ),

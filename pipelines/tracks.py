@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from sfmprep.capture.batches import fit_size, load_batches
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DroidConfig, TracksConfig
+from sfmprep.coords import is_mirrored, stored_pose
 from sfmprep.files import read_table, write_text
 from sfmprep.frontend.flow_tracks import Judge, write_tracks
 from sfmprep.mapping.focal_priors import exif_focal_length
@@ -204,7 +205,8 @@ def _by_droid(
     from sfmprep.mapping.dense_odometry import DenseOdometry
     from sfmprep.models.flow.droid import Droid
 
-    if len(poses.names) < FIRST_DENSE:
+    orientation = run.images.infos[poses.names[0]].orientation  # one of all of them
+    if len(poses.names) < FIRST_DENSE or is_mirrored(orientation):
         return poses
     droid = Droid(flow, device=device.split(",")[0])
     size = run.images.infos[poses.names[0]].size
@@ -213,8 +215,13 @@ def _by_droid(
     for _, batch in load_batches(run.images, poses.names, max_size=config.max_size):
         [image] = droid.prepare(batch)
         way.push(image)
-    rotations, translations = way.cam_from_world
-    return poses._replace(rotations=rotations, translations=translations)
+    stored = np.array(
+        [
+            stored_pose(np.column_stack(pose), orientation)
+            for pose in zip(*way.cam_from_world, strict=True)
+        ]
+    )
+    return poses._replace(rotations=stored[..., :3], translations=stored[..., 3])
 
 
 def _write_poses(poses: _Poses | None, path: Path) -> None:

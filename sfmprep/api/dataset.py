@@ -59,7 +59,7 @@ def export(
 
     Raises:
         ConfigError: a target is unknown or cannot read what is asked for, `semi`
-            without stores, or the folder holds something else.
+            without stores, points by a network, or the folder holds something else.
         ImageError: an image or a mask is missing, unreadable, or has changed.
         ReconstructionError: no image is registered, or no point is left.
         StoreError: the folder cannot be written.
@@ -76,6 +76,11 @@ def export(
         raise ConfigError(
             "config.seed.level is 'semi', which makes points of matches. Give features"
             " and matches too."
+        )
+    if config.seed.pointmaps is not None:
+        raise ConfigError(
+            "config.seed.pointmaps makes points by a network, which only a run does."
+            " Leave it out, or set export.seed.pointmaps in the recipe of a run."
         )
     scales = None
     if features is not None:

@@ -192,6 +192,8 @@ def export(
     images: Images,
     out: Out,
     options: WithTargets = TargetOptions(),  # noqa: B008
+    *,
+    device: Device = "auto",
 ) -> int:
     """Write the dataset that trainers open into OUT, and further models below it."""
     from sfmprep.pipelines import artefacts, datasets, reporting
@@ -199,7 +201,10 @@ def export(
 
     with open_folder(images, out, options, goes_on=True) as run:
         models = artefacts.read_models(run)
-        datasets.export_models(run, models, progress=show_progress)
+        where = "cpu"  # torch loads slowly
+        if run.recipe.export.seed.pointmaps is not None:
+            where = options.devices(device)
+        datasets.export_models(run, models, device=where, progress=show_progress)
         with artefacts.open_keypoints(run) as features:
             found = reporting.write_report_again(run, models, features)
     show(f"dataset: {out}")

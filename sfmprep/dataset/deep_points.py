@@ -91,7 +91,7 @@ def _depth_ratio(
         return ratio
     place = np.asarray(views.cameras[row].img_from_cam(there[ahead]), np.float64)
     seen = np.isfinite(place).all(axis=1)
-    step = np.median(tree.query(tree.data[:100], k=min(2, tree.n))[0].max(axis=1))
+    step = np.median(tree.query(tree.data[:100], k=[min(2, tree.n)])[0])
     away, nearest = tree.query(place[seen], distance_upper_bound=max(step, 1e-6))
     hit = np.isfinite(away)
     rows = ahead[seen][hit]

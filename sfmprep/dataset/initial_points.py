@@ -133,8 +133,8 @@ def seed_points(
     _add_deep(seed, views, deep, _colours_of(views, images, deep))
     seed.update_point_3d_errors()
     logger.info(
-        "seed cloud: %d of the mapper's %d points, and %d new ones",
-        *(stays_old.sum(), len(kept), len(new)),
+        "seed cloud: %d of the mapper's %d points, and %d new ones, %d by depths",
+        *(stays_old.sum(), len(kept), len(new) + len(deep.xyz), len(deep.xyz)),
     )
     return seed
 

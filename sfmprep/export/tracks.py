@@ -7,7 +7,7 @@ from them. `numpy.load` reads it without pickle:
     cam_from_world       [V, 3, 4]
     rotation_stddev_deg  [V] one sigma; NaN where it is not known
     position_stddev      [V] in units of the dataset; NaN where it is not known
-    point_ids            [N] as in points3D.bin
+    point_ids            [N] as in points3D.bin, of those that two images or more see
     xyz                  [N, 3]
     distance_stddev      [N] one sigma of the point over its distance
     starts               [N] row of the first observation of each point
@@ -19,6 +19,7 @@ from them. `numpy.load` reads it without pickle:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def write_tracks(
     Raises:
         OSError: It cannot be written.
     """
-    arrays = ModelArrays.of(model)
+    arrays = _seen_twice(ModelArrays.of(model))
     views, observations = arrays.views, arrays.observations
     order = np.argsort(np.array(views.names))
     rank = np.argsort(order)
@@ -69,4 +70,15 @@ def write_tracks(
         view=rank[observations.view],
         xy=observations.xy,
         noise_px=noise_px(arrays),
+    )
+
+
+def _seen_twice(arrays: ModelArrays) -> ModelArrays:
+    """Without points of depths, which one image sees and no residual tells of."""
+    kept, seen = arrays.observations.counts() > 1, arrays.observations
+    return replace(
+        arrays,
+        point_ids=arrays.point_ids[kept],
+        xyz=arrays.xyz[kept],
+        observations=seen.select(kept[seen.point]),
     )

@@ -63,8 +63,9 @@ def possible_cameras(
         if (camera.width, camera.height) == images.infos[name].size:
             camera.has_prior_focal_length = True
             found.append(camera)
-    own = config.model_copy(update={"camera_model": "auto"})
-    return [*found, infer_camera(images, name, own)]
+    if known_params(config, name) is None:  # else they are of the model that it names
+        config = config.model_copy(update={"camera_model": "auto"})
+    return [*found, infer_camera(images, name, config)]
 
 
 def first_model(config: DatabaseConfig) -> str:

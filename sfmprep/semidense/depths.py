@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from sfmprep.capture.image_set import ImageSet
+from sfmprep.capture.masks import read_mask
 from sfmprep.files import as_written
 from sfmprep.geometry.pointmaps import Depths, unit_of_depths
 from sfmprep.models.protocols import DenseImage, MakesPointmaps, Points
 from sfmprep.progress import Progress, silent
 from sfmprep.semidense.foresee import has_points
 from sfmprep.semidense.visit import visit_pairs
-from sfmprep.types import Pair
+from sfmprep.types import Mask, Pair
 
 _MAX_SPREAD = 0.15  # of the ratios of depths: beyond, the scale is not one number
 
@@ -35,7 +36,8 @@ def write_depths(
 ) -> dict[str, str]:
     """Writes the depths of each image that the folder does not hold yet.
 
-    The pixels are those of a grid at which the network is confident; there are none
+    The pixels are those of a grid at which the network is confident and that no mask
+    leaves out; there are none
     where its depths are not those of the model but for one factor, to 15 %.
 
     Args:
@@ -74,6 +76,8 @@ def write_depths(
             if partners.get(name) == other and not file.is_file():
                 own, _ = network.points(prepared[name], prepared[other])
                 found = _scaled(own, seen[name], stride)
+                if (mask := read_mask(images, name)) is not None:
+                    found = _unmasked(found, mask)
                 part = file.with_suffix(".part.npz")
                 np.savez(part, xy=found.xy, depth=found.depth)
                 part.replace(file)
@@ -111,6 +115,13 @@ def _file(folder: Path, row: int) -> Path:
 
 def _in_order(name: str, other: str) -> Pair:
     return (name, other) if name < other else (other, name)
+
+
+def _unmasked(depths: Depths, mask: Mask) -> Depths:
+    last = np.array(mask.shape[::-1]) - 1
+    column, row = np.clip(np.floor(depths.xy).astype(np.int64), 0, last).T
+    used = mask[row, column]
+    return Depths(xy=depths.xy[used], depth=depths.depth[used])
 
 
 def _scaled(own: Points, seen: Depths, stride: int) -> Depths:

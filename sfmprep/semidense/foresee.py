@@ -28,7 +28,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.semidense.visit import visit_pairs
 from sfmprep.types import Pair
 
-_LEAST_SIDE = 16  # pixels of the network
+_LEAST_SIDE = 32  # pixels of the network
 
 
 def geometry_of_pair(
@@ -113,8 +113,8 @@ def foresee(
 def has_points(info: ImageInfo, max_size: int) -> bool:
     """Whether networks have pixels of an image, and its camera a pose.
 
-    Cameras of images that EXIF mirrors have none, and images of fewer than 16 pixels a
-    side, reduced to `max_size`, are less than a patch.
+    Cameras of images that EXIF mirrors have none, and of images of fewer than 32 pixels
+    a side, reduced to `max_size`, a network may see no patch.
     """
     return not is_mirrored(info.orientation) and (
         min(fit_size(info.size, max_size)) >= _LEAST_SIDE
@@ -145,7 +145,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         whole = text[: text.rfind("\n") + 1]  # a killed run may leave half a line
         if whole != text:
             path.write_text(whole, "utf-8")
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def _told(

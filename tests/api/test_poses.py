@@ -126,6 +126,17 @@ def test_a_dataset_is_what_its_targets_open(job: Job) -> None:
     assert abs(up[2]) < 0.6  # cameras look level: z is up
 
 
+def test_points_by_a_network_are_for_runs(job: Job) -> None:
+    config = sp.ExportConfig.model_validate(
+        {"seed": {"pointmaps": {"type": "depth-anything"}}}
+    )
+    export = (sp.export, job.models[0], job.images, job.folder / "deep")
+    assert refusal(sp.ConfigError, *export, config=config) == (
+        "config.seed.pointmaps makes points by a network, which only a run does. Leave"
+        " it out, or set export.seed.pointmaps in the recipe of a run."
+    )
+
+
 def test_semi_dense_points_come_from_the_stores(job: Job) -> None:
     config = sp.ExportConfig.model_validate({"seed": {"level": "semi"}})
     out = job.folder / "semi"

@@ -64,3 +64,8 @@ def test_what_others_tell_otherwise_or_look_through_is_none(views: Views) -> Non
     seen = views.cameras[2].img_from_cam(found.xyz - views.centres[2])
     inside = ((seen > 3) & (seen < np.array(SIZE) - 3)).all(axis=1)
     assert not inside.any()
+
+
+def test_a_single_depth_is_no_error(views: Views) -> None:
+    one = Depths(xy=depths().xy[:1], depth=np.full(1, WALL))
+    assert len(deep_points(views, {"a": depths(), "b": one}).xyz) <= 2

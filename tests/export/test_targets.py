@@ -664,6 +664,29 @@ def test_place_is_written_where_lengths_are_metres(tmp_path: Path) -> None:
     assert not (out / "georeference.json").exists()
 
 
+def test_tracks_are_without_points_that_one_image_sees(tmp_path: Path) -> None:
+    """Points of depths have no error, and would make the noise of keypoints none."""
+    model = synthesize("PINHOLE")
+    images = write_images(model, tmp_path / "photos")
+    config = ExportConfig(targets=("gsplat",), tracks=True)
+    image = model.images[min(model.reg_image_ids())]
+    found = []
+    for out in (tmp_path / "without", tmp_path / "with"):
+        export_dataset(model, images, out, config)
+        with np.load(out / "tracks.npz") as tracks:
+            found.append(dict(tracks))
+        for step in range(500):
+            row = len(image.points2D)
+            image.points2D.append(pycolmap.Point2D(np.array([5.0 + step / 50, 7])))
+            element = pycolmap.TrackElement(image.image_id, row)
+            away = image.cam_from_world().inverse() * np.array([0, 0, 2.0])
+            model.add_point3D(away, pycolmap.Track([element]), np.zeros(3, np.uint8))
+    assert read_model(tmp_path / "with").num_points3D() > len(found[1]["point_ids"])
+    assert found[0].keys() == found[1].keys()
+    for key, told in found[0].items():
+        np.testing.assert_array_equal(found[1][key], told, key)
+
+
 def test_tracks_hold_what_the_model_holds(tmp_path: Path) -> None:
     model = synthesize("OPENCV")
     images = write_images(model, tmp_path / "photos")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pycolmap
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
@@ -11,7 +12,7 @@ from PIL.TiffImagePlugin import IFDRational
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError
-from sfmprep.mapping.cameras import infer_camera
+from sfmprep.mapping.cameras import infer_camera, possible_cameras
 from sfmprep.mapping.focal_priors import exif_focal_length
 
 FOCAL_LENGTH, IN_35MM, ZOOM = 0x920A, 0xA405, 0xA404
@@ -130,6 +131,21 @@ def test_known_numbers_overrule_everything(tmp_path: Path) -> None:
     )
     assert camera.params.tolist() == params
     assert camera.has_prior_focal_length
+
+
+def test_known_numbers_are_of_the_model_that_is_named(tmp_path: Path) -> None:
+    """Also where a photograph is looked for in a finished model."""
+    images = photographs(tmp_path, {IN_35MM: 32})
+    config = DatabaseConfig(
+        camera_model="OPENCV", camera_params=[700, 700, 360, 240, 0, 0, 0, 0]
+    )
+    [camera] = possible_cameras(pycolmap.Reconstruction(), images, "0.jpg", config)
+    assert camera.model_name == "OPENCV"
+    [guessed] = possible_cameras(
+        *(pycolmap.Reconstruction(), images, "0.jpg"),
+        DatabaseConfig(camera_model="OPENCV"),
+    )
+    assert guessed.model_name == "SIMPLE_RADIAL"
 
 
 def test_known_numbers_go_by_folder(tmp_path: Path) -> None:

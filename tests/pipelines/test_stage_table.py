@@ -216,6 +216,7 @@ def test_what_is_made_anew_counts_if_it_is_another(tmp_path: Path) -> None:
     of_run.finish(last)
     assert not of_run.is_done("outliers")
     assert of_run.why("outliers") == [f"{last} changed"]
+    assert not of_run.can_grow("outliers")  # what is there is of the other models
 
 
 def test_what_was_left_out_for_time_is_named(tmp_path: Path) -> None:
