@@ -43,7 +43,9 @@ def full_at_writes(
     found = Full()
     out = folder / "out"
     waiting: list[str] = []
-    while found.num_faults < num_faults and not runs.is_over(until):
+    while not found.num_folders or (
+        found.num_faults < num_faults and not runs.is_over(until)
+    ):
         if len(waiting) < 8:
             waiting += rng.sample([*reference.writes], len(reference.writes))
         legs, waiting = waiting[:8], waiting[8:]
@@ -71,7 +73,9 @@ def full_at_sizes(
     rng = random.Random(seed)
     whole = sum(p.stat().st_size for p in reference.out.rglob("*") if p.is_file())
     found = Full()
-    while found.num_faults < num_sizes and not runs.is_over(until):
+    while not found.num_folders or (
+        found.num_faults < num_sizes and not runs.is_over(until)
+    ):
         steps = min(_STEPS, num_sizes - found.num_faults)
         sizes = sorted(rng.uniform(0.002, 1.05) * whole for _ in range(steps))
         with disk(folder / "disk", sizes[0]) as place:

@@ -32,7 +32,9 @@ def kill_at_writes(
     rng = random.Random(seed)
     found = Kills()
     waiting: list[str] = []
-    while found.num_kills < num_kills and not runs.is_over(until):
+    while not found.num_folders or (
+        found.num_kills < num_kills and not runs.is_over(until)
+    ):
         if len(waiting) < _LEGS:  # every stage before any comes again
             waiting += rng.sample([*reference.writes], len(reference.writes))
         legs, waiting = waiting[:_LEGS], waiting[_LEGS:]
@@ -60,7 +62,9 @@ def kill_at_times(
     """Kills at random moments, again and again in one folder."""
     rng = random.Random(seed)
     found = Kills()
-    while found.num_kills < num_kills and not runs.is_over(until):
+    while not found.num_folders or (
+        found.num_kills < num_kills and not runs.is_over(until)
+    ):
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         before = found.num_kills
