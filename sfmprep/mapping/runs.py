@@ -23,12 +23,6 @@ from sfmprep.progress import Progress
 # third of a pixel and the focal length is 1000: enough for a first pair.
 _MIN_ANGLE_DEG = 2.0
 _FEW_IMAGES = 4  # up to which points that two of them see are used
-# COLMAP adjusts all after each tenth more images, and goes on until the gradient is
-# nothing. On the way to a last adjustment that is work for nothing: of 50 images of
-# `fox` 14.2 CPU seconds, 8.7 with these, AUC@1/3/5 71.9/90.6/94.3 and 71.5/90.4/94.3.
-_GROWN = 1.2  # images or points of those at the last adjustment of all
-_GLOBAL_TOLERANCE = 1e-5  # of the loss, at which an adjustment ends
-_LOCAL_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +160,6 @@ def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
         for name in names:
             setattr(part, name, getattr(part, name) * run.scale)
     triangulation.ignore_two_view_tracks = len(run.images) > _FEW_IMAGES
-    options.ba_global_frames_ratio = options.ba_global_points_ratio = _GROWN
-    options.ba_global_function_tolerance = _GLOBAL_TOLERANCE
-    options.ba_local_function_tolerance = _LOCAL_TOLERANCE
     refine = run.cameras.refine
     options.ba_refine_focal_length = refine != "none"
     options.ba_refine_extra_params = refine == "all"
