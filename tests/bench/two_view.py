@@ -315,7 +315,8 @@ def page(
         "AUC at 5, 10 and 20 degrees is that of the larger of rotation and direction"
         " error, the mean of the scenes, in per cent; a pair that is not found counts"
         " as 180 degrees, and so does one that COLMAP takes for a plane where it does"
-        " not know focal lengths, as it gives no fundamental matrix then. The others are pairs in which fewer than"
+        " not know focal lengths, as it gives no fundamental matrix then. The others"
+        " are pairs in which fewer than"
         f" {MIN_INLIERS} matches are near the true epipolar line: to find"
         " something there is an error that mapping has to pay for. CPU is that of one"
         " thread, as a ratio to the first row, which is what sfmprep verifies with.",
