@@ -86,7 +86,14 @@ def look_closer(
         else:
             shutil.copyfile(mapped, packed)
     run.finish("map closer")
-    return read_packed(packed) if len(pairs) else models
+    if not len(pairs):
+        return models
+    found = read_packed(packed)
+    left = lost.keys() - _posed(found)
+    logger.info(
+        "closer look: %d of %d images got a pose", len(lost) - len(left), len(lost)
+    )
+    return found
 
 
 def look_at_nothing(run: Run, config: CloserConfig, mapped: Path) -> None:
@@ -123,13 +130,17 @@ def _partners_of_lost(
     models: list[pycolmap.Reconstruction], pairs: Iterable[Pair]
 ) -> dict[str, list[str]]:
     """The images of the pairs that no model holds, and the views that they may join."""
-    posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
+    posed = _posed(models)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for pair in pairs:
         for name, other in (pair, pair[::-1]):
             if name not in posed:
                 found[name].append(other)
     return dict(found)
+
+
+def _posed(models: Iterable[pycolmap.Reconstruction]) -> set[str]:
+    return {m.images[key].name for m in models for key in m.reg_image_ids()}
 
 
 def _affordable(

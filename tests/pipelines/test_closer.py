@@ -68,6 +68,7 @@ def test_an_image_on_its_side_gets_a_pose_and_nothing_is_done_twice(
     assert place.mapped.read_bytes() == mapped
     assert all(image.model == 0 for image in report.images)
     assert f"{lost} lies on its side or its head: it is turned" in caplog.messages
+    assert "closer look: 1 of 1 images got a pose" in caplog.messages
     tried = pairs_from_file(place.closer_pairs, [i.name for i in report.images])
     assert len([pair for pair in tried if lost in pair]) == 5
     rung = report.rungs[-1]
