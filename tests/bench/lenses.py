@@ -105,7 +105,7 @@ def page(rows: Sequence[Row], date: str) -> str:
         " images,",
         "1024 x 768, keypoints with 0.5 px of noise, a tenth of the matches wrong.",
         "The focal length starts at COLMAP's guess, 1.2 times the longer side, the",
-        "principal point in the middle. Focal lengths and centres are those found, less",
+        "principal point in the middle. Focal lengths and centres are those found less",
         "the true ones.",
         "",
         f"Of {len(found)} lenses with `auto`: the focal length is off by"
