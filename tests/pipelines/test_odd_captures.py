@@ -129,7 +129,7 @@ def test_a_focal_length_in_exif_that_is_three_times_too_long(
     told = [text for text in texts if text.startswith("EXIF tells a focal length")]
     assert told == [
         "EXIF tells a focal length of 1220 px for 8 photographs, but"
-        f" {camera['focal_length']:.0f} px fit them and were used."
+        f" {camera['focal_length_px']:.0f} px fit them and were used."
     ]
 
 
