@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
+
+from sfmprep.evaluation.reference import CameraPose
 from tests.bench import lenses, repeats
+from tests.support.orbit import looking
 
 
 def row(seed: int, **changes: Any) -> dict[str, Any]:
@@ -35,6 +40,15 @@ def test_repeats_counts_what_is_wrong_and_unsaid() -> None:
     ) in page
     assert "two equal fronts" not in page.split("|---", 1)[1].split("What can")[0]
     assert "(nothing was run)" in repeats.page([])
+
+
+def test_a_walk_around_a_thing() -> None:
+    angles = np.radians([10, 40, 190, 340])
+    centres = 3 * np.column_stack([np.cos(angles), 0 * angles, -np.sin(angles)]) + 5
+    poses = [CameraPose(rotation=looking(5 - c), centre=c) for c in centres]
+    around = repeats.around_deg(poses)
+    assert around[0] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(np.minimum(around, 360 - around)[1:], (30, 180, 30))
 
 
 def test_lenses_say_how_far_the_default_is_behind() -> None:
