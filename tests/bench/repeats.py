@@ -204,7 +204,7 @@ def of_the_can(folder: Path) -> str:
     lines = (
         "`beer-video71` is the film of a can with the same front twice. The poses that",
         "come with it, by COLMAP, lay one half of the walk on the other: photographs",
-        f"0, 28 and 48 stand at 0, {angles[28]:.0f} and {angles[48]:.0f} degrees, before",
+        f"0, 28, 48 stand at 0, {angles[28]:.0f} and {angles[48]:.0f} degrees, before",
         "a railing, a door opposite it, and the railing again; and between photographs",
         f"{far} and {far + 1} they jump by {steps[far]:.0f} degrees, where"
         f" {np.median(steps):.0f} are usual. A right model",
