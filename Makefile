@@ -37,10 +37,10 @@ bench-table: $(READY) ## its results, into the README and examples/scoreboard.md
 bench-stages: $(READY) ## where the time goes, stage by stage, into examples/speed.md; STAGES="--scenes fox"
 	$(BIN)/python -m tests.bench.stages $(STAGES)
 
-bench-lenses: $(READY) ## lenses that nobody told against true calibration, as a table
+bench-lenses: $(READY) ## lenses that nobody told against true calibration, into examples/lenses.md
 	$(BIN)/python -m tests.bench.lenses
 
-bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, and whether it is said
+bench-repeats: $(READY) ## scenes that repeat themselves: wrong models, into examples/repeats.md
 	$(BIN)/python -m tests.bench.repeats $(REPEATS)
 
 bench-ray: $(READY) ## matching on 1 to 8 Ray workers, into examples/cluster.md; needs the extra cluster

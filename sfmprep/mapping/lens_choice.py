@@ -113,7 +113,7 @@ def _choose(
     Returns:
         The cameras that they can tell.
     """
-    split = _Split.of(model, seed)
+    split = Split.of(model, seed)
     asked = {key for key in asked if split.num_tracks(key) >= _MIN_TRACKS}
     held = cameras_in(model).keys() - asked
     first = {key: model.cameras[key].model for key in asked}
@@ -164,7 +164,7 @@ def _cameras(model: pycolmap.Reconstruction) -> dict[int, pycolmap.Camera]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Split:
+class Split:
     """A model without some of its tracks, and these."""
 
     rest: pycolmap.Reconstruction
@@ -172,7 +172,7 @@ class _Split:
     camera_ids: Index  # [M] of the observations left out
 
     @staticmethod
-    def of(model: pycolmap.Reconstruction, seed: int) -> _Split:
+    def of(model: pycolmap.Reconstruction, seed: int) -> Split:
         """Of a sample of the tracks that three images or more see."""
         arrays = ModelArrays.of(model)
         views, observations = arrays.views, arrays.observations
@@ -186,7 +186,7 @@ class _Split:
             rest.delete_point3D(point_id)
         left_out = observations.select(out[observations.point])
         of_view = np.array([camera.camera_id for camera in views.cameras], np.int64)
-        return _Split(
+        return Split(
             rest=rest,
             left_out=left_out,
             camera_ids=of_view[left_out.view],
@@ -224,9 +224,19 @@ class _Split:
         return reprojection_errors(views, seen, triangulate(views, seen))
 
     def is_gain(self, before: Float64, after: Float64, key: int) -> bool:
-        """Whether the errors of a camera's tracks fall by more than chance explains.
+        """Whether the errors of a camera's tracks fall by more than chance explains."""
+        share, deviations = self.gain(before, after, key)
+        logger.debug("camera %d: gain %.4f, %.1f errors", key, share, deviations)
+        return deviations > _MIN_DEVIATIONS and share > _MIN_GAIN
+
+    def gain(self, before: Float64, after: Float64, key: int) -> tuple[float, float]:
+        """By how much the errors of a camera's tracks fall.
 
         They count by Cauchy's loss, with a scale of those before.
+
+        Returns:
+            The share of the loss that goes, and the mean over tracks of what goes, in
+            its standard errors.
         """
         own = self.camera_ids == key
         scale = max(_LOSS_SCALE * float(np.median(before[own])) / _MEDIAN_LENGTH, 1e-3)
@@ -237,6 +247,4 @@ class _Split:
         _, track = np.unique(self.left_out.point[own], return_inverse=True)
         gain = np.bincount(track, old - new)
         mean, error = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
-        share = float(gain.sum() / max(old.sum(), 1e-12))
-        logger.debug("camera %d: gain %.4f, %.1f errors", key, share, mean / error)
-        return mean > _MIN_DEVIATIONS * error and share > _MIN_GAIN
+        return float(gain.sum() / max(old.sum(), 1e-12)), mean / max(error, 1e-12)

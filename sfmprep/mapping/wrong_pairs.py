@@ -3,8 +3,8 @@
 The decision is made on the graph, not pair by pair: each pair that agrees with the
 model says by what is absent whether its two views show one place, views are gathered as
 long as the sum of what is said between two groups is for it, and between groups that
-the sum keeps apart all agreeing pairs are wrong. What leads from one group to the other
-in another way contradicts the wrong overlay, does not agree with the model, and stays.
+the sum keeps apart all pairs are wrong that fit the poses, were it in part. What leads
+from one group to the other in another way contradicts the wrong overlay, and stays.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _PER_IMAGE = 20  # strongest pairs of each image that are asked
 _CLOSE_PER_IMAGE = 5  # of these, that are asked for what no point was made of
 _MIN_INLIERS = 15
 _AGREES = 0.75  # share of the matches of a pair that fit the poses
+_FITS_IN_PART = 0.3  # fewer contradict the poses
 _MIN_EXPECTED = 20  # points, in either view
 _ABSENT = 0.04  # share of them that speaks neither for nor against
 _MOST_AGAINST = 3.0
@@ -225,7 +226,8 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     said = np.column_stack([weights, np.abs(weights), weights < 0])
     np.add.at(sums, between[agrees], said[agrees])
     total, absolute, against = sums[between].T
-    wrong = agrees & (ends[:, 0] != ends[:, 1])
+    # what fits in part follows the same overlay, and would lead back to it
+    wrong = (asked.fitting >= _FITS_IN_PART) & (ends[:, 0] != ends[:, 1])
     certainty = -total / np.maximum(absolute, 1e-9)
     wrong &= (certainty >= _CERTAIN) & (against >= _MIN_AGAINST)
     # between photographs in a row nothing but evidence of their own counts

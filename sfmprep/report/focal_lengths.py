@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pycolmap
@@ -13,6 +13,7 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.cameras import first_model, is_known
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.focal_priors import exif_focal_length
+from sfmprep.mapping.zooms import find_two_zooms
 from sfmprep.report.schema import Finding
 
 _APART = 1.3  # focal lengths that differ by more contradict each other
@@ -57,7 +58,29 @@ def doubtful_focal_lengths(
         )
     if database is not None and models:
         found += _contradicted(config, database, models[0])
+    if models and config.refine != "none":
+        found += _two_zooms(config, models[0])
     return found
+
+
+def _two_zooms(
+    config: DatabaseConfig, model: pycolmap.Reconstruction
+) -> Iterator[Finding]:
+    """Cameras that many photographs share, of which some were zoomed."""
+    named = [model.images[key] for key in model.reg_image_ids()]
+    known = {image.camera_id for image in named if is_known(config, image.name)}
+    for zooms in find_two_zooms(model, known):
+        few = min(zooms.shorter, zooms.longer, key=len)
+        how = "longer" if few is zooms.longer else "shorter"
+        yield Finding(
+            code="two_zooms",
+            text=f"{_counted(len(few), 'photograph')} of camera {zooms.camera_id}, such"
+            f" as {few[0]}, fit clearly better with a focal length of their own, which"
+            f" is some {zooms.ratio - 1:.0%} {how}: the zoom was moved in between."
+            " Poses are wrong by what one focal length cannot fit.",
+            advice="Give each photograph a camera: --set database.cameras=per-image.",
+            images=list(few[:_MAX_NAMES]),
+        )
 
 
 def _contradicted(

@@ -102,7 +102,14 @@ def _balls(k: int, painted: NDArray[np.uint8]) -> Iterable[Surface]:
         yield Sphere(texture=painted, centre=place, radius=0.4)
 
 
-def house(sides: Sequence[int], folder: Path, *, seed: int = 0, every: int = 1) -> None:
+def house(
+    sides: Sequence[int],
+    folder: Path,
+    *,
+    seed: int = 0,
+    every: int = 1,
+    size: tuple[int, int] = SIZE,
+) -> None:
     """A walk around a square house on paving; sides of one number are painted alike.
 
     Args:
@@ -110,6 +117,7 @@ def house(sides: Sequence[int], folder: Path, *, seed: int = 0, every: int = 1) 
         folder: See `Maker` in `scenes`.
         seed: Of what is painted and of the walk.
         every: Every so many-th image of the walk is written.
+        size: (W, H) of the images, pixels.
     """
     surfaces, sky = _house(sides, seed), np.full((2, 1, 3), 215, np.uint8)
     angles = np.linspace(0, 2 * np.pi, NUM_AROUND, endpoint=False)
@@ -118,7 +126,7 @@ def house(sides: Sequence[int], folder: Path, *, seed: int = 0, every: int = 1) 
         look_at(
             np.array([9 * np.cos(angle), 9 * np.sin(angle), 1.7 + rng.normal(0, 0.1)]),
             np.array([0, 0, 1.6]) + rng.normal(0, 0.1, 3),
-            SIZE,
+            size,
             rng.normal(0, 1.5),
         )
         for angle in angles
@@ -201,10 +209,10 @@ def _entry(camera: Camera, lens: Lens) -> dict[str, Any]:
     return {
         "R": camera.rotation.tolist(),
         "t": camera.translation.tolist(),
-        "K": lens.matrix(SIZE).tolist(),
+        "K": lens.matrix(camera.size).tolist(),
         "dist": list(lens.dist),
-        "width": SIZE[0],
-        "height": SIZE[1],
+        "width": camera.size[0],
+        "height": camera.size[1],
     }
 
 

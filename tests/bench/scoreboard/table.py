@@ -24,7 +24,9 @@ MORE_WORDS = """\
 A verified pair is wrong if fewer than half of its inliers can be one point in the true
 cameras: within 0.5 % of the longer side of the epipolar line, and in front of both. The
 references of `fox`, `buddha67` and `beer-video71` are themselves estimates, by COLMAP
-(`fox`, `beer-video71`) and AliceVision; that of `tum-fr2-desk20` is off in time. In
+(`fox`, `beer-video71`) and AliceVision; that of `beer-video71`, a can with two equal
+fronts, lays one half of the walk on the other (see `repeats.md`), so that a right model
+loses by it; that of `tum-fr2-desk20` is off in time. In
 `rotation-kayak7` the camera only turns: no image registered is right. Memory is the
 largest sum over all processes of a run. Every run is the default of its tool, from
 nothing, in a process of its own. COLMAP's default is a camera for each image; with one
