@@ -79,7 +79,7 @@ def test_with_a_tolerance_it_ends_sooner() -> None:
     options = pycolmap.SyntheticDatasetOptions()
     options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 8, 200
     errors = []
-    for tolerance in (None, 1e-4, 0.9):
+    for tolerance in (1e-9, 1e-4, 0.9):
         pycolmap.set_random_seed(0)
         model = pycolmap.synthesize_dataset(options)
         noise = pycolmap.SyntheticNoiseOptions()
