@@ -230,8 +230,7 @@ def adjust(
     """Adjusts in place; with a scale in pixels, by Cauchy's loss.
 
     With `centres`, principal points move; nothing does of cameras that are `fixed`.
-    With a tolerance it ends where a step makes the sum of errors smaller by no more
-    than this share of it.
+    It ends where a step makes the sum of errors smaller by no more than this share.
     """
     options = pycolmap.BundleAdjustmentOptions()
     if loss_scale is not None:

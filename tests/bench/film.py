@@ -76,7 +76,8 @@ def main() -> None:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """`examples/film.md`: the last row of each tool on each film."""
+    """`examples/film.md`: the rows of the code that was played last."""
+    rows = [row for row in rows if row["commit"] == rows[-1]["commit"]]
     scenes = [scene.name for scene in FILMS]
     tools = [tool.name for tool in TOOLS]
     last = {(scenes.index(row["scene"]), tools.index(row["tool"])): row for row in rows}

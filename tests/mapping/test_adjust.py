@@ -11,6 +11,7 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.evaluation.reference import CameraPose
+from sfmprep.mapping.adjust import adjust
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
@@ -70,3 +71,21 @@ def test_principal_point_is_bounded(tmp_path: Path) -> None:
     """A picture that was cut off at one side is no lens that is off by so much."""
     model, _ = map_orbit(tmp_path, (140, 0))
     assert model.cameras[1].params[1:3].tolist() == [512, 384]
+
+
+def test_with_a_tolerance_it_ends_sooner() -> None:
+    """Near where it would have ended, or far from it where that is allowed."""
+    pycolmap.set_random_seed(0)
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 8, 200
+    errors = []
+    for tolerance in (1e-9, 1e-4, 0.9):
+        pycolmap.set_random_seed(0)
+        model = pycolmap.synthesize_dataset(options)
+        noise = pycolmap.SyntheticNoiseOptions()
+        noise.point2D_stddev, noise.rig_from_world_translation_stddev = 0.3, 0.05
+        pycolmap.synthesize_noise(noise, model)
+        adjust(model, loss_scale=1.0, tolerance=tolerance)
+        errors.append(model.compute_mean_reprojection_error())
+    assert errors[1] == pytest.approx(errors[0], rel=0.02)
+    assert errors[2] > 1.05 * errors[0]
