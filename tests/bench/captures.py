@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _RATE = 30
 _TIMES = 10.0  # the courtyard is so many times as large for a drone
 _LEVEL = np.array([(1, 0, 0), (0, 0, -1), (0, 1, 0)], np.float64)  # looks along y
-_VIEW = re.compile(r"y(\d+)p([+-]\d+)")
+_VIEW = re.compile(r"y(\d+)p([-+_]\d+)")  # datasets have no + in names
 _TIME = re.compile(r"(\d+)h(\d+)m(\d+)s(\d+)")
 _PHOTOGRAPH = re.compile(r"IMG_(\d+)")
 _EARTH_M = 6_378_137.0
@@ -262,7 +262,8 @@ def _judged(
         image = model.images[key]
         turn = image.cam_from_world().rotation.matrix()
         if view := _VIEW.search(image.name):
-            turn = View(float(view[1]), float(view[2])).rig_from_view @ turn
+            pitch = float(view[2].replace("_", "+"))
+            turn = View(float(view[1]), pitch).rig_from_view @ turn
         rows.append(_row_of(image.name))
         turns.append(turn)
         centres.append(image.projection_center())

@@ -193,16 +193,19 @@ def page(rows: Sequence[Row], blurs: Sequence[Blur]) -> str:
             for b in blurs
         ),
         "",
-        "AUC is over the relative poses of all pairs of frames, at 1, 3 and 5 degrees;"
-        " poses of the",
-        "shared films are unknown. Seconds are wall-clock seconds until the poses, on"
-        f" {' and '.join(map(str, cores))} cores.",
-        "",
-        "| Film, frames | Tool | Registered | AUC@1 / 3 / 5 | Wrong pairs |"
-        " Error, px | s |",
-        "|---|---|---|---|---|---|---|",
-        *(_line(row) for row in rows),
     ]
+    if rows:
+        lines += [
+            "AUC is over the relative poses of all pairs of frames, at 1, 3 and 5"
+            " degrees; poses of the",
+            "shared films are unknown. Seconds are wall-clock seconds until the poses,"
+            f" on {' and '.join(map(str, cores))} cores.",
+            "",
+            "| Film, frames | Tool | Registered | AUC@1 / 3 / 5 | Wrong pairs |"
+            " Error, px | s |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(row) for row in rows),
+        ]
     return "\n".join(lines) + "\n"
 
 
