@@ -72,10 +72,11 @@ def main() -> None:
         how,
     ):
         print(_line(row), flush=True)
-    options.page.write_text(page(read_rows(options.results)), "utf-8")
+    text = page(read_rows(options.results), options.max_size)
+    options.page.write_text(text, "utf-8")
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Row], max_size: int) -> str:
     """`examples/film.md`: the rows of the code that was played last."""
     rows = [row for row in rows if row["commit"] == rows[-1]["commit"]]
     scenes = [scene.name for scene in FILMS]
@@ -85,8 +86,8 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         "# Films",
         "",
-        "`make bench-film` gives the same frames, reduced to 640 pixels, to the recipe"
-        " `film`, to",
+        f"`make bench-film` gives the same frames, reduced to {max_size} pixels, to the"
+        " recipe `film`, to",
         "`splat` and `compact` with sequential pairs and the same refinement, and to"
         " COLMAP with its",
         "defaults, sequential matching and one camera. AUC is over the relative poses"
