@@ -21,8 +21,9 @@ from typing import Any
 from sfmprep.config import Recipe
 from sfmprep.files import as_written, read_table, write_text
 from sfmprep.mapping.database import remove_database
+from sfmprep.pipelines.stage import IMAGES
 from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, checksum, file_of
-from sfmprep.pipelines.stage_table import IMAGES, STAGES
+from sfmprep.pipelines.stage_table import STAGES
 
 _FIELDS = {"version", "settings", "reads", "over", "key", "state"}
 

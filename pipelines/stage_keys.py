@@ -17,7 +17,8 @@ from sfmprep.config import (
     Recipe,
 )
 from sfmprep.models.identity import identity_with
-from sfmprep.pipelines.stage_table import FILMS, IMAGES, RIGS, STAGES, Stage, maps
+from sfmprep.pipelines.stage import FILMS, IMAGES, RIGS, Stage, maps
+from sfmprep.pipelines.stage_table import STAGES
 from sfmprep.weights import weights_here
 
 SHORT_OF = "short_of_minutes"  # a setting that is recorded, but in no recipe

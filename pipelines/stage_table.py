@@ -15,152 +15,29 @@ content. So a folder that was copied or moved goes on.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
-from sfmprep.config import (
-    AutoPairsConfig,
-    BesideConfig,
-    DenseConfig,
-    DroidConfig,
-    PairsFileConfig,
-    Recipe,
-    StrongerConfig,
+from sfmprep.config import AutoPairsConfig
+from sfmprep.pipelines.stage import (
+    FILMS,
+    IMAGES,
+    RIGS,
+    Stage,
+    damage_settings,
+    dump,
+    foresees,
+    has_beside,
+    has_second_round,
+    has_tracks,
+    is_dense,
+    known_poses,
+    looks_closer,
+    looks_for_weak_pairs,
+    maps,
+    pairs_settings,
+    track_settings,
+    tries_weak_pairs_densely,
+    verification,
+    weakness,
 )
-from sfmprep.config.base import ModelConfig
-from sfmprep.errors import ConfigError
-from sfmprep.known_poses.read import poses_sha256
-
-IMAGES = "images"  # not a stage: the photographs and masks as they are now
-FILMS = "films, RAW files and panoramas"  # nor these: as they are now
-RIGS = "rigs"  # nor these: of cameras that were fixed to each other
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One row of the table."""
-
-    name: str
-    version: int  # raised by hand when the numbers change
-    reads: tuple[str, ...] = ()  # stages
-    passes_on: str = ""  # which one, if it is left out; the first that it reads if none
-    over: tuple[str, ...] = ()  # of one that grows: what it has an entry for each of
-    grows: bool = False
-    writes: str  # below the output folder
-    beside: tuple[str, ...] = ()  # what it writes too, and no other stage does
-    is_text: bool = False  # of a kind that people edit
-    is_open: bool = False  # what users change in its files is no damage
-    is_bounded: bool = False  # it leaves out what `budget_minutes` has no time for
-    command: str = ""  # of the command line, where it is not called as the stage
-    # the part of the recipe that it depends on, and the network that it runs
-    settings: Callable[[Recipe], Any] = field(default=lambda _: None)
-    model: Callable[[Recipe], ModelConfig | None] = field(default=lambda _: None)
-    applies: Callable[[Recipe], bool] = field(default=lambda _: True)
-    up_to: Callable[[Recipe], int] = field(default=lambda _: 0)  # images: idle
-
-
-def _dump(config: Any) -> Any:
-    return None if config is None else config.model_dump(mode="json")
-
-
-def maps(recipe: Recipe) -> bool:
-    """Whether poses are looked for here."""
-    return recipe.mapping.type != "none"
-
-
-def _is_dense(recipe: Recipe) -> bool:
-    return recipe.dense is not None
-
-
-def _has_beside(recipe: Recipe) -> bool:
-    return recipe.beside is not None
-
-
-def _looks_for_weak_pairs(recipe: Recipe) -> bool:
-    has_rungs = recipe.beside is not None or recipe.stronger is not None
-    return has_rungs or _tries_weak_pairs_densely(recipe)
-
-
-def _tries_weak_pairs_densely(recipe: Recipe) -> bool:
-    return recipe.dense is not None and recipe.dense.pairs == "weak"
-
-
-def _has_tracks(recipe: Recipe) -> bool:
-    return recipe.tracks is not None
-
-
-def _has_second_round(recipe: Recipe) -> bool:
-    return maps(recipe) and recipe.second_round is not None
-
-
-def _foresees(recipe: Recipe) -> bool:
-    return maps(recipe) and recipe.foresee is not None
-
-
-def _looks_closer(recipe: Recipe) -> bool:
-    return maps(recipe) and recipe.closer is not None
-
-
-def _verification(recipe: Recipe) -> dict[str, Any]:
-    return {"database": _dump(recipe.database), "seed": recipe.seed}
-
-
-def _weakness(
-    config: BesideConfig | StrongerConfig | DenseConfig | None,
-) -> dict[str, object]:
-    if config is None:
-        return {}
-    return {
-        "min_num_inliers": config.min_num_inliers,
-        "per_image": config.per_image,
-    }
-
-
-def _pairs_settings(recipe: Recipe) -> object:
-    config = recipe.pairs
-    if not isinstance(config, PairsFileConfig):
-        given = _known_poses(recipe) if isinstance(config, AutoPairsConfig) else {}
-        # the network is the setting of a stage of its own
-        found = config.model_dump(
-            mode="json", exclude={"model": True, "retrieval": {"model"}}
-        )
-        return {**found, "seed": recipe.seed, **given}
-    try:
-        content = config.path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"pairs.path: {config.path} cannot be read ({error.strerror}). Give a text"
-            " file with one pair of names a line."
-        ) from error
-    return {"type": "file", "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _known_poses(recipe: Recipe) -> dict[str, Any]:
-    """Given poses by their content; nothing where there are none."""
-    config = recipe.known_poses
-    if config is None:
-        return {}
-    sha256 = poses_sha256(config.path)
-    return {"known_poses": {**_dump(config), "path": None, "sha256": sha256}}
-
-
-def _damage_settings(recipe: Recipe) -> dict[str, object]:
-    """Nothing where it changes nothing: stores without it stay what they are."""
-    return {"keep_damaged": True} if recipe.keep_damaged else {}
-
-
-def _track_settings(recipe: Recipe) -> dict[str, object] | None:
-    if recipe.tracks is None:
-        return None
-    by_droid = isinstance(recipe.tracks.flow, DroidConfig)  # of which a start has more
-    left_out = {"flow"} if by_droid else {"flow", "start"}
-    return {
-        **recipe.tracks.model_dump(mode="json", exclude=left_out),
-        "focal_length": recipe.database.focal_length,  # points are judged by it
-    }
-
 
 STAGES = {
     stage.name: stage
@@ -175,7 +52,7 @@ STAGES = {
             command="reconstruct",
             settings=lambda r: {
                 "film": r.film.model_dump(mode="json", exclude={"flow"}),
-                "panorama": _dump(r.panorama),
+                "panorama": dump(r.panorama),
             },
             model=lambda r: r.film.flow,
         ),
@@ -199,7 +76,7 @@ STAGES = {
             over=(IMAGES,),
             grows=True,
             writes="work/features.h5",
-            settings=_damage_settings,
+            settings=damage_settings,
             model=lambda r: r.features,
         ),
         Stage(
@@ -210,7 +87,7 @@ STAGES = {
             grows=True,
             writes="work/rows.h5",
             command="pairs",
-            settings=_damage_settings,
+            settings=damage_settings,
             model=lambda r: r.retriever,
             applies=lambda r: r.retriever is not None,
             up_to=lambda r: (
@@ -223,7 +100,7 @@ STAGES = {
             reads=("extract", "describe"),
             writes="work/pairs.txt",
             is_text=True,
-            settings=_pairs_settings,
+            settings=pairs_settings,
         ),
         Stage(
             name="match",
@@ -241,8 +118,8 @@ STAGES = {
             grows=True,
             writes="work/verified.db",
             command="match",
-            settings=_verification,
-            applies=_looks_for_weak_pairs,
+            settings=verification,
+            applies=looks_for_weak_pairs,
         ),
         Stage(
             name="pairs beside",
@@ -252,8 +129,8 @@ STAGES = {
             is_text=True,
             command="match",
             is_bounded=True,
-            settings=lambda r: _weakness(r.beside),
-            applies=_has_beside,
+            settings=lambda r: weakness(r.beside),
+            applies=has_beside,
         ),
         Stage(
             name="extract beside",
@@ -262,9 +139,9 @@ STAGES = {
             grows=True,
             writes="work/features_beside.h5",
             command="match",
-            settings=_damage_settings,
+            settings=damage_settings,
             model=lambda r: r.beside.features if r.beside else None,
-            applies=_has_beside,
+            applies=has_beside,
         ),
         Stage(
             name="match beside",
@@ -276,7 +153,7 @@ STAGES = {
             writes="work/matches_beside.h5",
             command="match",
             model=lambda r: r.beside.matcher if r.beside else None,
-            applies=_has_beside,
+            applies=has_beside,
         ),
         Stage(
             name="join beside",
@@ -284,7 +161,7 @@ STAGES = {
             reads=("extract", "extract beside"),
             writes="work/keypoints_beside.h5",
             command="match",
-            applies=_has_beside,
+            applies=has_beside,
         ),
         Stage(
             name="verify beside",
@@ -294,10 +171,10 @@ STAGES = {
             grows=True,
             writes="work/verified_beside.db",
             command="match",
-            settings=_verification,
+            settings=verification,
             applies=lambda r: (
-                _has_beside(r)
-                and (r.stronger is not None or _tries_weak_pairs_densely(r))
+                has_beside(r)
+                and (r.stronger is not None or tries_weak_pairs_densely(r))
             ),
         ),
         Stage(
@@ -308,7 +185,7 @@ STAGES = {
             is_text=True,
             command="match",
             is_bounded=True,
-            settings=lambda r: _weakness(r.stronger),
+            settings=lambda r: weakness(r.stronger),
             applies=lambda r: r.stronger is not None,
         ),
         Stage(
@@ -331,8 +208,8 @@ STAGES = {
             grows=True,
             writes="work/verified_again.db",
             command="match",
-            settings=_verification,
-            applies=lambda r: r.stronger is not None and _tries_weak_pairs_densely(r),
+            settings=verification,
+            applies=lambda r: r.stronger is not None and tries_weak_pairs_densely(r),
         ),
         Stage(
             name="pairs left",
@@ -344,9 +221,9 @@ STAGES = {
             is_bounded=True,
             settings=lambda r: {
                 "pairs": r.dense and r.dense.pairs,
-                **_weakness(r.dense),
+                **weakness(r.dense),
             },
-            applies=_is_dense,
+            applies=is_dense,
         ),
         Stage(
             name="match semi-densely",
@@ -355,9 +232,9 @@ STAGES = {
             grows=True,
             writes="work/dense.h5",
             command="match",
-            settings=_damage_settings,
+            settings=damage_settings,
             model=lambda r: r.dense.matcher if r.dense else None,
-            applies=_is_dense,
+            applies=is_dense,
         ),
         Stage(
             name="join",
@@ -370,7 +247,7 @@ STAGES = {
                 "max_keypoints": r.dense and r.dense.max_keypoints,
                 "seed": r.seed,
             },
-            applies=_is_dense,
+            applies=is_dense,
         ),
         Stage(
             name="track",
@@ -380,9 +257,9 @@ STAGES = {
             writes="work/track_matches.h5",
             beside=("work/film_poses.csv", "work/film_focals.json"),
             command="match",
-            settings=_track_settings,
+            settings=track_settings,
             model=lambda r: r.tracks.flow if r.tracks else None,
-            applies=_has_tracks,
+            applies=has_tracks,
         ),
         Stage(
             name="join tracks",
@@ -390,7 +267,7 @@ STAGES = {
             reads=("join", "join beside", "track"),
             writes="work/keypoints_tracked.h5",
             command="match",
-            applies=_has_tracks,
+            applies=has_tracks,
         ),
         Stage(
             name="database",
@@ -399,7 +276,7 @@ STAGES = {
             grows=True,
             writes="work/database.db",
             settings=lambda r: {
-                **_verification(r),
+                **verification(r),
                 "is_result": not maps(r),  # it lies in another place then
             },
         ),
@@ -410,10 +287,10 @@ STAGES = {
             writes="work/mapped.zip",
             beside=("work/pose_changes.json",),
             settings=lambda r: {
-                "mapping": _dump(r.mapping),
+                "mapping": dump(r.mapping),
                 "seed": r.seed,
                 **({"start": r.tracks.start} if r.tracks else {}),
-                **_known_poses(r),
+                **known_poses(r),
             },
             is_bounded=True,
             applies=maps,
@@ -436,7 +313,7 @@ STAGES = {
                 if r.second_round
                 else {}
             ),
-            applies=_has_second_round,
+            applies=has_second_round,
         ),
         Stage(
             name="pairs to foresee",
@@ -447,7 +324,7 @@ STAGES = {
             command="map",
             is_bounded=True,
             settings=lambda r: {"per_image": r.foresee and r.foresee.per_image},
-            applies=_foresees,
+            applies=foresees,
         ),
         Stage(
             name="foresee",
@@ -457,7 +334,7 @@ STAGES = {
             command="map",
             settings=lambda r: {"seed": r.seed},
             model=lambda r: r.foresee.network if r.foresee else None,
-            applies=_foresees,
+            applies=foresees,
         ),
         Stage(
             name="match foreseen",
@@ -465,8 +342,8 @@ STAGES = {
             reads=("foresee", "map"),
             writes="work/foreseen_matches.h5",
             command="map",
-            settings=_verification,
-            applies=_foresees,
+            settings=verification,
+            applies=foresees,
         ),
         Stage(
             name="map on",
@@ -475,7 +352,7 @@ STAGES = {
             writes="work/mapped_on.zip",
             beside=("work/second.db",),
             command="map",
-            applies=_has_second_round,
+            applies=has_second_round,
         ),
         Stage(
             name="closer pairs",
@@ -489,7 +366,7 @@ STAGES = {
                 "per_image": r.closer and r.closer.per_image,
                 "max_pairs": r.closer and r.closer.max_pairs,
             },
-            applies=_looks_closer,
+            applies=looks_closer,
         ),
         Stage(
             name="extract closer",
@@ -499,9 +376,9 @@ STAGES = {
             grows=True,
             writes="work/features_closer.h5",
             command="map",
-            settings=_damage_settings,
+            settings=damage_settings,
             model=lambda r: r.closer.features if r.closer else None,
-            applies=_looks_closer,
+            applies=looks_closer,
         ),
         Stage(
             name="match closer",
@@ -512,7 +389,7 @@ STAGES = {
             writes="work/matches_closer.h5",
             command="map",
             model=lambda r: r.closer.matcher if r.closer else None,
-            applies=_looks_closer,
+            applies=looks_closer,
         ),
         Stage(
             name="join closer",
@@ -520,7 +397,7 @@ STAGES = {
             reads=("database", "extract closer"),
             writes="work/keypoints_closer.h5",
             command="map",
-            applies=_looks_closer,
+            applies=looks_closer,
         ),
         Stage(
             name="map closer",
@@ -529,7 +406,7 @@ STAGES = {
             writes="work/mapped_closer.zip",
             beside=("work/closer.db",),
             command="map",
-            applies=_looks_closer,
+            applies=looks_closer,
         ),
         Stage(
             name="refine",
@@ -538,7 +415,7 @@ STAGES = {
             writes="work/refined.zip",
             command="map",
             settings=lambda r: {
-                "refinement": _dump(r.refinement),
+                "refinement": dump(r.refinement),
                 "radius": r.dense and r.dense.radius,
             },
             applies=lambda r: (
@@ -560,7 +437,7 @@ STAGES = {
             writes="work/models",
             beside=("work/poses.json",),
             command="map",
-            settings=lambda r: _dump(r.export.outliers),
+            settings=lambda r: dump(r.export.outliers),
             applies=maps,
         ),
         Stage(

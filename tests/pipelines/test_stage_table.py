@@ -11,8 +11,9 @@ from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
 from sfmprep.pipelines import stage_keys
 from sfmprep.pipelines.ledger import Ledger, changed_settings
+from sfmprep.pipelines.stage import FILMS, IMAGES, RIGS
 from sfmprep.pipelines.stage_keys import Keys
-from sfmprep.pipelines.stage_table import FILMS, IMAGES, RIGS, STAGES
+from sfmprep.pipelines.stage_table import STAGES
 
 IMAGES_NOW = {"a.jpg": "1", "b.jpg": "2"}
 DENSE = "dense={matcher: {type: xfeat-star}}"
