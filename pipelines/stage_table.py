@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=1,
+            version=2,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
@@ -113,7 +113,7 @@ STAGES = {
         ),
         Stage(
             name="verify",
-            version=2,
+            version=3,
             reads=("match",),
             grows=True,
             writes="work/verified.db",
@@ -165,7 +165,7 @@ STAGES = {
         ),
         Stage(
             name="verify beside",
-            version=2,
+            version=3,
             reads=("match beside", "extract"),
             passes_on="verify",
             grows=True,
@@ -202,7 +202,7 @@ STAGES = {
         ),
         Stage(
             name="verify again",
-            version=2,
+            version=3,
             reads=("match weak pairs",),
             passes_on="verify beside",
             grows=True,
@@ -271,7 +271,7 @@ STAGES = {
         ),
         Stage(
             name="database",
-            version=2,
+            version=3,
             reads=("join tracks",),
             grows=True,
             writes="work/database.db",
@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=1,
+            version=2,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",
