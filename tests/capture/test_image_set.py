@@ -912,7 +912,7 @@ def test_undecodable_image_is_reported_and_left_out(
         write(tmp_path / f"{k}.jpg")
     scanned = ImageSet.scan(tmp_path)
     (tmp_path / "1.jpg").write_bytes(b"")
-    (tmp_path / "2.jpg").unlink()
+    (tmp_path / "2.jpg").write_bytes(b"text")
     write(tmp_path / "3.jpg", picture(30, 30))
     reasons: dict[str, str] = {}
     batches = load_batches(
@@ -925,7 +925,8 @@ def test_undecodable_image_is_reported_and_left_out(
     assert [names for names, _ in batches] == [("0.jpg", "4.jpg")]
     assert reasons == {
         "1.jpg": "the file is empty; copy it again",
-        "2.jpg": "the file cannot be read: No such file or directory",
+        "2.jpg": "its content is none of JPEG, PNG, TIFF, BMP, WebP, HEIC, AVIF, JPEG"
+        " 2000",
         "3.jpg": "it is 30 x 30 pixels now but was 60 x 40 before; start again",
     }
     assert not caplog.records
@@ -933,6 +934,20 @@ def test_undecodable_image_is_reported_and_left_out(
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/1.jpg is left out: the file is empty; copy it again"
     ]
+
+
+def test_a_photograph_that_is_gone_ends_the_loading(tmp_path: Path) -> None:
+    """It may come back, so what has no features for want of it is not left out."""
+    for k in range(2):
+        write(tmp_path / f"{k}.jpg")
+    scanned = ImageSet.scan(tmp_path)
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(ImageError) as told:
+        list(load_batches(scanned, scanned.names, max_size=None))
+    assert str(told.value) == (
+        f"{tmp_path}/1.jpg is gone since the photographs were read. Put it back, or see"
+        " whether its disk is still there, and run the same command again."
+    )
 
 
 def loader_threads() -> list[str]:
