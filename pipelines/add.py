@@ -21,6 +21,7 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.install import WORLD
 from sfmprep.export.place import GEOREFERENCE
 from sfmprep.files import read_table
+from sfmprep.mapping.database import remove_database
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import map_stages, reporting, stages
@@ -63,8 +64,8 @@ def add_photographs(
 
     Raises:
         ConfigError: there is no finished result in `out`, no new photograph, or the
-            result is of semi-dense matching or has masks of what moves, which depend
-            on all photographs together.
+            result is of semi-dense matching or of a closer look, or has masks of what
+            moves, which depend on all photographs together.
         StoreError: the models are damaged.
         SfmprepError: as for a run; what is done until then is kept.
     """
@@ -84,6 +85,12 @@ def add_photographs(
         raise ConfigError(
             "what moves is found by all photographs together, so none can be added"
             " alone. Run `sfmprep reconstruct` again: it goes on with what is there."
+        )
+    if recipe.closer is not None and place.closer_database.is_file():
+        raise ConfigError(
+            f"images of {out} got their poses by a closer look, whose keypoints others"
+            " do not have, so none can be added alone. Run `sfmprep reconstruct`"
+            " again: it goes on with what is there."
         )
     world = _world(out)
     images = find_capture(source, out, recipe, device=device, progress=progress)
@@ -163,6 +170,7 @@ def _register(
         if run.recipe.foresee is not None:
             foresee_nothing(run)
         run.begin("map on")
+        remove_database(place.second_database)
         shutil.copyfile(place.mapped, place.mapped_on)
         run.finish("map on")
     if run.recipe.closer is not None:

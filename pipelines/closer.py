@@ -27,6 +27,7 @@ from sfmprep.pipelines import artefacts, stages
 from sfmprep.pipelines.apart import apart, continue_into
 from sfmprep.pipelines.bounded import Attempt, within_budget
 from sfmprep.pipelines.ladder import images_of
+from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.turns import find_orientations
 from sfmprep.progress import Progress, foretold, renamed, silent
@@ -123,6 +124,7 @@ def _wanted(
         read_pair_table(artefacts.below_closer(run), names),
         per_image=config.per_image,
         max_pairs=config.max_pairs,
+        excluded=views_at_one_spot(run.images),
     )
 
 
@@ -160,7 +162,11 @@ def _affordable(
             )
         there = stages.pairs_there(run, "match closer")
         name = f"{config.name}, closer"
-        within = within_budget(run, "closer pairs", name, wanted, attempt, there=there)
+        within = within_budget(
+            *(run, "closer pairs", name, wanted, attempt),
+            there=there,
+            count=lambda some: len(images_of(some)),
+        )
         Pairs.of(within).write(run.workspace.closer_pairs)
         run.finish("closer pairs")
     return pairs_from_file(run.workspace.closer_pairs, run.images.names)
@@ -252,10 +258,12 @@ def _fill_database(run: Run, pairs: Pairs, below: Path, *, progress: Progress) -
     first, matches = artefacts.open_second(run)
     with first:
         keypoints, joined = artefacts.join_closer(run, first, matches, pairs)
+    table = read_pair_table(below, run.images.names)
+    known = ((table.names[a], table.names[b]) for a, b in table.index.tolist())
     with keypoints, joined:
         stages.write_database(
             *(run, run.workspace.closer_database, keypoints),
-            Pairs.of(joined.pairs()),
+            Pairs.of((*known, *pairs)),
             joined,
             lower=below,
             progress=progress,

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import Recipe
-from sfmprep.files import as_written, read_table, write_text
+from sfmprep.files import as_written, not_read, read_table, write_text
 from sfmprep.mapping.database import remove_database
 from sfmprep.pipelines.stage import IMAGES
 from sfmprep.pipelines.stage_keys import SHORT_OF, Keys, checksum, file_of
@@ -300,14 +300,17 @@ def _sha256(file: Path) -> str | None:
     """The checksum of what a file holds; None where there is none."""
     if not file.is_file():
         return None
-    with file.open("rb") as opened:
-        # SQLite counts openings there, and those for reading too: sqlite.org, "Database
-        # File Format", 1.3
-        head = bytearray(opened.read(100) if file.suffix == ".db" else b"")
-        for start, stop in ((24, 28), (92, 100)):
-            head[start:stop] = bytes(len(head[start:stop]))
-        of_all = hashlib.sha256(head)
-        return hashlib.file_digest(opened, lambda: of_all).hexdigest()
+    try:
+        with file.open("rb") as opened:
+            # SQLite counts openings there, and those for reading too: sqlite.org,
+            # "Database File Format", 1.3
+            head = bytearray(opened.read(100) if file.suffix == ".db" else b"")
+            for start, stop in ((24, 28), (92, 100)):
+                head[start:stop] = bytes(len(head[start:stop]))
+            of_all = hashlib.sha256(head)
+            return hashlib.file_digest(opened, lambda: of_all).hexdigest()
+    except OSError as error:  # of a disk that fails, which names no file
+        raise not_read(file, error) from error
 
 
 def changed_settings(was: Any, now: Any, prefix: str = "") -> Iterator[str]:

@@ -26,7 +26,7 @@ def find_rigs(images: ImageSet, recipe: Recipe) -> list[dict[str, Any]]:
     """The rigs of a capture, as COLMAP's `rig_config.json` has them; none is usual.
 
     They are those of its panoramas, and of the file that the recipe names, or else of
-    the model whose poses are given.
+    the model whose poses are given; beside panoramas these are taken for the same.
 
     Raises:
         ConfigError: the file cannot be read, is none of rigs, or names a camera that
@@ -35,7 +35,7 @@ def find_rigs(images: ImageSet, recipe: Recipe) -> list[dict[str, Any]]:
     found = panorama_rigs(images.panoramas, panorama_views(recipe.panorama))
     if recipe.rigs is not None:
         found += _read(recipe.rigs, images)
-    elif recipe.known_poses is not None:
+    elif recipe.known_poses is not None and not found:  # else they are these
         found += rigs_of_poses(recipe.known_poses.path, images.names)
     return found
 

@@ -4,9 +4,10 @@
     ...                                                     ├► --shard joins them, and
     task 9 of 9 ──► features.h5.parts/share-0009-of-0009.h5 ┘  does what is missing
 
-Tasks know nothing of each other. They take no lock and write nothing but their share,
-so they may start at once, in a new folder too. One that was stopped and starts again
-goes on in its share; where one never ends, the joining command does its work.
+Tasks know nothing of each other. They take no lock and write nothing but their share
+and a note of what it is of, so they may start at once, in a new folder too. One that
+was stopped and starts again goes on in its share; where one never ends, the joining
+command does its work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sfmprep.capture.elsewhere import only
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError, StoreError
-from sfmprep.files import write_text
+from sfmprep.files import read_table, write_text
 from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.in_shards import changed_since, contents_of, parts_of
 from sfmprep.frontend.match import match_features, missing_pairs, pairs_per_batch
@@ -187,7 +188,8 @@ def _note_contents(path: Path, share: Share, contents: Mapping[str, str]) -> Non
         except DamagedError as error:
             logger.warning("it is made again: %s", error)
             part.unlink()
-    write_text(contents_of(part), json.dumps(contents, ensure_ascii=False))
+    noted = {**read_table(contents_of(part)), **contents}  # others it still holds
+    write_text(contents_of(part), json.dumps(noted, ensure_ascii=False))
 
 
 def _there(kind: type[_S], path: Path, made: dict[str, Any]) -> _S:

@@ -17,6 +17,8 @@ from sfmprep.capture.folder import (
     without_twin,
 )
 from sfmprep.capture.panorama import Cut, Panorama, is_cut
+from sfmprep.devices import num_cores
+from sfmprep.threads import thread_pool
 
 _TURNED = 0.8  # share of the steps, from where on it is said
 _FEW_STEPS = 4
@@ -194,7 +196,9 @@ def files_to_develop(
     files = sorted(find_files(folder, mask_root, {}))
     images = [name for name in files if is_image(name)]
     others = [name for name in files if is_film(name) or is_raw(name)]
-    panoramas = [name for name in images if is_cut(folder / name, cut)]
+    with thread_pool(min(num_cores(), 8)) as pool:  # some are decoded for it
+        looked = pool.map(lambda name: is_cut(folder / name, cut), images)
+        panoramas = [n for n, yes in zip(images, looked, strict=True) if yes]
     found = sorted([*without_twin(others, images), *panoramas])
     return {name: folder / name for name in found}
 

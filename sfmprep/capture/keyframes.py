@@ -142,6 +142,8 @@ class Chooser:
         motion = self._tracker.push(grey)
         if motion.is_cut:
             yield from self.finish()
+            self._sharp.clear()  # a shot in between is needed, whatever comes again
+            self._taken.clear()
             self._segment += 1
             self._has_one = False
         look = Look(

@@ -6,6 +6,7 @@ two bytes and UTF-8 (3GPP TS 26.245, `tx3g`), as QuickTime has them too.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from sfmprep.capture.film import read_index
 
 _KINDS = (b"text", b"sbtl", b"subt")
 _MAX_BYTES = 1 << 16  # of one subtitle
+_DAMAGED = (struct.error, ValueError, IndexError, ZeroDivisionError)
 _MAX_NUMBER = 1 << 22  # of a track: a day with one a frame
 
 
@@ -41,8 +43,9 @@ def read_subtitles(film: Path) -> list[list[Subtitle]]:
         with film.open("rb") as file:
             for kind, content in _boxes(index):
                 if kind == b"trak" and _box(content, "mdia hdlr")[8:12] in _KINDS:
-                    tracks.append(list(_track(content, file)))
-    except (OSError, struct.error, ValueError, IndexError, ZeroDivisionError):
+                    with contextlib.suppress(*_DAMAGED):
+                        tracks.append(list(_track(content, file)))
+    except (OSError, *_DAMAGED):
         return tracks
     return tracks
 

@@ -268,10 +268,10 @@ class _Link:
 def _main(module: str) -> None:
     """What the new interpreter runs: imports ahead, then what it is asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    with contextlib.suppress(ImportError):  # told when the function is looked for
-        importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed here is no answer
+    with contextlib.suppress(ImportError):  # told when the function is looked for
+        importlib.import_module(module)
     level, quiet, function, args, options = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     link = _Link(answers)

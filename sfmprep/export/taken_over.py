@@ -71,6 +71,7 @@ class EarlierImages:
             except OSError:
                 return False
         for file, target in files.items():
+            target.unlink(missing_ok=True)  # of a try before
             try:
                 os.link(file, target)
             except OSError:  # another file system, or one without links

@@ -160,7 +160,9 @@ def merge_parts(store: Store) -> None:
         except DamagedError as error:
             logger.warning("what is lost of a part is made again: %s", error)
         part.unlink()  # one that came meanwhile stays
-        contents_of(part).unlink(missing_ok=True)
+    for note in folder.glob("share-*.json"):
+        if not note.with_suffix(".h5").exists():
+            note.unlink(missing_ok=True)
     for file in folder.glob(".*.part"):
         file.unlink(missing_ok=True)
     for token in folder.glob(".seen-*"):  # whoever is still at work for it gives up

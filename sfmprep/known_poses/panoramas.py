@@ -38,7 +38,8 @@ def of_photographs(
         for name in found.names
         for copy in (whole[name].views if name in whole else (name,))
     }
-    rows = [found.names.index(copies[name]) for name in names if name in copies]
+    row_of = {name: row for row, name in enumerate(found.names)}
+    rows = [row_of[copies[name]] for name in names if name in copies]
     kept = tuple(name for name in names if name in copies)
     return replace(
         found,

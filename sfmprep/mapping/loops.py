@@ -73,6 +73,11 @@ def _offsets(asked: Asked, stretch: Index, turns: Float64) -> tuple[Float64, Flo
     offsets, support = [np.eye(3)], []
     for number in range(1, int(stretch.max()) + 1):
         rows = np.flatnonzero(near & ~asked.agrees & _joins(asked, stretch, number))
+        rows = rows[np.isfinite(turns[rows, 0, 0])]
+        if not len(rows):
+            offsets.append(offsets[-1])
+            support.append(0.0)
+            continue
         found, weights = turns[rows], asked.num_inliers[rows]
         forward = stretch[asked.index[rows, 1]] == number
         found[~forward] = found[~forward].swapaxes(1, 2)
@@ -95,9 +100,10 @@ def _joins(asked: Asked, stretch: Index, number: int) -> Mask:
 def _turns(database: Path, views: Views, asked: Asked) -> Float64:
     """By how much each pair turns its second view, in the world of the model [P, 3, 3].
 
-    None for those that fit the poses, and where the matches tell no pose.
+    None for those that fit the poses; NaN where the matches tell no pose.
     """
     turns = np.tile(np.eye(3), (len(asked.index), 1, 1))
+    turns[~asked.agrees] = np.nan
     with pycolmap.Database.open(database) as opened:
         id_of = {image.name: image.image_id for image in opened.read_all_images()}
         for row in np.flatnonzero(~asked.agrees).tolist():

@@ -313,14 +313,17 @@ def _take_lenses(
 def _take_focal_lengths(
     database: pycolmap.Database, pixels: Mapping[str, float], told: Collection[int]
 ) -> set[int]:
-    """Gives cameras of a database those of their first images; returns their ids."""
+    """Gives cameras of a database those of their surest images; returns their ids."""
     given: set[int] = set()
-    for image in sorted(database.read_all_images(), key=lambda image: image.name):
-        if image.name in pixels and image.camera_id not in given | set(told):
-            camera = database.read_camera(image.camera_id)
-            if not is_fisheye(camera):  # they are told of pinholes
-                database.update_camera(with_focal_length(camera, pixels[image.name]))
-                given.add(image.camera_id)
+    camera_of = {image.name: image.camera_id for image in database.read_all_images()}
+    for name, focal in pixels.items():  # the surest first
+        key = camera_of.get(name)
+        if key is None or key in given or key in told:
+            continue
+        camera = database.read_camera(key)
+        if not is_fisheye(camera):  # they are told of pinholes
+            database.update_camera(with_focal_length(camera, focal))
+            given.add(key)
     return given
 
 

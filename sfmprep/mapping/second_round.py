@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -102,6 +103,7 @@ def pairs_of_lost(
     *,
     per_image: int = 10,
     max_pairs: int = 1000,
+    excluded: Collection[Pair] = (),
 ) -> list[Pair]:
     """Chooses the pairs of a closer look at images that no model holds.
 
@@ -116,26 +118,33 @@ def pairs_of_lost(
         pairs: Matches and inliers of the images.
         per_image: With how many views one image is paired.
         max_pairs: The most pairs altogether.
+        excluded: Pairs that are never chosen, lower name first.
 
     Returns:
         Image by image, those first whose partners see most; lower names first. Pairs
         that were matched already are among them.
     """
-    arrays = [ModelArrays.of(model) for model in models]
-    inside = [set(model.views.names) for model in arrays]
-    shared = [_Shared(model) for model in arrays]
+    inside = [{m.images[key].name for key in m.reg_image_ids()} for m in models]
+    lost = [name for name in pairs.names if not any(name in own for own in inside)]
+    if not models or not lost:
+        return []
+    never, shared = set(excluded), dict[int, _Shared]()
     table, order = _Partners(pairs), natural_order(pairs.names)
     position = {name: k for k, name in enumerate(order)}
     promising: list[tuple[int, str, list[Pair]]] = []
-    for name in pairs.names if models else ():
-        if any(name in names for names in inside):
-            continue
+    for name in lost:
         weights = [sum(w for _, w in table.verified(name, names)) for names in inside]
         best = max(range(len(models)), key=lambda k: weights[k])
-        near = sorted(inside[best], key=lambda o: abs(position[o] - position[name]))
-        seeing = shared[best].with_most_of(table.of(name, inside[best]))
-        partners = [o for o, _ in table.verified(name, inside[best])][: per_image // 2]
-        views = list(dict.fromkeys((*partners, *seeing, *near)))[:per_image]
+        if best not in shared:
+            shared[best] = _Shared(ModelArrays.of(models[best]))
+        there = {o for o in inside[best] if (min(name, o), max(name, o)) not in never}
+        near = heapq.nsmallest(
+            per_image, there, key=lambda o: (abs(position[o] - position[name]), o)
+        )
+        seeing = shared[best].with_most_of(table.of(name, there))
+        partners = [o for o, _ in table.verified(name, there)][: per_image // 2]
+        every = dict.fromkeys((*partners, *seeing, *near))
+        views = [view for view in every if view in there][:per_image]
         own: list[Pair] = []
         for k, view in enumerate(views):
             strongest = table.verified(view, set(views[:k]))[:_HELD_BY]

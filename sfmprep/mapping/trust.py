@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _MAX_ROUNDS = 7
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
-_KEPT = 0.9  # of the images, at least, that a model in the right order may cost
+_KEPT = 0.9  # of the images, at least, that a model in the right order must hold
 
 Mapper = Callable[[Path, Path], list[pycolmap.Reconstruction]]
 
@@ -141,9 +141,13 @@ def map_trusted(
             again = mapper(reduced, folder / str(number))
         except ReconstructionError as error:
             logger.warning("without them there is no model: %s", error)
-            break
+            again = []
         if not again:
-            break
+            if before is None:
+                break
+            models, judged, left_out = before  # what is absent is still to be tried
+            before, counts = None, False
+            continue
         models, judged = again, _judged(database, again)
         left_out |= {(pair.name0, pair.name1): pair for pair in new}
     if before is not None and not _is_mended(*before[:2], models, judged):
@@ -177,7 +181,14 @@ def _is_mended(
 ) -> bool:
     """Whether models made without some pairs keep the order better, and most images."""
     kept = again[0].num_reg_images() >= _KEPT * models[0].num_reg_images()
-    return kept and judged_again[0][0].broken.sum() < judged[0][0].broken.sum()
+    asked, now = judged[0][0], judged_again[0][0]
+    there = set(now.names)
+    # a break of which an end is gone is not mended
+    cut = sum(
+        not there.issuperset(asked.names[view] for view in pair)
+        for pair in asked.index[asked.broken].tolist()
+    )
+    return bool(kept and now.broken.sum() + cut < asked.broken.sum())
 
 
 def measure_trust(

@@ -38,6 +38,7 @@ _MAX_POINTS = 300  # of a photograph
 # a made capture have gave 18 and 77 %.
 _MIN_DEVIATIONS = 5.0
 _MIN_GAIN = 0.02
+_MIN_RATIO = 1.01  # less is focus, or what the other numbers of two lenses take
 _BEHIND_PX = 50.0  # that a point counts as off which the camera does not see
 
 
@@ -92,7 +93,7 @@ def find_two_zooms(
         ratio /= two.cameras[key].mean_focal_length()
         gain, errors = split.gain(split.errors(one), split.errors(two), key)
         logger.debug("camera %d: two zooms gain %.4f, %.1f errors", key, gain, errors)
-        if gain > _MIN_GAIN and errors > _MIN_DEVIATIONS and ratio > 1:
+        if gain > _MIN_GAIN and errors > _MIN_DEVIATIONS and ratio > _MIN_RATIO:
             names = [
                 tuple(sorted(model.images[k].name for k in group)) for group in groups
             ]

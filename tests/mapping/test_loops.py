@@ -106,6 +106,17 @@ def test_a_pair_that_the_row_contradicts_is_found(database: Path) -> None:
         assert (pair.certainty, pair.absent) == (1.0, None)
 
 
+def test_a_pair_whose_matches_tell_no_pose_is_not_judged(database: Path) -> None:
+    views = folded([np.eye(3)] * 6 + [HALF_TURN] * 6)
+    with pycolmap.Database.open(database) as opened:
+        geometry = pycolmap.TwoViewGeometry()
+        geometry.config = pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED
+        geometry.inlier_matches = np.zeros((3, 2), np.uint32)
+        opened.write_two_view_geometry(4, 9, geometry)
+    found = find_in_loops(database, views, asked(row(6) | {(3, 8): 0.0, (0, 6): 1.0}))
+    assert [(pair.name0, pair.name1) for pair in found] == [("0.jpg", "6.jpg")]
+
+
 def test_after_a_whole_turn_pairs_are_right_again(tmp_path: Path) -> None:
     # three stretches, of which the first and the last are at one place
     pairs = row(4)

@@ -155,6 +155,12 @@ def test_a_lost_image_without_partners_is_paired_with_its_neighbours_by_name() -
     every = (*names[:12], f"{names[11]}a", *names[12:])
     found = pairs_of_lost([model], table(every), per_image=4)
     assert {name for pair in found for name in pair} == {*names[10:14], every[12]}
+    # of two as far away, the one before: the same in every run
+    found = pairs_of_lost([model], table(every), per_image=5)
+    assert {name for pair in found for name in pair} == {*names[9:14], every[12]}
+    never = {(min(name, every[12]), max(name, every[12])) for name in names[10:14]}
+    found = pairs_of_lost([model], table(every), per_image=2, excluded=never)
+    assert {name for pair in found for name in pair} == {names[9], names[14], every[12]}
     assert not pairs_of_lost([model], table(names))
     assert not pairs_of_lost([], table(every))
 
