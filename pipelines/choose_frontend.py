@@ -34,42 +34,52 @@ def choose_frontend(recipe: Recipe) -> Recipe:
         if all(
             _can_be_had(name, path, lacking) for name, path in frontend.needed_weights()
         ):
-            chosen = rungs_to_be_had(recipe.with_frontend(frontend))
+            chosen = rungs_to_be_had(recipe.with_frontend(frontend), told=lacking)
             _report(chosen.frontends[0], list(lacking))
             return chosen
     raise next(iter(lacking.values()))
 
 
 def rungs_to_be_had(
-    recipe: Recipe, *, earlier: Recipe | None = None, used: Collection[str] = ()
+    recipe: Recipe,
+    *,
+    earlier: Recipe | None = None,
+    used: Collection[str] = (),
+    told: Collection[str] = (),
 ) -> Recipe:
     """The recipe with one choice of each rung; rungs without weights are left out.
 
-    What is not the first choice is logged, unless it is that of the earlier run.
+    What is not the first choice is logged, unless it is that of the earlier run. What
+    only follows mapping is left as it is where nothing is mapped.
 
     Args:
         recipe: With one choice of features and matcher.
         earlier: What an earlier run in the same folder was done with.
         used: The rungs of it that have stores. Their choice stays if the recipe still
             has it.
+        told: Weights of which it is told anyway that they cannot be had.
 
     Raises:
         WeightsError: a file of weights is damaged, or those of semi-dense matching
             cannot be had.
     """
     made: dict[str, Rung | None] = {}
-    for key, told in _LEFT_OUT.items():
+    for key, said in _LEFT_OUT.items():
         rung: Rung | None = getattr(recipe, key)
-        if rung is None:
+        if rung is None or (key == "closer" and recipe.mapping.type == "none"):
             continue
         before: Rung | None = getattr(earlier, key, None)
         stays = key in used and before in rung.choices()
-        made[key] = before if stays else _choice_of(rung, key, told, before)
+        made[key] = before if stays else _choice_of(rung, key, said, before, told)
     return recipe.model_copy(update=made)
 
 
 def _choice_of(
-    rung: Rung, key: str, told: str | None, before: Rung | None
+    rung: Rung,
+    key: str,
+    said: str | None,
+    before: Rung | None,
+    told: Collection[str],
 ) -> Rung | None:
     """The first choice of a rung whose weights can be had; says so if no or another."""
     lacking: dict[str, WeightsError] = {}
@@ -77,17 +87,17 @@ def _choice_of(
     for choice in choices:
         needed = choice.needed_weights()
         if all(_can_be_had(name, path, lacking) for name, path in needed):
-            if lacking and choice != before:
+            if choice != before and not lacking.keys() <= set(told):
                 logger.info(
                     "%s: %s, because the weights of %s are not here and %s",
                     *(key, choice.name, ", ".join(lacking), _barred()),
                 )
             return choice
-    if told is None:
+    if said is None:
         raise next(iter(lacking.values()))
     names = " or ".join(choice.name for choice in choices)
     whose = "its" if len(choices) == 1 else "their"
-    logger.info("%s: %s weights are not here and %s", told % names, whose, _barred())
+    logger.info("%s: %s weights are not here and %s", said % names, whose, _barred())
     return None
 
 
