@@ -124,7 +124,7 @@ def _wanted(
         read_pair_table(artefacts.below_closer(run), names),
         per_image=config.per_image,
         max_pairs=config.max_pairs,
-        excluded=views_at_one_spot(run.images),
+        excluded=set(views_at_one_spot(run.images)),
     )
 
 

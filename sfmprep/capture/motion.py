@@ -188,7 +188,7 @@ class MotionTracker:
         if not self._speed.size:
             return 0.0
         length = np.linalg.norm(self._speed[::8, ::8], axis=2)
-        return float(np.median(length)) / max(self._speed.shape)
+        return float(float(np.median(length)) / max(self._speed.shape))
 
     def faded(self) -> float:
         """Share of the points that were followed from the origin and are lost."""
