@@ -67,10 +67,7 @@ class MegaLoc:
         """
         pixels = imagenet_normalised(self._adapter.pixels(batch))
         pixels = self._network.resized(pixels)
-        is_half = self._adapter.dtype == torch.float16
-        with torch.autocast(
-            self._adapter.device.type, self._adapter.dtype, enabled=is_half
-        ):
+        with self._adapter.halved():
             class_token, patches = self._network.backbone(pixels)
         rows = self._network.aggregator(class_token.float(), patches.float())
         return list(rows.cpu().numpy())

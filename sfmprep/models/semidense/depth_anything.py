@@ -74,7 +74,7 @@ class DepthAnything:
         pixels = imagenet_normalised(self._adapter.pixels(batch))
         pixels = pixels[..., top : top + height, left : left + width]
         if grid[0] * grid[1]:
-            with self._halved():
+            with self._adapter.halved():
                 tokens = self._network.encode(pixels)
         else:
             tokens = pixels.new_empty((len(batch), 0, 1))
@@ -113,16 +113,10 @@ class DepthAnything:
 
     def _look(self, pairs: list[tuple[View, View]]) -> list[Looks]:
         [views] = pairs
-        with self._halved():
+        with self._adapter.halved():
             return self._network.look(
                 [view.tokens for view in views], [view.grid for view in views]
             )
-
-    def _halved(self) -> torch.autocast:
-        """Products in half precision, where that is the adapter's."""
-        half = self._adapter.dtype
-        is_half = half == torch.float16
-        return torch.autocast(self._adapter.device.type, half, enabled=is_half)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

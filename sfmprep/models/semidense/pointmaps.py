@@ -80,7 +80,7 @@ class Pointmaps:
         pixels = pixels[..., corner[1] :, corner[0] :][..., : size[1], : size[0]]
         grid = (size[1] // PATCH, size[0] // PATCH)
         if grid[0] * grid[1]:
-            with self._halved():
+            with self._adapter.halved():
                 tokens = self._network.encode(2 * pixels - 1).float()
         else:
             tokens = pixels.new_empty((len(batch), 0, 1))
@@ -176,7 +176,7 @@ class Pointmaps:
     ) -> tuple[Pointmap, Pointmap]:
         """The pointmaps of pairs of equal sizes."""
         grids = pairs[0][0].grid, pairs[0][1].grid
-        with self._halved():
+        with self._adapter.halved():
             seen = self._network.decode(
                 (
                     torch.cat([first.tokens for first, _ in pairs]),
@@ -223,12 +223,6 @@ class Pointmaps:
             xy1=pair[1].stored(ends[order]),
             scores=score[order].cpu().numpy(),
         )
-
-    def _halved(self) -> torch.autocast:
-        """Products in half precision, where that is the adapter's."""
-        half = self._adapter.dtype
-        is_half = half == torch.float16
-        return torch.autocast(self._adapter.device.type, half, enabled=is_half)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

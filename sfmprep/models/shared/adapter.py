@@ -105,6 +105,11 @@ class Adapter:
         fitting = max(1, _BATCH_PIXELS // max_size**2 // share)
         return min(fitting, num_side_by_side()) if self.is_side_by_side else fitting
 
+    def halved(self) -> torch.autocast:
+        """Products in half precision, where that is the dtype."""
+        is_half = self.dtype == torch.float16
+        return torch.autocast(self.device.type, self.dtype, enabled=is_half)
+
     def pixels(self, batch: ImageBatch) -> Tensor:
         """The images of a batch on the device, [B, 3, H, W] in 0..1."""
         return torch.from_numpy(batch.pixels).to(self.device)
