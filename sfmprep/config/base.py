@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, get_args
+from typing import Annotated, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -67,6 +67,29 @@ class ModelConfig(Config):
         """The name of each of its weights, and the file to use in their place."""
         name = self.weights_name
         return [] if name is None else [(name, getattr(self, "weights", None))]
+
+
+class RungConfig(Config):
+    """Matchers for the pairs of one rung; others take over where weights lack."""
+
+    matcher: ModelConfig
+    otherwise: tuple[ModelConfig, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.matcher.name
+
+    def choices(self) -> tuple[Self, ...]:
+        """The rung with each choice made, best first; none of them has another."""
+        return tuple(
+            self.model_copy(update={"matcher": matcher, "otherwise": ()})
+            for matcher in (self.matcher, *self.otherwise)
+        )
+
+    def needed_weights(self) -> list[tuple[str, Path | None]]:
+        """Weights that it cannot do without: the name, and the file to use instead."""
+        return self.matcher.needed_weights()
 
 
 def configs_in(annotation: object) -> list[type[Config]]:

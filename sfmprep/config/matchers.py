@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from sfmprep.config.base import Config, ModelConfig, Unit, WeightsFile
+from sfmprep.config.base import ModelConfig, RungConfig, Unit, WeightsFile
 
 
 class NearestConfig(ModelConfig):
@@ -72,7 +71,7 @@ MatcherConfig = Annotated[
 ]
 
 
-class StrongerConfig(Config):
+class StrongerConfig(RungConfig):
     """A dearer matcher of the same features, for pairs that stay weak and matter.
 
     The rung is left out where no choice has its weights.
@@ -86,19 +85,3 @@ class StrongerConfig(Config):
     """A pair with fewer verified matches is weak."""
     per_image: PositiveInt = 10
     """The most weak pairs that one image that is badly held asks for."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.matcher.name
-
-    def choices(self) -> tuple[Self, ...]:
-        """The rung with each choice made, best first; none of them has another."""
-        return tuple(
-            self.model_copy(update={"matcher": matcher, "otherwise": ()})
-            for matcher in (self.matcher, *self.otherwise)
-        )
-
-    def needed_weights(self) -> list[tuple[str, Path | None]]:
-        """Weights that it cannot do without: the name, and the file to use instead."""
-        return self.matcher.needed_weights()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sfmprep.config.base import Config, MaxSize, ModelConfig, Unit, WeightsFile
+from sfmprep.config.base import (
+    MaxSize,
+    ModelConfig,
+    RungConfig,
+    Unit,
+    WeightsFile,
+)
 
 
 class S2ldConfig(ModelConfig):
@@ -108,7 +113,7 @@ DenseMatcherConfig = Annotated[
 ]
 
 
-class DenseConfig(Config):
+class DenseConfig(RungConfig):
     """Matching without a detector, and how its points become tracks.
 
     A run is refused where no choice has its weights.
@@ -128,19 +133,3 @@ class DenseConfig(Config):
     """Points so near to a keypoint become it, pixels of the matcher's input."""
     max_keypoints: PositiveInt = 8192
     """The most keypoints that are added to one image, most confident first."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.matcher.name
-
-    def choices(self) -> tuple[Self, ...]:
-        """The rung with each choice made, best first; none of them has another."""
-        return tuple(
-            self.model_copy(update={"matcher": matcher, "otherwise": ()})
-            for matcher in (self.matcher, *self.otherwise)
-        )
-
-    def needed_weights(self) -> list[tuple[str, Path | None]]:
-        """Weights that it cannot do without: the name, and the file to use instead."""
-        return self.matcher.needed_weights()
