@@ -282,7 +282,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=4,
+            version=5,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/pose_changes.json",),
@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=2,
+            version=3,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",

@@ -23,7 +23,7 @@ from scipy.spatial.transform import Rotation
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import adjust, cameras_in
 from sfmprep.mapping.focal_length import with_focal_length
-from sfmprep.mapping.lens_choice import Split
+from sfmprep.mapping.lens_choice import MIN_DEVIATIONS, Halves
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,9 @@ logger = logging.getLogger(__name__)
 _MIN_IMAGES = 8  # of a camera
 _MAX_IMAGES = 300  # of a model
 _MIN_GROUP = 3
-_MIN_TRACKS = 50  # left out, that a camera sees
+_MIN_TRACKS = 50  # that a camera sees
 _MAX_POINTS = 300  # of a photograph
-# What left-out tracks must gain: see `lens_choice`. Real scenes of one zoom gave up to
-# 1.6 standard errors and 0.3 % of the loss, one of 5 % that half of the photographs of
-# a made capture have gave 18 and 77 %.
-_MIN_DEVIATIONS = 5.0
-_MIN_GAIN = 0.02
+_MIN_GAIN = 0.02  # of the loss of left-out tracks; real scenes of one zoom gave 0.003
 _MIN_RATIO = 1.01  # less is focus, or what the other numbers of two lenses take
 _BEHIND_PX = 50.0  # that a point counts as off which the camera does not see
 
@@ -75,25 +71,26 @@ def find_two_zooms(
     ]
     if not asked:
         return []
-    split = Split.of(model, seed)
-    one = split.adjusted({}, ())
+    halves = Halves.of(model, seed)
+    one = halves.adjusted([{}, {}], ())
     found = []
     for key in asked:
         groups = _groups(model, key)
-        if one is None or groups is None or split.num_tracks(key) < _MIN_TRACKS:
+        if one is None or groups is None or halves.num_tracks(key) < _MIN_TRACKS:
             continue
-        two = _with_two(split.rest, key, groups)
+        two = [with_two_cameras(half, key, groups[1]) for half in halves.models]
         try:
-            adjust(two, centres=True)
+            for half in two:
+                adjust(half, centres=True)
         except ReconstructionError as error:
             logger.debug("no second zoom: %s", error)
             continue
-        new = max(two.cameras)
-        ratio = two.cameras[new].mean_focal_length()
-        ratio /= two.cameras[key].mean_focal_length()
-        gain, errors = split.gain(split.errors(one), split.errors(two), key)
+        new = max(two[0].cameras)
+        ratio = two[0].cameras[new].mean_focal_length()
+        ratio /= two[0].cameras[key].mean_focal_length()
+        gain, errors = halves.gain(halves.errors(one), halves.errors(two), key)
         logger.debug("camera %d: two zooms gain %.4f, %.1f errors", key, gain, errors)
-        if gain > _MIN_GAIN and errors > _MIN_DEVIATIONS and ratio > _MIN_RATIO:
+        if gain > _MIN_GAIN and errors > MIN_DEVIATIONS and ratio > _MIN_RATIO:
             names = [
                 tuple(sorted(model.images[k].name for k in group)) for group in groups
             ]
@@ -144,12 +141,10 @@ def _own_focal_length(model: pycolmap.Reconstruction, image_id: int) -> float:
     return focal * float(np.exp(fitted.x[6]))
 
 
-def _with_two(
-    model: pycolmap.Reconstruction,
-    camera_id: int,
-    groups: tuple[list[int], list[int]],
+def with_two_cameras(
+    model: pycolmap.Reconstruction, camera_id: int, others: Collection[int]
 ) -> pycolmap.Reconstruction:
-    """A copy in which the second group has a camera of its own, of the highest id."""
+    """A copy in which these images have a camera of their own, of the highest id."""
     own = max(model.cameras) + 1
     copy = pycolmap.Reconstruction()
     for key in sorted(model.cameras):
@@ -164,7 +159,7 @@ def _with_two(
             pycolmap.Image(
                 name=image.name,
                 points2D=pycolmap.Point2DList(xy),
-                camera_id=own if key in groups[1] else image.camera_id,
+                camera_id=own if key in others else image.camera_id,
                 image_id=key,
             ),
             image.cam_from_world(),

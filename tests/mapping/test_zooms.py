@@ -57,7 +57,7 @@ def test_the_report_says_which_photographs(zoomed: pycolmap.Reconstruction) -> N
     assert finding.code == "two_zooms"
     assert finding.text == (
         "7 photographs of camera 1, such as 02.jpg, fit clearly better with a focal"
-        " length of their own, which is some 8% longer: the zoom was moved in between."
+        " length of their own, which is some 7% longer: the zoom was moved in between."
         " Poses are wrong by what one focal length cannot fit."
     )
     assert finding.advice == (
