@@ -11,11 +11,11 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.evaluation.reference import CameraPose
-from sfmprep.mapping.adjust import adjust
+from sfmprep.mapping.adjust import adjust, refine_model
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
-from tests.support.orbit import lens, orbit
+from tests.support.orbit import lens, orbit, orbit_model
 
 
 def map_orbit(
@@ -73,6 +73,23 @@ def test_principal_point_is_bounded(tmp_path: Path) -> None:
     x, y = model.cameras[1].params[1:3]
     assert x == 512
     assert y == pytest.approx(384, abs=0.5)
+
+
+def test_views_that_tell_no_principal_point_leave_it() -> None:
+    """Three through a long lens: freed, it would run away and take the focal length."""
+    camera = lens("SIMPLE_RADIAL", 2500)
+    model, _ = orbit_model([camera], num_points=400, noise_px=1.0)
+    for image_id in model.reg_image_ids()[3:]:
+        model.deregister_frame(model.images[image_id].frame_id)
+    auto, always = (
+        refine_model(
+            model, MappingConfig.model_validate({"refine_principal_point": when})
+        ).cameras[1]
+        for when in ("auto", "always")
+    )
+    assert auto.params[1:3] == pytest.approx([512, 384], abs=2)
+    assert auto.params[0] == pytest.approx(2500, rel=0.02)
+    assert np.hypot(*(always.params[1:3] - [512, 384])) > 50
 
 
 def test_with_a_tolerance_it_ends_sooner() -> None:

@@ -205,18 +205,17 @@ def test_principal_point_that_is_central_stays_so(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     synthesize(path, num_images=16)
     (model,) = map_database(path)
-    assert model.cameras[1].params[1:3].tolist() == [512, 384]
+    assert model.cameras[1].params[1:3] == pytest.approx([512, 384], abs=1)
 
 
 @pytest.mark.parametrize(
-    ("when", "num_images", "is_moved"),
-    [("always", 5, True), ("auto", 5, False), ("never", 10, False)],
+    ("when", "is_moved"), [("always", True), ("auto", True), ("never", False)]
 )
-def test_principal_point_is_left_alone_unless_it_can_be_told(
-    when: str, num_images: int, is_moved: bool, tmp_path: Path
+def test_principal_point_of_few_images_moves_where_it_may(
+    when: str, is_moved: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "database.db"
-    synthesize(path, num_images=num_images, principal_point=(532, 384))
+    synthesize(path, num_images=5, principal_point=(532, 384))
     (model,) = map_database(path, refine_principal_point=when)
     moved = model.cameras[1].params[1:3].tolist() != [512, 384]
     assert moved == is_moved
