@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=2,
+            version=3,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
