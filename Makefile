@@ -7,7 +7,8 @@ NERFSTUDIO := .venv-nerfstudio
 
 .PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 .PHONY: bench bench-scenes bench-table bench-stages bench-lenses bench-repeats bench-ray bench-film
-.PHONY: bench-keyframes bench-add bench-captures bench-long-film bench-scale bench-models bench-two-view bench-training
+.PHONY: bench-keyframes bench-add bench-captures bench-long-film bench-motion-masks bench-retrieval
+.PHONY: bench-scale bench-models bench-two-view bench-training
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
 	SFMPREP_OFFLINE=1 $(BIN)/sfmprep demo demo
@@ -61,6 +62,12 @@ bench-captures: $(READY) ## films of drones, films and parts of spheres, known p
 
 bench-add: $(READY) ## one photograph added, against all at once; needs ../shared; ADD="--recipe compact"
 	$(BIN)/python -m tests.bench.add $(ADD)
+
+bench-motion-masks: $(READY) ## masks of what moves against true ones, into examples/motion_masks.md
+	$(BIN)/python -m tests.bench.motion_masks build/motion $(MOTION)
+
+bench-retrieval: $(READY) ## views that overlap, found by likeness, into examples/retrieval.md; needs ../shared
+	$(BIN)/python -m tests.bench.retrieval $(RETRIEVAL)
 
 bench-long-film: $(READY) ## 4K films of minutes: time against decoding, and memory; LONG="--minutes 1 10"
 	$(BIN)/python -m tests.bench.long_film $(LONG)

@@ -1,4 +1,4 @@
-"""Which images are matched: by all, by order, by likeness, by poses, or by a file."""
+"""Which images are matched: all, or by order, likeness, GPS, poses, or a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from sfmprep.config import (
     PairsFileConfig,
     RetrievalConfig,
     SequentialConfig,
+    SpatialConfig,
 )
+from sfmprep.errors import ConfigError
 from sfmprep.frontend.describe import describe_images
 from sfmprep.frontend.in_shards import describe_in_shards, merge_parts
 from sfmprep.models.build import build_retriever
@@ -27,6 +29,7 @@ from sfmprep.pairing.pairs import (
     pairs_from_file,
     sequential_pairs,
 )
+from sfmprep.pairing.spatial import spatial_pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
 from sfmprep.pipelines.rigs import views_at_one_spot
@@ -36,6 +39,10 @@ from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore, RowStore
 
 logger = logging.getLogger(__name__)
+
+# of a phone or a drone under the open sky, where it does not say how well it knows its
+# place; https://www.gps.gov/gps-accuracy
+_GPS_ACCURACY_M = 5.0
 
 
 def describe(
@@ -128,6 +135,7 @@ def _choose_pairs(
     config = run.recipe.pairs
     names = [name for name in run.images.names if name in features]
     shots: list[list[str]] = []
+    near = Pairs(())
     if isinstance(config, AutoPairsConfig) and run.recipe.known_poses is not None:
         return _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
     if isinstance(config, AutoPairsConfig):
@@ -135,6 +143,8 @@ def _choose_pairs(
         shots = films_of(run.images, others=run.recipe.tracks is not None)
         is_idle = not run.ledger.keys.applies("describe")
         small = small and (is_idle or config.retrieval.model is None)
+        if not small and config.spatial is not None:
+            near = _pairs_by_gps(run, names, config.spatial)
         config = ExhaustiveConfig() if small else config.retrieval
     match config:
         case ExhaustiveConfig():
@@ -155,10 +165,13 @@ def _choose_pairs(
                     return np.stack([rows.get(name) for name in known[start:stop]])
 
                 pairs = nearest_pairs(known, read, config)
+        case SpatialConfig():
+            pairs = _pairs_by_gps(run, names, config, is_wanted=True)
         case PairsFileConfig():
             pairs = pairs_from_file(config.path, names)
         case _:
             assert_never(config)
+    pairs = Pairs.of([*pairs, *near])
     for shot in shots:
         neighbours = sequential_pairs(
             [name for name in shot if name in features],
@@ -167,6 +180,39 @@ def _choose_pairs(
         )
         pairs = Pairs.of([*pairs, *neighbours])
     return pairs
+
+
+def _pairs_by_gps(
+    run: Run, names: Sequence[str], config: SpatialConfig, *, is_wanted: bool = False
+) -> Pairs:
+    """Photographs that were taken near each other, where positions tell it.
+
+    Args:
+        run: The run.
+        names: The images.
+        config: How many neighbours.
+        is_wanted: Whether that alone says which pairs there are, so that noise does
+            too.
+
+    Raises:
+        ConfigError: it is wanted, and fewer than two images have a position.
+    """
+    # the views of one sphere share its place, and are near each other only in it
+    views = run.images.views_of_panoramas
+    infos = {name: run.images.infos[name] for name in names if name not in views}
+    places = {name: info.gps[:2] for name, info in infos.items() if info.gps}
+    if is_wanted and len(places) < 2:
+        raise ConfigError(
+            f"pairs.type: spatial needs GPS positions, but {len(places)} of"
+            f" {len(infos)} photographs have one. Choose by likeness:"
+            " --set pairs.type=retrieval"
+        )
+    told = [infos[name].gps_accuracy_m or _GPS_ACCURACY_M for name in places]
+    return spatial_pairs(
+        places,
+        num_neighbours=config.num_neighbours,
+        accuracy_m=float(np.median(told)) if told and not is_wanted else 0.0,
+    )
 
 
 def _pairs_by_poses(

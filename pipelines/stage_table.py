@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=2,
+            version=3,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
@@ -58,7 +58,7 @@ STAGES = {
         ),
         Stage(
             name="motion masks",
-            version=1,
+            version=2,
             reads=(IMAGES,),  # with the masks that were given
             writes="work/motion_masks",
             is_open=True,

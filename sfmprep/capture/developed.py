@@ -46,7 +46,7 @@ class Film:
     views: tuple[str, ...] = ()  # folders of the photographs cut from each such sphere
     times: tuple[float, ...]  # of each, seconds
     segments: tuple[int, ...]  # of each: 0, and one more after every cut
-    num_blurred: int  # frames that are blurred against those around them
+    num_blurred: int  # of the frames looked at, against those around them
     num_blurred_used: int
     num_thinned: int  # taken at first, but more than was asked for
     most_new: float  # 0..1: the largest share of the picture new from one to the next

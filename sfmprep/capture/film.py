@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,7 @@ class Frame:
 
     number: int  # of the frames that could be decoded, from 0
     seconds: float  # from the start of the film, always more than the one before
-    pixels: NDArray[np.uint8]  # [H, W, 3] BGR, upright
+    pixels: NDArray[np.uint8]  # [H, W, 3] BGR, upright; [0, 0, 3] if passed over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,19 @@ def read_header(path: Path) -> FilmHeader:
     return FilmHeader(num_frames=int(count), seconds=count / rate if rate > 0 else 0)
 
 
-def read_frames(path: Path) -> Generator[Frame]:
+def read_frames(
+    path: Path, passes_over: Callable[[int], bool] = lambda number: False
+) -> Generator[Frame]:
     """Decodes all frames in order, one ahead of the consumer and no more.
 
     The times are those of the film, whatever its frame rate does. A film that breaks
     off yields the frames before that.
+
+    Args:
+        path: The film.
+        passes_over: Whether nobody needs the picture of a frame, by its number: half of
+            the time that a frame takes is spent on its colours. It is asked before the
+            frame before that one is yielded.
 
     Raises:
         ImageError: as `read_header`, or not one frame can be decoded.
@@ -76,20 +84,23 @@ def read_frames(path: Path) -> Generator[Frame]:
     rate = capture.get(cv2.CAP_PROP_FPS)
     step = 1 / (rate if 0 < rate < 1000 else _FALLBACK_RATE)
 
-    def read_one() -> tuple[NDArray[np.uint8] | None, float]:
-        is_there, pixels = capture.read()
+    def read_one(is_passed: bool) -> tuple[NDArray[np.uint8] | None, float]:
+        is_there = capture.grab()
         seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        pixels = np.empty((0, 0, 3), np.uint8)
+        if is_there and not is_passed:
+            is_there, pixels = capture.retrieve()
         return (np.asarray(pixels, np.uint8) if is_there else None), seconds
 
     number, last = 0, -step
     try:
         with thread_pool(1, "sfmprep-film") as pool:
-            task = pool.submit(read_one)
+            task = pool.submit(read_one, passes_over(0))
             while True:
                 pixels, seconds = task.result()
                 if pixels is None:
                     break
-                task = pool.submit(read_one)
+                task = pool.submit(read_one, passes_over(number + 1))
                 if not math.isfinite(seconds) or seconds <= last:
                     seconds = last + step  # of films that have no times, or wrong ones
                 yield Frame(number, seconds, pixels)

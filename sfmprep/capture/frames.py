@@ -82,7 +82,7 @@ def take_frames(
         with thread_pool(1, "sfmprep-frames") as pool:
             waiting: deque[Future[None]] = deque()
             frames = progress(
-                read_frames(path),
+                read_frames(path, chooser.passes_over),
                 desc=f"frames of {name}",
                 total=header.num_frames or None,
             )

@@ -23,6 +23,8 @@ _MAX_RATE = 31.0  # frames a second that are looked at
 _LONGER_SIDE = 960  # at which sharpness is measured
 _WINDOW = 0.6  # of the step: from here on frames are candidates
 _MOST = 1.8  # of the step: so long a sharp one is waited for
+_PASSED, _MOST_PASSED = 0.125, 4  # of the step, and frames, from a look to the next
+_BEFORE = 8  # looks, in all of which little moved before a frame is passed over
 _FADED = 0.6  # share of the followed points that are lost, which counts as a step
 _BLURRED = 0.6  # of the sharpness that is usual around it
 _AROUND = 15  # frames before and after
@@ -110,10 +112,11 @@ class _Candidate(NamedTuple):
 class Chooser:
     """Chooses among the frames of a film as they come.
 
-    No more than the best frame so far is kept in memory, and a few small ones.
+    No more than the best frame so far is kept in memory, and a few small ones. Where
+    little moves, and no frame can be taken yet, not every frame is looked at.
 
     Attributes:
-        looks: What was measured of each frame, in order.
+        looks: What was measured of each frame that was looked at, in order.
         spared: Numbers of blurred frames that were taken, before a later frame showed
             again what the sharp ones before them do: nothing needs them.
 
@@ -133,11 +136,25 @@ class Chooser:
         self._sharp: deque[tuple[int, Grey]] = deque(maxlen=_BACK)  # places
         self._taken: list[int] = []  # places from the first of these on
         self.spared: set[int] = set()
+        self._reached = 0.0  # of a step
+        self._rates: deque[float] = deque(maxlen=_BEFORE)
+        self._next, self._pace = 0, 1  # which frame is looked at, and then how many on
+
+    def passes_over(self, number: int) -> bool:
+        """Whether a frame will not be looked at, so that it needs no pixels.
+
+        Args:
+            number: Of the frame after the one that is pushed next, or earlier.
+        """
+        return number < self._next or (number > self._next and self._pace > 1)
 
     def push(self, frame: Frame) -> Iterator[Keyframe]:
         """Looks at the next frame; yields those before it that are taken."""
+        if frame.number < self._next:
+            return
         if self.looks and frame.seconds - self.looks[-1].seconds < 1 / _MAX_RATE:
             return
+        gap = frame.number - self.looks[-1].number if self.looks else 1
         grey = _reduced(frame.pixels)
         motion = self._tracker.push(grey)
         if motion.is_cut:
@@ -151,17 +168,23 @@ class Chooser:
             seconds=frame.seconds,
             sharpness=sharpness(grey),
             segment=self._segment,
-            speed=self._tracker.speed(),
+            speed=self._tracker.speed() / gap,
         )
         self.looks.append(look)
+        if motion.is_lost or motion.is_cut:
+            self._rates.clear()
         if motion.is_lost:
+            self._plan(look, 1)
             return
-        progress = self._progress()
+        before, progress = self._reached, self._progress()
         if self._best is not None and self._is_due(progress):
             yield self._take()
             progress = self._progress()
         if progress >= (_WINDOW if self._has_one else 0.0):
             self._consider(frame)
+        self._reached = progress
+        self._rates.append(max((progress - before) / gap, look.speed / self._step))
+        self._plan(look, self._room(progress))
 
     def finish(self) -> Iterator[Keyframe]:
         """Yields what is left at the end of the film."""
@@ -169,6 +192,19 @@ class Chooser:
             yield self._take()
 
     # ------------------------------------------------------------------- internals
+    def _room(self, progress: float) -> int:
+        """How many frames on is the next that has to be looked at; 1 or less: all."""
+        if not self._has_one or len(self._rates) < _BEFORE:
+            return 1
+        return int(min(_PASSED, _WINDOW - progress) / max(*self._rates, 1e-6))
+
+    def _plan(self, look: Look, room: int) -> None:
+        """Says which frame is looked at next."""
+        # what was passed over ahead has no pixels any more
+        least = 2 if self._pace > 1 else 1
+        self._pace = min(max(room, 1), _MOST_PASSED)
+        self._next = look.number + max(self._pace, least)
+
     def _progress(self) -> float:
         """How much of a step the last frame is from the one that was taken; 1: due."""
         faded = self._tracker.faded() / _FADED

@@ -55,6 +55,7 @@ from sfmprep.config.pairs import (
     RetrievalConfig,
     RetrieverConfig,
     SequentialConfig,
+    SpatialConfig,
 )
 from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.recipe import EngineConfig, Frontend, Recipe, Rung
@@ -120,6 +121,7 @@ __all__ = [
     "SecondRoundConfig",
     "SequentialConfig",
     "SiftConfig",
+    "SpatialConfig",
     "StrongerConfig",
     "SuperGlueConfig",
     "SuperPointConfig",

@@ -26,6 +26,14 @@ class SequentialConfig(Config):
     """Also with those 2, 4, 8, ... images later, up to 2 to the power of `window`."""
 
 
+class SpatialConfig(Config):
+    """Photographs that were taken near each other, by their GPS positions."""
+
+    type: Literal["spatial"] = "spatial"
+    num_neighbours: PositiveInt = 10
+    """Each image is paired with so many of the nearest ones."""
+
+
 class EigenPlacesConfig(ModelConfig):
     """EigenPlaces (Berton et al., ICCV 2023), MIT."""
 
@@ -85,7 +93,7 @@ class PairsFileConfig(Config):
 
 
 class AutoPairsConfig(Config):
-    """Exhaustive for small captures; else retrieval, and in films neighbours too."""
+    """Exhaustive for small captures; else retrieval, and neighbours by film and GPS."""
 
     type: Literal["auto"] = "auto"
     exhaustive_up_to: NonNegativeInt = 60
@@ -94,6 +102,8 @@ class AutoPairsConfig(Config):
     """How pairs are found above that."""
     sequential: SequentialConfig = SequentialConfig()
     """How frames of one film are paired beside that, never across a cut."""
+    spatial: SpatialConfig | None = SpatialConfig()
+    """How photographs with GPS are paired beside that; null: their GPS is no matter."""
 
 
 PairsConfig = Annotated[
@@ -101,6 +111,7 @@ PairsConfig = Annotated[
     | ExhaustiveConfig
     | SequentialConfig
     | RetrievalConfig
+    | SpatialConfig
     | PairsFileConfig,
     Field(discriminator="type"),
 ]

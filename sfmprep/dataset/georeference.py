@@ -24,6 +24,7 @@ _MAX_SIGMAS = 3.0  # between up by GPS and up without; beyond it GPS is believed
 _MAX_SCALE_ERROR = 0.3  # relative standard deviation; above it GPS tells no scale
 _GOOD_SCALE_ERROR = 0.05
 _GOOD_POSITIONS = 6  # fewer leave too little over to tell how well they fit
+_TIMES_BETTER = 3.0  # the map of exchanged coordinates is mirrored, and stretched
 _ONE_SPOT_M = 1e-6  # what is left of the earth's radius in float64, and no GPS tells
 
 
@@ -37,11 +38,12 @@ class Georeference:
     scale: str
     scale_error: float  # relative standard deviation
     num_positions: int  # that agree with each other
+    is_exchanged: bool  # latitudes and longitudes fit in each other's places
 
     @property
     def is_good(self) -> bool:
         """Whether it can be used where nobody asked for it."""
-        enough = self.num_positions >= _GOOD_POSITIONS
+        enough = self.num_positions >= _GOOD_POSITIONS and not self.is_exchanged
         return enough and self.scale_error <= _GOOD_SCALE_ERROR
 
 
@@ -97,13 +99,19 @@ def georeference(
     used = with_height if has_height else located
     centres = np.array([centre for centre, _, _ in used])
     earth = np.array([(lat, lon, alt or 0.0) for _, (lat, lon, alt), _ in used])
-    origin = _middle(earth)
-    enu = np.asarray(pycolmap.GPSTransform().ellipsoid_to_enu(earth, *origin))
+    origin, enu = _local(earth)
     accuracies = [a for _, _, a in used if a is not None]
     recorded_m = float(np.median(accuracies)) if 2 * len(accuracies) >= len(used) else 0
 
     alignment, up = _best_alignment(
         centres, enu, upright, recorded_m, has_height=has_height
+    )
+    is_exchanged = bool((np.abs(earth[:, 1]) <= 90).all()) and _fits_better(
+        _best_alignment(
+            *(centres, _local(earth[:, [1, 0, 2]])[1], upright, recorded_m),
+            has_height=has_height,
+        )[0],
+        alignment,
     )
     near = enu[alignment.near]
     spread_m = _spread_m(near)
@@ -126,6 +134,7 @@ def georeference(
         ),
         scale_error=scale_error,
         num_positions=int(alignment.near.sum()),
+        is_exchanged=is_exchanged,
     )
 
 
@@ -143,6 +152,12 @@ def transform_points(sim: pycolmap.Sim3d, points: Float64) -> Float64:
     matrix = sim.matrix()
     transformed: Float64 = points @ matrix[:, :3].T + matrix[:, 3]
     return transformed
+
+
+def _local(earth: Float64) -> tuple[tuple[float, float, float], Float64]:
+    """The middle of positions [N, 3], and each east, north and up of it in metres."""
+    origin = _middle(earth)
+    return origin, np.asarray(pycolmap.GPSTransform().ellipsoid_to_enu(earth, *origin))
 
 
 def _middle(earth: Float64) -> tuple[float, float, float]:
@@ -185,6 +200,15 @@ def _best_alignment(
             " export.world.georeference=false"
         )
     return kept, upright.how
+
+
+def _fits_better(other: _Alignment, alignment: _Alignment) -> bool:
+    """Whether one leaves so much less on the map that noise does not explain it."""
+    left, usual = (
+        float(np.median(np.linalg.norm(each.residuals[:, :2], axis=1)))
+        for each in (other, alignment)
+    )
+    return _TIMES_BETTER * left < usual
 
 
 def _align(

@@ -27,6 +27,10 @@ from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
 
+_EXCHANGED = (
+    "the GPS positions fit the poses only with latitude and longitude exchanged"
+)
+
 _POINTS_SHARE = 0.1  # how much the points' median counts beside the optical axes
 
 
@@ -134,6 +138,11 @@ def _georeference(
     """
     if config.georeference is True:
         found = georeference(model, images, upright)
+        if found.is_exchanged:
+            raise ReconstructionError(
+                f"{_EXCHANGED}. Write them anew, or turn georeferencing off:"
+                " export.world.georeference=false"
+            )
         if not found.is_good:
             logger.warning(
                 "GPS tells the scale only to %.0f %%, by %d positions",
@@ -148,6 +157,9 @@ def _georeference(
         found = georeference(model, images, upright)
     except ReconstructionError:
         return "it tells no scale"
+    if found.is_exchanged:
+        logger.warning("%s, so GPS is not used", _EXCHANGED)
+        return _EXCHANGED
     if found.is_good:
         return found
     return (

@@ -45,7 +45,8 @@ def explain(
         view: Row of the view whose pixels these are.
         rays: [N, 3] unit, world axes, of its pixels.
         others: What other views see.
-        min_views: Of these that have to be valid for a pixel to be judged.
+        min_views: Of these that have to be valid for a pixel to be judged; fewer only
+            tell that a pixel is as far off as can be.
     """
     centre = views.centres[view]
     num_valid = np.sum([seen.is_valid for seen in others], axis=0, dtype=np.int64)
@@ -67,7 +68,9 @@ def explain(
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         misfit = np.where(np.isfinite(best), best / num_valid, 1)
-    misfit[num_valid < min_views] = np.nan
+    # few views fit some point or other, but where even they fit none, none is there
+    few = num_valid < min_views
+    misfit[few & ((misfit < 1) | (num_valid == 0))] = np.nan
     return Explained(
         misfit=misfit.astype(np.float32), distance=distance.astype(np.float32)
     )

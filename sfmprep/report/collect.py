@@ -33,6 +33,7 @@ from sfmprep.mapping.view_graph import (
     thin_cuts,
 )
 from sfmprep.mapping.wrong_pairs import WrongPair
+from sfmprep.report.bursts import of_bursts
 from sfmprep.report.findings import below_floors, list_findings, min_side_of_split
 from sfmprep.report.focal_lengths import doubtful_focal_lengths
 from sfmprep.report.given_poses import given_poses, of_given_poses
@@ -163,6 +164,7 @@ def collect_report(
     )
     given = given_poses(pose_changes) if pose_changes else None
     findings += of_given_poses(given)
+    findings += of_bursts(arrays)
     # poses that cannot be trusted contradict nothing
     trusted = () if any(f.blocks_training for f in findings) else models
     findings += doubtful_focal_lengths(images, recipe.database, database, trusted)

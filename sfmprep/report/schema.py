@@ -58,7 +58,7 @@ class FilmReport(Record):
     num_frames: int
     """Frames that could be decoded."""
     num_blurred: int
-    """Frames that are blurred against those around them."""
+    """Frames, of those that were looked at, that are blurred against those around."""
     num_blurred_used: int
     """How many of these are used all the same."""
     num_cuts: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -388,9 +388,9 @@ def test_few_frames_are_in_memory_at_a_time(
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def watched(film: Path) -> Iterator[Frame]:
+    def watched(film: Path, passes_over: Callable[[int], bool]) -> Iterator[Frame]:
         nonlocal most
-        for frame in read_frames(film):
+        for frame in read_frames(film, passes_over):
             alive.append(weakref.ref(frame.pixels))
             gc.collect()
             most = max(most, sum(ref() is not None for ref in alive))
@@ -402,6 +402,46 @@ def test_few_frames_are_in_memory_at_a_time(
     )
     assert len(film.frames) > 5
     assert most <= 8
+
+
+def test_frames_that_cannot_be_taken_get_no_pixels_where_little_moves(
+    tmp_path: Path,
+) -> None:
+    pictures = [WALK.at(0.25 * k) for k in range(240)] + [WALK.at(60)] * 40
+    path = write_film(tmp_path / "walk.mp4", pictures)
+    chooser, looked = Chooser(0.9, FLOW), list[int]()
+
+    def noted() -> Iterator[Frame]:
+        for frame in read_frames(path, chooser.passes_over):
+            if frame.pixels.size:
+                looked.append(frame.number)
+            yield frame
+
+    found = list(choose(noted(), chooser))
+    assert len(looked) < 0.8 * len(pictures)
+    assert max(np.diff(looked)) == 4
+    steps = np.diff(numbers(found))
+    assert (steps > 20).all() and (steps < 70).all()  # a step is some 50
+    # all pixels change nothing
+    every = Chooser(0.9, FLOW)
+    again = list(choose(read_frames(path), every))
+    assert numbers(again) == numbers(found)
+    assert [look.number for look in every.looks] == [
+        look.number for look in chooser.looks
+    ]
+    film = take_frames(
+        *(path, "w", tmp_path, "w"), flow=FLOW, max_overlap=0.9, most=None
+    )
+    assert film.num_frames == len(pictures)
+
+
+@pytest.mark.parametrize("repeated", [1, 4])
+def test_no_frame_is_passed_over_where_much_moves(repeated: int) -> None:
+    """Nor where each frame is there again and again, as in a slow film made fast."""
+    pictures = [WALK.at(2 * repeated * (k // repeated)) for k in range(40)]
+    chooser = Chooser(0.9, FLOW)
+    list(choose(as_frames(pictures), chooser))
+    assert [look.number for look in chooser.looks] == list(range(40))
 
 
 def test_film_that_breaks_off_is_used_until_then(tmp_path: Path) -> None:

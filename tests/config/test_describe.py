@@ -27,7 +27,8 @@ def test_every_leaf_of_a_recipe_is_described() -> None:
     recipe: Recipe = load_recipe("textureless")
     known = {setting.key for setting in settings()}
     keys = leaves(recipe.model_dump(mode="json", exclude={"otherwise"}))
-    of_one_value = {"pairs.retrieval.type", "pairs.sequential.type"}
+    ways = "retrieval", "sequential", "spatial"
+    of_one_value = {f"pairs.{way}.type" for way in ways}
     assert keys - {"name", "description"} - of_one_value <= known
     assert all(setting.text and setting.allowed for setting in settings())
 
@@ -49,8 +50,8 @@ def test_setting_that_is_a_choice() -> None:
         "  default: auto",
     ]
     assert describe("pairs.type").splitlines()[1] == (
-        "  auto: Exhaustive for small captures; else retrieval, and in films neighbours"
-        " too."
+        "  auto: Exhaustive for small captures; else retrieval, and neighbours by film"
+        " and GPS."
     )
 
 
@@ -123,8 +124,8 @@ def test_pairs_that_are_neither_a_way_nor_a_file() -> None:
     with pytest.raises(ConfigError) as caught:
         Options(pairs="sequental").load("splat")
     assert str(caught.value) == (
-        "--pairs sequental: it is none of auto, exhaustive, sequential, retrieval, and"
-        " no such file is there. Did you mean 'sequential'?"
+        "--pairs sequental: it is none of auto, exhaustive, sequential, retrieval,"
+        " spatial, and no such file is there. Did you mean 'sequential'?"
     )
 
 

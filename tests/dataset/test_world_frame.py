@@ -729,6 +729,30 @@ def test_doubtful_gps_is_not_used_unasked(
     assert frame.scale.startswith(start + why)
 
 
+def test_exchanged_positions_turn_nothing_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    poses = block()
+    model, images = capture(poses)
+    moved, sfm_from_true = disguised(model)
+    images = with_infos(
+        located(images, poses, noise_m=0.3),
+        lambda k, info: replace(info, gps=(info.gps[1], info.gps[0], info.gps[2])),
+    )
+    frame = find_world(moved, images, WorldConfig())
+    said = "the GPS positions fit the poses only with latitude and longitude exchanged"
+    assert frame.origin is None
+    assert frame.scale == f"arbitrary, as reconstructed; GPS is not used: {said}"
+    assert f"{said}, so GPS is not used" in caplog.text
+    assert tilt_deg(frame, sfm_from_true) < 1
+    with pytest.raises(ReconstructionError) as caught:
+        find_world(moved, images, WorldConfig(georeference=True))
+    assert str(caught.value) == (
+        f"{said}. Write them anew, or turn georeferencing off:"
+        " export.world.georeference=false"
+    )
+
+
 def gps_error(images: ImageSet, poses: Sequence[Float64]) -> str:
     model, _ = capture(poses)
     with pytest.raises(ReconstructionError) as caught:

@@ -78,3 +78,12 @@ def test_pixels_that_too_few_views_know_are_not_judged() -> None:
     found = explain(views(), 0, towards(POINTS, 0), others, min_views=2)
     assert np.isnan(found.misfit).all()
     assert np.isnan(explain(views(), 0, POINTS, [], min_views=2).misfit).all()
+
+
+def test_one_view_alone_tells_what_no_still_point_can_be() -> None:
+    away = np.array([0.0, 0.3, 0.0])  # across all baselines: 20 pixels or more
+    moved, still = seen_at(POINTS + away, 1), seen_at(POINTS, 1)
+    found = explain(views(), 0, towards(POINTS, 0), [moved], min_views=2)
+    np.testing.assert_array_equal(found.misfit, 1)
+    found = explain(views(), 0, towards(POINTS, 0), [still], min_views=2)
+    assert np.isnan(found.misfit).all()

@@ -43,9 +43,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = frames_module.read_frames
 
-    def noted(path: Path):
+    def noted(path: Path, passes_over):
         names.append(path.name)
-        return read(path)
+        return read(path, passes_over)
 
     monkeypatch.setattr(frames_module, "read_frames", noted)
     return names

@@ -1,0 +1,92 @@
+"""Pairs by GPS, alone and beside those by likeness."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config.load import load_recipe
+from sfmprep.errors import ConfigError
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.pipelines import stages
+from sfmprep.pipelines.choose_pairs import make_pairs
+from sfmprep.pipelines.run import open_run
+from tests.support.textures import texture
+
+_STEP = 1e-4  # degrees of latitude, some 11 m
+LIKENESS = "type: auto, exhaustive_up_to: 0, retrieval: {num_neighbours: 1}"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Two pictures thrice each, which GPS places in pairs of one of each."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        pixels = texture(number % 2, (160, 120)) * (1 - 0.02 * number)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return placed(ImageSet.scan(folder), 5 * _STEP)
+
+
+def placed(images: ImageSet, step: float, accuracy_m: float | None = None) -> ImageSet:
+    """0 and 1 a tenth of a step apart, then 2 and 3, then 4 and 5."""
+    infos = {
+        name: replace(
+            images.infos[name],
+            gps=(48 + step * (number // 2 + 0.1 * (number % 2)), 11.0, None),
+            gps_accuracy_m=accuracy_m,
+        )
+        for number, name in enumerate(images.names)
+    }
+    return replace(images, infos=infos)
+
+
+def pairs_of(images: ImageSet, out: Path, pairs: str) -> Pairs:
+    recipe = load_recipe("sift", [f"pairs={{{pairs}}}", "features.max_keypoints=50"])
+    with open_run(images, out, recipe) as run:
+        features, _ = stages.extract(run)
+        with features:
+            return make_pairs(run, features)
+
+
+NEAR = {("0.png", "1.png"), ("2.png", "3.png"), ("4.png", "5.png")}
+
+
+def test_photographs_taken_near_each_other_are_paired(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    found = pairs_of(photos, tmp_path / "a", "type: spatial, num_neighbours: 1")
+    assert set(found) == NEAR
+    auto = f"{LIKENESS}, spatial: {{num_neighbours: 1}}"
+    both = set(pairs_of(photos, tmp_path / "b", auto))
+    alone = set(pairs_of(photos, tmp_path / "c", f"{LIKENESS}, spatial: null"))
+    assert both == NEAR | alone
+    assert not NEAR & alone
+
+
+def test_where_gps_tells_nothing_likeness_decides_alone(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    alone = pairs_of(photos, tmp_path / "a", f"{LIKENESS}, spatial: null")
+    for name, images in {
+        "close": placed(photos, 0.5 * _STEP),
+        "vague": placed(photos, 5 * _STEP, accuracy_m=40.0),
+    }.items():
+        assert pairs_of(images, tmp_path / name, LIKENESS) == alone
+
+
+def test_photographs_without_gps_have_no_such_pairs(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    bare = {name: replace(info, gps=None) for name, info in photos.infos.items()}
+    bare["0.png"] = photos.infos["0.png"]
+    with pytest.raises(ConfigError) as caught:
+        pairs_of(replace(photos, infos=bare), tmp_path / "out", "type: spatial")
+    assert str(caught.value) == (
+        "pairs.type: spatial needs GPS positions, but 1 of 6 photographs have one."
+        " Choose by likeness: --set pairs.type=retrieval"
+    )
