@@ -184,11 +184,10 @@ class _Told:
         self._pool, self._pairs = pool, pairs
         self._rest = key, cameras, trusted
         self._seed = seed
-        self._times = 0
+        self._steps_left = _COUNTED * len(pairs)
 
     def __call__(self, pixels: Float64, trials: tuple[int, int]) -> Steps[Float64]:
         """Sums over pairs; a step a pair, the first `_COUNTED` times."""
-        self._times += 1
         tried, where = np.unique(pixels, return_inverse=True)
         jobs = [
             self._pool.submit(_costs, pair, *self._rest, tried, self._seed, trials)
@@ -197,14 +196,15 @@ class _Told:
         total = np.zeros(len(tried))
         for job in jobs:
             total += job.result()
-            if self._times <= _COUNTED:
+            if self._steps_left:
+                self._steps_left -= 1
                 yield
         return total[where]
 
     def pass_over(self) -> Steps[None]:
-        """The steps of a time that need not be asked."""
-        self._times += 1
-        for _ in self._pairs:
+        """The steps that need not be gone."""
+        while self._steps_left:
+            self._steps_left -= 1
             yield
 
 
