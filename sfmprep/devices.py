@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from sfmprep.errors import ConfigError
@@ -37,6 +38,20 @@ def pick_device(device: str) -> str:
                 " doctor`."
             ) from error
     return device
+
+
+@cache
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU has instructions for products of bfloat16, as Linux tells it.
+
+    Elsewhere, and where it cannot be read, False.
+    """
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() == "flags":
+                return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
+    return False
 
 
 def num_cores() -> int:

@@ -84,3 +84,21 @@ def test_the_program_heeds_a_quota_below_its_cores(
     monkeypatch.setattr(devices, "_quota", lambda root: 2.0)
     options.heed_quota()
     assert chosen == [2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "does"),
+    [("fpu avx512f avx512_bf16", True), ("amx_bf16", True), ("avx512f bf16x", False)],
+)
+def test_a_cpu_multiplies_bfloat16_if_a_flag_says_so(
+    tmp_path: Path, flags: str, does: bool
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: {flags}\n")
+    assert devices.multiplies_bfloat16(path) is does
+
+
+def test_a_cpu_of_which_nothing_is_told_does_not_multiply_bfloat16(
+    tmp_path: Path,
+) -> None:
+    assert not devices.multiplies_bfloat16(tmp_path / "missing")

@@ -184,11 +184,10 @@ class _Told:
         self._pool, self._pairs = pool, pairs
         self._rest = key, cameras, trusted
         self._seed = seed
-        self._times = 0
+        self._steps_left = _COUNTED * len(pairs)
 
     def __call__(self, pixels: Float64, trials: tuple[int, int]) -> Steps[Float64]:
         """Sums over pairs; a step a pair, the first `_COUNTED` times."""
-        self._times += 1
         tried, where = np.unique(pixels, return_inverse=True)
         jobs = [
             self._pool.submit(_costs, pair, *self._rest, tried, self._seed, trials)
@@ -197,9 +196,16 @@ class _Told:
         total = np.zeros(len(tried))
         for job in jobs:
             total += job.result()
-            if self._times <= _COUNTED:
+            if self._steps_left:
+                self._steps_left -= 1
                 yield
         return total[where]
+
+    def pass_over(self) -> Steps[None]:
+        """The steps that need not be gone."""
+        while self._steps_left:
+            self._steps_left -= 1
+            yield
 
 
 def _search(
@@ -216,6 +222,9 @@ def _search(
         while len(more := _beyond(pixels[1:], costs[1:], grid[0], grid[-1])):
             pixels = np.append(pixels, more)
             costs = np.append(costs, (yield from tell(more, _FEW_TRIALS)))
+        if camera.has_prior_focal_length and _is_upheld(pixels, costs):
+            yield from tell.pass_over()
+            return FocalLength(pixels=told, is_known=True)
         pixels, costs = yield from _finer(pixels, costs, tell, _FEW_TRIALS)
         found = _judge(camera, pixels, costs)
         _, sides = _minimum(pixels, costs)
@@ -225,6 +234,15 @@ def _search(
     costs = yield from tell(pixels, _TRIALS)
     pixels, costs = yield from _finer(pixels, costs, tell, _TRIALS)
     return _judge(camera, pixels, costs)
+
+
+def _is_upheld(pixels: Float64, costs: Float64) -> bool:
+    """Whether what was told, the first, is also the best of a grid, and by far.
+
+    On a finer one the best is then less than `APART` off, and what was told stays.
+    """
+    is_best = pixels[1:][costs[1:].argmin()] == pixels[0]
+    return bool(is_best and _minimum(pixels, costs)[1] > _WORSE)
 
 
 def _beyond(pixels: Float64, costs: Float64, least: float, most: float) -> Float64:

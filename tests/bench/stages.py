@@ -1,12 +1,14 @@
 """Where the time from photographs to poses goes, stage by stage, against its bound.
 
     python -m tests.bench.stages                     (or: make bench-stages)
-    python -m tests.bench.stages --scenes chair21 fox --every 1 3
+    python -m tests.bench.stages --scenes chair21 fox --every 1 3 --pairs 0
 
 Needs the scenes and weights of `../shared`. Each run is from nothing and in a process
 of its own, whose CPU seconds count those of its children. The bound is that of the
 networks' and the nearest neighbours' products and convolutions, at the rate of a large
-matrix product on as many cores; what has no such bound has a dash.
+matrix product on as many cores; what has no such bound has a dash. Then what makes
+networks and matchers faster, and what it costs (see `faster.py`): `--pairs 0` for none.
+The defaults take some seven minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 from tests.bench.measure import matmul_flops, metadata
 from tests.bench.scoreboard.scenes import SCENES, prepare
 from tests.bench.scoreboard.tools import TOOLS, Tool
+from tests.bench.shared import use_shared_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 _PAGE = ROOT / "examples" / "speed.md"
@@ -158,10 +161,22 @@ known of the stages of COLMAP. A process that is begun ahead counts in the stage
 ends in. The bound of a stage is what its products and convolutions take at the rate of
 a large matrix product on all cores; stages without them have a dash."""
 _COLUMNS = ("scene", "tool", "stage", "s", "CPU s", "cores busy", "bound s", "times it")
+_FASTER = """\
+On one core, one photograph or pair at a time; the ratio is that of CPU seconds in this
+run to those of the first line of its kind. Photographs of 640 pixels, 2048 keypoints
+(the compact matcher takes 1024), wide pairs of fountain-P11 and Herz-Jesus-P8 with
+known cameras; features are matched by nearest neighbours, matchers get the compact
+features. Found are keypoints, or matches."""
+_FASTER_COLUMNS = ("what", "how", "CPU s", "ratio", "found", "AUC@5/10/20")
 
 
-def page(rows: Sequence[Row], about: Mapping[str, Any], rate: float) -> str:
-    """The page of examples/: one line a stage, and one a run."""
+def page(
+    rows: Sequence[Row],
+    about: Mapping[str, Any],
+    rate: float,
+    faster: Sequence[Row] = (),
+) -> str:
+    """The page of examples/: a line a stage, and one a run; what makes them faster."""
     lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
     for row in rows:
         for stage, seconds in row["steps"].items():
@@ -181,7 +196,17 @@ def page(rows: Sequence[Row], about: Mapping[str, Any], rate: float) -> str:
         f"{_WORDS} Here\nthat is {rate / 1e9:.0f} GFLOP/s.",
         "\n".join(lines),
     ]
+    if faster:
+        table = [_line(_FASTER_COLUMNS), _line(["---"] * len(_FASTER_COLUMNS))]
+        parts += ["## What would be faster", _FASTER]
+        parts.append("\n".join([*table, *map(_faster_line, faster)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _faster_line(row: Row) -> str:
+    auc = "/".join(f"{share:.1f}" for share in row["auc"])
+    cells = [f"{row['seconds']:.3f}", f"{row['ratio']:.2f}", f"{row['found']:.0f}", auc]
+    return _line([row["what"], row["how"], *cells])
 
 
 def _stage_line(row: Row, stage: str, seconds: float, rate: float) -> str:
@@ -215,8 +240,10 @@ def main() -> None:
     parser.add_argument(
         "--scenes", nargs="*", choices=names, default=["chair21", "fox"]
     )
-    parser.add_argument("--every", nargs="*", type=int, choices=(1, 3), default=[1, 3])
+    parser.add_argument("--every", nargs="*", type=int, choices=(1, 3), default=[1])
     parser.add_argument("--tools", nargs="*", choices=_TOOLS, default=_TOOLS)
+    parser.add_argument("--pairs", type=int, default=8, help="of a scene; 0: none")
+    parser.add_argument("--page", type=Path, default=_PAGE)
     parser.add_argument("--play", nargs=2, type=Path, metavar=("IMAGES", "OUT"))
     options = parser.parse_args()
     if options.play:
@@ -236,7 +263,16 @@ def main() -> None:
                 row = measure(tool, ready.images, scratch)
                 rows.append({"scene": title, "tool": tool.name, **row})
                 print(title, tool.name, json.dumps(row), flush=True)
-                _PAGE.write_text(page(rows, about, rate), "utf-8")
+                options.page.write_text(page(rows, about, rate), "utf-8")
+    if options.pairs:
+        from tests.bench.faster import measure as measure_faster
+
+        use_shared_weights()
+        faster: list[Row] = []
+        for found in measure_faster(options.pairs):
+            faster.append(found)
+            print(json.dumps(found), flush=True)
+            options.page.write_text(page(rows, about, rate, faster), "utf-8")
 
 
 def _float32() -> Any:

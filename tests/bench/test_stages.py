@@ -54,3 +54,14 @@ def test_the_page_holds_each_stage_against_its_bound() -> None:
         "| fox | COLMAP SIFT | map | 9.00 | – | – | – | – |",
         "| fox | COLMAP SIFT | **together** | 9.00 | – | – | – | – |",
     ]
+
+
+def test_the_page_says_what_would_be_faster() -> None:
+    row = {"what": "compact matcher", "how": "int8", "seconds": 0.1234, "ratio": 0.5}
+    faster = [{**row, "found": 378.5, "auc": [89.64, 94.8, 97.4]}]
+    text = page([], ABOUT, rate=1e11, faster=faster)
+    assert (
+        text.splitlines()[-1]
+        == "| compact matcher | int8 | 0.123 | 0.50 | 378 | 89.6/94.8/97.4 |"
+    )
+    assert "## What would be faster" not in page([], ABOUT, rate=1e11)

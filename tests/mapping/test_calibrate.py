@@ -222,6 +222,23 @@ def test_search_goes_downhill_from_what_is_expected(
     assert all(each.is_known for each in found.values())
 
 
+def test_prior_that_is_best_by_far_is_asked_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: set[float] = set()
+
+    def costs(_: object, __: int, *rest: object) -> Float64:
+        pixels = np.asarray(rest[2])
+        asked.update(pixels)
+        return 0.2 + np.abs(np.log(pixels / 700)) ** 2
+
+    monkeypatch.setattr(focal_length, "_costs", costs)
+    cameras, pairs = two_cameras((True, True), (720, 720))
+    found = find_focal_lengths(cameras, pairs[:1])
+    assert len(asked) == 5
+    assert all(each.is_known and each.pixels == 720 for each in found.values())
+
+
 def test_where_the_expected_is_no_minimum_all_of_the_grid_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

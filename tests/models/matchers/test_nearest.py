@@ -29,7 +29,7 @@ def unit_rows(seed: int, num: int, dim: int) -> np.ndarray:
 
 
 def match(first: np.ndarray, second: np.ndarray, **config) -> Matches:
-    matcher = Nearest(NearestConfig(**config))
+    matcher = Nearest(NearestConfig(**config), precision="float32")
     return matcher.match([(features(first), features(second))])[0]
 
 
@@ -74,11 +74,33 @@ def test_blocks_and_batches_do_not_change_the_matches(budget):
     arrays = [
         (unit_rows(k, m, 8), unit_rows(k + 50, n, 8)) for k, (m, n) in enumerate(sizes)
     ]
-    matcher = Nearest(NearestConfig(ratio=0.95))
+    matcher = Nearest(NearestConfig(ratio=0.95), precision="float32")
     matcher._budget = budget
     found = matcher.match([(features(a), features(b)) for a, b in arrays])
     for matches, (a, b) in zip(found, arrays, strict=True):
         assert set(map(tuple, matches.index.tolist())) == reference(a, b, ratio=0.95)
+
+
+@pytest.mark.parametrize("budget", [1, 5000, 1 << 22])
+def test_a_search_in_bfloat16_differs_at_the_edge_of_the_ratio_test_alone(budget):
+    arrays = []
+    for seed, num in enumerate([(300, 150), (1, 1), (70, 1), (90, 200), (300, 151)]):
+        first, second = unit_rows(seed, num[0], 32), unit_rows(seed + 50, num[1], 32)
+        planted = min(num) // 2  # nearer and nearer to the edge
+        noise = np.linspace(0, 0.4, planted)[:, None] * unit_rows(9, planted, 32)
+        second[:planted] = first[-planted or len(first) :] + noise
+        second /= np.linalg.norm(second, axis=1, keepdims=True)
+        arrays.append((first, second))
+    matcher = Nearest(NearestConfig(ratio=0.9))
+    matcher._rounds, matcher._budget = True, budget
+    found = matcher.match([(features(a), features(b)) for a, b in arrays])
+    assert sum(map(len, found)) > 100
+    for matches, (first, second) in zip(found, arrays, strict=True):
+        index = set(map(tuple, matches.index.tolist()))
+        assert reference(first, second, ratio=0.89) <= index
+        assert index <= reference(first, second, ratio=0.91)
+        cosines = (first[matches.index[:, 0]] * second[matches.index[:, 1]]).sum(1)
+        np.testing.assert_allclose(matches.scores, cosines.clip(0, 1), atol=1e-6)
 
 
 def test_the_best_two_of_rows_and_columns_are_found_across_groups_and_blocks():
