@@ -37,9 +37,9 @@ verified by the truth, where to verify them would take hours.
 Each stage runs in a process of its own. *CPU* is the seconds of all its threads and
 of all that it starts, of which {start_cpu:.0f} are imports; *peak* is VmHWM, the most
 memory that the process held, of which {start_mb:.0f} MB are imports; *with all it
-starts* is the proportional memory of the process and its children, looked at five
-times a second, so it may be below the peak; *disk* is by how much the folder grew.
-*Growth* is the exponent between the two largest sizes, imports taken off: 1 is
+starts* is the proportional memory of the process and its children, looked at up to
+five times a second, so it may be below the peak; *disk* is by how much the folder
+grew. *Growth* is the exponent between the two largest sizes, imports taken off: 1 is
 linear, 2 quadratic; a dash where there is too little to tell. *kB an image* is by how
 much the peak rises with each image, between the same two; *at 100,000* is what CPU
 time and peak would be by these two, on paper, where 4,000 or more were measured."""
