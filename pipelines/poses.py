@@ -15,6 +15,7 @@ import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.config import SecondRoundConfig
+from sfmprep.geometry.parallax import only_turns
 from sfmprep.mapping.database import remove_database
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.second_round import propose_pairs
@@ -158,6 +159,9 @@ def _second_pairs(
         per_image=config.per_image,
         max_pairs=config.max_pairs,
     )
+    if proposed and only_turns(models, {name for pair in proposed for name in pair}):
+        logger.info("second round: the camera only turned, and no pair can mend that")
+        proposed = []
     outside = [pair for pair in proposed if not largest.issuperset(pair)]
     lost = Pairs.of(pair for pair in outside if again.issuperset(pair))
     second = Pairs.of(proposed)

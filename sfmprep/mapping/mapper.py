@@ -18,6 +18,7 @@ from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.parallax import only_turns
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.calibrate import (
     calibrate_database,
@@ -105,7 +106,8 @@ def map_images(
         began = time.perf_counter()
         found = _first_models(run)
         has_lost = found and found[0].num_reg_images() < len(images)
-        if has_lost and cameras.refine != "none":
+        may_change = cameras.refine != "none"
+        if has_lost and may_change and not only_turns(found, images.names):
             told = _told_cameras(database, cameras)
             if set_contradicted(run.database, found[0], known=told):
                 restore_pairs(run.database, database)  # some may have been cut

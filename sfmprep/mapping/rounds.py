@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pycolmap
 
+from sfmprep.geometry.parallax import only_turns
 from sfmprep.mapping.agreement import (
     VerifiedMatches,
     count_fitting,
@@ -53,7 +54,8 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
     that verified pairs agree with best. Of another start only those images count, and
     stay, that are held (see `_held`); and it is dropped where it contradicts verified
     pairs that the best so far does not. The error of reprojection says nothing of all
-    that: a wrong model may have a small one.
+    that: a wrong model may have a small one. Where all of them are in models whose
+    cameras only turned, no start can find a depth, and none is made.
 
     Args:
         run: Database and thresholds.
@@ -73,6 +75,10 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
         return models
     tried = [_first_images(model) for model in models]
     best = _grown(run, models, cache)
+    reached_names = {cache.images[key].name for key in _reached(best, matches)}
+    if only_turns(best, reached_names):
+        logger.info("the camera only turned: no other start can find a depth")
+        return best
     for name, start in _starts(run, best, matches, tried):
         missing, reached = _missing(best, matches), _reached(best, matches)
         if len(missing) <= _MAX_SHARE_MISSING * len(reached):

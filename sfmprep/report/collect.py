@@ -18,6 +18,7 @@ from sfmprep import __version__
 from sfmprep.capture.batches import reduction_scales
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
+from sfmprep.geometry.parallax import parallax_deg
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
@@ -38,7 +39,6 @@ from sfmprep.report.findings import below_floors, list_findings, min_side_of_spl
 from sfmprep.report.focal_lengths import doubtful_focal_lengths
 from sfmprep.report.given_poses import given_poses, of_given_poses
 from sfmprep.report.measure import ModelMeasure, measure_model
-from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
     Capture,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from sfmprep.capture.developed import Film
+from sfmprep.geometry.parallax import MIN_PARALLAX_DEG
 from sfmprep.report.schema import (
     CameraReport,
     Consistency,
@@ -31,7 +32,6 @@ _FEW_POINTS = 50
 _MIN_IMAGES = (5, 20)
 _MIN_MODEL_POINTS = (500, 1000)
 _MIN_ANGLE_DEG = (2.0, 4.0)  # COLMAP drops points below 1.5
-_MIN_PARALLAX_DEG = 0.5  # a turn by hand gives 0.2, a step to the side 1.5 to 10
 _BAD_COVERAGE = 0.15
 _BLURRED_SHARE = 0.25  # of the median number of keypoints
 _LARGE_ERROR_PX = 1.5  # of what the features saw, as all errors here
@@ -178,7 +178,7 @@ def _of_parallax(result: Result, graph: ViewGraph | None) -> Iterator[Finding]:
     angle, parallax = result.median_angle_deg, result.median_parallax_deg
     advice = "Walk sideways between photographs; do not turn on the spot."
     unsure = "where the camera only turned, poses and points cannot be trusted."
-    if parallax is not None and parallax < _MIN_PARALLAX_DEG:
+    if parallax is not None and parallax < MIN_PARALLAX_DEG:
         yield Finding(
             code="little_parallax",
             text="A camera that turns on the spot would see half of this capture to"

@@ -155,7 +155,9 @@ class Bench:
             timed(lambda: self._reference.extract(batch))[1] for _ in range(3)
         )
 
-    def error_deg(self, pair: WidePair, xy0: Float32, xy1: Float32) -> float:
+    def error_deg(
+        self, pair: WidePair, xy0: Float32, xy1: Float32, *, seed: int = 0
+    ) -> float:
         """The larger error of rotation and direction; 180 for none found."""
         rows = np.repeat(np.arange(len(xy0), dtype=np.int32)[:, None], 2, axis=1)
         views = two_views(
@@ -165,7 +167,9 @@ class Bench:
             [self.poses[pair.scene][name] for name in pair.names],
             MAX_SIZE,
         )
-        pose = colmap(views, 0, px=_MAX_ERROR_PX, known=True) if len(xy0) else None
+        pose = None
+        if len(xy0):
+            pose = colmap(views, seed, px=_MAX_ERROR_PX, known=True)
         if pose is None:
             return _FAILED_DEG
         turn, shift, _ = pose

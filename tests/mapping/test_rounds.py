@@ -335,6 +335,14 @@ def test_what_is_missing_is_sought_from_other_starts(
     assert not starts
     assert caplog.messages[-1].startswith("no other start: it takes some ")
     assert caplog.messages[-1].endswith(" s, and 0 s are left")
+    monkeypatch.setattr(rounds, "only_turns", lambda models, names: True)
+    with caplog.at_level(logging.INFO, "sfmprep.mapping.rounds"):
+        turned = map_images(path, images_of(path), tmp_path / "t", MappingConfig())
+    assert [model.num_reg_images() for model in turned] == [4, 4]
+    assert not starts
+    assert (
+        caplog.messages[-1] == "the camera only turned: no other start can find a depth"
+    )
 
 
 def test_model_that_contradicts_pairs_is_not_better(tmp_path: Path) -> None:

@@ -10,13 +10,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pycolmap
 import pytest
 
 from sfmprep.cli.commands import run as run_command
-from sfmprep.geometry.views import ModelArrays
 from sfmprep.report.findings import list_findings
-from sfmprep.report.parallax import parallax_deg
 from sfmprep.report.schema import Finding, Histogram, ImageReport, Residuals, Result
 from sfmprep.report.verdict import exit_code, judge, per_cent
 from tests.support.synthetic_run import synthesize
@@ -214,36 +211,6 @@ def test_exit_code_and_next_steps_follow(tmp_path: Path, num_frames: int) -> Non
     else:
         assert report.trainable and report.next_steps == ["brush /out"]
         assert exit_code(report) == 0
-
-
-# ------------------------------------------------------------------------ the parallax
-def test_parallax_of_a_model_does_not_depend_on_its_frame(tmp_path: Path) -> None:
-    run = synthesize(tmp_path)
-    before = parallax_deg(ModelArrays.of(run.model))
-    assert set(before) == set(run.images.names)
-    assert min(before.values()) > 5  # cameras all around the points
-    run.model.normalize()
-    assert parallax_deg(ModelArrays.of(run.model)) == pytest.approx(before, rel=1e-6)
-
-
-def test_camera_that_only_turns_has_no_parallax(tmp_path: Path) -> None:
-    model = synthesize(tmp_path).model
-    first, *_ = model.frames.values()
-    pose, centre = first.rig_from_world, first.rig_from_world.inverse().translation
-    for number, image in enumerate(model.images.values()):
-        yaw = pycolmap.Rotation3d(np.array([0, np.radians(number), 0]))
-        turned = yaw * pose.rotation
-        model.frames[image.frame_id].rig_from_world = pycolmap.Rigid3d(
-            turned, turned * -centre
-        )
-        for point in image.points2D:
-            if point.has_point3D():
-                seen = image.cam_from_world() * model.points3D[point.point3D_id].xyz
-                point.xy = model.cameras[image.camera_id].img_from_cam(
-                    seen, check_cheirality=False
-                )
-    found = parallax_deg(ModelArrays.of(model))
-    assert found and max(found.values()) < 1e-3
 
 
 # ------------------------------------------------------------- captures, from the files

@@ -6,31 +6,62 @@ small step and a depth that go together.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import numpy as np
+import pycolmap
 
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.types import Float64, Index
 
-_MAX_IMAGES = 100  # of a model, evenly spread
+MIN_PARALLAX_DEG = 0.5  # a turn by hand gives 0.2, a step to the side 1.5 to 10
+_MAX_IMAGES = 100  # of a model
+_FEW_IMAGES = 10  # that tell whether there is any
 _MAX_PARTNERS = 20  # of an image, from those that share most points to few
 _MIN_SHARED = 15  # points, as COLMAP asks of a pair
 _ROUNDS = 5
 
 
-def parallax_deg(arrays: ModelArrays) -> dict[str, float]:
+def only_turns(
+    models: Iterable[pycolmap.Reconstruction], names: Collection[str]
+) -> bool:
+    """Whether some images are all in models whose cameras only turned.
+
+    No depth can be had of them then, whatever is tried. Of each model ten images at
+    most are asked.
+
+    Args:
+        models: Any; without any, False.
+        names: Of the images.
+    """
+    models = list(models)
+    if not set(names) <= {m.images[k].name for m in models for k in m.reg_image_ids()}:
+        return False
+    found = [
+        list(parallax_deg(ModelArrays.of(model), max_images=_FEW_IMAGES).values())
+        for model in models
+    ]
+    return bool(found) and all(
+        each and float(np.median(each)) < MIN_PARALLAX_DEG for each in found
+    )
+
+
+def parallax_deg(
+    arrays: ModelArrays, *, max_images: int = _MAX_IMAGES
+) -> dict[str, float]:
     """The parallax of images against the partner that shows most of it, degrees.
 
     Of two images: the median angle that the best rotation (least absolute angles, by
     reweighted Kabsch) leaves between the rays of the points that both see.
 
     Returns:
-        By image name, of at most 100 images; those that share 15 points with no other
-        are left out.
+        By image name, of at most `max_images`, evenly spread; those that share 15
+        points with no other are left out.
     """
     views, seen = arrays.views, arrays.observations
     rows_of = seen.by_view(len(views))
     found = {}
-    for view in range(0, len(views), -(-len(views) // _MAX_IMAGES) or 1):
+    for view in range(0, len(views), -(-len(views) // max_images) or 1):
         angles = []
         for other in _partners(arrays, view, rows_of[view]):
             _, rows0, rows1 = np.intersect1d(
