@@ -220,7 +220,7 @@ def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
             copy_database(database, reduced)
             leave_out(reduced, trust.left_out)
         models = mapper(reduced, folder / "models")
-    trust = measure_trust(database, models, trust.left_out)
+    trust = measure_trust(database, models, trust.left_out, trust.cleared)
     trust.write(packed.with_name(_CONSISTENCY))
     write_packed(packed, models)
     return len(models)

@@ -7,6 +7,7 @@ overlay are left out, and the rest is mapped again, until nothing more is found.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -24,7 +25,7 @@ from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.loops import find_in_loops
 from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
-from sfmprep.types import Mask
+from sfmprep.types import Mask, Pair
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Trust:
     left_out: tuple[WrongPair, ...]  # pairs that were not mapped with
     overlaid: tuple[WrongPair, ...]  # wrong pairs that the model agrees with
     broken: tuple[Contradiction, ...] = ()  # neighbours in time that it contradicts
+    cleared: tuple[Pair, ...] = ()  # looked wrong, but models made without them agree
 
     @property
     def consistency(self) -> float:
@@ -77,6 +79,7 @@ class Trust:
                 left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
                 overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
                 broken=tuple(Contradiction(**pair) for pair in found["broken"]),
+                cleared=tuple((name0, name1) for name0, name1 in found["cleared"]),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
@@ -94,7 +97,10 @@ def map_trusted(
     in another way is left out first, if that brings them in order (`find_in_loops`).
 
     At most six times again. Where nothing is wrong, there is one mapping and the
-    models are the mapper's.
+    models are the mapper's. A pair that does not show the same place contradicts a
+    model made without it: those that agree with it nevertheless, and in which nothing
+    is absent there, were right, and are never left out again. If all were, so were the
+    models before.
 
     Args:
         database: Its pairs are verified; it is not changed.
@@ -112,7 +118,8 @@ def map_trusted(
     folder.mkdir(parents=True, exist_ok=True)
     models = mapper(database, folder / "0")
     judged = _judged(database, models)
-    left_out: dict[tuple[str, str], WrongPair] = {}
+    left_out: dict[Pair, WrongPair] = {}
+    cleared: set[Pair] = set()
     before = None  # what there was when the order of photographs began to count
     counts = True
     reduced = folder / "reduced.db"
@@ -127,7 +134,9 @@ def map_trusted(
                 models, judged, left_out = before
                 counts = False
             before = None
-            new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
+            new = _new(
+                {*left_out, *cleared}, (pair for _, wrong in judged for pair in wrong)
+            )
         if not new:
             break
         logger.info(
@@ -148,18 +157,37 @@ def map_trusted(
             models, judged, left_out = before  # what is absent is still to be tried
             before, counts = None, False
             continue
-        models, judged = again, _judged(database, again)
-        left_out |= {(pair.name0, pair.name1): pair for pair in new}
+        judged_again = _judged(database, again)
+        tried = left_out | {(pair.name0, pair.name1): pair for pair in new}
+        if before is None:
+            right = _cleared(tried, judged_again)
+            cleared |= right
+            if right:
+                logger.info("%d pairs do show the same place", len(right))
+            if right.issuperset((pair.name0, pair.name1) for pair in new):
+                continue
+            tried = {names: pair for names, pair in tried.items() if names not in right}
+        models, judged, left_out = again, judged_again, tried
     if before is not None and not _is_mended(*before[:2], models, judged):
         models, judged, left_out = before
-    return models, _trust(judged[:1], left_out.values())
+    return models, _trust(judged[:1], left_out.values(), cleared)
 
 
-def _new(
-    left_out: Container[tuple[str, str]], pairs: Iterable[WrongPair]
-) -> list[WrongPair]:
+def _new(known: Container[Pair], pairs: Iterable[WrongPair]) -> list[WrongPair]:
     found = {(pair.name0, pair.name1): pair for pair in pairs}
-    return [pair for names, pair in found.items() if names not in left_out]
+    return [pair for names, pair in found.items() if names not in known]
+
+
+def _cleared(
+    left_out: Iterable[Pair], judged: Sequence[tuple[Asked, list[WrongPair]]]
+) -> set[Pair]:
+    """Pairs that models made without them agree with, and do not call wrong."""
+    agreed: set[Pair] = set()
+    wrong: set[Pair] = set()
+    for asked, found in judged:
+        agreed.update(itertools.compress(asked.pairs, asked.agrees.tolist()))
+        wrong.update((pair.name0, pair.name1) for pair in found)
+    return agreed.difference(wrong).intersection(left_out)
 
 
 def _in_loops(
@@ -195,6 +223,7 @@ def measure_trust(
     database: Path,
     models: Sequence[pycolmap.Reconstruction],
     left_out: Iterable[WrongPair] = (),
+    cleared: Iterable[Pair] = (),
 ) -> Trust:
     """Measures how far verified pairs and the largest model agree.
 
@@ -202,8 +231,9 @@ def measure_trust(
         database: With all pairs, also those left out.
         models: Largest first; may be empty.
         left_out: Pairs that were not mapped with.
+        cleared: Pairs that are known to be right.
     """
-    return _trust(_judged(database, models[:1]), left_out)
+    return _trust(_judged(database, models[:1]), left_out, cleared)
 
 
 def _judged(
@@ -213,12 +243,21 @@ def _judged(
 
 
 def _trust(
-    judged: Sequence[tuple[Asked, list[WrongPair]]], left_out: Iterable[WrongPair]
+    judged: Sequence[tuple[Asked, list[WrongPair]]],
+    left_out: Iterable[WrongPair],
+    cleared: Iterable[Pair],
 ) -> Trust:
     """What the first of the models, if there is one, is worth."""
-    left_out = tuple(left_out)
+    left_out, right = tuple(left_out), set(cleared)
+    cleared = tuple(sorted(right))
     if not judged:
-        return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
+        return Trust(
+            num_asked=0,
+            num_contradicted=0,
+            left_out=left_out,
+            overlaid=(),
+            cleared=cleared,
+        )
     asked, overlaid = judged[0]
     is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
@@ -228,7 +267,9 @@ def _trust(
         num_asked=int(counted.sum()),
         num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
-        overlaid=tuple(overlaid),
+        overlaid=tuple(
+            pair for pair in overlaid if (pair.name0, pair.name1) not in right
+        ),
         broken=tuple(
             Contradiction(
                 name0=asked.pairs[row][0],
@@ -238,10 +279,11 @@ def _trust(
             )
             for row in np.flatnonzero(asked.broken).tolist()
         ),
+        cleared=cleared,
     )
 
 
-def explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
+def explained(asked: Asked, left_out: Container[Pair]) -> Mask:
     """Which pairs [P] look-alikes explain: those left out, and what follows of them.
 
     Where `a` and `b` look alike, `a` matches what `b` does, which is another place.

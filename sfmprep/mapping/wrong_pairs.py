@@ -156,9 +156,11 @@ def ask_pairs(
             absent, found = np.nan, 0
             shared.append(_NO_ROWS)
             if is_strong and fitting >= _AGREES:
+                at0 = keypoints(row0)[matches[:, 0]]
+                at1 = keypoints(row1)[matches[:, 1]]
                 seen = (
-                    visibility.seen(row0, row1, matches[:, 0]),
-                    visibility.seen(row1, row0, matches[:, 1]),
+                    visibility.seen(row0, row1, matches[:, 0], at1),
+                    visibility.seen(row1, row0, matches[:, 1], at0),
                 )
                 if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
                     absent = min(s.num_absent / s.num_expected for s in seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -101,6 +102,7 @@ def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
                 name0="a.jpg", name1="b.jpg", num_inliers=40, share_fitting=0.2
             ),
         ),
+        cleared=(("a.jpg", "c.jpg"),),
     )
     trust.write(tmp_path / "consistency.json")
     assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
@@ -167,12 +169,64 @@ def test_the_order_counts_if_it_costs_few_images(
         lambda _, models, __: [PAIR] if models[0] is first else [],
     )
     monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
-    monkeypatch.setattr(trust_module, "_trust", lambda _, left_out: tuple(left_out))
+    monkeypatch.setattr(trust_module, "_trust", lambda _, left_out, __: tuple(left_out))
     models, left_out = map_trusted(
         database, tmp_path / "models", lambda *_: [next(mapped)]
     )
     assert models == [again if kept else first]
     assert left_out == ((PAIR,) if kept else ())
+
+
+@pytest.mark.parametrize(
+    ("agrees", "still_wrong", "model", "left_out", "cleared"),
+    [
+        ("", "", 1, "ab cd", ""),  # two look-alikes: the new model contradicts both
+        ("ab cd", "", 0, "", "ab cd"),  # both right: as before
+        ("ab cd", "ab cd", 1, "ab cd", ""),  # the overlay is still there, and found
+        ("ab", "", 1, "cd", "ab"),
+    ],
+)
+def test_pairs_that_a_model_without_them_agrees_with_are_right(
+    agrees: str,
+    still_wrong: str,
+    model: int,
+    left_out: str,
+    cleared: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+    made = [pycolmap.Reconstruction() for _ in range(2)]
+    mapped = iter(made)
+    pairs = {"ab": PAIR, "cd": replace(PAIR, name0="c.jpg", name1="d.jpg")}
+
+    def judged(
+        _: Path, models: list[pycolmap.Reconstruction]
+    ) -> list[tuple[Asked, list[WrongPair]]]:
+        fits = "ab cd" if models[0] is made[0] else agrees
+        asked = Asked(
+            **{
+                **_asked(
+                    "abcd", {k: (float(k in fits), np.nan) for k in pairs}
+                ).__dict__,
+                "names": ("a.jpg", "b.jpg", "c.jpg", "d.jpg"),
+            }
+        )
+        wrong = "ab cd" if models[0] is made[0] else still_wrong
+        return [(asked, [pairs[name] for name in wrong.split()])]
+
+    monkeypatch.setattr(trust_module, "_judged", judged)
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    models, trust = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == [made[model]]
+    assert trust.left_out == tuple(pairs[name] for name in left_out.split())
+    assert trust.cleared == tuple(
+        (pairs[name].name0, pairs[name].name1) for name in cleared.split()
+    )
+    assert not set(trust.overlaid).difference(pairs[n] for n in still_wrong.split())
 
 
 def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:
