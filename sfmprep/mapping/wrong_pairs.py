@@ -34,7 +34,7 @@ _MIN_EXPECTED = 20  # points, in either view
 _ABSENT = 0.04  # share of them that speaks neither for nor against
 _MOST_AGAINST = 3.0
 _UNKNOWN = 1.0  # weight of a pair that cannot be asked
-_MIN_AGAINST = 3  # pairs that speak against, between two groups
+_MIN_AGAINST = 3.0  # how loud those that speak against are together, as `_sides`
 _CERTAIN = 0.5  # of all that pairs between two groups say, less what is for them
 _ALL_REPEATED = 0.9  # share of the matches of a pair
 _MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
@@ -189,8 +189,9 @@ def ask_pairs(
 def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
     """Finds the pairs that lay one place on another, strongest first.
 
-    None are found where fewer than three pairs between two groups speak against, or
-    others speak for them a third as loud.
+    None are found where what is absent between two groups could be chance: less than a
+    sixth in one pair, or a twelfth in each of three; or where others speak for them a
+    third as loud.
     """
     wrong, certainty = _wrong(asked)
     return as_wrong_pairs(asked, wrong, certainty)
@@ -225,7 +226,8 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     _, between = np.unique(ends, axis=0, return_inverse=True)
     between = between.reshape(-1)
     sums = np.zeros((int(between.max(initial=-1)) + 1, 3))  # all, absolute, against
-    said = np.column_stack([weights, np.abs(weights), weights < 0])
+    against = np.where(weights < 0, -_sides(asked), 0.0)
+    said = np.column_stack([weights, np.abs(weights), against])
     np.add.at(sums, between[agrees], said[agrees])
     total, absolute, against = sums[between].T
     # what fits in part follows the same overlay, and would lead back to it
@@ -301,10 +303,16 @@ def _keypoints_of(arrays: ModelArrays, points: Mask) -> list[Index]:
     ]
 
 
+def _sides(asked: Asked) -> Float64:
+    """By pair [P], from 1, nothing absent or known, over 0 to -3."""
+    known = ~np.isnan(asked.absent)
+    share = np.where(known, asked.absent, 0) / _ABSENT
+    return np.asarray((1 - share).clip(-_MOST_AGAINST, 1), np.float64)
+
+
 def _weights(asked: Asked) -> Float64:
     """What each pair [P] says: above 0, that its views show one place."""
-    known = ~np.isnan(asked.absent)
-    side = (1 - np.where(known, asked.absent, 0) / _ABSENT).clip(-_MOST_AGAINST, 1)
+    known, side = ~np.isnan(asked.absent), _sides(asked)
     # against, all that is shared counts: it may be repeated
     found = np.maximum(np.where(side < 0, asked.num_inliers, asked.found), _UNKNOWN)
     said = np.where(known, side * found, _UNKNOWN)
