@@ -32,7 +32,14 @@ from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
-from sfmprep.mapping.trust import Mapper, Trust, leave_out, map_trusted, measure_trust
+from sfmprep.mapping.trust import (
+    Mapper,
+    Trust,
+    consistency_of,
+    leave_out,
+    map_trusted,
+    measure_trust,
+)
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
@@ -46,7 +53,6 @@ from sfmprep.stores.tables import DenseStore
 logger = logging.getLogger(__name__)
 
 CHANGES = "pose_changes.json"  # beside the archive: what became of given poses
-_CONSISTENCY = "consistency.json"  # beside the archive: what its largest model is worth
 
 
 def apart(function: Callable[..., Any], *args: Any, progress: Progress = silent) -> Any:
@@ -96,8 +102,8 @@ def map_into(
     Returns:
         How many models there are, and the budget as it is then.
 
-    Beside it goes `consistency.json`: what the largest model is worth; and where poses
-    are given, `pose_changes.json`.
+    Beside it goes what the largest model is worth (see `consistency_of`), and where
+    poses are given, `pose_changes.json`.
 
     Raises:
         SfmprepError: see `map_images`, `Trust.write` and `write_packed`.
@@ -144,7 +150,7 @@ def map_into(
     with _scratch(packed) as folder:
         models, trust = map_trusted(database, folder, mapper)
     if models:
-        trust.write(packed.with_name(_CONSISTENCY))
+        trust.write(consistency_of(packed))
         write_packed(packed, models)
     return len(models), budget
 
@@ -179,12 +185,14 @@ def continue_into(
             progress=progress,
         )
 
-    return _without_left_out(packed, database, go_on)
+    trust = Trust.read(consistency_of(mapped))
+    return _without_left_out(packed, database, trust, go_on)
 
 
 def add_into(
     packed: Path,
     finished: Path,
+    trust: Trust,
     database: Path,
     images: ImageSet,
     recipe: Recipe,
@@ -207,12 +215,13 @@ def add_into(
             progress=progress,
         )
 
-    _without_left_out(packed, database, add)
+    _without_left_out(packed, database, trust, add)
 
 
-def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
+def _without_left_out(
+    packed: Path, database: Path, trust: Trust, mapper: Mapper
+) -> int:
     """Maps on without the pairs that were left out; measures trust, and writes both."""
-    trust = Trust.read(packed.with_name(_CONSISTENCY))
     with _scratch(packed) as folder:
         reduced = database
         if trust.left_out:
@@ -221,7 +230,7 @@ def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
             leave_out(reduced, trust.left_out)
         models = mapper(reduced, folder / "models")
     trust = measure_trust(database, models, trust.left_out, trust.cleared)
-    trust.write(packed.with_name(_CONSISTENCY))
+    trust.write(consistency_of(packed))
     write_packed(packed, models)
     return len(models)
 

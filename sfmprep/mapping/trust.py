@@ -29,12 +29,18 @@ from sfmprep.types import Mask, Pair
 
 logger = logging.getLogger(__name__)
 
+_CONSISTENCY = "_consistency.json"  # after the name of an archive of models
 _MAX_ROUNDS = 7
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
 _KEPT = 0.9  # of the images, at least, that a model in the right order must hold
 
 Mapper = Callable[[Path, Path], list[pycolmap.Reconstruction]]
+
+
+def consistency_of(archive: Path) -> Path:
+    """The file beside an archive of models that says what its largest is worth."""
+    return archive.with_name(f"{archive.stem}{_CONSISTENCY}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,9 @@ class Trust:
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"{path} is missing or damaged ({error}). Delete mapped.zip beside it;"
-                " the next run makes both again."
+                f"{path} is missing or damaged ({error}). Delete"
+                f" {path.name.removesuffix(_CONSISTENCY)}.zip beside it; the next run"
+                " makes both again."
             ) from error
 
 

@@ -15,7 +15,13 @@ from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping import trust as trust_module
 from sfmprep.mapping.contradictions import Contradiction
-from sfmprep.mapping.trust import Trust, explained, map_trusted, measure_trust
+from sfmprep.mapping.trust import (
+    Trust,
+    consistency_of,
+    explained,
+    map_trusted,
+    measure_trust,
+)
 from sfmprep.mapping.wrong_pairs import (
     Asked,
     WrongPair,
@@ -104,19 +110,21 @@ def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ),
         cleared=(("a.jpg", "c.jpg"),),
     )
-    trust.write(tmp_path / "consistency.json")
-    assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
+    path = consistency_of(tmp_path / "mapped_on.zip")
+    assert path == tmp_path / "mapped_on_consistency.json"
+    trust.write(path)
+    assert Trust.read(path).__dict__ == trust.__dict__
     assert trust.consistency == 0.9
 
 
 def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "consistency.json"
+    path = tmp_path / "mapped_on_consistency.json"
     path.write_text("{}")
     with pytest.raises(StoreError) as caught:
         Trust.read(path)
     assert str(caught.value) == (
         f"{path} is missing or damaged ('num_asked'). Delete"
-        " mapped.zip beside it; the next run makes both again."
+        " mapped_on.zip beside it; the next run makes both again."
     )
 
 
