@@ -32,14 +32,8 @@ from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
-from sfmprep.mapping.trust import (
-    Mapper,
-    Trust,
-    consistency_of,
-    leave_out,
-    map_trusted,
-    measure_trust,
-)
+from sfmprep.mapping.trust import Trust, consistency_of, leave_out, measure_trust
+from sfmprep.mapping.trusted import Mapper, map_trusted
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known

@@ -1,16 +1,9 @@
-"""Mapping again without the pairs that a model shows to be wrong, and what it is worth.
-
-A low reprojection error proves nothing where a scene repeats itself: look-alikes laid
-on each other fit. So every model is asked what is absent in it; pairs that explain the
-overlay are left out, and the rest is mapped again, until nothing more is found.
-"""
+"""What a model is worth by the verified pairs, those left out and those that remain."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,24 +11,16 @@ import numpy as np
 import pycolmap
 from scipy.sparse import csr_matrix
 
-from sfmprep.errors import ReconstructionError, StoreError
+from sfmprep.errors import StoreError
 from sfmprep.files import write_text
-from sfmprep.geometry.views import ModelArrays, Views
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import Contradiction
-from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.loops import find_in_loops
 from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
 from sfmprep.types import Mask, Pair
 
-logger = logging.getLogger(__name__)
-
 _CONSISTENCY = "_consistency.json"  # after the name of an archive of models
-_MAX_ROUNDS = 7
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
-_KEPT = 0.9  # of the images, at least, that a model in the right order must hold
-
-Mapper = Callable[[Path, Path], list[pycolmap.Reconstruction]]
 
 
 def consistency_of(archive: Path) -> Path:
@@ -95,137 +80,6 @@ class Trust:
             ) from error
 
 
-def map_trusted(
-    database: Path, folder: Path, mapper: Mapper
-) -> tuple[list[pycolmap.Reconstruction], Trust]:
-    """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
-
-    Where neighbours in time contradict the poses, what joins the stretches of the row
-    in another way is left out first, if that brings them in order (`find_in_loops`).
-
-    At most six times again. Where nothing is wrong, there is one mapping and the
-    models are the mapper's. A pair that does not show the same place contradicts a
-    model made without it: those that agree with it nevertheless, and in which nothing
-    is absent there, were right, and are never left out again. If all were, so were the
-    models before.
-
-    Args:
-        database: Its pairs are verified; it is not changed.
-        folder: A new one, for what is in between; the caller removes it.
-        mapper: Makes models, largest first, of a database, in a folder that is not
-            there yet.
-
-    Returns:
-        The models, and what the largest is worth.
-
-    Raises:
-        ReconstructionError: see `mapper`; of a later mapping, no error: the models
-            before it stay, and their overlaid pairs are told.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    models = mapper(database, folder / "0")
-    judged = _judged(database, models)
-    left_out: dict[Pair, WrongPair] = {}
-    cleared: set[Pair] = set()
-    before = None  # what there was when the order of photographs began to count
-    counts = True
-    reduced = folder / "reduced.db"
-    for number in range(1, _MAX_ROUNDS):
-        # all pairs are asked, so that what was left out still speaks
-        new = _new(left_out, _in_loops(database, models, judged) if counts else ())
-        if new:
-            before = before or (models, judged, dict(left_out))
-        else:
-            if before is not None and not _is_mended(*before[:2], models, judged):
-                logger.info("no model keeps the order of the photographs")
-                models, judged, left_out = before
-                counts = False
-            before = None
-            new = _new(
-                {*left_out, *cleared}, (pair for _, wrong in judged for pair in wrong)
-            )
-        if not new:
-            break
-        logger.info(
-            "%d pairs of images look alike but do not show the same place, such as %s"
-            " and %s; mapping again without them",
-            *(len(new), new[0].name0, new[0].name1),
-        )
-        copy_database(database, reduced)
-        leave_out(reduced, (*left_out.values(), *new))
-        try:
-            again = mapper(reduced, folder / str(number))
-        except ReconstructionError as error:
-            logger.warning("without them there is no model: %s", error)
-            again = []
-        if not again:
-            if before is None:
-                break
-            models, judged, left_out = before  # what is absent is still to be tried
-            before, counts = None, False
-            continue
-        judged_again = _judged(database, again)
-        tried = left_out | {(pair.name0, pair.name1): pair for pair in new}
-        if before is None:
-            right = _cleared(tried, judged_again)
-            cleared |= right
-            if right:
-                logger.info("%d pairs do show the same place", len(right))
-            if right.issuperset((pair.name0, pair.name1) for pair in new):
-                continue
-            tried = {names: pair for names, pair in tried.items() if names not in right}
-        models, judged, left_out = again, judged_again, tried
-    if before is not None and not _is_mended(*before[:2], models, judged):
-        models, judged, left_out = before
-    return models, _trust(judged[:1], left_out.values(), cleared)
-
-
-def _new(known: Container[Pair], pairs: Iterable[WrongPair]) -> list[WrongPair]:
-    found = {(pair.name0, pair.name1): pair for pair in pairs}
-    return [pair for names, pair in found.items() if names not in known]
-
-
-def _cleared(
-    left_out: Iterable[Pair], judged: Sequence[tuple[Asked, list[WrongPair]]]
-) -> set[Pair]:
-    """Pairs that models made without them agree with, and do not call wrong."""
-    agreed: set[Pair] = set()
-    wrong: set[Pair] = set()
-    for asked, found in judged:
-        agreed.update(itertools.compress(asked.pairs, asked.agrees.tolist()))
-        wrong.update((pair.name0, pair.name1) for pair in found)
-    return agreed.difference(wrong).intersection(left_out)
-
-
-def _in_loops(
-    database: Path,
-    models: Sequence[pycolmap.Reconstruction],
-    judged: Sequence[tuple[Asked, list[WrongPair]]],
-) -> list[WrongPair]:
-    """Pairs that lay a stretch of a row where it cannot be."""
-    if not judged:
-        return []
-    return find_in_loops(database, Views.of(models[0]), judged[0][0])
-
-
-def _is_mended(
-    models: Sequence[pycolmap.Reconstruction],
-    judged: Sequence[tuple[Asked, list[WrongPair]]],
-    again: Sequence[pycolmap.Reconstruction],
-    judged_again: Sequence[tuple[Asked, list[WrongPair]]],
-) -> bool:
-    """Whether models made without some pairs keep the order better, and most images."""
-    kept = again[0].num_reg_images() >= _KEPT * models[0].num_reg_images()
-    asked, now = judged[0][0], judged_again[0][0]
-    there = set(now.names)
-    # a break of which an end is gone is not mended
-    cut = sum(
-        not there.issuperset(asked.names[view] for view in pair)
-        for pair in asked.index[asked.broken].tolist()
-    )
-    return bool(kept and now.broken.sum() + cut < asked.broken.sum())
-
-
 def measure_trust(
     database: Path,
     models: Sequence[pycolmap.Reconstruction],
@@ -240,16 +94,17 @@ def measure_trust(
         left_out: Pairs that were not mapped with.
         cleared: Pairs that are known to be right.
     """
-    return _trust(_judged(database, models[:1]), left_out, cleared)
+    return trust_of(judge(database, models[:1]), left_out, cleared)
 
 
-def _judged(
+def judge(
     database: Path, models: Sequence[pycolmap.Reconstruction]
 ) -> list[tuple[Asked, list[WrongPair]]]:
+    """Of each model, what it says of the pairs and which of them are wrong."""
     return [judge_pairs(database, ModelArrays.of(model)) for model in models]
 
 
-def _trust(
+def trust_of(
     judged: Sequence[tuple[Asked, list[WrongPair]]],
     left_out: Iterable[WrongPair],
     cleared: Iterable[Pair],

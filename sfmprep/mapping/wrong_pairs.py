@@ -27,7 +27,7 @@ from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
 _CLOSE_PER_IMAGE = 5  # of these, that are asked for what no point was made of
-_MIN_INLIERS = 15
+LEAST_INLIERS = 15  # of a pair that is asked
 _AGREES = 0.75  # share of the matches of a pair that fit the poses
 _FITS_IN_PART = 0.3  # fewer contradict the poses
 _MIN_EXPECTED = 20  # points, in either view
@@ -288,7 +288,7 @@ def _pairs_between(database: pycolmap.Database, row_of: dict[str, int]) -> Index
     for pair_id, count in sorted(zip(*counts, strict=True)):
         pair = pycolmap.pair_id_to_image_pair(pair_id)
         rows = [row_of.get(names[image_id], -1) for image_id in pair]
-        if count >= _MIN_INLIERS and min(rows) >= 0:
+        if count >= LEAST_INLIERS and min(rows) >= 0:
             found.append((*rows, count))
     return np.array(found, np.int64).reshape(-1, 3)
 

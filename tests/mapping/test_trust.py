@@ -13,15 +13,16 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping import trust as trust_module
+from sfmprep.mapping import trusted as trust_module
 from sfmprep.mapping.contradictions import Contradiction
 from sfmprep.mapping.trust import (
     Trust,
     consistency_of,
     explained,
-    map_trusted,
     measure_trust,
 )
+from sfmprep.mapping.trusted import map_trusted
+from sfmprep.mapping.unheld import Unheld
 from sfmprep.mapping.wrong_pairs import (
     Asked,
     WrongPair,
@@ -171,13 +172,16 @@ def test_the_order_counts_if_it_costs_few_images(
         is_broken = np.arange(3) < breaks[id(models[0])]
         return [(SimpleNamespace(**asked.__dict__, broken=is_broken), [])]
 
-    monkeypatch.setattr(trust_module, "_judged", judged)
+    monkeypatch.setattr(trust_module, "judge", judged)
     monkeypatch.setattr(
         *(trust_module, "_in_loops"),
         lambda _, models, __: [PAIR] if models[0] is first else [],
     )
     monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
-    monkeypatch.setattr(trust_module, "_trust", lambda _, left_out, __: tuple(left_out))
+    monkeypatch.setattr(
+        trust_module, "trust_of", lambda _, left_out, __: tuple(left_out)
+    )
+    monkeypatch.setattr(trust_module, "_held", lambda *given: given[-1])
     models, left_out = map_trusted(
         database, tmp_path / "models", lambda *_: [next(mapped)]
     )
@@ -224,7 +228,7 @@ def test_pairs_that_a_model_without_them_agrees_with_are_right(
         wrong = "ab cd" if models[0] is made[0] else still_wrong
         return [(asked, [pairs[name] for name in wrong.split()])]
 
-    monkeypatch.setattr(trust_module, "_judged", judged)
+    monkeypatch.setattr(trust_module, "judge", judged)
     monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
     models, trust = map_trusted(
         database, tmp_path / "models", lambda *_: [next(mapped)]
@@ -235,6 +239,40 @@ def test_pairs_that_a_model_without_them_agrees_with_are_right(
         (pairs[name].name0, pairs[name].name1) for name in cleared.split()
     )
     assert not set(trust.overlaid).difference(pairs[n] for n in still_wrong.split())
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_views_that_hang_against_their_pairs_are_mapped_again_or_parted(
+    is_mended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+    first, again, rest = (pycolmap.Reconstruction() for _ in range(3))
+    asked = {id(model): _asked("ab", {"ab": (1.0, 0.0)}) for model in (first, again)}
+    hanging = Unheld(names=frozenset("b"), wrong=(PAIR,))
+    monkeypatch.setattr(
+        *(trust_module, "judge"),
+        lambda _, models: [(asked.get(id(model)), []) for model in models],
+    )
+    monkeypatch.setattr(
+        *(trust_module, "find_unheld"),
+        lambda _, __, told, ___: (
+            [] if told is asked[id(again)] and is_mended else [hanging]
+        ),
+    )
+    monkeypatch.setattr(
+        *(trust_module, "part"),
+        lambda models, unheld, _: models if not any(unheld) else [*models, rest],
+    )
+    monkeypatch.setattr(trust_module, "_in_loops", lambda *_: [])
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    monkeypatch.setattr(trust_module, "trust_of", lambda _, left_out, __: [*left_out])
+    mapped = iter([first, again])
+    models, left_out = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == ([again] if is_mended else [first, rest])
+    assert left_out == ([PAIR] if is_mended else [])
 
 
 def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:
