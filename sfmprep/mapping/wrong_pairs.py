@@ -51,7 +51,7 @@ class WrongPair:
     num_inliers: int
     absent: float | None  # share 0..1 of what both should see and do not; None: unknown
     certainty: float  # 0..1: how far the pairs of the two groups agree that it is wrong
-    loop_deg: float | None = None  # left over by a loop through the row; None: unasked
+    loop_deg: float | None = None  # left over by a loop of pairs; None: unasked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
