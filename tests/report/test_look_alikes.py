@@ -75,7 +75,7 @@ def test_pairs_that_the_row_contradicts_say_so(run: Run) -> None:
     titles = {title: pairs for title, _, pairs in links(report)}
     ((_, text),) = titles["Pairs that were left out"]
     assert text == (
-        "By other pairs between them it is off by 172° (certainty 0.90); it has"
+        "By a loop of other pairs it is off by 172° (certainty 0.90); it has"
     )
 
 
