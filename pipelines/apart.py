@@ -33,7 +33,7 @@ from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
 from sfmprep.mapping.trust import Trust, consistency_of, leave_out, measure_trust
-from sfmprep.mapping.trusted import Mapper, map_trusted
+from sfmprep.mapping.trusted import Mapper, map_trusted, part_unheld
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
@@ -163,23 +163,24 @@ def continue_into(
 ) -> int:
     """Goes on with the models of an archive, into another; returns how many there are.
 
-    Pairs that were left out before stay so, and what the largest model is worth is
-    measured again.
+    Pairs that were left out before stay so, views that hang against most of their own
+    pairs are parted from their model, and what the largest is worth is measured again.
 
     Raises:
         SfmprepError: see `continue_models`, `read_packed`, `Trust` and `write_packed`.
     """
+    trust = Trust.read(consistency_of(mapped))
 
     def go_on(reduced: Path, folder: Path) -> list[pycolmap.Reconstruction]:
-        return continue_models(
+        models = continue_models(
             *(read_packed(mapped), reduced, images, folder, config),
             cameras=cameras,
             scales=scales,
             seed=seed,
             progress=progress,
         )
+        return part_unheld(database, models, trust)
 
-    trust = Trust.read(consistency_of(mapped))
     return _without_left_out(packed, database, trust, go_on)
 
 

@@ -347,7 +347,7 @@ STAGES = {
         ),
         Stage(
             name="map on",
-            version=1,
+            version=2,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             beside=("work/mapped_on_consistency.json", "work/second.db"),
@@ -401,7 +401,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=1,
+            version=2,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),

@@ -157,10 +157,26 @@ def _held(database: Path, folder: Path, mapper: Mapper, found: _Mapped) -> _Mapp
         again = _Mapped(models, judge(database, models), left_out, found.cleared)
         if _is_held_better(again, found, database, len(names)):
             found, unheld = again, again.unheld(database)
-    models = part(found.models, unheld, _MIN_IMAGES)
-    if len(models) == len(found.models):
+    if not any(unheld):
         return found
+    models = part(found.models, unheld, _MIN_IMAGES)
     return replace(found, models=models, judged=judge(database, models))
+
+
+def part_unheld(
+    database: Path, models: list[pycolmap.Reconstruction], trust: Trust
+) -> list[pycolmap.Reconstruction]:
+    """Models without views that hang against most of their own pairs; see `part`.
+
+    Args:
+        database: With all pairs, also those left out.
+        models: Largest first; they stay as they are.
+        trust: Tells which pairs were left out.
+    """
+    left_out = {(pair.name0, pair.name1): pair for pair in trust.left_out}
+    found = _Mapped(models, judge(database, models), left_out, frozenset())
+    unheld = found.unheld(database)
+    return part(models, unheld, _MIN_IMAGES) if any(unheld) else models
 
 
 def _is_held_better(
