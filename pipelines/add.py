@@ -23,10 +23,16 @@ from sfmprep.export.place import GEOREFERENCE
 from sfmprep.files import read_table
 from sfmprep.mapping.database import remove_database
 from sfmprep.mapping.models import read_packed, write_packed
+from sfmprep.mapping.trust import Trust, consistency_of
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import map_stages, reporting, stages
 from sfmprep.pipelines.apart import add_into, apart
-from sfmprep.pipelines.artefacts import models_in, open_keypoints
+from sfmprep.pipelines.artefacts import (
+    mapped_last,
+    models_in,
+    open_keypoints,
+    pass_on,
+)
 from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.closer import look_at_nothing
 from sfmprep.pipelines.datasets import export_models
@@ -150,11 +156,12 @@ def _register(
     """Makes all artefacts of mapping of the finished models and the new images."""
     place = run.workspace
     finished = place.work / ".finished.zip"
+    trust = Trust.read(consistency_of(mapped_last(run)))
     run.begin("map")
     write_packed(finished, models)
     try:
         apart(
-            *(add_into, place.mapped, finished, run.ledger.file("database")),
+            *(add_into, place.mapped, finished, trust, run.ledger.file("database")),
             *(run.images, run.recipe),
             reduction_scales(run.images, run.recipe.features.max_size),
             progress=progress,
@@ -171,7 +178,7 @@ def _register(
             foresee_nothing(run)
         run.begin("map on")
         remove_database(place.second_database)
-        shutil.copyfile(place.mapped, place.mapped_on)
+        pass_on(place.mapped, place.mapped_on)
         run.finish("map on")
     if run.recipe.closer is not None:
         look_at_nothing(run, run.recipe.closer, place.mapped)

@@ -32,7 +32,8 @@ from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
-from sfmprep.mapping.trust import Mapper, Trust, leave_out, map_trusted, measure_trust
+from sfmprep.mapping.trust import Trust, consistency_of, leave_out, measure_trust
+from sfmprep.mapping.trusted import Mapper, map_trusted, part_unheld
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines.refine_poses import read_known
@@ -46,7 +47,6 @@ from sfmprep.stores.tables import DenseStore
 logger = logging.getLogger(__name__)
 
 CHANGES = "pose_changes.json"  # beside the archive: what became of given poses
-_CONSISTENCY = "consistency.json"  # beside the archive: what its largest model is worth
 
 
 def apart(function: Callable[..., Any], *args: Any, progress: Progress = silent) -> Any:
@@ -96,8 +96,8 @@ def map_into(
     Returns:
         How many models there are, and the budget as it is then.
 
-    Beside it goes `consistency.json`: what the largest model is worth; and where poses
-    are given, `pose_changes.json`.
+    Beside it goes what the largest model is worth (see `consistency_of`), and where
+    poses are given, `pose_changes.json`.
 
     Raises:
         SfmprepError: see `map_images`, `Trust.write` and `write_packed`.
@@ -144,7 +144,7 @@ def map_into(
     with _scratch(packed) as folder:
         models, trust = map_trusted(database, folder, mapper)
     if models:
-        trust.write(packed.with_name(_CONSISTENCY))
+        trust.write(consistency_of(packed))
         write_packed(packed, models)
     return len(models), budget
 
@@ -163,28 +163,31 @@ def continue_into(
 ) -> int:
     """Goes on with the models of an archive, into another; returns how many there are.
 
-    Pairs that were left out before stay so, and what the largest model is worth is
-    measured again.
+    Pairs that were left out before stay so, views that hang against most of their own
+    pairs are parted from their model, and what the largest is worth is measured again.
 
     Raises:
         SfmprepError: see `continue_models`, `read_packed`, `Trust` and `write_packed`.
     """
+    trust = Trust.read(consistency_of(mapped))
 
     def go_on(reduced: Path, folder: Path) -> list[pycolmap.Reconstruction]:
-        return continue_models(
+        models = continue_models(
             *(read_packed(mapped), reduced, images, folder, config),
             cameras=cameras,
             scales=scales,
             seed=seed,
             progress=progress,
         )
+        return part_unheld(database, models, trust)
 
-    return _without_left_out(packed, database, go_on)
+    return _without_left_out(packed, database, trust, go_on)
 
 
 def add_into(
     packed: Path,
     finished: Path,
+    trust: Trust,
     database: Path,
     images: ImageSet,
     recipe: Recipe,
@@ -207,12 +210,13 @@ def add_into(
             progress=progress,
         )
 
-    _without_left_out(packed, database, add)
+    _without_left_out(packed, database, trust, add)
 
 
-def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
+def _without_left_out(
+    packed: Path, database: Path, trust: Trust, mapper: Mapper
+) -> int:
     """Maps on without the pairs that were left out; measures trust, and writes both."""
-    trust = Trust.read(packed.with_name(_CONSISTENCY))
     with _scratch(packed) as folder:
         reduced = database
         if trust.left_out:
@@ -220,8 +224,8 @@ def _without_left_out(packed: Path, database: Path, mapper: Mapper) -> int:
             copy_database(database, reduced)
             leave_out(reduced, trust.left_out)
         models = mapper(reduced, folder / "models")
-    trust = measure_trust(database, models, trust.left_out)
-    trust.write(packed.with_name(_CONSISTENCY))
+    trust = measure_trust(database, models, trust.left_out, trust.cleared)
+    trust.write(consistency_of(packed))
     write_packed(packed, models)
     return len(models)
 

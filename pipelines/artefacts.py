@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import as_written
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.mapping.models import read_model
+from sfmprep.mapping.trust import consistency_of
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
 from sfmprep.pipelines.run import Run
@@ -272,6 +274,17 @@ def models_in(folder: Path) -> list[pycolmap.Reconstruction]:
     """
     numbered = (each for each in folder.iterdir() if each.name.isdigit())
     return [read_model(each) for each in sorted(numbered, key=lambda f: int(f.name))]
+
+
+def mapped_last(run: Run) -> Path:
+    """The archive of the models that the last stage of mapping made."""
+    return run.ledger.file(run.ledger.keys.nearest("map closer"))
+
+
+def pass_on(archive: Path, to: Path) -> None:
+    """Copies models, with what they are worth, where a stage has nothing to add."""
+    shutil.copyfile(consistency_of(archive), consistency_of(to))
+    shutil.copyfile(archive, to)
 
 
 def read_result(path: Path) -> pycolmap.Reconstruction:

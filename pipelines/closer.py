@@ -8,7 +8,6 @@ behind those of the result until then, as those of `ladder.match_beside` do.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +84,7 @@ def look_closer(
             _map_on(run, mapped, progress=shown)
             run.images.expect_there()  # COLMAP read colours
         else:
-            shutil.copyfile(mapped, packed)
+            artefacts.pass_on(mapped, packed)
     run.finish("map closer")
     if not len(pairs):
         return models
@@ -107,7 +106,7 @@ def look_at_nothing(run: Run, config: CloserConfig, mapped: Path) -> None:
     _join(run, Pairs(()))
     run.begin("map closer")
     remove_database(place.closer_database)
-    shutil.copyfile(mapped, place.mapped_closer)
+    artefacts.pass_on(mapped, place.mapped_closer)
     run.finish("map closer")
 
 

@@ -24,6 +24,7 @@ from sfmprep.pairing.pairs import (
 from sfmprep.pipelines.apart import apart, hold_rigs_into, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
+    mapped_last,
     read_models,
     result_database,
 )
@@ -90,7 +91,7 @@ def refine(
     if not run.ledger.is_done("refine"):
         run.begin("refine")
         place, names = run.workspace, run.images.names
-        mapped = run.ledger.file(run.ledger.keys.nearest("map closer"))
+        mapped = mapped_last(run)
         has_dense = run.recipe.dense is not None
         tried = pairs_from_file(place.pairs_left, names) if has_dense else None
         apart(

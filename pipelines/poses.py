@@ -8,7 +8,6 @@ matched.
 from __future__ import annotations
 
 import logging
-import shutil
 from functools import partial
 
 import pycolmap
@@ -124,7 +123,7 @@ def map_on(
         )
         run.images.expect_there()
     else:
-        shutil.copyfile(run.workspace.mapped, packed)
+        artefacts.pass_on(run.workspace.mapped, packed)
     run.finish("map on")
     return read_packed(packed) if len(new) else models
 

@@ -18,7 +18,7 @@ from sfmprep.export.listing import LISTING
 from sfmprep.export.next_steps import making_command, next_steps
 from sfmprep.files import as_written, read_table, write_text
 from sfmprep.mapping.from_poses import PoseChanges
-from sfmprep.mapping.trust import Trust
+from sfmprep.mapping.trust import Trust, consistency_of
 from sfmprep.mapping.verify import count_inliers
 from sfmprep.pairing.pairs import pairs_from_file
 from sfmprep.pipelines.artefacts import (
@@ -26,6 +26,7 @@ from sfmprep.pipelines.artefacts import (
     below_closer,
     in_world,
     looked_closer,
+    mapped_last,
     read_poses,
     result_database,
 )
@@ -118,7 +119,7 @@ def write_report(
         world=world,
         command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
-        trust=Trust.read(workspace.consistency) if models else None,
+        trust=Trust.read(consistency_of(mapped_last(run))) if models else None,
         pose_changes=PoseChanges.read(workspace.pose_changes)
         if models and recipe.known_poses is not None
         else None,

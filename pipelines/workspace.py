@@ -24,7 +24,8 @@ out/
                            pose, and matches where they say (see `foreseen`)
         closer_pairs.txt features_closer.h5 matches_closer.h5    a closer look at images
         keypoints_closer.h5 closer.db mapped_closer.zip          that no model holds
-        consistency.json   how far pairs and largest model agree, and pairs left out
+        mapped_consistency.json ...    beside each archive of models: how far pairs and
+                           the largest model agree, and pairs left out
         refined.zip    models with refined keypoints
         rigs.json held.zip     rigs, if there are any, and models that keep to them
         depths/        of images by pointmaps, where these give initial points
@@ -109,7 +110,6 @@ class Workspace:
         self.keypoints_closer = work / "keypoints_closer.h5"
         self.closer_database = work / "closer.db"
         self.mapped_closer = work / "mapped_closer.zip"
-        self.consistency = work / "consistency.json"
         self.pose_changes = work / "pose_changes.json"
         self.refined = work / "refined.zip"
         self.rigs = work / "rigs.json"

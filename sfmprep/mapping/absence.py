@@ -21,6 +21,7 @@ from sfmprep.types import Float64, Index, Mask
 
 _MIN_OBSERVATIONS = 2  # of other views than the one asked
 _MAX_ANGLE_DEG = 20.0
+_BEYOND_DEG = 5.0  # outside of the directions from which a point is seen
 _MAX_SCALE = 1.6
 _MARGIN = 0.03  # of the image
 _NEIGHBOURS = 6  # expected points around one that are looked at together
@@ -51,15 +52,20 @@ class Visibility:
         self._point = observations.point
         self._keypoint = observations.keypoint
         self._counts = observations.counts()
+        self._axes, self._cones = _cones(arrays)
         self._depths = [self._nearest(view) for view in range(len(views))]
 
-    def seen(self, view: int, other: int, matched: Index) -> Seen:
+    def seen(self, view: int, other: int, matched: Index, at: Float64) -> Seen:
         """How much of what `view` sees is found in `other`, among what should be.
+
+        Nothing is absent where the pair has matches, whether or not they are points
+        that others see: tracks may be short, of matchers that find more than others.
 
         Args:
             view: Row of a view.
             other: Row of another.
-            matched: Keypoints of `view` that are matched with some of `other`.
+            matched: Keypoints [M] of `view` that are matched with some of `other`.
+            at: Where these are in `other`, pixels [M, 2].
         """
         rows = self._rows[view]
         points, first = np.unique(self._point[rows], return_index=True)
@@ -71,10 +77,11 @@ class Visibility:
         xy, mine = xy[good], mine[good]
         if not len(xy):
             return Seen(num_expected=0, found=points[good], num_absent=0)
-        count = min(_NEIGHBOURS + 1, len(xy))
         others = xy[~mine]  # what is found is not absent
-        _, around = cKDTree(xy, balanced_tree=False).query(others, count)
-        absent = ~mine[around.reshape(len(others), count)].any(axis=1)
+        places = np.concatenate([others, xy[mine], at])
+        count = min(_NEIGHBOURS + 1, len(places))
+        _, around = cKDTree(places, balanced_tree=False).query(others, count)
+        absent = (around.reshape(len(others), count) < len(others)).all(axis=1)
         return Seen(
             num_expected=len(xy),
             found=points[good][mine],
@@ -99,11 +106,14 @@ class Visibility:
         ray1 = self._xyz[points] - views.centres[other]
         far0, far1 = np.linalg.norm(ray0, axis=1), np.linalg.norm(ray1, axis=1)
         cosine = np.einsum("ni,ni->n", ray0, ray1) / (far0 * far1)
+        beyond = np.einsum("ni,ni->n", self._axes[points], ray1) / far1
+        cone = (self._cones[points] + np.radians(_BEYOND_DEG)).clip(max=np.pi)
         scale = far0 / far1 * (views.focals[other] / views.focals[view])
         xy, depth = self._projected(points, other)
         size = np.array([camera.width, camera.height], np.float64)
         with np.errstate(invalid="ignore"):
             good = cosine > np.cos(np.radians(_MAX_ANGLE_DEG))
+            good &= beyond > np.cos(cone)
             good &= (scale < _MAX_SCALE) & (scale > 1 / _MAX_SCALE)
             good &= (xy > _MARGIN * size).all(axis=1)
             good &= (xy < (1 - _MARGIN) * size).all(axis=1)
@@ -124,3 +134,21 @@ class Visibility:
         good = np.isfinite(xy).all(axis=1)
         np.minimum.at(nearest, self._cell(xy[good], view), depth[good])
         return nearest
+
+
+def _cones(arrays: ModelArrays) -> tuple[Float64, Float64]:
+    """Mean directions [N, 3] from which points are seen, and how wide [N], radians.
+
+    Towards the point; an axis is 0 where views on opposite sides see it.
+    """
+    observations = arrays.observations
+    point = observations.point
+    rays = arrays.xyz[point] - arrays.views.centres[observations.view]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    axes = np.zeros((len(arrays.xyz), 3))
+    np.add.at(axes, point, rays)
+    axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-9)
+    cosine = np.einsum("mi,mi->m", axes[point], rays).clip(-1, 1)
+    widths = np.zeros(len(axes))
+    np.maximum.at(widths, point, np.arccos(cosine))
+    return axes, widths

@@ -42,14 +42,16 @@ def find_in_loops(database: Path, views: Views, asked: Asked) -> list[WrongPair]
     broken = asked.broken
     if not broken.any():
         return []
-    turns = _turns(database, views, asked)
+    turns = np.tile(np.eye(3), (len(asked.index), 1, 1))
+    rows = np.flatnonzero(~asked.agrees)
+    turns[rows] = turns_by_pairs(database, views, asked, rows)
     stretch = stretches(asked.names, asked.index, broken)
     offsets, support = _offsets(asked, stretch, turns)
     one, two = stretch[asked.index].T
     expected = offsets[two] @ offsets[one].swapaxes(1, 2)
-    over = _angles_deg(turns @ expected.swapaxes(1, 2))
+    over = angles_deg(turns @ expected.swapaxes(1, 2))
     moved = asked.agrees & (np.abs(one - two) == 1)
-    moved &= _angles_deg(expected) <= _WRONG_DEG
+    moved &= angles_deg(expected) <= _WRONG_DEG
     wrong = ((over > _WRONG_DEG) | moved) & ~broken
     # as sure as the weakest of what is known of the breaks in between
     certainty = [
@@ -81,7 +83,7 @@ def _offsets(asked: Asked, stretch: Index, turns: Float64) -> tuple[Float64, Flo
         found, weights = turns[rows], asked.num_inliers[rows]
         forward = stretch[asked.index[rows, 1]] == number
         found[~forward] = found[~forward].swapaxes(1, 2)
-        alike = _angles_deg(found[:, None] @ found.swapaxes(1, 2)[None]) < _ALIKE_DEG
+        alike = angles_deg(found[:, None] @ found.swapaxes(1, 2)[None]) < _ALIKE_DEG
         sums = (alike * weights).sum(axis=1)
         best = alike[int(sums.argmax())]
         mean = Rotation.from_matrix(found[best]).mean(weights[best])
@@ -97,22 +99,27 @@ def _joins(asked: Asked, stretch: Index, number: int) -> Mask:
     return joins
 
 
-def _turns(database: Path, views: Views, asked: Asked) -> Float64:
-    """By how much each pair turns its second view, in the world of the model [P, 3, 3].
+def turns_by_pairs(database: Path, views: Views, asked: Asked, rows: Index) -> Float64:
+    """By how much pairs turn their second view, in the world of a model [R, 3, 3].
 
-    None for those that fit the poses; NaN where the matches tell no pose.
+    Not at all if they fit the poses exactly; NaN where the matches tell no pose.
+
+    Args:
+        database: Where the pairs are.
+        views: Of the model.
+        asked: What the model says of the pairs.
+        rows: Of the pairs that are meant [R].
     """
-    turns = np.tile(np.eye(3), (len(asked.index), 1, 1))
-    turns[~asked.agrees] = np.nan
+    turns = np.full((len(rows), 3, 3), np.nan)
     with pycolmap.Database.open(database) as opened:
         id_of = {image.name: image.image_id for image in opened.read_all_images()}
-        for row in np.flatnonzero(~asked.agrees).tolist():
+        for place, row in enumerate(rows.tolist()):
             view0, view1 = asked.index[row].tolist()
             ids = id_of[asked.names[view0]], id_of[asked.names[view1]]
             relative = _relative_rotation(opened, ids, views, (view0, view1))
             if relative is not None:
                 rotations = views.rotations
-                turns[row] = rotations[view1].T @ relative @ rotations[view0]
+                turns[place] = rotations[view1].T @ relative @ rotations[view0]
     return turns
 
 
@@ -143,7 +150,7 @@ def _relative_rotation(
     return None if pose is None else np.asarray(pose.rotation.matrix(), np.float64)
 
 
-def _angles_deg(rotations: Float64) -> Float64:
+def angles_deg(rotations: Float64) -> Float64:
     """Angles [...] of rotations [..., 3, 3]."""
     cosine = (np.trace(rotations, axis1=-2, axis2=-1) - 1) / 2
     return np.asarray(np.degrees(np.arccos(cosine.clip(-1, 1))), np.float64)

@@ -1,15 +1,9 @@
-"""Mapping again without the pairs that a model shows to be wrong, and what it is worth.
-
-A low reprojection error proves nothing where a scene repeats itself: look-alikes laid
-on each other fit. So every model is asked what is absent in it; pairs that explain the
-overlay are left out, and the rest is mapped again, until nothing more is found.
-"""
+"""What a model is worth by the verified pairs, those left out and those that remain."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,23 +11,21 @@ import numpy as np
 import pycolmap
 from scipy.sparse import csr_matrix
 
-from sfmprep.errors import ReconstructionError, StoreError
+from sfmprep.errors import StoreError
 from sfmprep.files import write_text
-from sfmprep.geometry.views import ModelArrays, Views
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import Contradiction
-from sfmprep.mapping.database import copy_database
-from sfmprep.mapping.loops import find_in_loops
 from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
-from sfmprep.types import Mask
+from sfmprep.types import Mask, Pair
 
-logger = logging.getLogger(__name__)
-
-_MAX_ROUNDS = 7
+_CONSISTENCY = "_consistency.json"  # after the name of an archive of models
 _CONTRADICTED = 0.3  # fewer of its matches fit the poses
 _MIN_INLIERS = 30
-_KEPT = 0.9  # of the images, at least, that a model in the right order must hold
 
-Mapper = Callable[[Path, Path], list[pycolmap.Reconstruction]]
+
+def consistency_of(archive: Path) -> Path:
+    """The file beside an archive of models that says what its largest is worth."""
+    return archive.with_name(f"{archive.stem}{_CONSISTENCY}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +37,7 @@ class Trust:
     left_out: tuple[WrongPair, ...]  # pairs that were not mapped with
     overlaid: tuple[WrongPair, ...]  # wrong pairs that the model agrees with
     broken: tuple[Contradiction, ...] = ()  # neighbours in time that it contradicts
+    cleared: tuple[Pair, ...] = ()  # looked wrong, but models made without them agree
 
     @property
     def consistency(self) -> float:
@@ -77,124 +70,21 @@ class Trust:
                 left_out=tuple(WrongPair(**pair) for pair in found["left_out"]),
                 overlaid=tuple(WrongPair(**pair) for pair in found["overlaid"]),
                 broken=tuple(Contradiction(**pair) for pair in found["broken"]),
+                cleared=tuple((name0, name1) for name0, name1 in found["cleared"]),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"{path} is missing or damaged ({error}). Delete mapped.zip beside it;"
-                " the next run makes both again."
+                f"{path} is missing or damaged ({error}). Delete"
+                f" {path.name.removesuffix(_CONSISTENCY)}.zip beside it; the next run"
+                " makes both again."
             ) from error
-
-
-def map_trusted(
-    database: Path, folder: Path, mapper: Mapper
-) -> tuple[list[pycolmap.Reconstruction], Trust]:
-    """Maps, leaves out pairs that lay look-alikes on each other, and maps again.
-
-    Where neighbours in time contradict the poses, what joins the stretches of the row
-    in another way is left out first, if that brings them in order (`find_in_loops`).
-
-    At most six times again. Where nothing is wrong, there is one mapping and the
-    models are the mapper's.
-
-    Args:
-        database: Its pairs are verified; it is not changed.
-        folder: A new one, for what is in between; the caller removes it.
-        mapper: Makes models, largest first, of a database, in a folder that is not
-            there yet.
-
-    Returns:
-        The models, and what the largest is worth.
-
-    Raises:
-        ReconstructionError: see `mapper`; of a later mapping, no error: the models
-            before it stay, and their overlaid pairs are told.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    models = mapper(database, folder / "0")
-    judged = _judged(database, models)
-    left_out: dict[tuple[str, str], WrongPair] = {}
-    before = None  # what there was when the order of photographs began to count
-    counts = True
-    reduced = folder / "reduced.db"
-    for number in range(1, _MAX_ROUNDS):
-        # all pairs are asked, so that what was left out still speaks
-        new = _new(left_out, _in_loops(database, models, judged) if counts else ())
-        if new:
-            before = before or (models, judged, dict(left_out))
-        else:
-            if before is not None and not _is_mended(*before[:2], models, judged):
-                logger.info("no model keeps the order of the photographs")
-                models, judged, left_out = before
-                counts = False
-            before = None
-            new = _new(left_out, (pair for _, wrong in judged for pair in wrong))
-        if not new:
-            break
-        logger.info(
-            "%d pairs of images look alike but do not show the same place, such as %s"
-            " and %s; mapping again without them",
-            *(len(new), new[0].name0, new[0].name1),
-        )
-        copy_database(database, reduced)
-        leave_out(reduced, (*left_out.values(), *new))
-        try:
-            again = mapper(reduced, folder / str(number))
-        except ReconstructionError as error:
-            logger.warning("without them there is no model: %s", error)
-            again = []
-        if not again:
-            if before is None:
-                break
-            models, judged, left_out = before  # what is absent is still to be tried
-            before, counts = None, False
-            continue
-        models, judged = again, _judged(database, again)
-        left_out |= {(pair.name0, pair.name1): pair for pair in new}
-    if before is not None and not _is_mended(*before[:2], models, judged):
-        models, judged, left_out = before
-    return models, _trust(judged[:1], left_out.values())
-
-
-def _new(
-    left_out: Container[tuple[str, str]], pairs: Iterable[WrongPair]
-) -> list[WrongPair]:
-    found = {(pair.name0, pair.name1): pair for pair in pairs}
-    return [pair for names, pair in found.items() if names not in left_out]
-
-
-def _in_loops(
-    database: Path,
-    models: Sequence[pycolmap.Reconstruction],
-    judged: Sequence[tuple[Asked, list[WrongPair]]],
-) -> list[WrongPair]:
-    """Pairs that lay a stretch of a row where it cannot be."""
-    if not judged:
-        return []
-    return find_in_loops(database, Views.of(models[0]), judged[0][0])
-
-
-def _is_mended(
-    models: Sequence[pycolmap.Reconstruction],
-    judged: Sequence[tuple[Asked, list[WrongPair]]],
-    again: Sequence[pycolmap.Reconstruction],
-    judged_again: Sequence[tuple[Asked, list[WrongPair]]],
-) -> bool:
-    """Whether models made without some pairs keep the order better, and most images."""
-    kept = again[0].num_reg_images() >= _KEPT * models[0].num_reg_images()
-    asked, now = judged[0][0], judged_again[0][0]
-    there = set(now.names)
-    # a break of which an end is gone is not mended
-    cut = sum(
-        not there.issuperset(asked.names[view] for view in pair)
-        for pair in asked.index[asked.broken].tolist()
-    )
-    return bool(kept and now.broken.sum() + cut < asked.broken.sum())
 
 
 def measure_trust(
     database: Path,
     models: Sequence[pycolmap.Reconstruction],
     left_out: Iterable[WrongPair] = (),
+    cleared: Iterable[Pair] = (),
 ) -> Trust:
     """Measures how far verified pairs and the largest model agree.
 
@@ -202,23 +92,34 @@ def measure_trust(
         database: With all pairs, also those left out.
         models: Largest first; may be empty.
         left_out: Pairs that were not mapped with.
+        cleared: Pairs that are known to be right.
     """
-    return _trust(_judged(database, models[:1]), left_out)
+    return trust_of(judge(database, models[:1]), left_out, cleared)
 
 
-def _judged(
+def judge(
     database: Path, models: Sequence[pycolmap.Reconstruction]
 ) -> list[tuple[Asked, list[WrongPair]]]:
+    """Of each model, what it says of the pairs and which of them are wrong."""
     return [judge_pairs(database, ModelArrays.of(model)) for model in models]
 
 
-def _trust(
-    judged: Sequence[tuple[Asked, list[WrongPair]]], left_out: Iterable[WrongPair]
+def trust_of(
+    judged: Sequence[tuple[Asked, list[WrongPair]]],
+    left_out: Iterable[WrongPair],
+    cleared: Iterable[Pair],
 ) -> Trust:
     """What the first of the models, if there is one, is worth."""
-    left_out = tuple(left_out)
+    left_out, right = tuple(left_out), set(cleared)
+    cleared = tuple(sorted(right))
     if not judged:
-        return Trust(num_asked=0, num_contradicted=0, left_out=left_out, overlaid=())
+        return Trust(
+            num_asked=0,
+            num_contradicted=0,
+            left_out=left_out,
+            overlaid=(),
+            cleared=cleared,
+        )
     asked, overlaid = judged[0]
     is_explained = explained(asked, {(pair.name0, pair.name1) for pair in left_out})
     contradicted = (asked.fitting < _CONTRADICTED) & (asked.num_inliers >= _MIN_INLIERS)
@@ -228,7 +129,9 @@ def _trust(
         num_asked=int(counted.sum()),
         num_contradicted=int((contradicted & ~is_explained).sum()),
         left_out=left_out,
-        overlaid=tuple(overlaid),
+        overlaid=tuple(
+            pair for pair in overlaid if (pair.name0, pair.name1) not in right
+        ),
         broken=tuple(
             Contradiction(
                 name0=asked.pairs[row][0],
@@ -238,10 +141,11 @@ def _trust(
             )
             for row in np.flatnonzero(asked.broken).tolist()
         ),
+        cleared=cleared,
     )
 
 
-def explained(asked: Asked, left_out: Container[tuple[str, str]]) -> Mask:
+def explained(asked: Asked, left_out: Container[Pair]) -> Mask:
     """Which pairs [P] look-alikes explain: those left out, and what follows of them.
 
     Where `a` and `b` look alike, `a` matches what `b` does, which is another place.

@@ -27,14 +27,14 @@ from sfmprep.types import Float64, Index, Mask
 
 _PER_IMAGE = 20  # strongest pairs of each image that are asked
 _CLOSE_PER_IMAGE = 5  # of these, that are asked for what no point was made of
-_MIN_INLIERS = 15
+LEAST_INLIERS = 15  # of a pair that is asked
 _AGREES = 0.75  # share of the matches of a pair that fit the poses
 _FITS_IN_PART = 0.3  # fewer contradict the poses
 _MIN_EXPECTED = 20  # points, in either view
 _ABSENT = 0.04  # share of them that speaks neither for nor against
 _MOST_AGAINST = 3.0
 _UNKNOWN = 1.0  # weight of a pair that cannot be asked
-_MIN_AGAINST = 3  # pairs that speak against, between two groups
+_MIN_AGAINST = 3.0  # how loud those that speak against are together, as `_sides`
 _CERTAIN = 0.5  # of all that pairs between two groups say, less what is for them
 _ALL_REPEATED = 0.9  # share of the matches of a pair
 _MIN_SHARED = 2  # wrong pairs that share a point, for it to be repeated
@@ -51,7 +51,7 @@ class WrongPair:
     num_inliers: int
     absent: float | None  # share 0..1 of what both should see and do not; None: unknown
     certainty: float  # 0..1: how far the pairs of the two groups agree that it is wrong
-    loop_deg: float | None = None  # left over by a loop through the row; None: unasked
+    loop_deg: float | None = None  # left over by a loop of pairs; None: unasked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,9 +156,11 @@ def ask_pairs(
             absent, found = np.nan, 0
             shared.append(_NO_ROWS)
             if is_strong and fitting >= _AGREES:
+                at0 = keypoints(row0)[matches[:, 0]]
+                at1 = keypoints(row1)[matches[:, 1]]
                 seen = (
-                    visibility.seen(row0, row1, matches[:, 0]),
-                    visibility.seen(row1, row0, matches[:, 1]),
+                    visibility.seen(row0, row1, matches[:, 0], at1),
+                    visibility.seen(row1, row0, matches[:, 1], at0),
                 )
                 if min(side.num_expected for side in seen) >= _MIN_EXPECTED:
                     absent = min(s.num_absent / s.num_expected for s in seen)
@@ -187,8 +189,9 @@ def ask_pairs(
 def find_wrong_pairs(asked: Asked) -> list[WrongPair]:
     """Finds the pairs that lay one place on another, strongest first.
 
-    None are found where fewer than three pairs between two groups speak against, or
-    others speak for them a third as loud.
+    None are found where what is absent between two groups could be chance: less than a
+    sixth in one pair, or a twelfth in each of three; or where others speak for them a
+    third as loud.
     """
     wrong, certainty = _wrong(asked)
     return as_wrong_pairs(asked, wrong, certainty)
@@ -223,7 +226,8 @@ def _wrong(asked: Asked) -> tuple[Mask, Float64]:
     _, between = np.unique(ends, axis=0, return_inverse=True)
     between = between.reshape(-1)
     sums = np.zeros((int(between.max(initial=-1)) + 1, 3))  # all, absolute, against
-    said = np.column_stack([weights, np.abs(weights), weights < 0])
+    against = np.where(weights < 0, -_sides(asked), 0.0)
+    said = np.column_stack([weights, np.abs(weights), against])
     np.add.at(sums, between[agrees], said[agrees])
     total, absolute, against = sums[between].T
     # what fits in part follows the same overlay, and would lead back to it
@@ -284,7 +288,7 @@ def _pairs_between(database: pycolmap.Database, row_of: dict[str, int]) -> Index
     for pair_id, count in sorted(zip(*counts, strict=True)):
         pair = pycolmap.pair_id_to_image_pair(pair_id)
         rows = [row_of.get(names[image_id], -1) for image_id in pair]
-        if count >= _MIN_INLIERS and min(rows) >= 0:
+        if count >= LEAST_INLIERS and min(rows) >= 0:
             found.append((*rows, count))
     return np.array(found, np.int64).reshape(-1, 3)
 
@@ -299,10 +303,16 @@ def _keypoints_of(arrays: ModelArrays, points: Mask) -> list[Index]:
     ]
 
 
+def _sides(asked: Asked) -> Float64:
+    """By pair [P], from 1, nothing absent or known, over 0 to -3."""
+    known = ~np.isnan(asked.absent)
+    share = np.where(known, asked.absent, 0) / _ABSENT
+    return np.asarray((1 - share).clip(-_MOST_AGAINST, 1), np.float64)
+
+
 def _weights(asked: Asked) -> Float64:
     """What each pair [P] says: above 0, that its views show one place."""
-    known = ~np.isnan(asked.absent)
-    side = (1 - np.where(known, asked.absent, 0) / _ABSENT).clip(-_MOST_AGAINST, 1)
+    known, side = ~np.isnan(asked.absent), _sides(asked)
     # against, all that is shared counts: it may be repeated
     found = np.maximum(np.where(side < 0, asked.num_inliers, asked.found), _UNKNOWN)
     said = np.where(known, side * found, _UNKNOWN)

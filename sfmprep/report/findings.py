@@ -276,7 +276,7 @@ def _of_look_alikes(consistency: Consistency | None) -> Iterator[Finding]:
         pair = strongest.pair
         why = "much of what each shows is missing in the other"
         if strongest.loop_deg is not None:
-            why = "the row of photographs leads from one to the other another way"
+            why = "other pairs lead from one to the other another way"
         yield Finding(
             code="look_alikes",
             text=f"{count(consistency.num_left_out, 'pair')} of images such as"

@@ -288,8 +288,8 @@ class LookAlike(Record):
     """0..1: how far the pairs between these two groups of images agree that they do
     not show the same place."""
     loop_deg: float | None
-    """Degrees that a loop by this pair and the photographs between the two in the row
-    leaves over; null where the order of photographs was not asked."""
+    """Degrees that a loop by this pair and others between the two, such as those of the
+    photographs in a row, leaves over; null where no loop was asked."""
 
 
 class Consistency(Record):

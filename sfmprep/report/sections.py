@@ -153,7 +153,7 @@ def _look_alikes(pairs: Sequence[LookAlike]) -> list[tuple[ViewPair, str]]:
         if each.absent is not None:
             missing = f"{each.absent:.0%} of what they should share is missing"
         if each.loop_deg is not None:
-            missing = f"By the row between them it is off by {each.loop_deg:.0f}°"
+            missing = f"By a loop of other pairs it is off by {each.loop_deg:.0f}°"
         found.append((each.pair, f"{missing} (certainty {each.certainty:.2f}); it has"))
     return found
 

@@ -30,7 +30,7 @@ import pycolmap
 
 import sfmprep as sp
 from sfmprep.evaluation.reference import CameraPose, read_reference
-from sfmprep.mapping.trust import map_trusted
+from sfmprep.mapping.trusted import map_trusted
 from sfmprep.types import Float64
 from tests.bench.measure import metadata
 from tests.bench.scoreboard.play import Row, read_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,9 +13,16 @@ import pytest
 
 from sfmprep.errors import StoreError
 from sfmprep.geometry.views import ModelArrays
-from sfmprep.mapping import trust as trust_module
+from sfmprep.mapping import trusted as trust_module
 from sfmprep.mapping.contradictions import Contradiction
-from sfmprep.mapping.trust import Trust, explained, map_trusted, measure_trust
+from sfmprep.mapping.trust import (
+    Trust,
+    consistency_of,
+    explained,
+    measure_trust,
+)
+from sfmprep.mapping.trusted import map_trusted
+from sfmprep.mapping.unheld import Unheld
 from sfmprep.mapping.wrong_pairs import (
     Asked,
     WrongPair,
@@ -101,20 +109,23 @@ def test_trust_comes_back_as_it_was_written(tmp_path: Path) -> None:
                 name0="a.jpg", name1="b.jpg", num_inliers=40, share_fitting=0.2
             ),
         ),
+        cleared=(("a.jpg", "c.jpg"),),
     )
-    trust.write(tmp_path / "consistency.json")
-    assert Trust.read(tmp_path / "consistency.json").__dict__ == trust.__dict__
+    path = consistency_of(tmp_path / "mapped_on.zip")
+    assert path == tmp_path / "mapped_on_consistency.json"
+    trust.write(path)
+    assert Trust.read(path).__dict__ == trust.__dict__
     assert trust.consistency == 0.9
 
 
 def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "consistency.json"
+    path = tmp_path / "mapped_on_consistency.json"
     path.write_text("{}")
     with pytest.raises(StoreError) as caught:
         Trust.read(path)
     assert str(caught.value) == (
         f"{path} is missing or damaged ('num_asked'). Delete"
-        " mapped.zip beside it; the next run makes both again."
+        " mapped_on.zip beside it; the next run makes both again."
     )
 
 
@@ -161,18 +172,107 @@ def test_the_order_counts_if_it_costs_few_images(
         is_broken = np.arange(3) < breaks[id(models[0])]
         return [(SimpleNamespace(**asked.__dict__, broken=is_broken), [])]
 
-    monkeypatch.setattr(trust_module, "_judged", judged)
+    monkeypatch.setattr(trust_module, "judge", judged)
     monkeypatch.setattr(
         *(trust_module, "_in_loops"),
         lambda _, models, __: [PAIR] if models[0] is first else [],
     )
     monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
-    monkeypatch.setattr(trust_module, "_trust", lambda _, left_out: tuple(left_out))
+    monkeypatch.setattr(
+        trust_module, "trust_of", lambda _, left_out, __: tuple(left_out)
+    )
+    monkeypatch.setattr(trust_module, "_held", lambda *given: given[-1])
     models, left_out = map_trusted(
         database, tmp_path / "models", lambda *_: [next(mapped)]
     )
     assert models == [again if kept else first]
     assert left_out == ((PAIR,) if kept else ())
+
+
+@pytest.mark.parametrize(
+    ("agrees", "still_wrong", "model", "left_out", "cleared"),
+    [
+        ("", "", 1, "ab cd", ""),  # two look-alikes: the new model contradicts both
+        ("ab cd", "", 0, "", "ab cd"),  # both right: as before
+        ("ab cd", "ab cd", 1, "ab cd", ""),  # the overlay is still there, and found
+        ("ab", "", 1, "cd", "ab"),
+    ],
+)
+def test_pairs_that_a_model_without_them_agrees_with_are_right(
+    agrees: str,
+    still_wrong: str,
+    model: int,
+    left_out: str,
+    cleared: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+    made = [pycolmap.Reconstruction() for _ in range(2)]
+    mapped = iter(made)
+    pairs = {"ab": PAIR, "cd": replace(PAIR, name0="c.jpg", name1="d.jpg")}
+
+    def judged(
+        _: Path, models: list[pycolmap.Reconstruction]
+    ) -> list[tuple[Asked, list[WrongPair]]]:
+        fits = "ab cd" if models[0] is made[0] else agrees
+        asked = Asked(
+            **{
+                **_asked(
+                    "abcd", {k: (float(k in fits), np.nan) for k in pairs}
+                ).__dict__,
+                "names": ("a.jpg", "b.jpg", "c.jpg", "d.jpg"),
+            }
+        )
+        wrong = "ab cd" if models[0] is made[0] else still_wrong
+        return [(asked, [pairs[name] for name in wrong.split()])]
+
+    monkeypatch.setattr(trust_module, "judge", judged)
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    models, trust = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == [made[model]]
+    assert trust.left_out == tuple(pairs[name] for name in left_out.split())
+    assert trust.cleared == tuple(
+        (pairs[name].name0, pairs[name].name1) for name in cleared.split()
+    )
+    assert not set(trust.overlaid).difference(pairs[n] for n in still_wrong.split())
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_views_that_hang_against_their_pairs_are_mapped_again_or_parted(
+    is_mended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+    first, again, rest = (pycolmap.Reconstruction() for _ in range(3))
+    asked = {id(model): _asked("ab", {"ab": (1.0, 0.0)}) for model in (first, again)}
+    hanging = Unheld(names=frozenset("b"), wrong=(PAIR,))
+    monkeypatch.setattr(
+        *(trust_module, "judge"),
+        lambda _, models: [(asked.get(id(model)), []) for model in models],
+    )
+    monkeypatch.setattr(
+        *(trust_module, "find_unheld"),
+        lambda _, __, told, ___: (
+            [] if told is asked[id(again)] and is_mended else [hanging]
+        ),
+    )
+    monkeypatch.setattr(
+        *(trust_module, "part"),
+        lambda models, unheld, _: models if not any(unheld) else [*models, rest],
+    )
+    monkeypatch.setattr(trust_module, "_in_loops", lambda *_: [])
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    monkeypatch.setattr(trust_module, "trust_of", lambda _, left_out, __: [*left_out])
+    mapped = iter([first, again])
+    models, left_out = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == ([again] if is_mended else [first, rest])
+    assert left_out == ([PAIR] if is_mended else [])
 
 
 def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:

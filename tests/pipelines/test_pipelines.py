@@ -105,7 +105,7 @@ def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
         *("features.h5", "pairs.txt", "matches.h5", "database.db", "models"),
         *("images.json", "stages.json", "poses.json", "mapped.zip", "lock"),
         *("second_pairs.txt", "lost_pairs.txt", "mapped_on.zip"),
-        "consistency.json",
+        *("mapped_consistency.json", "mapped_on_consistency.json"),
     }
 
 

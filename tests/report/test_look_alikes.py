@@ -69,13 +69,13 @@ def test_pairs_that_the_row_contradicts_say_so(run: Run) -> None:
     finding = next(f for f in report.warnings if f.code == "look_alikes")
     assert finding.text == (
         "1 pair of images such as a.jpg and b.jpg match with 50 matches, but show"
-        " different places that look alike: the row of photographs leads from one to"
-        " the other another way. They were left out of the mapping."
+        " different places that look alike: other pairs lead from one to the other"
+        " another way. They were left out of the mapping."
     )
     titles = {title: pairs for title, _, pairs in links(report)}
     ((_, text),) = titles["Pairs that were left out"]
     assert text == (
-        "By the row between them it is off by 172° (certainty 0.90); it has"
+        "By a loop of other pairs it is off by 172° (certainty 0.90); it has"
     )
 
 

@@ -44,8 +44,8 @@ _IN_ORDER = (
     *("second.db", "mapped_on.zip", "refined.zip", "models/0/points3D.bin"),
 )
 _BESIDE = (
-    *("images.json", "stages.json", "consistency.json", "poses.json"),
-    *("lost_pairs.txt", "models/0/images.bin", "models/0/cameras.bin"),
+    *("images.json", "stages.json", "mapped_on_consistency.json"),
+    *("poses.json", "lost_pairs.txt", "models/0/images.bin", "models/0/cameras.bin"),
     *("../recipe.yaml", "../report.json", "../dataset.json", "../world_from_sfm.json"),
 )
 
@@ -248,7 +248,7 @@ def readers_of(reference: Reference, folder: Path) -> list[Reader]:
         Reader(name="stages.json", file=work / "stages.json", read=_read_stages),
         Reader(name="images.json", file=work / "images.json", read=_read_manifest),
         Reader(name="poses.json", file=work / "poses.json", read=_read_poses),
-        Reader(name="consistency.json", file=work / "consistency.json",
+        Reader(name="consistency.json", file=work / "mapped_on_consistency.json",
                read=_read_trust),
         Reader(name="recipe.yaml", file=reference.out / "recipe.yaml",
                read=_read_recipe),
