@@ -87,6 +87,23 @@ def test_where_nothing_is_proposed_nothing_is_done(
         assert all(run.ledger.is_done(stage) for stage in ("second pairs", "map on"))
 
 
+def test_cameras_that_only_turned_have_no_second_round(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Pairs.of(exhaustive_pairs(images.names).items[::2])
+    asked: list[set[str]] = []
+
+    def only_turns(models: object, names: set[str]) -> bool:
+        asked.append(names)
+        return True
+
+    monkeypatch.setattr(poses, "only_turns", only_turns)
+    out = tmp_path / "out"
+    reconstruct(images.root, out, with_pairs(tmp_path / "few.txt", few))
+    assert asked and asked[0] <= set(images.names)
+    assert Workspace(out).second_pairs.read_text() == ""
+
+
 def test_a_recipe_can_leave_the_second_round_out(
     images: ImageSet, tmp_path: Path
 ) -> None:
