@@ -22,6 +22,7 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.mapping.focal_length import is_fisheye
+from sfmprep.mapping.pose_priors import write_pose_priors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
@@ -85,6 +86,7 @@ def update_database(
             if names := [name for name in group if name in features]:
                 camera = write_camera(database, images, names, config)
                 ids |= add_images(database, names, camera)
+        write_pose_priors(database, images, ids.values())
         cameras = {c.camera_id: c for c in database.read_all_cameras()}
         camera_of = {i.name: cameras[i.camera_id] for i in database.read_all_images()}
         for name, keypoints in keypoint_rows(features, ids):

@@ -32,6 +32,7 @@ from sfmprep.mapping.database import (
     rewritten,
     write_camera,
 )
+from sfmprep.mapping.pose_priors import write_pose_priors
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.layers import MatchReader
@@ -281,7 +282,8 @@ def _add_missing(
             camera = database.read_camera(of_group.pop())
         else:
             camera = write_camera(database, images, names, config)
-        add_images(database, names, camera)
+        ids = add_images(database, names, camera)
+        write_pose_priors(database, images, ids.values())
         added |= dict.fromkeys(names, camera.camera_id)
     return added
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -105,6 +106,32 @@ def test_new_database_holds_keypoints_and_matches(
         np.testing.assert_array_equal(rows[:, :2], stored.xy)
         np.testing.assert_array_equal(rows[:, 2:4], [[3, 0.5]] * 50)
     assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob(".*.part*"))
+
+
+def test_what_sensors_tell_becomes_pose_priors(
+    capture: Capture, tmp_path: Path
+) -> None:
+    told: dict[str, dict[str, Any]] = {
+        "0.png": {"gps": (48.0, 11.0, 500.0)},
+        "1.png": {"gps": (48.0, 11.0, None)},
+        "2.png": {"gravity": (0.0, 0.6, 0.8), "gps": (48.0, 11.1, 501.0)},
+        "3.png": {"gravity": (1.0, 0.0, 0.0)},
+    }
+    infos = {n: replace(capture.images.infos[n], **told[n]) for n in told}
+    capture.images = replace(capture.images, infos=infos)
+    capture.write(tmp_path / "new.db")
+    with pycolmap.Database.open(tmp_path / "new.db") as database:
+        names = {image.data_id: image.name for image in database.read_all_images()}
+        priors = {names[p.corr_data_id]: p for p in database.read_all_pose_priors()}
+    assert priors.keys() == {"0.png", "2.png", "3.png"}
+    wgs84 = pycolmap.PosePriorCoordinateSystem.WGS84
+    assert priors["0.png"].coordinate_system == wgs84
+    np.testing.assert_array_equal(priors["0.png"].position, (48, 11, 500))
+    assert not priors["0.png"].has_gravity()
+    np.testing.assert_array_equal(priors["2.png"].position, (48, 11.1, 501))
+    np.testing.assert_array_equal(priors["2.png"].gravity, (0, 0.6, 0.8))
+    assert not priors["3.png"].has_position()
+    np.testing.assert_array_equal(priors["3.png"].gravity, (1, 0, 0))
 
 
 def test_pairs_that_are_not_wanted_are_left_out(
