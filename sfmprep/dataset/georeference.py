@@ -204,6 +204,8 @@ def _best_alignment(
 
 def _fits_better(other: _Alignment, alignment: _Alignment) -> bool:
     """Whether one leaves so much less on the map that noise does not explain it."""
+    if len(alignment.residuals) < _GOOD_POSITIONS:
+        return False
     left, usual = (
         float(np.median(np.linalg.norm(each.residuals[:, :2], axis=1)))
         for each in (other, alignment)
