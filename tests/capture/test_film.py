@@ -418,7 +418,7 @@ def test_frames_that_cannot_be_taken_get_no_pixels_where_little_moves(
             yield frame
 
     found = list(choose(noted(), chooser))
-    assert len(looked) < 0.8 * len(pictures)
+    assert len(looked) < 0.7 * len(pictures)
     assert max(np.diff(looked)) == 4
     steps = np.diff(numbers(found))
     assert (steps > 20).all() and (steps < 70).all()  # a step is some 50
@@ -438,7 +438,7 @@ def test_frames_that_cannot_be_taken_get_no_pixels_where_little_moves(
 @pytest.mark.parametrize("repeated", [1, 4])
 def test_no_frame_is_passed_over_where_much_moves(repeated: int) -> None:
     """Nor where each frame is there again and again, as in a slow film made fast."""
-    pictures = [WALK.at(2 * repeated * (k // repeated)) for k in range(40)]
+    pictures = [WALK.at(3 * repeated * (k // repeated)) for k in range(40)]
     chooser = Chooser(0.9, FLOW)
     list(choose(as_frames(pictures), chooser))
     assert [look.number for look in chooser.looks] == list(range(40))
