@@ -65,9 +65,9 @@ class Dis:
         right, below = max(_MIN_SIDE - width, 0), max(_MIN_SIDE - height, 0)
         images = []
         for pixels in batch.pixels:
-            rgb = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
-            grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-            grey = np.pad(grey, ((0, below), (0, right)), mode="edge")
+            grey = _grey(pixels)
+            if right or below:
+                grey = np.pad(grey, ((0, below), (0, right)), mode="edge")
             images.append(DisImage(grey=grey, size=size))
         return images
 
@@ -95,6 +95,14 @@ class Dis:
         made: Any = cv2.DISOpticalFlow_create(self._preset)  # type: ignore[attr-defined]
         found = made.calc(first.grey, second.grey, start)
         return np.ascontiguousarray(found[:height, :width], np.float32)
+
+
+def _grey(pixels: Float32) -> Bytes:
+    """An image [3, H, W] in 0..1 as grey levels [H, W]."""
+    if np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]):
+        return np.rint(255 * pixels[0]).astype(np.uint8)  # the same, and faster
+    rgb = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _mine(image: FlowImage) -> DisImage:

@@ -50,9 +50,9 @@ class FlowOfPictures:
             if known is picture:
                 return prepared
         height, width = picture.shape
-        planes = np.broadcast_to(picture, (1, 3, height, width))
+        plane = picture.astype(np.float32) / np.float32(255)
         batch = ImageBatch(
-            pixels=planes.astype(np.float32) / np.float32(255),
+            pixels=np.broadcast_to(plane, (1, 3, height, width)).copy(),
             sizes=np.array([(width, height)], np.int32),
             orientations=np.ones(1, np.int32),
         )
