@@ -11,6 +11,7 @@ which OpenCV can write) is among the cheapest to decode, so the ratio is a hard 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import shutil
@@ -34,13 +35,17 @@ from tests.support.films import repeat_film, texture, write_film
 ROOT = Path(__file__).resolve().parents[2]
 _SIZE = (3840, 2160)
 _SECONDS, _RATE = 10, 30
-_WAY_PX = 550  # to each side; some 30 frames a step
 
 
 class _Pan(Sequence[Bytes]):
-    """A camera that turns around a loop over a painted wall, so that it can go on."""
+    """A camera that turns around a loop over a painted wall, so that it can go on.
 
-    def __init__(self) -> None:
+    Args:
+        way_px: How far to each side, up to 550: with that a step takes some 8 frames.
+    """
+
+    def __init__(self, way_px: int) -> None:
+        self._way_px = way_px
         painted = texture(1700, 1300)
         self._wall = cv2.resize(painted, None, fx=3, fy=3)
 
@@ -51,7 +56,7 @@ class _Pan(Sequence[Bytes]):
         if number >= len(self):
             raise IndexError(number)
         way = 2 * np.pi * number / len(self)
-        x, y = 600 + _WAY_PX * np.array([np.sin(way), np.sin(2 * way)])
+        x, y = 600 + self._way_px * np.array([np.sin(way), np.sin(2 * way)])
         width, height = _SIZE
         return np.ascontiguousarray(
             self._wall[int(y) : int(y) + height, int(x) : int(x) + width]
@@ -65,6 +70,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", nargs="*", type=float, default=[1.0, 10.0])
+    parser.add_argument("--ways", nargs="*", type=int, default=[550, 180])
     scratch = ROOT / "build" / "long-film"
     parser.add_argument("--scratch", type=Path, default=scratch)
     parser.add_argument("--page", type=Path, default=ROOT / "examples" / "long_film.md")
@@ -74,11 +80,12 @@ def main() -> None:
     if options.one:
         print(json.dumps(_measure(film, options.one == "take")))
         return
-    first = options.scratch / "first.mp4"
-    if not first.is_file():
-        write_film(options.scratch / "part.mp4", _Pan(), rate=_RATE).rename(first)
     lines = []
-    for minutes in options.minutes:
+    for way, minutes in itertools.product(options.ways, options.minutes):
+        first = options.scratch / f"first-{way}.mp4"
+        if not first.is_file():
+            part = options.scratch / "part.mp4"
+            write_film(part, _Pan(way), rate=_RATE).rename(first)
         shutil.copyfile(first, film)
         repeat_film(film, max(round(60 * minutes / _SECONDS), 1))
         rows = []
@@ -87,7 +94,7 @@ def main() -> None:
             command += ["--scratch", str(options.scratch)]
             found = subprocess.run(command, check=True, capture_output=True, text=True)
             rows.append(json.loads(found.stdout))
-        lines.append(_line(minutes, *rows))
+        lines.append(_line(way, minutes, *rows))
         print(lines[-1], flush=True)
     options.page.write_text(_page(lines), "utf-8")
 
@@ -113,10 +120,13 @@ def _measure(film: Path, takes: bool) -> dict[str, float]:
     return {**found, "kept": kept, "peak_mib": peak}
 
 
-def _line(minutes: float, decode: dict[str, float], take: dict[str, float]) -> str:
+def _line(
+    way: int, minutes: float, decode: dict[str, float], take: dict[str, float]
+) -> str:
     return " | ".join(
         [
-            f"| {minutes:g}",
+            f"| {100 * way / _SIZE[0]:.0f} %",
+            f"{minutes:g}",
             f"{decode['frames']:,.0f}",
             f"{take['kept']:.0f}",
             f"{decode['seconds']:.0f} ({decode['cpu']:.0f})",
@@ -138,11 +148,13 @@ def _page(lines: Sequence[str]) -> str:
             "alone, and all that `sfmprep reconstruct` does to have the frames as"
             " photographs. Seconds by",
             "the clock, in brackets those of the CPU; peak memory of the process in"
-            " MiB.",
+            " MiB. The camera turns",
+            "around a loop in ten seconds, so far to each side, in shares of the"
+            " picture.",
             "",
-            "| Minutes | Frames | Taken | Decoding, s | Taking frames, s | Ratio |"
+            "| Way | Minutes | Frames | Taken | Decoding, s | Taking frames, s | Ratio |"
             " Peak, decoding | Peak, taking |",
-            "|---|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",
         ]
