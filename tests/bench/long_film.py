@@ -152,8 +152,8 @@ def _page(lines: Sequence[str]) -> str:
             "around a loop in ten seconds, so far to each side, in shares of the"
             " picture.",
             "",
-            "| Way | Minutes | Frames | Taken | Decoding, s | Taking frames, s | Ratio |"
-            " Peak, decoding | Peak, taking |",
+            "| Way | Minutes | Frames | Taken | Decoding, s | Taking frames, s | Ratio"
+            " | Peak, decoding | Peak, taking |",
             "|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",
