@@ -33,7 +33,11 @@ from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.partitioned import is_cut, map_in_parts
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
-from sfmprep.mapping.split_cameras import split_cameras, split_zooms
+from sfmprep.mapping.split_cameras import (
+    cameras_apart,
+    split_cameras,
+    split_zooms,
+)
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 
@@ -214,7 +218,7 @@ def prepared(
         calibrated = Path(raw) / "database.db"
         shutil.copyfile(database, calibrated)
         for model in models:
-            split_cameras(calibrated, model)
+            split_cameras(calibrated, cameras_apart(calibrated, model))
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
