@@ -57,7 +57,11 @@ class VerifiedMatches:
 
 
 def matched_points(
-    model: pycolmap.Reconstruction, matches: VerifiedMatches, image_id: int
+    model: pycolmap.Reconstruction,
+    matches: VerifiedMatches,
+    image_id: int,
+    *,
+    enough: int,
 ) -> tuple[Float64, Float64]:
     """Keypoints [N, 2] of an image and points [N, 3] that verified pairs join to them.
 
@@ -66,9 +70,13 @@ def matched_points(
         matches: Of the database.
         image_id: With or without a pose. Points that only one other image and it see
             do not count.
+        enough: Once there are so many, weaker pairs are not asked.
     """
     rows: dict[tuple[int, int], None] = {}
-    for other, _ in matches.partners.get(image_id, ()):
+    partners = matches.partners.get(image_id, ())
+    for other, _ in sorted(partners, key=lambda partner: -partner[1]):
+        if len(rows) >= enough:
+            break
         keypoints = model.images[other].points2D
         for own, theirs in matches.between(image_id, other).tolist():
             if keypoints[theirs].has_point3D():

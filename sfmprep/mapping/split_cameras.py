@@ -21,6 +21,7 @@ from sfmprep.mapping.zooms import find_two_zooms, with_two_cameras
 logger = logging.getLogger(__name__)
 
 _MIN_IMAGES = 5  # of a camera
+_ENOUGH = 500  # points that an image is asked for
 _MIN_GROUP = 2  # images of one zoom: more than a pose that went wrong
 _SAME_ZOOM = 0.05  # steps in the logarithm of the focal length
 # What a free focal length must gain: made captures with zooms of 15 and 30 % gave 1.8
@@ -135,7 +136,7 @@ def _own_focal_length(
     limit_px: float,
 ) -> float | None:
     """Pixels; None where the camera's own fits about as many points."""
-    xy, points = matched_points(model, matches, image_id)
+    xy, points = matched_points(model, matches, image_id, enough=_ENOUGH)
     given = model.cameras[model.images[image_id].camera_id]
     estimation = pycolmap.AbsolutePoseEstimationOptions()
     estimation.ransac.max_error = limit_px
