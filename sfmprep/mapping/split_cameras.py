@@ -110,13 +110,14 @@ def find_zoomed(
     own: dict[int, list[tuple[float, str]]] = {}
     for key in sorted(carried.images):
         image = carried.images[key]
-        alone = carried.rigs[image.frame.rig_id].num_sensors() == 1
+        rig_id = carried.frames[image.frame_id].rig_id
+        alone = carried.rigs[rig_id].num_sensors() == 1
         if image.camera_id in known or shared[image.camera_id] < _MIN_IMAGES:
             continue
         focal = _own_focal_length(carried, matches, key, limit_px) if alone else None
         if focal is not None:
             own.setdefault(image.camera_id, []).append((focal, image.name))
-    found = {}
+    found: dict[str, pycolmap.Camera] = {}
     for camera_id, focals in own.items():
         focals.sort()
         cuts = np.flatnonzero(np.diff(np.log([f for f, _ in focals])) > _SAME_ZOOM) + 1
