@@ -72,7 +72,8 @@ class MappingConfig(Config):
     min_model_size: PositiveInt = 3
     """Models with fewer images are dropped."""
     refine_principal_point: Literal["auto", "always", "never"] = "auto"
-    """Whether the last bundle adjustment moves principal points."""
+    """Whether the last bundle adjustment moves principal points; auto: as far as the
+    photographs tell them."""
 
 
 class KnownPosesConfig(Config):

@@ -56,6 +56,42 @@ class VerifiedMatches:
         )
 
 
+def matched_points(
+    model: pycolmap.Reconstruction,
+    matches: VerifiedMatches,
+    image_id: int,
+    *,
+    enough: int,
+) -> tuple[Float64, Float64]:
+    """Keypoints [N, 2] of an image and points [N, 3] that verified pairs join to them.
+
+    Args:
+        model: All images of the database are in it (see `carry_over`).
+        matches: Of the database.
+        image_id: With or without a pose. Points that only one other image and it see
+            do not count.
+        enough: Once there are so many, weaker pairs are not asked.
+    """
+    rows: dict[tuple[int, int], None] = {}
+    partners = matches.partners.get(image_id, ())
+    for other, _ in sorted(partners, key=lambda partner: -partner[1]):
+        if len(rows) >= enough:
+            break
+        keypoints = model.images[other].points2D
+        for own, theirs in matches.between(image_id, other).tolist():
+            if keypoints[theirs].has_point3D():
+                rows[own, keypoints[theirs].point3D_id] = None
+    told = [
+        (own, point)
+        for own, point in rows
+        if sum(e.image_id != image_id for e in model.points3D[point].track.elements) > 1
+    ]
+    own_xy = matches.xy(image_id)
+    xy = np.array([own_xy[own] for own, _ in told]).reshape(-1, 2)
+    points = np.array([model.points3D[point].xyz for _, point in told]).reshape(-1, 3)
+    return xy, points
+
+
 def count_fitting(
     model: pycolmap.Reconstruction,
     matches: VerifiedMatches,

@@ -47,7 +47,7 @@ _MANY = 40_000  # above so many, half as many of one image
 # What left-out tracks must gain: standard errors, and a share of the loss. Whatever the
 # halves, real and made captures gave at most 0.7 % for coefficients that move no pose,
 # and 4 to 70 % for those that do.
-MIN_DEVIATIONS = 3.0
+_MIN_DEVIATIONS = 3.0
 _MIN_GAIN = 0.015
 _LOSS_SCALE = 2.385  # standard deviations, of Cauchy's loss: see `adjust.py`
 _MAX_RATIO = 1e3  # of an error to that, where a ray does not meet its track
@@ -304,14 +304,17 @@ class Halves:
         """Whether the errors of a camera's tracks fall by more than chance explains."""
         share, deviations = self.gain(before, after, key)
         logger.debug("camera %d: gain %.4f, %.1f errors", key, share, deviations)
-        return deviations > MIN_DEVIATIONS and share > _MIN_GAIN
+        return deviations > _MIN_DEVIATIONS and share > _MIN_GAIN
 
-    def gain(self, before: Float64, after: Float64, key: int) -> tuple[float, float]:
+    def gain(
+        self, before: Float64, after: Float64, key: int, *, by_image: bool = True
+    ) -> tuple[float, float]:
         """By how much the errors of a camera's tracks fall.
 
         They count by Cauchy's loss, with a scale of those before. What one image sees
         errs together, and so does one track: the standard error is the larger of those
-        over images and over tracks.
+        over images and over tracks. Where only some images are to gain, `by_image` must
+        be false: that they differ is no error then.
 
         Returns:
             The share of the loss that goes, and what goes in its standard errors.
@@ -324,7 +327,8 @@ class Halves:
         )
         fall = float((old - new).sum())
         error = max(
-            _error_of_sum(old - new, groups[own]) for groups in (self.view, self.track)
+            _error_of_sum(old - new, groups[own])
+            for groups in ((self.view, self.track) if by_image else (self.track,))
         )
         return fall / max(float(old.sum()), 1e-12), fall / max(error, 1e-12)
 

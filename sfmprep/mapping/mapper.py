@@ -33,6 +33,11 @@ from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.partitioned import is_cut, map_in_parts
 from sfmprep.mapping.rounds import complete, go_on
 from sfmprep.mapping.runs import Run, map_globally, map_incrementally, sorted_models
+from sfmprep.mapping.split_cameras import (
+    cameras_apart,
+    split_cameras,
+    split_zooms,
+)
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 
@@ -67,7 +72,8 @@ def map_images(
     `map_in_parts`).
 
     Where one model does not hold all images that verified pairs join to it, more
-    follows (see `complete`).
+    follows (see `complete`). Cameras that were zoomed in between become two (see
+    `split_zooms`).
 
     COLMAP's thresholds, such as the 4 pixels of its filter of points, are multiplied by
     the median of `scales`: it has one of each for all images.
@@ -113,6 +119,8 @@ def map_images(
                 restore_pairs(run.database, database)  # some may have been cut
                 found = max(found, _first_models(run), key=_num_registered)
         found = complete(run, found, time.perf_counter() - began)
+        if cameras.refine != "none":
+            found = split_zooms(run, found, _told_cameras(database, cameras))
     return finished(found, lenses, images, folder, config, cameras)
 
 
@@ -209,6 +217,8 @@ def prepared(
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
         calibrated = Path(raw) / "database.db"
         shutil.copyfile(database, calibrated)
+        for model in models:
+            split_cameras(calibrated, cameras_apart(calibrated, model))
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)

@@ -13,10 +13,10 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.cameras import first_model, is_known
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.focal_priors import exif_focal_length
-from sfmprep.mapping.zooms import find_two_zooms
 from sfmprep.report.schema import Finding
 
 _APART = 1.3  # focal lengths that differ by more contradict each other
+_SAME_ZOOM = 1.01
 _MAX_NAMES = 10
 
 
@@ -58,28 +58,42 @@ def doubtful_focal_lengths(
         )
     if database is not None and models:
         found += _contradicted(config, database, models[0])
-    if models and config.refine != "none":
-        found += _two_zooms(config, models[0])
+    if models:
+        found += _zooms(images, config, models[0])
     return found
 
 
-def _two_zooms(
-    config: DatabaseConfig, model: pycolmap.Reconstruction
+def _zooms(
+    images: ImageSet, config: DatabaseConfig, model: pycolmap.Reconstruction
 ) -> Iterator[Finding]:
-    """Cameras that many photographs share, of which some were zoomed."""
-    named = [model.images[key] for key in model.reg_image_ids()]
-    known = {image.camera_id for image in named if is_known(config, image.name)}
-    for zooms in find_two_zooms(model, known):
-        few = min(zooms.shorter, zooms.longer, key=len)
-        how = "longer" if few is zooms.longer else "shorter"
+    """Cameras that became several, because some photographs were zoomed."""
+    own = {
+        model.images[k].name: model.cameras[model.images[k].camera_id]
+        for k in model.reg_image_ids()
+    }
+    for group in images.camera_groups(config.cameras):
+        here = [name for name in group if name in own]
+        counts = Counter(own[name].camera_id for name in here)
+        if len(counts) < 2 or is_known(config, group[0]):
+            continue
+        ((most, _),) = counts.most_common(1)
+        usual = model.cameras[most].mean_focal_length()
+        others = [
+            name
+            for name in here
+            if not 1 / _SAME_ZOOM < own[name].mean_focal_length() / usual < _SAME_ZOOM
+        ]
+        if not others:
+            continue
+        focal = own[others[0]].mean_focal_length()
         yield Finding(
             code="two_zooms",
-            text=f"{_counted(len(few), 'photograph')} of camera {zooms.camera_id}, such"
-            f" as {few[0]}, fit clearly better with a focal length of their own, which"
-            f" is some {zooms.ratio - 1:.0%} {how}: the zoom was moved in between."
-            " Poses are wrong by what one focal length cannot fit.",
-            advice="Give each photograph a camera: --set database.cameras=per-image.",
-            images=list(few[:_MAX_NAMES]),
+            text=f"{_counted(len(others), 'photograph')} of {len(here)} that seemed to"
+            " be of one camera have a focal length of their own, such as"
+            f" {others[0]}, with {focal:.0f} px for {usual:.0f} px: the zoom was moved"
+            " in between, or the focus. In the model they have a camera of their own.",
+            advice="If that is not so: --set database.focal_length=PIXELS",
+            images=others[:_MAX_NAMES],
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pycolmap
 import pytest
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.adjust import adjust
-from sfmprep.mapping.zooms import find_two_zooms
-from sfmprep.report.focal_lengths import _two_zooms
+from sfmprep.mapping.zooms import find_two_zooms, with_two_cameras
+from sfmprep.report.focal_lengths import _zooms
 from tests.support.orbit import lens, orbit_model
 
 
@@ -52,15 +55,27 @@ def test_one_zoom_is_not_split() -> None:
     assert find_two_zooms(pycolmap.Reconstruction()) == []
 
 
-def test_the_report_says_which_photographs(zoomed: pycolmap.Reconstruction) -> None:
-    (finding,) = _two_zooms(DatabaseConfig(), zoomed)
+def test_the_report_says_which_photographs(
+    zoomed: pycolmap.Reconstruction, tmp_path: Path
+) -> None:
+    names = tuple(sorted(image.name for image in zoomed.images.values()))
+    images = ImageSet(tmp_path, names, {}, {})
+    config = DatabaseConfig(cameras="single")
+    assert list(_zooms(images, config, zoomed)) == []
+    (found,) = find_two_zooms(zoomed)
+    ids = [k for k, image in zoomed.images.items() if image.name in found.longer]
+    split = with_two_cameras(zoomed, 1, ids)
+    assert list(_zooms(images, config, split)) == []  # they are still alike
+    for key, focal in ((1, 800.0), (2, 860.0)):
+        split.cameras[key].params = [focal, 512, 384, 0]
+    (finding,) = _zooms(images, config, split)
     assert finding.code == "two_zooms"
     assert finding.text == (
-        "7 photographs of camera 1, such as 02.jpg, fit clearly better with a focal"
-        " length of their own, which is some 7% longer: the zoom was moved in between."
-        " Poses are wrong by what one focal length cannot fit."
+        "7 photographs of 20 that seemed to be of one camera have a focal length of"
+        " their own, such as 02.jpg, with 860 px for 800 px: the zoom was moved in"
+        " between, or the focus. In the model they have a camera of their own."
     )
-    assert finding.advice == (
-        "Give each photograph a camera: --set database.cameras=per-image."
-    )
-    assert list(_two_zooms(DatabaseConfig(focal_length=800), zoomed)) == []
+    assert finding.advice == ("If that is not so: --set database.focal_length=PIXELS")
+    assert finding.images == list(found.longer)
+    known = DatabaseConfig(cameras="single", focal_length=800)
+    assert list(_zooms(images, known, split)) == []

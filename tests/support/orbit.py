@@ -47,6 +47,7 @@ def orbit(
     num_wrong: int = 0,
     known: bool = False,
     stored_as: str | None = None,
+    zoom: float = 1.0,
 ) -> dict[str, CameraPose]:
     """Writes a database with the matches of all pairs, not verified.
 
@@ -55,7 +56,7 @@ def orbit(
     same distance from where their axes meet do not tell the focal length. In the
     database the focal length is `guess_px`, the principal point the middle, and the
     lens, of the model `stored_as` or else its own, has no distortion; unless it is
-    `known`.
+    `known`. Every third image has a focal length `zoom` times as long.
 
     Returns:
         The poses by name.
@@ -86,7 +87,12 @@ def orbit(
             target = rng.uniform(-sway, sway, 3)
             rotation = looking(target - centre)
             poses[image.name] = CameraPose(rotation=rotation, centre=centre)
-            xy = np.asarray(camera.img_from_cam((points - centre) @ rotation.T))
+            own = pycolmap.Camera(camera.todict())
+            if k % 3 == 2:
+                params = np.array(own.params)
+                params[list(own.focal_length_idxs())] *= zoom
+                own.params = params.tolist()
+            xy = np.asarray(own.img_from_cam((points - centre) @ rotation.T))
             xy = xy + rng.normal(0, noise_px, xy.shape)
             seen = ((xy > 0) & (xy < [camera.width, camera.height])).all(axis=1)
             wrong = rng.permutation(num_points)[:num_wrong]
