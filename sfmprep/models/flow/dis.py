@@ -100,7 +100,7 @@ class Dis:
 def _grey(pixels: Float32) -> Bytes:
     """An image [3, H, W] in 0..1 as grey levels [H, W]."""
     if np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]):
-        return np.rint(255 * pixels[0]).astype(np.uint8)  # the same, and faster
+        return np.asarray(np.rint(255 * pixels[0]), np.uint8)  # the same, and faster
     rgb = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
