@@ -60,7 +60,7 @@ bench-keyframes: $(READY) ## frames that are taken of films, against every nth; 
 bench-captures: $(READY) ## films of drones, films and parts of spheres, known poses of spheres; CAPTURES="--minutes 30"
 	$(BIN)/python -m tests.bench.captures $(CAPTURES)
 
-bench-add: $(READY) ## one photograph added, against all at once; needs ../shared; ADD="--recipe compact"
+bench-add: $(READY) ## one photograph added, against all at once, into examples/add.md; ADD="--recipe compact"
 	$(BIN)/python -m tests.bench.add $(ADD)
 
 bench-motion-masks: $(READY) ## masks of what moves against true ones, into examples/motion_masks.md
@@ -69,7 +69,7 @@ bench-motion-masks: $(READY) ## masks of what moves against true ones, into exam
 bench-retrieval: $(READY) ## views that overlap, found by likeness, into examples/retrieval.md; needs ../shared
 	$(BIN)/python -m tests.bench.retrieval $(RETRIEVAL)
 
-bench-long-film: $(READY) ## 4K films of minutes: time against decoding, and memory; LONG="--minutes 1 10"
+bench-long-film: $(READY) ## 4K films of minutes: time against decoding, and memory, into examples/long_film.md; LONG="--minutes 1 10"
 	$(BIN)/python -m tests.bench.long_film $(LONG)
 
 bench-scale: $(READY) ## captures of any size, stage by stage; SCALE="--images 1000 10000 --minutes 60"

@@ -102,10 +102,12 @@ def add_photographs(
     images = find_capture(source, out, recipe, device=device, progress=progress)
     seconds: dict[str, float] = {}
     with open_run(images, out, recipe, goes_on=True, progress=progress) as run:
-        if not place.models.is_dir():  # it was damaged, as is told
-            raise StoreError(
-                f"{place.models} is to be made again. Run `sfmprep reconstruct` first."
-            )
+        # what was damaged, as is told, or made by an earlier sfmprep
+        for path in (place.models, consistency_of(mapped_last(run))):
+            if not path.exists():
+                raise StoreError(
+                    f"{path} is to be made again. Run `sfmprep reconstruct` first."
+                )
         models = models_in(place.models)
         posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
         before = {name for pair in _earlier_pairs(run) for name in pair} | posed

@@ -204,8 +204,14 @@ def _pairs_by_gps(
     if is_wanted and len(places) < 2:
         raise ConfigError(
             f"pairs.type: spatial needs GPS positions, but {len(places)} of"
-            f" {len(infos)} photographs have one. Choose by likeness:"
+            f" {len(names)} photographs have one. Choose by likeness:"
             " --set pairs.type=retrieval"
+        )
+    if is_wanted and (without := [name for name in names if name not in places]):
+        logger.warning(
+            "%d of %d images, such as %s, have no position of their own, so they are"
+            " in no pair; --set pairs.type=auto pairs them by likeness",
+            *(len(without), len(names), without[0]),
         )
     told = [infos[name].gps_accuracy_m or _GPS_ACCURACY_M for name in places]
     return spatial_pairs(

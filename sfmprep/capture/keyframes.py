@@ -40,7 +40,7 @@ class Look:
     seconds: float
     sharpness: float  # of the Laplacian against the picture itself
     segment: int  # 0, and one more after every cut
-    speed: float = 0.0  # of the picture, in its longer sides, since the frame before
+    speed: float = 0.0  # of the picture, in its longer sides, a frame of the film
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +155,7 @@ class Chooser:
         if frame.number < self._next:
             return
         if self.looks and frame.seconds - self.looks[-1].seconds < 1 / _MAX_RATE:
+            self._next = frame.number + self._ahead()
             return
         gap = frame.number - self.looks[-1].number if self.looks else 1
         grey = _reduced(frame.pixels)
@@ -202,10 +203,13 @@ class Chooser:
 
     def _plan(self, look: Look, room: int) -> None:
         """Says which frame is looked at next."""
-        # what was passed over ahead has no pixels any more
-        least = 2 if self._pace > 1 else 1
+        least = self._ahead()
         self._pace = min(max(room, 1), _MOST_PASSED)
         self._next = look.number + max(self._pace, least)
+
+    def _ahead(self) -> int:
+        """How many frames on is the next that can have pixels."""
+        return 2 if self._pace > 1 else 1  # what was passed over ahead has none
 
     def _progress(self) -> float:
         """How much of a step the last frame is from the one that was taken; 1: due."""

@@ -65,7 +65,8 @@ class EngineConfig(Config):
     """How networks are run; nothing here changes what a run finds, up to rounding."""
 
     precision: Literal["auto", "float32", "half"] = "auto"
-    """auto: half where the network allows it and the device is faster with it."""
+    """auto: half where the network allows it and the device is faster with it, and
+    nearest neighbours by bfloat16 on a CPU that multiplies it; float32: neither."""
     cache_gb: PositiveFloat = 2.0
     """Features that are kept ready for matching, on the device, 1e9 bytes."""
     num_workers: PositiveInt | None = None

@@ -134,14 +134,15 @@ def _georeference(
     """The frame by GPS; why it is not used, in words; None where there is no GPS.
 
     Raises:
-        ReconstructionError: it is insisted on, and GPS tells no scale.
+        ReconstructionError: it is insisted on, and GPS tells no scale, or its
+            coordinates are exchanged.
     """
     if config.georeference is True:
         found = georeference(model, images, upright)
         if found.is_exchanged:
             raise ReconstructionError(
-                f"{_EXCHANGED}. Write them anew, or turn georeferencing off:"
-                " export.world.georeference=false"
+                f"{_EXCHANGED}. Write the EXIF of the photographs in {images.root}"
+                " anew, or turn georeferencing off: export.world.georeference=false"
             )
         if not found.is_good:
             logger.warning(

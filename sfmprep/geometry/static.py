@@ -28,7 +28,8 @@ class Seen:
 class Explained:
     """How well one still point explains what is seen of each pixel."""
 
-    misfit: Float32  # [N] 0..1: mean error of the best point; nan for too few views
+    # [N] 0..1: mean error of the best point; nan for too few views that fit one
+    misfit: Float32
     distance: Float32  # [N] of that point from the view
 
 

@@ -41,6 +41,7 @@ _MAX_IMAGES = 500  # that are adjusted together
 _BLOCK_IMAGES = 250
 _MIN_IMAGES = 8  # of a camera whose lens is to be told
 _MIN_TRACKS = 50  # that a camera sees
+_MAX_ALONE = 6  # cameras that are asked without each other, by adjustments of all
 _MIN_VIEWS = 3  # of a track: two fit each other with almost any lens
 _PER_IMAGE = 800  # observations of one image that are asked, about
 _MANY = 40_000  # above so many, half as many of one image
@@ -158,7 +159,7 @@ def _with_those_that_gain(
     if tried is None:
         return best
     gained = _gained(halves, best, tried, lenses)
-    if len(lenses) > 1:
+    if len(lenses) > 1 and len(gained) <= _MAX_ALONE:
         # a better lens of one camera makes points better that others see as well
         for key in sorted(gained):
             others = {k: lens for k, lens in lenses.items() if k != key}

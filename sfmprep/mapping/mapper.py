@@ -72,7 +72,7 @@ def map_images(
     `map_in_parts`).
 
     Where one model does not hold all images that verified pairs join to it, more
-    follows (see `complete`). Cameras that were zoomed in between become two (see
+    follows (see `complete`). Cameras that were zoomed in between become several (see
     `split_zooms`).
 
     COLMAP's thresholds, such as the 4 pixels of its filter of points, are multiplied by
@@ -113,14 +113,15 @@ def map_images(
         found = _first_models(run)
         has_lost = found and found[0].num_reg_images() < len(images)
         may_change = cameras.refine != "none"
-        if has_lost and may_change and not only_turns(found, images.names):
-            told = _told_cameras(database, cameras)
-            if set_contradicted(run.database, found[0], known=told):
-                restore_pairs(run.database, database)  # some may have been cut
-                found = max(found, _first_models(run), key=_num_registered)
+        told = _told_cameras(database, cameras)
+        may_gain = has_lost and may_change and not only_turns(found, images.names)
+        if may_gain and set_contradicted(run.database, found[0], known=told):
+            restore_pairs(run.database, database)  # some may have been cut
+            found = max(found, _first_models(run), key=_num_registered)
         found = complete(run, found, time.perf_counter() - began)
-        if cameras.refine != "none":
-            found = split_zooms(run, found, _told_cameras(database, cameras))
+        if may_change:
+            found = split_zooms(run, found, told)
+            lenses = lenses | _of_split_cameras(database, found, lenses)
     return finished(found, lenses, images, folder, config, cameras)
 
 
@@ -186,6 +187,22 @@ def _first_models(run: Run) -> list[pycolmap.Reconstruction]:
         progress=run.progress,
     )
     return map_globally(run)
+
+
+def _of_split_cameras(
+    database: Path,
+    models: Sequence[pycolmap.Reconstruction],
+    lenses: Mapping[int, pycolmap.CameraModelId],
+) -> dict[int, pycolmap.CameraModelId]:
+    """The lenses of cameras that were split from others: as those had."""
+    with pycolmap.Database.open(database) as opened:
+        owner = {image.name: image.camera_id for image in opened.read_all_images()}
+    return {
+        image.camera_id: lenses[owner[image.name]]
+        for model in models
+        for image in model.images.values()
+        if owner[image.name] in lenses
+    }
 
 
 def _num_registered(models: Sequence[pycolmap.Reconstruction]) -> int:

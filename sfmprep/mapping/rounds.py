@@ -54,8 +54,8 @@ def complete(run: Run, models: Models, seconds: float) -> Models:
     that verified pairs agree with best. Of another start only those images count, and
     stay, that are held (see `_held`); and it is dropped where it contradicts verified
     pairs that the best so far does not. The error of reprojection says nothing of all
-    that: a wrong model may have a small one. Where all of them are in models whose
-    cameras only turned, no start can find a depth, and none is made.
+    that: a wrong model may have a small one. Where all images that verified pairs reach
+    are in models whose cameras only turned, no start can find a depth: none is made.
 
     Args:
         run: Database and thresholds.

@@ -23,8 +23,8 @@ from sfmprep.progress import Progress
 # third of a pixel and the focal length is 1000: enough for a first pair.
 _MIN_ANGLE_DEG = 2.0
 # All is adjusted when there are so many times as many images, or points, as the last
-# time; COLMAP's is 1.1. Of `fox` that maps in 0.80 of the CPU time, and AUC@1/3/5 is
-# 75.9/91.9/95.1 for 75.2/91.7/95.0 (compact features); of `tum-fr2-desk20` in 0.86.
+# time; COLMAP's is 1.1. Two captures (`fox`, `tum-fr2-desk20`) map in 0.80 and 0.86 of
+# the CPU time, as exactly but for what runs differ by.
 _GROWTH = 1.25
 _FEW_IMAGES = 4  # up to which points that two of them see are used
 

@@ -1,4 +1,4 @@
-"""Cameras that were zoomed become two: in models, and in the database behind them."""
+"""Cameras that were zoomed become several: in models, and in their database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import adjust
 from sfmprep.mapping.agreement import VerifiedMatches, matched_points
 from sfmprep.mapping.carry_over import carry_over, open_cache
+from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.focal_length import with_focal_length
 from sfmprep.mapping.rounds import go_on
 from sfmprep.mapping.runs import Run
@@ -51,19 +53,27 @@ def split_zooms(
     if not models:
         return models
     zoomed = find_zoomed(run, models[0], known)
-    if zoomed:
+    posed = {models[0].images[key].name for key in models[0].reg_image_ids()}
+    if zoomed and len(posed - zoomed.keys()) >= _MIN_IMAGES:
         names = sorted(zoomed)
         logger.info(
             "%d photographs, such as %s, have another focal length than the others of"
             " their camera: they get a camera of their own",
             *(len(names), names[0]),
         )
+        shared = run.folder / "shared.db"
+        copy_database(run.database, shared)
         split_cameras(run.database, zoomed)
         rest = pycolmap.Reconstruction(models[0])
         for key in models[0].reg_image_ids():
             if rest.images[key].name in zoomed:
                 rest.deregister_frame(rest.images[key].frame_id)
-        models = go_on(run, [rest, *models[1:]])
+        split = go_on(run, [rest, *models[1:]])
+        if split and split[0].num_reg_images() >= models[0].num_reg_images():
+            models = split
+        else:
+            logger.info("images are lost with cameras of their own: they share one")
+            copy_database(shared, run.database)
     model = models[0]
     while found := find_two_zooms(model, known):
         for zooms in found:
@@ -77,7 +87,11 @@ def split_zooms(
             longer = {*zooms.longer}
             ids = [k for k in model.reg_image_ids() if model.images[k].name in longer]
             model = with_two_cameras(model, zooms.camera_id, ids)
-        adjust(model)
+        try:
+            adjust(model)
+        except ReconstructionError as error:
+            logger.debug("no cameras apart: %s", error)
+            return models
     if model is models[0]:
         return models
     split_cameras(run.database, cameras_apart(run.database, model))
@@ -145,16 +159,22 @@ def _own_focal_length(
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     counts = []
     for free in (False, True):
+        if free and len(xy) < _needed(counts[0]):
+            return None  # so many cannot fit
         camera = pycolmap.Camera(given.todict())
         estimation.estimate_focal_length = refinement.refine_focal_length = free
         pose = pycolmap.estimate_and_refine_absolute_pose(
             xy, points, camera, estimation, refinement
         )
         counts.append(pose["num_inliers"] if pose else 0)
-    held, free_one = counts
-    if free_one < max(held + _MIN_MORE, _MIN_RATIO * held):
+    if counts[1] < _needed(counts[0]):
         return None
     return float(camera.mean_focal_length())
+
+
+def _needed(held: int) -> float:
+    """How many points must fit with a free focal length, for those that fit without."""
+    return max(held + _MIN_MORE, _MIN_RATIO * held)
 
 
 def cameras_apart(

@@ -75,8 +75,8 @@ class Trust:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"{path} is missing or damaged ({error}). Delete"
-                f" {path.name.removesuffix(_CONSISTENCY)}.zip beside it; the next run"
-                " makes both again."
+                f" {path.name.removesuffix(_CONSISTENCY)}.zip beside it; the next"
+                " `sfmprep reconstruct` makes both again."
             ) from error
 
 
@@ -155,6 +155,8 @@ def explained(asked: Asked, left_out: Container[Pair]) -> Mask:
         left_out: Names of pairs, each in their order.
     """
     known = np.array([pair in left_out for pair in asked.pairs], bool)
+    if not len(known):
+        return known
     alike = _adjacency(asked, known)
     agrees = _adjacency(asked, asked.agrees & ~known)
     reached = (alike @ agrees + agrees @ alike).tocsr()

@@ -62,7 +62,7 @@ def map_trusted(
 
     Raises:
         ReconstructionError: see `mapper`; of a later mapping, no error: the models
-            before it stay, and their overlaid pairs are told.
+            before it stay, or are parted, and their overlaid pairs are told.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = _held(
@@ -83,7 +83,8 @@ def _without_look_alikes(database: Path, folder: Path, mapper: Mapper) -> _Mappe
     reduced = folder / "reduced.db"
     for number in range(1, _MAX_ROUNDS):
         # all pairs are asked, so that what was left out still speaks
-        new = _new(left_out, _in_loops(database, models, judged) if counts else ())
+        in_loops = _in_loops(database, models, judged) if counts else ()
+        new = _new({*left_out, *cleared}, in_loops)
         if new:
             before = before or (models, judged, dict(left_out))
         else:
@@ -122,9 +123,10 @@ def _without_look_alikes(database: Path, folder: Path, mapper: Mapper) -> _Mappe
             cleared |= right
             if right:
                 logger.info("%d pairs do show the same place", len(right))
-            if right.issuperset((pair.name0, pair.name1) for pair in new):
-                continue
             tried = {names: pair for names, pair in tried.items() if names not in right}
+            if right.issuperset((pair.name0, pair.name1) for pair in new):
+                left_out = tried  # of those before, some may be right as well
+                continue
         models, judged, left_out = again, judged_again, tried
     if before is not None and not _is_mended(*before[:2], models, judged):
         models, judged, left_out = before
@@ -138,11 +140,15 @@ def _held(database: Path, folder: Path, mapper: Mapper, found: _Mapped) -> _Mapp
     that brings no better model, each such group is a model of its own.
     """
     unheld = found.unheld(database)
-    new = [pair for groups in unheld for group in groups for pair in group.wrong]
     if not any(unheld):
         return found
+    new = [pair for groups in unheld for group in groups for pair in group.wrong]
     names = sorted(name for groups in unheld for g in groups for name in g.names)
-    logger.info("%d images hang against their own pairs: %s", len(names), names)
+    logger.info(
+        "%d images, such as %s, hang against most of their own pairs: they are mapped"
+        " again without what contradicts these, or become models of their own",
+        *(len(names), names[0]),
+    )
     new = _new({*found.left_out, *found.cleared}, new)
     if new:
         reduced = folder / "reduced.db"
@@ -155,8 +161,9 @@ def _held(database: Path, folder: Path, mapper: Mapper, found: _Mapped) -> _Mapp
             logger.warning("without %d of these there is no model: %s", len(new), error)
             models = []
         again = _Mapped(models, judge(database, models), left_out, found.cleared)
-        if _is_held_better(again, found, database, len(names)):
-            found, unheld = again, again.unheld(database)
+        hanging = again.unheld(database)
+        if _is_held_better(again, found, hanging, len(names)):
+            found, unheld = again, hanging
     if not any(unheld):
         return found
     models = part(found.models, unheld, _MIN_IMAGES)
@@ -180,7 +187,10 @@ def part_unheld(
 
 
 def _is_held_better(
-    again: _Mapped, than: _Mapped, database: Path, num_unheld: int
+    again: _Mapped,
+    than: _Mapped,
+    hanging: Iterable[Iterable[Unheld]],
+    num_unheld: int,
 ) -> bool:
     """Whether fewer images hang against their pairs, and most others are there."""
     if not again.models:
@@ -190,7 +200,7 @@ def _is_held_better(
         return False
     if sum(len(w) for _, w in again.judged) > sum(len(w) for _, w in than.judged):
         return False
-    groups = itertools.chain.from_iterable(again.unheld(database))
+    groups = itertools.chain.from_iterable(hanging)
     return sum(len(group.names) for group in groups) < num_unheld
 
 

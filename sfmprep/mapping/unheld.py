@@ -32,6 +32,7 @@ from sfmprep.types import Float64, Index, Mask
 _ALIKE_DEG = 25.0  # rotations that say the same
 _MIN_INLIERS = 30  # that must speak for another place
 _HELD = 0.5  # of what speaks for another place
+_ROWS = 1000  # rotations that are compared with all at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +76,25 @@ def find_unheld(
     offsets = np.tile(np.eye(3), (len(waiting), 1, 1))
     weights = np.zeros(len(waiting))
     unheld = []
+    rows_of: dict[int, list[int]] = {g: [] for g in np.flatnonzero(waiting).tolist()}
+    for row in rows.tolist():
+        for end in ends[row].tolist():
+            if end in rows_of:
+                rows_of[end].append(row)
+    told: dict[int, tuple[Float64, float]] = {}
+    changed = set(rows_of)  # groups with a pair to one that is settled since
     while waiting.any():
-        told = {
-            group: _most(
-                *_needed(group, waiting, ends[rows], turns[rows], offsets),
-                above[rows],
-            )
-            for group in np.flatnonzero(waiting).tolist()
-        }
+        for each in changed:
+            mine = np.array(rows_of[each], np.int64)
+            needed = _needed(each, waiting, ends[mine], turns[mine], offsets)
+            told[each] = _most(*needed, above[mine])
         group = max(told, key=lambda each: (told[each][1], -each))
         waiting[group] = False
-        if held[group] <= _HELD * told[group][1] or not own[group]:
-            offsets[group], weights[group] = told[group]
+        most = told.pop(group)
+        if held[group] <= _HELD * most[1] or not own[group]:
+            offsets[group], weights[group] = most
             unheld.append(group)
+        changed = told.keys() & set(ends[rows_of[group]].ravel().tolist())
     expected = offsets[ends[:, 1]] @ offsets[ends[:, 0]].swapaxes(1, 2)
     loop_deg = np.where(asks, angles_deg(turns @ expected.swapaxes(1, 2)), np.nan)
     names = np.array(asked.names, object)
@@ -137,8 +144,12 @@ def _most(turns: Float64, counts: Mask, weights: Index) -> tuple[Float64, float]
     The weight is 0 where no two say the same.
     """
     turns, weights = turns[counts], weights[counts]
-    alike = angles_deg(turns[:, None] @ turns.swapaxes(1, 2)[None]) < _ALIKE_DEG
-    sums = (alike * weights).sum(axis=1) * (alike.sum(axis=1) > 1)
+    flat = turns.reshape(-1, 9)  # of two, the product is the trace of one by the other
+    least = 1 + 2 * np.cos(np.radians(_ALIKE_DEG))
+    sums = np.zeros(len(flat))
+    for start in range(0, len(flat), _ROWS):
+        alike = flat[start : start + _ROWS] @ flat.T > least
+        sums[start : start + _ROWS] = alike @ weights * (alike.sum(axis=1) > 1)
     if not sums.any():
         return np.eye(3), 0.0
     best = int(sums.argmax())
@@ -155,7 +166,7 @@ def part(
     Args:
         models: Largest first; they stay as they are.
         unheld: Of each model.
-        min_size: Fewer images make no model.
+        min_size: Fewer images make no model; one without a part so large stays whole.
 
     Returns:
         Largest first.
@@ -164,9 +175,10 @@ def part(
     for model, groups in zip(models, unheld, strict=True):
         names = {model.images[key].name for key in model.reg_image_ids()}
         kept = names.difference(*(group.names for group in groups))
-        for own in (kept, *(group.names for group in groups)):
-            if own == names:
-                parts.append(model)
-            elif len(own) >= min_size:
-                parts.append(without_images(model, names - own))
+        every = [kept, *(group.names for group in groups)]
+        large = [own for own in every if len(own) >= min_size]
+        if not large or names in every:
+            parts.append(model)
+        else:
+            parts += [without_images(model, names - own) for own in large]
     return sorted(parts, key=lambda model: -model.num_reg_images())

@@ -202,13 +202,13 @@ def as_wrong_pairs(
 ) -> list[WrongPair]:
     """Pairs [P] that are wrong, strongest first."""
     found = []
-    names = asked.pairs
     for row in np.flatnonzero(wrong).tolist():
+        name0, name1 = sorted(asked.names[view] for view in asked.index[row].tolist())
         absent = float(asked.absent[row])
         found.append(
             WrongPair(
-                name0=names[row][0],
-                name1=names[row][1],
+                name0=name0,
+                name1=name1,
                 num_inliers=int(asked.num_inliers[row]),
                 absent=None if np.isnan(absent) else round(absent, 3),
                 certainty=round(float(certainty[row]), 3),

@@ -76,10 +76,12 @@ def find_two_zooms(
         return []
     halves = Halves.of(model, seed)
     one = halves.adjusted([{}, {}], ())
+    if one is None:
+        return []
     found = []
     for key in asked:
         groups = _groups(model, key)
-        if one is None or groups is None or halves.num_tracks(key) < _MIN_TRACKS:
+        if groups is None or halves.num_tracks(key) < _MIN_TRACKS:
             continue
         two = [with_two_cameras(half, key, groups[1]) for half in halves.models]
         try:

@@ -7,22 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.spatial import cKDTree
 
-from sfmprep.geometry.views import ModelArrays
+from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.pairing.pairs import natural_order
 from sfmprep.report.schema import Finding
 from sfmprep.report.sections import count
+from sfmprep.types import Float64
 
 _STEP = 0.005  # of the distance to what is seen; a hand moves by millimetres
 _TURN_DEG = 1.0
-_MAX_NAMES = 5
+_SAME_ZOOM = 0.05  # of the logarithm of focal lengths
+_MAX_NAMES, _MAX_IMAGES = 5, 10  # in the words, and that go with them
 
 
 def repeated_views(arrays: ModelArrays) -> dict[str, str]:
     """Images whose pose is that of an earlier one, and which; may be empty.
 
     Poses are the same that are within 0.5 % of the median distance from cameras to
-    their points, and within a degree, of images of one size. Earlier is by the natural
-    order of names, and no image is told to repeat one that repeats another.
+    their points, and within a degree, of images of one size and zoom. Earlier is by the
+    natural order of names, and no image is told to repeat one that repeats another.
     """
     views, seen = arrays.views, arrays.observations
     if len(views) < 2 or not len(seen):
@@ -37,24 +39,29 @@ def repeated_views(arrays: ModelArrays) -> dict[str, str]:
             views.rotations.reshape(len(views), -1) / turn,
         ]
     )
-    place = {name: k for k, name in enumerate(natural_order(views.names))}
-    earlier: dict[str, list[str]] = {name: [] for name in views.names}
-    for row0, row1 in cKDTree(poses).query_pairs(np.sqrt(2), output_type="ndarray"):
-        apart = poses[row0] - poses[row1]
-        one, two = views.cameras[row0], views.cameras[row1]
-        same_size = (one.width, one.height) == (two.width, two.height)
-        near = np.linalg.norm(apart[:3]) <= 1 and np.linalg.norm(apart[3:]) <= 1
-        if near and same_size:
-            names = sorted(
-                (views.names[row0], views.names[row1]), key=place.__getitem__
-            )
-            earlier[names[1]].append(names[0])
-    found: dict[str, str] = {}
-    for name in sorted(earlier, key=place.__getitem__):
-        others = [other for other in earlier[name] if other not in found]
-        if others:
-            found[name] = min(others, key=place.__getitem__)
-    return found
+    names = natural_order(views.names)
+    place = {name: k for k, name in enumerate(names)}
+    row_of = {name: row for row, name in enumerate(views.names)}
+    tree, found = cKDTree(poses), dict[str, str]()
+    for first in names:
+        if first in found:
+            continue
+        row = row_of[first]
+        for other in tree.query_ball_point(poses[row], np.sqrt(2)):
+            name = views.names[other]
+            is_later = place[name] > place[first] and name not in found
+            if is_later and _is_same(views, poses, row, other):
+                found[name] = first
+    return dict(sorted(found.items(), key=lambda item: place[item[0]]))
+
+
+def _is_same(views: Views, poses: Float64, row: int, other: int) -> bool:
+    apart = poses[row] - poses[other]
+    one, two = views.cameras[row], views.cameras[other]
+    zoom = abs(np.log(views.focals[row] / views.focals[other]))
+    near = np.linalg.norm(apart[:3]) <= 1 and np.linalg.norm(apart[3:]) <= 1
+    same_size = (one.width, one.height) == (two.width, two.height)
+    return bool(near and same_size and zoom <= _SAME_ZOOM)
 
 
 def of_bursts(arrays: ModelArrays | None) -> Iterator[Finding]:
@@ -72,4 +79,5 @@ def of_bursts(arrays: ModelArrays | None) -> Iterator[Finding]:
         f" same place: {', '.join(names)}.",
         advice="Leave them out, or keep the sharpest of each: training takes them for"
         " so much more of one view.",
+        images=list(found)[:_MAX_IMAGES],
     )

@@ -16,7 +16,7 @@ from sfmprep.mapping.focal_priors import exif_focal_length
 from sfmprep.report.schema import Finding
 
 _APART = 1.3  # focal lengths that differ by more contradict each other
-_SAME_ZOOM = 1.01
+_ALIKE = 1.01  # ratio of focal lengths: cameras that were split and end so near are one
 _MAX_NAMES = 10
 
 
@@ -81,7 +81,7 @@ def _zooms(
         others = [
             name
             for name in here
-            if not 1 / _SAME_ZOOM < own[name].mean_focal_length() / usual < _SAME_ZOOM
+            if not 1 / _ALIKE < own[name].mean_focal_length() / usual < _ALIKE
         ]
         if not others:
             continue

@@ -307,6 +307,20 @@ def test_at_most_31_frames_a_second_are_looked_at() -> None:
     assert len(chooser.looks) == 30
 
 
+@pytest.mark.parametrize("rate", [60, 120, 240])
+def test_films_of_many_frames_a_second_are_read(rate: int, tmp_path: Path) -> None:
+    """Frames that are passed over come without pixels, and none of these is taken."""
+    walk = [WALK.at(48 / rate * k) for k in range(3 * rate)]
+    path = write_film(tmp_path / "walk.mp4", walk, rate=rate)
+    film = take_frames(
+        *(path, "walk.mp4", tmp_path / "out", "walk"),
+        flow=FLOW,
+        max_overlap=0.9,
+        most=None,
+    )
+    assert 6 <= len(film.frames) <= 14
+
+
 def test_sharpness_is_of_detail_not_of_contrast() -> None:
     grey = cv2.cvtColor(WALK.at(0), cv2.COLOR_BGR2GRAY)
     half = (grey * 0.5).astype(np.uint8)

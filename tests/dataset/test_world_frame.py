@@ -748,8 +748,8 @@ def test_exchanged_positions_turn_nothing_over(
     with pytest.raises(ReconstructionError) as caught:
         find_world(moved, images, WorldConfig(georeference=True))
     assert str(caught.value) == (
-        f"{said}. Write them anew, or turn georeferencing off:"
-        " export.world.georeference=false"
+        f"{said}. Write the EXIF of the photographs in {images.root} anew, or turn"
+        " georeferencing off: export.world.georeference=false"
     )
 
 

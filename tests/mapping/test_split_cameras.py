@@ -10,7 +10,9 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.evaluation.poses import evaluate_model
+from sfmprep.mapping import split_cameras as module
 from sfmprep.mapping.mapper import continue_models, map_images
+from sfmprep.mapping.runs import Run
 from sfmprep.mapping.split_cameras import cameras_apart, split_cameras
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
@@ -55,6 +57,35 @@ def test_a_camera_that_was_zoomed_is_two(
     )
     shared = map_images(path, images, tmp_path / "shared", MappingConfig())[0]
     assert evaluate_model(shared, truth).auc[1] < 60
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_images_are_not_lost_for_cameras_of_their_own(
+    every: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where all would begin anew, nor where some do not come back."""
+    path = tmp_path / "database.db"
+    camera = lens("OPENCV", 800)
+    truth = orbit(path, camera, guess_px=800, num_images=8, num_points=200)
+    names = tuple(sorted(truth))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig())
+    zoomed = dict.fromkeys(names if every else names[:3], lens("SIMPLE_RADIAL", 900))
+    asked = []
+
+    def go_on(run: Run, models: list[pycolmap.Reconstruction]) -> list[object]:
+        asked.append(models[0].num_reg_images())
+        return []
+
+    monkeypatch.setattr(module, "find_zoomed", lambda *_: zoomed)
+    monkeypatch.setattr(module, "find_two_zooms", lambda *_: [])
+    monkeypatch.setattr(module, "go_on", go_on)
+    (model,) = map_images(
+        *(path, ImageSet(tmp_path, names, {}, {})),
+        *(tmp_path / "models", MappingConfig()),
+    )
+    assert model.num_reg_images() == 8
+    assert asked == ([] if every else [5])
+    assert {image.camera_id for image in model.images.values()} == {1}
 
 
 def test_images_that_share_a_camera_get_those_of_a_model(tmp_path: Path) -> None:

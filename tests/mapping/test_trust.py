@@ -125,7 +125,7 @@ def test_damaged_trust_says_what_to_do(tmp_path: Path) -> None:
         Trust.read(path)
     assert str(caught.value) == (
         f"{path} is missing or damaged ('num_asked'). Delete"
-        " mapped_on.zip beside it; the next run makes both again."
+        " mapped_on.zip beside it; the next `sfmprep reconstruct` makes both again."
     )
 
 
@@ -135,7 +135,9 @@ def _asked(
     """Pairs such as "ab", with how far they fit the poses and what is absent."""
     return Asked(
         names=tuple(names),
-        index=np.array([[names.index(one), names.index(two)] for one, two in pairs]),
+        index=np.array(
+            [[names.index(one), names.index(two)] for one, two in pairs], np.int64
+        ).reshape(-1, 2),
         num_inliers=np.full(len(pairs), num_inliers),
         repeated=np.zeros(len(pairs)),
         fitting=np.array([fitting for fitting, _ in pairs.values()]),
@@ -241,6 +243,37 @@ def test_pairs_that_a_model_without_them_agrees_with_are_right(
     assert not set(trust.overlaid).difference(pairs[n] for n in still_wrong.split())
 
 
+def test_pairs_left_out_before_may_be_right_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "database.db"
+    pycolmap.Database.open(database).close()
+    made = [pycolmap.Reconstruction() for _ in range(3)]
+    mapped = iter(made)
+    other = replace(PAIR, name0="c.jpg", name1="d.jpg")
+    # the second model contradicts the first pair, the third agrees with both
+    says = [(1.0, [PAIR]), (0.0, [other]), (1.0, [])]
+    names = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+
+    def judged(
+        _: Path, models: list[pycolmap.Reconstruction]
+    ) -> list[tuple[Asked, list[WrongPair]]]:
+        agrees, wrong = says[[model is models[0] for model in made].index(True)]
+        asked = _asked("abcd", {"ab": (agrees, np.nan), "cd": (1.0, np.nan)})
+        return [(replace(asked, names=names), wrong)]
+
+    monkeypatch.setattr(trust_module, "_in_loops", lambda *_: [])
+    monkeypatch.setattr(trust_module, "find_unheld", lambda *_: [])
+    monkeypatch.setattr(trust_module, "judge", judged)
+    monkeypatch.setattr(trust_module, "leave_out", lambda *_: None)
+    models, trust = map_trusted(
+        database, tmp_path / "models", lambda *_: [next(mapped)]
+    )
+    assert models == [made[1]]
+    assert trust.left_out == ()
+    assert trust.cleared == (("a.jpg", "b.jpg"), ("c.jpg", "d.jpg"))
+
+
 @pytest.mark.parametrize("is_mended", [True, False])
 def test_views_that_hang_against_their_pairs_are_mapped_again_or_parted(
     is_mended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -281,6 +314,7 @@ def test_a_pair_that_follows_from_a_look_alike_contradicts_nothing() -> None:
     asked = _asked("abxy", pairs)
     assert explained(asked, {("b", "x")}).tolist() == [False, True, True, False]
     assert explained(asked, set()).tolist() == [False] * 4
+    assert explained(_asked("ab", {}), set()).tolist() == []
 
 
 def test_between_photographs_in_a_row_only_their_own_evidence_counts() -> None:

@@ -96,3 +96,4 @@ def test_each_group_becomes_a_model() -> None:
     assert [part.num_reg_images() for part in found] == [4, 3]
     assert model.num_reg_images() == 8
     assert part([model], [[]], 2) == [model]
+    assert part([model], [groups], 5) == [model]  # no part would be one

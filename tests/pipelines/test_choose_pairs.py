@@ -80,7 +80,7 @@ def test_where_gps_tells_nothing_likeness_decides_alone(
 
 
 def test_photographs_without_gps_have_no_such_pairs(
-    photos: ImageSet, tmp_path: Path
+    photos: ImageSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = {name: replace(info, gps=None) for name, info in photos.infos.items()}
     bare["0.png"] = photos.infos["0.png"]
@@ -90,3 +90,10 @@ def test_photographs_without_gps_have_no_such_pairs(
         "pairs.type: spatial needs GPS positions, but 1 of 6 photographs have one."
         " Choose by likeness: --set pairs.type=retrieval"
     )
+    bare |= {name: photos.infos[name] for name in ("1.png", "2.png", "3.png")}
+    assert "in no pair" not in caplog.text
+    pairs_of(replace(photos, infos=bare), tmp_path / "some", "type: spatial")
+    assert (
+        "2 of 6 images, such as 4.png, have no position of their own, so they are in no"
+        " pair; --set pairs.type=auto pairs them by likeness"
+    ) in caplog.text

@@ -111,3 +111,10 @@ def test_added_photograph_leaves_the_rest_as_it_is(
     capsys.readouterr()
     assert run(["status", str(images), str(out)]) == 0
     assert "would run" not in capsys.readouterr().out
+
+    # a folder of an earlier sfmprep lacks what the models are worth
+    for verdict in (out / "work").glob("*_consistency.json"):
+        verdict.unlink()
+    assert run(["add", str(images), str(out)]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith(" is to be made again. Run `sfmprep reconstruct` first.")

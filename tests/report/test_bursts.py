@@ -15,7 +15,9 @@ WIDE, HIGH = (640, 480), (480, 640)
 
 
 def model(
-    places: Sequence[tuple[str, float, float]], sizes: Sequence[tuple[int, int]] = ()
+    places: Sequence[tuple[str, float, float]],
+    sizes: Sequence[tuple[int, int]] = (),
+    focals: Sequence[float] = (),
 ) -> ModelArrays:
     """Cameras by place to the right and turn in degrees; points are 10 away."""
     sizes = sizes or [WIDE] * len(places)
@@ -39,7 +41,7 @@ def model(
             ),
             rotations=np.array([turn.as_matrix() for turn in turns]),
             centres=centres,
-            focals=np.full(len(places), 600.0),
+            focals=np.array(focals or [600.0] * len(places)),
         ),
         point_ids=np.arange(50, dtype=np.uint64),
         xyz=xyz,
@@ -65,6 +67,17 @@ def test_a_step_a_turn_and_another_format_are_no_repetition() -> None:
     assert repeated_views(model(places, [WIDE, WIDE, WIDE, HIGH])) == {}
 
 
+def test_another_zoom_from_the_same_place_is_no_repetition() -> None:
+    places = [("a", 0, 0), ("b", 0, 0), ("c", 0, 0)]
+    assert repeated_views(model(places, focals=[600, 1800, 605])) == {"c": "a"}
+
+
+def test_a_camera_that_stands_repeats_its_first_photograph() -> None:
+    found = repeated_views(model([(f"{k}", 0, 0) for k in range(3000)]))
+    assert set(found.values()) == {"0"}
+    assert len(found) == 2999
+
+
 def test_small_steps_one_after_the_other_are_a_walk() -> None:
     """Each repeats the one before it, and the third of them the first no longer."""
     walk = [(f"{k}", 0.04 * k, 0) for k in range(6)]
@@ -83,6 +96,7 @@ def test_what_is_said() -> None:
         "Leave them out, or keep the sharpest of each: training takes them for so much"
         " more of one view."
     )
+    assert one.images == ["b"]
     [many] = of_bursts(model([(str(k), 0, 0) for k in range(8)]))
     assert many.text == (
         "7 photographs show again what another shows from the same place: 1 (0), 2 (0),"

@@ -3,12 +3,13 @@
 A product of bfloat16 takes 0.4 of the time of one of float32 on a CPU that has it, but
 its results have 8 bits: cosines of near descriptors would all be one number. So two
 columns are put beside the descriptors that make the product `1 - cos` itself, of which
-8 bits tell near from nearer. Positive bfloat16 are in the order of their bits as
-integers, whose minima are five times as fast on a CPU.
+8 bits tell near from nearer. Bfloat16 that are not negative are in the order of their
+bits as integers, whose minima are five times as fast on a CPU.
 
 What is found is measured again in float32, the best and the second best; only who they
-are, and the best of the others of a column, rests on 8 bits: to 0.4 % of a squared
-distance, where the ratio test asks for 20.
+are, and the best of the others of a column, rests on 8 bits of descriptors and of
+`1 - cos`: of several that are nearer than some 5e-4, any may be taken; those beyond
+`CONFUSED` are told to about 1 %, where the ratio test asks for 20.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch import Tensor
 
 # Columns of which only the best takes part in the search for the best column.
 GROUP = 64
+
+CONFUSED = 0.004  # `1 - cos`, up to which they may be taken for each other
 
 _FAR = 1e30  # the distance of padding
 _BEYOND = 1e20  # real ones are 2 at most

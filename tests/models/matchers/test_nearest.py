@@ -81,6 +81,26 @@ def test_blocks_and_batches_do_not_change_the_matches(budget):
         assert set(map(tuple, matches.index.tolist())) == reference(a, b, ratio=0.95)
 
 
+@pytest.mark.parametrize("budget", [1, 1 << 21])
+def test_descriptors_that_are_all_alike_are_searched_in_float32(budget):
+    alike = [1 + 0.02 * unit_rows(seed, 60, 8) for seed in range(3)]
+    alike = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in alike]
+    others = [unit_rows(seed, 80 - seed, 8) for seed in range(2)]
+    pairs = [
+        (features(first), features(second))
+        for first, second in [
+            (others[0], others[1]),
+            *zip(alike, alike[1:], strict=False),
+        ]
+    ]
+    exact = Nearest(NearestConfig(ratio=0.9), precision="float32").match(pairs)
+    matcher = Nearest(NearestConfig(ratio=0.9))
+    matcher._rounds, matcher._budget = True, budget
+    for found, expected in zip(matcher.match(pairs), exact, strict=True):
+        np.testing.assert_array_equal(found.index, expected.index)
+    assert sum(map(len, exact[1:])) > 0
+
+
 @pytest.mark.parametrize("budget", [1, 5000, 1 << 22])
 def test_a_search_in_bfloat16_differs_at_the_edge_of_the_ratio_test_alone(budget):
     arrays = []
