@@ -28,6 +28,7 @@ _PRIOR_DEVIATION = 0.01
 # Residuals are not independent: principal points that are known (fountain-P11,
 # Herz-Jesus-P8, fox, whole and thinned) were missed by three times what they promise.
 _OVERDISPERSION = 9.0
+_MIN_DEVIATIONS = 2.0  # by which a step must be told
 _MAX_OFFSET = 0.1  # of the side of the image
 # Of the longer side: by 0.13 to 0.2 % known principal points were missed whatever the
 # number of points, for keypoints err systematically (the same three, and the demo).
@@ -63,9 +64,9 @@ def refine_model(
     of 1 % of the image's longer side and the deviation e of the estimate, which is how
     far that is by the root of how much the squared errors of the camera (with `robust`,
     their loss) fall on it, in units of nine times their mean. So one that is told well
-    moves to where it is told, one that is not stays; and so does one that would move by
-    less than 0.25 % of the longer side, which is what keypoints err by, or be more than
-    a tenth of the image's side from the middle.
+    moves to where it is told. One stays that is told by less than two deviations, that
+    would move by less than 0.25 % of the longer side, which is what keypoints err by,
+    or be more than a tenth of the image's side from the middle.
 
     Args:
         model: It stays as it is.
@@ -159,7 +160,8 @@ def _with_told_centres(
             fall = (before - after) * count / max(after, 1e-12) / _OVERDISPERSION
             prior = max(fall, 0.0) * (_PRIOR_DEVIATION * size.max()) ** 2
             part = prior / max(prior + step[key][axis] ** 2, 1e-12)
-            if abs(part * step[key][axis]) > _LEAST_OFFSET * size.max():
+            is_large = abs(part * step[key][axis]) > _LEAST_OFFSET * size.max()
+            if is_large and fall > _MIN_DEVIATIONS**2:
                 share[key][axis] = part
     logger.debug("principal points take shares of their steps: %s", share)
     if not any(each.any() for each in share.values()):
