@@ -146,8 +146,9 @@ def _cones(arrays: ModelArrays) -> tuple[Float64, Float64]:
     rays = arrays.xyz[point] - arrays.views.centres[observations.view]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     count = len(arrays.xyz)
-    axes = np.column_stack([np.bincount(point, part, count) for part in rays.T])
-    axes = axes.astype(np.float64)  # of no point they would be integers
+    axes: Float64 = np.zeros((count, 3))
+    for column, part in enumerate(rays.T):
+        axes[:, column] = np.bincount(point, part, count)
     axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-9)
     cosine = np.einsum("mi,mi->m", axes[point], rays).clip(-1, 1)
     widths = np.zeros(len(axes))

@@ -157,7 +157,7 @@ def _own_focal_length(
     estimation.ransac.max_error = limit_px
     estimation.ransac.random_seed = image_id
     refinement = pycolmap.AbsolutePoseRefinementOptions()
-    counts = []
+    counts: list[int] = []
     for free in (False, True):
         if free and len(xy) < _needed(counts[0]):
             return None  # so many cannot fit
