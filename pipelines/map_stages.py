@@ -17,6 +17,7 @@ from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
+from sfmprep.mapping.rigs import frames_of_rigs
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.pairing.pairs import (
     pairs_from_file,
@@ -137,6 +138,10 @@ def set_outliers_aside(
     if run.ledger.is_done("outliers"):
         return read_models(run)
     run.begin("outliers")
+    frames: dict[str, tuple[int, str]] = {}
+    if run.ledger.keys.applies("hold rigs"):
+        rigs = pycolmap.read_rig_config(run.workspace.rigs)
+        frames = frames_of_rigs(run.images.names, rigs)
     found: list[tuple[pycolmap.Reconstruction, Poses]] = []
     for model in models:
         arrays = ModelArrays.of(model)
@@ -144,7 +149,9 @@ def set_outliers_aside(
         size = model.num_reg_images(), model.num_points3D()
         outliers: dict[str, str] = {}
         if not found or not below_floors(*size):  # else there is no dataset to spoil
-            outliers = find_outliers(arrays, run.recipe.export.outliers, uncertainties)
+            outliers = find_outliers(
+                arrays, run.recipe.export.outliers, uncertainties, frames
+            )
         rest = without_images(model, outliers) if outliers else model
         found.append((rest, Poses(uncertainties=uncertainties, outliers=outliers)))
     found.sort(key=lambda pair: -pair[0].num_reg_images())

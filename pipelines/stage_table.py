@@ -432,7 +432,7 @@ STAGES = {
         ),
         Stage(
             name="outliers",
-            version=2,
+            version=3,
             reads=("hold rigs",),
             writes="work/models",
             beside=("work/poses.json",),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 import pycolmap
@@ -31,8 +32,12 @@ def find_outliers(
     arrays: ModelArrays,
     config: OutlierConfig,
     uncertainties: Mapping[str, PoseUncertainty],
+    frames: Mapping[str, Hashable] | None = None,
 ) -> dict[str, str]:
     """Finds registered images whose pose is not supported.
+
+    Images of one frame of a rig support each other: all their points count for each,
+    and the pose that is told best.
 
     At most a third of the images are outliers, and two always stay: where the
     thresholds name more, they do not fit the capture, which is a warning in the log,
@@ -43,12 +48,22 @@ def find_outliers(
         config: Thresholds.
         uncertainties: By image name, see `pose_uncertainties`; images that are not
             among them are not judged by it.
+        frames: By image name, what all images of its frame have alike; images that are
+            not among them are on their own.
 
     Returns:
         The reason in plain words by image name, in the order of names.
     """
-    views = arrays.views
+    views, frames = arrays.views, frames or {}
     num_points = np.bincount(arrays.observations.view, minlength=len(views))
+    count_of: Counter[Hashable] = Counter()
+    told_by: dict[Hashable, PoseUncertainty] = {}
+    for name, count in zip(views.names, num_points.tolist(), strict=True):
+        frame = frames.get(name, name)
+        count_of[frame] += count
+        told = [each for each in (told_by.get(frame), uncertainties.get(name)) if each]
+        if told:
+            told_by[frame] = min(told, key=_spread)
     found: dict[str, tuple[float, str]] = {}  # how far from the threshold, and why
     for name, distance, limit in _isolated(arrays, config.max_distance_ratio):
         found[name] = (
@@ -56,8 +71,9 @@ def find_outliers(
             f"it lies {distance:.0f} times the size of the capture away from all"
             " other cameras",
         )
-    for name, count in zip(views.names, num_points.tolist(), strict=True):
-        judged = _judged_alone(count, uncertainties.get(name), config)
+    for name in views.names:
+        frame = frames.get(name, name)
+        judged = _judged_alone(count_of[frame], told_by.get(frame), config)
         if judged is not None and judged[0] > found.get(name, (0.0, ""))[0]:
             found[name] = judged
     most = max(min(len(views) // _MAX_SHARE, len(views) - _MIN_KEPT), 0)
@@ -69,6 +85,11 @@ def find_outliers(
             *(len(worst), len(views), most),
         )
     return {name: found[name][1] for name in sorted(worst[:most])}
+
+
+def _spread(uncertainty: PoseUncertainty) -> float:
+    angle = uncertainty.rotation_stddev_deg
+    return math.inf if math.isnan(angle) else angle
 
 
 def without_images(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +28,19 @@ logger = logging.getLogger(__name__)
 _MAX_APART_DEG = 3.0  # between what two images of a frame say of its rotation
 _NOISES = 6.0  # standard deviations; observations further off go
 _LEAST_NOISE_PX = 0.1
+
+
+def frames_of_rigs(
+    names: Collection[str], rigs: Sequence[pycolmap.RigConfig]
+) -> dict[str, tuple[int, str]]:
+    """The rig, and the frame in it, of each image that a camera of a rig took."""
+    return {
+        name: (number, name.removeprefix(camera.image_prefix))
+        for number, rig in enumerate(rigs)
+        for camera in rig.cameras
+        for name in names
+        if name.startswith(camera.image_prefix)
+    }
 
 
 def hold_rigs(

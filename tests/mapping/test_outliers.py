@@ -63,6 +63,19 @@ def test_sound_model_loses_nothing() -> None:
     )
 
 
+def test_images_of_one_frame_support_each_other() -> None:
+    model = synthesize()
+    alone, held = keep_points(model, 1, 3), keep_points(model, 2, 3)
+    other = str(model.images[3].name)
+    arrays = ModelArrays.of(model)
+    bad = PoseUncertainty(rotation_stddev_deg=90, position_stddev=1)
+    good = PoseUncertainty(rotation_stddev_deg=0.1, position_stddev=1)
+    told = {held: bad, other: good}
+    assert find_outliers(arrays, CONFIG, told).keys() == {alone, held}
+    frames = {held: (0, "1.jpg"), other: (0, "1.jpg")}
+    assert find_outliers(arrays, CONFIG, told, frames).keys() == {alone}
+
+
 def test_image_with_few_points_is_named_with_its_number() -> None:
     model = synthesize()
     name = keep_points(model, 3, 9)
