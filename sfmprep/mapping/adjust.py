@@ -35,7 +35,7 @@ _MAX_OFFSET = 0.1  # of the side of the image
 _LEAST_OFFSET = 0.0025
 _ALL = 0.99  # of a step: the rest is not worth an adjustment
 _FINAL_BA_ITERATIONS = 100
-_TOLERANCE = 1e-7  # of the loss: a focal length of 450 px moves by less than 0.01 px
+TOLERANCE = 1e-7  # of the loss: a focal length of 450 px moves by less than 0.01 px
 # Standard deviations: as good as squares to 95 % where errors are normal (Holland and
 # Welsch, Communications in Statistics 6, 1977).
 LOSS_SCALE = 2.385
@@ -239,7 +239,7 @@ def adjust(
     loss_scale: float | None = None,
     centres: bool = False,
     fixed: Collection[int] = (),
-    tolerance: float = _TOLERANCE,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Adjusts in place; with a scale in pixels, by Cauchy's loss.
 
