@@ -27,7 +27,7 @@ from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
 from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
-from sfmprep.mapping.database import copy_database, write_errors
+from sfmprep.mapping.database import write_errors
 from sfmprep.mapping.from_poses import map_from_poses, map_from_start
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
@@ -221,8 +221,7 @@ def _without_left_out(
         reduced = database
         if trust.left_out:
             reduced = folder / "reduced.db"
-            copy_database(database, reduced)
-            leave_out(reduced, trust.left_out)
+            leave_out(database, reduced, trust.left_out)
         models = mapper(reduced, folder / "models")
     trust = measure_trust(database, models, trust.left_out, trust.cleared)
     trust.write(consistency_of(packed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -31,16 +31,21 @@ _LEAST_NOISE_PX = 0.1
 
 
 def frames_of_rigs(
-    names: Collection[str], rigs: Sequence[pycolmap.RigConfig]
+    names: Iterable[str], rigs: Sequence[pycolmap.RigConfig]
 ) -> dict[str, tuple[int, str]]:
     """The rig, and the frame in it, of each image that a camera of a rig took."""
-    return {
-        name: (number, name.removeprefix(camera.image_prefix))
-        for number, rig in enumerate(rigs)
-        for camera in rig.cameras
-        for name in names
-        if name.startswith(camera.image_prefix)
-    }
+    return {name: frame for name, frame, _ in _shots(names, rigs)}
+
+
+def _shots(
+    names: Iterable[str], rigs: Sequence[pycolmap.RigConfig]
+) -> Iterator[tuple[str, tuple[int, str], pycolmap.RigConfigCamera]]:
+    """Images in their order, the frames that they are of, and the cameras."""
+    for name in names:
+        for number, rig in enumerate(rigs):
+            for camera in rig.cameras:
+                if name.startswith(camera.image_prefix):
+                    yield name, (number, name.removeprefix(camera.image_prefix)), camera
 
 
 def hold_rigs(
@@ -127,19 +132,15 @@ def _contradicting(
 ) -> list[int]:
     """Registered images whose rotation is not what most of their frame tell."""
     frames: dict[tuple[int, str], list[tuple[int, Float64]]] = defaultdict(list)
-    for image_id in sorted(model.reg_image_ids()):
-        image = model.images[image_id]
-        for number, rig in enumerate(rigs):
-            for camera in rig.cameras:
-                if not image.name.startswith(camera.image_prefix):
-                    continue
-                rotation = image.cam_from_world().rotation.matrix()
-                if camera.cam_from_rig is not None:
-                    rotation = camera.cam_from_rig.rotation.matrix().T @ rotation
-                elif not camera.ref_sensor:
-                    continue  # nothing is known of how it is turned
-                key = number, image.name.removeprefix(camera.image_prefix)
-                frames[key].append((image_id, rotation))
+    id_of = {model.images[key].name: key for key in sorted(model.reg_image_ids())}
+    for name, frame, camera in _shots(id_of, rigs):
+        image_id = id_of[name]
+        rotation = model.images[image_id].cam_from_world().rotation.matrix()
+        if camera.cam_from_rig is not None:
+            rotation = camera.cam_from_rig.rotation.matrix().T @ rotation
+        elif not camera.ref_sensor:
+            continue  # nothing is known of how it is turned
+        frames[frame].append((image_id, rotation))
     lost = []
     for views in frames.values():
         rotations = np.array([rotation for _, rotation in views])

@@ -15,6 +15,7 @@ from sfmprep.errors import StoreError
 from sfmprep.files import write_text
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import Contradiction
+from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.wrong_pairs import Asked, WrongPair, judge_pairs
 from sfmprep.types import Mask, Pair
 
@@ -172,9 +173,10 @@ def _adjacency(asked: Asked, chosen: Mask) -> csr_matrix:
     return half + half.T
 
 
-def leave_out(database: Path, pairs: Iterable[WrongPair]) -> None:
-    """Takes the verified geometry of pairs out of a database."""
-    with pycolmap.Database.open(database) as opened:
+def leave_out(database: Path, reduced: Path, pairs: Iterable[WrongPair]) -> None:
+    """Copies a database into another, without the verified geometry of pairs."""
+    copy_database(database, reduced)
+    with pycolmap.Database.open(reduced) as opened:
         id_of = {image.name: image.image_id for image in opened.read_all_images()}
         for pair in pairs:
             ids = id_of[pair.name0], id_of[pair.name1]

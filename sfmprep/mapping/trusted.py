@@ -17,7 +17,6 @@ import pycolmap
 
 from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.views import Views
-from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.loops import find_in_loops
 from sfmprep.mapping.trust import Trust, explained, judge, leave_out, trust_of
 from sfmprep.mapping.unheld import Unheld, find_unheld, part
@@ -103,8 +102,7 @@ def _without_look_alikes(database: Path, folder: Path, mapper: Mapper) -> _Mappe
             " and %s; mapping again without them",
             *(len(new), new[0].name0, new[0].name1),
         )
-        copy_database(database, reduced)
-        leave_out(reduced, (*left_out.values(), *new))
+        leave_out(database, reduced, (*left_out.values(), *new))
         try:
             again = mapper(reduced, folder / str(number))
         except ReconstructionError as error:
@@ -152,9 +150,8 @@ def _held(database: Path, folder: Path, mapper: Mapper, found: _Mapped) -> _Mapp
     new = _new({*found.left_out, *found.cleared}, new)
     if new:
         reduced = folder / "reduced.db"
-        copy_database(database, reduced)
         left_out = found.left_out | {(pair.name0, pair.name1): pair for pair in new}
-        leave_out(reduced, left_out.values())
+        leave_out(database, reduced, left_out.values())
         try:
             models = mapper(reduced, folder / "held")
         except ReconstructionError as error:
