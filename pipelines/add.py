@@ -26,7 +26,7 @@ from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.trust import Trust, consistency_of
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import map_stages, reporting, stages
-from sfmprep.pipelines.apart import add_into, apart
+from sfmprep.pipelines.apart import add_into, apart, process_ahead
 from sfmprep.pipelines.artefacts import (
     mapped_last,
     models_in,
@@ -117,29 +117,36 @@ def add_photographs(
                 " new ones into that folder."
             )
         logger.info("%d new photographs, such as %s", len(new), min(new))
-        with timed(seconds, "extract"):
-            features, undecoded = stages.extract(run, device=device, progress=progress)
-        with features:
-            pairs = make_pairs(
-                run, features, kept=_earlier_pairs(run), progress=progress
-            )
-            with (
-                match_pairs(
-                    *(run, features, pairs, seconds), device=device, progress=progress
-                ) as (joined, matches),
-                timed(seconds, "database"),
-            ):
-                stages.fill_database(run, joined, pairs, matches, progress=progress)
-        with timed(seconds, "map"):
-            _register(run, models, progress)
-            models = read_packed(run.workspace.mapped)
-            models = map_stages.set_outliers_aside(run, models)
+        with process_ahead():
+            undecoded = _fill_database(run, seconds, device, progress)
+            with timed(seconds, "map"):
+                _register(run, models, progress)
+                models = read_packed(run.workspace.mapped)
+                models = map_stages.set_outliers_aside(run, models)
         with timed(seconds, "export"):
             export_models(run, models, world=world, device=device, progress=progress)
         with open_keypoints(run) as features:
             return reporting.write_report(
                 *(run, models, features), unreadable=undecoded, seconds=seconds
             )
+
+
+def _fill_database(
+    run: Run, seconds: dict[str, float], device: str, progress: Progress
+) -> dict[str, str]:
+    """Adds features, matches and verified pairs; returns what cannot be decoded."""
+    with timed(seconds, "extract"):
+        features, undecoded = stages.extract(run, device=device, progress=progress)
+    with features:
+        pairs = make_pairs(run, features, kept=_earlier_pairs(run), progress=progress)
+        with (
+            match_pairs(
+                *(run, features, pairs, seconds), device=device, progress=progress
+            ) as (joined, matches),
+            timed(seconds, "database"),
+        ):
+            stages.fill_database(run, joined, pairs, matches, progress=progress)
+    return undecoded
 
 
 def _earlier_pairs(run: Run) -> Pairs:

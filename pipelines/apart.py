@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -72,8 +72,13 @@ def ready_to_map(run: Run) -> Iterator[None]:
     if run.recipe.mapping.type == "none" or run.ledger.is_done("map"):
         yield
         return
-    with begun_ahead(__name__):
+    with process_ahead():
         yield
+
+
+def process_ahead() -> AbstractContextManager[None]:
+    """Begins the process of the first `apart` of a block, beside what is before it."""
+    return begun_ahead(__name__)
 
 
 def map_into(
