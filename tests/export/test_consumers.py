@@ -112,7 +112,7 @@ def export_synthetic(kind: str, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def looks(python: str, dataset: Path) -> dict[str, Any]:
     """What each parser saw, in each frame or split."""
-    script = Path(__file__).with_name("nerfstudio_probe.py")
+    script = Path(__file__).parents[1] / "support" / "nerfstudio_probe.py"
     done = subprocess.run(
         [python, "-W", "ignore", str(script), str(dataset)],
         capture_output=True,
