@@ -96,9 +96,10 @@ STAGES = {
         ),
         Stage(
             name="pairs",
-            version=1,
+            version=2,
             reads=("extract", "describe"),
             writes="work/pairs.txt",
+            beside=("work/pairs.json",),
             is_text=True,
             settings=pairs_settings,
         ),
