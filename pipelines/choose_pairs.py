@@ -174,11 +174,8 @@ def _choose_pairs(
             {way: _only(partners, is_wanted) for way, partners in ways.items()},
             per_image=limit,
         )
-        for count in counts:
-            logger.info(
-                "%s proposes %d pairs; %d of them are among the %d that are matched",
-                *(count.way, count.num_proposed, count.num_kept, len(pairs)),
-            )
+        said = (f"{c.num_kept} of {c.num_proposed} by {c.way}" for c in counts)
+        logger.info("%d pairs are matched: %s", len(pairs), ", ".join(said))
         return pairs, counts
     match config:
         case ExhaustiveConfig():
