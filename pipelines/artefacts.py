@@ -19,6 +19,7 @@ from sfmprep.mapping.models import read_model
 from sfmprep.mapping.trust import consistency_of
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pipelines.ledger import expect_as_written
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.stage_table import STAGES
 from sfmprep.stores.layers import MatchLayers, MatchReader
@@ -292,9 +293,11 @@ def read_result(path: Path) -> pycolmap.Reconstruction:
 
     Raises:
         ReconstructionError: it is neither, or the model is damaged.
+        StoreError: a file of it is not what the run wrote.
     """
     for folder in (path / "work" / "models" / "0", path, path / "sparse" / "0"):
         if any((folder / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            expect_as_written(folder, path)
             return read_model(folder)
     raise ReconstructionError(
         f"{path} is neither an output of sfmprep nor a COLMAP model (no cameras.bin)."

@@ -1,37 +1,48 @@
-"""Which images are matched: all, or by order, likeness, GPS, poses, or a file."""
+"""Which images are matched: all, or by order, likeness, GPS, time, poses, or a file.
+
+`pairs.json` beside the pairs says how many of them each way has proposed.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
-    KnownPosesConfig,
     PairsFileConfig,
     RetrievalConfig,
     SequentialConfig,
     SpatialConfig,
+    TemporalConfig,
 )
 from sfmprep.errors import ConfigError
+from sfmprep.files import write_text
 from sfmprep.frontend.describe import describe_images
 from sfmprep.frontend.in_shards import describe_in_shards, merge_parts
 from sfmprep.models.build import build_retriever
 from sfmprep.pairing.pairs import (
     Pairs,
+    Partners,
     exhaustive_pairs,
+    later_partners,
     natural_order,
     pairs_from_file,
     sequential_pairs,
 )
-from sfmprep.pairing.spatial import spatial_pairs
+from sfmprep.pairing.spatial import spatial_partners
+from sfmprep.pairing.temporal import walks
+from sfmprep.pairing.union import WayCount, pairs_within_budget
 from sfmprep.pipelines import stages
-from sfmprep.pipelines.refine_poses import pairs_of_poses, poses_of
+from sfmprep.pipelines.refine_poses import partners_by_poses, poses_of
 from sfmprep.pipelines.rigs import views_at_one_spot
 from sfmprep.pipelines.run import Run
 from sfmprep.pipelines.tracks import films_of
@@ -114,78 +125,199 @@ def make_pairs(
     if run.ledger.is_done("pairs"):
         names = [name for name in run.images.names if name in features]
         return pairs_from_file(run.workspace.pairs, names)
-    at_one_spot = set(views_at_one_spot(run.images))
-    pairs = _choose_pairs(run, features, device, progress)
-    pairs = Pairs.of(pair for pair in pairs if pair not in at_one_spot)
+    known = set() if kept is None else {name for pair in kept for name in pair}
+    pairs, counts = _choose_pairs(run, features, known, device, progress)
     if kept is not None:
-        known = {name for pair in kept for name in pair}
-        pairs = Pairs.of([*kept, *(p for p in pairs if not known.issuperset(p))])
+        pairs = Pairs.of([*kept, *pairs])
     run.begin("pairs")
     pairs.write(run.workspace.pairs)
+    ways = json.dumps([asdict(count) for count in counts], indent=1)
+    write_text(run.workspace.pair_ways, ways)
     run.finish("pairs")
     return pairs
 
 
 def _choose_pairs(
-    run: Run, features: FeatureStore, device: str, progress: Progress
-) -> Pairs:
-    # here, so that a run that has its pairs loads no torch
-    from sfmprep.pairing.retrieval import nearest_pairs, retrieval_pairs
+    run: Run,
+    features: FeatureStore,
+    known: Collection[str],
+    device: str,
+    progress: Progress,
+) -> tuple[Pairs, list[WayCount]]:
+    """The pairs with an image that is not among the known ones, and who proposed them.
 
+    No pair of two views of one panorama is among them.
+    """
     config = run.recipe.pairs
     names = [name for name in run.images.names if name in features]
-    shots: list[list[str]] = []
-    near = Pairs(())
-    if isinstance(config, AutoPairsConfig) and run.recipe.known_poses is not None:
-        return _pairs_by_poses(run, run.recipe.known_poses, config, features, progress)
+    at_one_spot = set(views_at_one_spot(run.images))
+
+    def is_wanted(name0: str, name1: str) -> bool:
+        pair = (min(name0, name1), max(name0, name1))
+        return pair not in at_one_spot and not (name0 in known and name1 in known)
+
     if isinstance(config, AutoPairsConfig):
-        small, in_films = len(names) <= config.exhaustive_up_to, config.sequential
-        shots = films_of(run.images, others=run.recipe.tracks is not None)
-        is_idle = not run.ledger.keys.applies("describe")
-        small = small and (is_idle or config.retrieval.model is None)
-        if not small and config.spatial is not None:
-            near = _pairs_by_gps(run, names, config.spatial)
-        config = ExhaustiveConfig() if small else config.retrieval
+        is_small = _is_small(run, config, len(names))
+        if run.recipe.known_poses is None and is_small:
+            config = ExhaustiveConfig()
+    if isinstance(config, AutoPairsConfig):
+        limit = None if is_small else config.per_image
+        if limit is not None and limit < config.retrieval.num_neighbours:
+            logger.warning(
+                "pairs.per_image lets each image ask for %d pairs, of all ways"
+                " together, so that pairs.retrieval.num_neighbours of %d are not had;"
+                " --set pairs.per_image=null takes all",
+                *(limit, config.retrieval.num_neighbours),
+            )
+        ways = _ways(run, config, names, features, device, progress)
+        pairs, counts = pairs_within_budget(
+            {way: _only(partners, is_wanted) for way, partners in ways.items()},
+            per_image=limit,
+        )
+        said = (f"{c.num_kept} of {c.num_proposed} by {c.way}" for c in counts)
+        logger.info("%d pairs are matched: %s", len(pairs), ", ".join(said))
+        return pairs, counts
     match config:
         case ExhaustiveConfig():
-            pairs = exhaustive_pairs(names)
+            found = exhaustive_pairs(names)
         case SequentialConfig(window=window, quadratic=quadratic):
-            pairs = sequential_pairs(
+            found = sequential_pairs(
                 natural_order(names), window=window, quadratic=quadratic
             )
-        case RetrievalConfig(model=None):
-            pairs = retrieval_pairs(
-                names, features, config, seed=run.recipe.seed, progress=progress
-            )
         case RetrievalConfig():
-            with describe(run, names, device=device, progress=progress) as rows:
-                known = [name for name in names if name in rows]
-
-                def read(start: int, stop: int) -> NDArray[np.float16]:
-                    return np.stack([rows.get(name) for name in known[start:stop]])
-
-                pairs = nearest_pairs(known, read, config)
+            found = Pairs.of_partners(
+                _by_likeness(run, config, names, features, device, progress)
+            )
         case SpatialConfig():
-            pairs = _pairs_by_gps(run, names, config, is_wanted=True)
+            _expect_told(config, "GPS positions", names, _places(run, names))
+            found = Pairs.of_partners(_by_gps(run, names, config, is_wanted=True))
+        case TemporalConfig():
+            _expect_told(config, "times in EXIF", names, _timed(run, names))
+            found = Pairs.of_partners(_by_time(run, names, config))
         case PairsFileConfig():
-            pairs = pairs_from_file(config.path, names)
+            found = pairs_from_file(config.path, names)
         case _:
             assert_never(config)
-    pairs = Pairs.of([*pairs, *near])
-    for shot in shots:
-        neighbours = sequential_pairs(
-            [name for name in shot if name in features],
-            window=in_films.window,
-            quadratic=in_films.quadratic,
+    pairs = Pairs.of(pair for pair in found if is_wanted(*pair))
+    number = len(pairs)
+    return pairs, [WayCount(way=config.type, num_proposed=number, num_kept=number)]
+
+
+def _only(partners: Partners, is_wanted: Callable[[str, str], bool]) -> Partners:
+    return {
+        name: [other for other in others if is_wanted(name, other)]
+        for name, others in partners.items()
+    }
+
+
+def _is_small(run: Run, config: AutoPairsConfig, num_images: int) -> bool:
+    """Whether every image is paired with every other."""
+    is_described = run.ledger.keys.applies("describe")
+    return num_images <= config.exhaustive_up_to and not is_described
+
+
+def _ways(
+    run: Run,
+    config: AutoPairsConfig,
+    names: Sequence[str],
+    features: FeatureStore,
+    device: str,
+    progress: Progress,
+) -> dict[str, Partners]:
+    """What each way proposes.
+
+    Poses say which views see the same, where there are some. Of the other ways only
+    the pairs of images without a pose count then.
+    """
+    ways: dict[str, Partners] = {}
+    unposed = set(names)
+    if given := run.recipe.known_poses:
+        poses = poses_of(given, names, run.images.panoramas)
+        unposed -= set(poses.names)
+        ways["poses"] = partners_by_poses(poses, given.num_neighbours)
+        if not unposed:
+            return ways
+    if _is_small(run, config, len(names)):
+        every = {name: [o for o in names if o != name] for name in sorted(unposed)}
+        return {**ways, "exhaustive": every}
+    found = {
+        "retrieval": _by_likeness(
+            *(run, config.retrieval, names, features), device, progress
+        ),
+        "sequential": _by_film(run, names, config.sequential),
+        "temporal": config.temporal and _by_time(run, names, config.temporal),
+        "spatial": config.spatial and _by_gps(run, names, config.spatial),
+    }
+    for way, partners in found.items():
+        if partners:
+            ways[way] = _only(partners, lambda *pair: not unposed.isdisjoint(pair))
+    return ways
+
+
+def _by_likeness(
+    run: Run,
+    config: RetrievalConfig,
+    names: Sequence[str],
+    features: FeatureStore,
+    device: str,
+    progress: Progress,
+) -> Partners:
+    # here, so that a run that has its pairs loads no torch
+    from sfmprep.pairing.retrieval import nearest_partners, similar_partners
+
+    if run.recipe.retriever is None:
+        return similar_partners(
+            names, features, config, seed=run.recipe.seed, progress=progress
         )
-        pairs = Pairs.of([*pairs, *neighbours])
-    return pairs
+    with describe(run, names, device=device, progress=progress) as rows:
+        known = [name for name in names if name in rows]
+
+        def read(start: int, stop: int) -> NDArray[np.float16]:
+            return np.stack([rows.get(name) for name in known[start:stop]])
+
+        return nearest_partners(known, read, config)
 
 
-def _pairs_by_gps(
+def _by_film(run: Run, names: Sequence[str], config: SequentialConfig) -> Partners:
+    """Frames of one film with those that follow, never across a cut."""
+    there = set(names)
+    found: dict[str, Sequence[str]] = {}
+    for shot in films_of(run.images, others=run.recipe.tracks is not None):
+        found |= later_partners(
+            [name for name in shot if name in there],
+            window=config.window,
+            quadratic=config.quadratic,
+        )
+    return found
+
+
+def _by_time(run: Run, names: Sequence[str], config: TemporalConfig) -> Partners:
+    """Photographs with those that one camera took shortly after them."""
+    found: dict[str, Sequence[str]] = {}
+    for walk in walks(_timed(run, names), max_gap_s=config.max_gap_s):
+        found |= later_partners(walk, window=config.window, quadratic=config.quadratic)
+    return found
+
+
+def _timed(run: Run, names: Sequence[str]) -> dict[str, ImageInfo]:
+    infos = {name: run.images.infos[name] for name in names}
+    return {name: info for name, info in infos.items() if info.taken is not None}
+
+
+def _places(run: Run, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Latitude and longitude, degrees, of photographs that have a place of their own.
+
+    The views of one sphere share its place, and are near each other only in it.
+    """
+    views = run.images.views_of_panoramas
+    gps = {name: run.images.infos[name].gps for name in names if name not in views}
+    return {name: place[:2] for name, place in gps.items() if place is not None}
+
+
+def _by_gps(
     run: Run, names: Sequence[str], config: SpatialConfig, *, is_wanted: bool = False
-) -> Pairs:
-    """Photographs that were taken near each other, where positions tell it.
+) -> Partners:
+    """Photographs with those that were taken near by, where positions tell it.
 
     Args:
         run: The run.
@@ -193,55 +325,37 @@ def _pairs_by_gps(
         config: How many neighbours.
         is_wanted: Whether that alone says which pairs there are, so that noise does
             too.
-
-    Raises:
-        ConfigError: it is wanted, and fewer than two images have a position.
     """
-    # the views of one sphere share its place, and are near each other only in it
-    views = run.images.views_of_panoramas
-    infos = {name: run.images.infos[name] for name in names if name not in views}
-    places = {name: info.gps[:2] for name, info in infos.items() if info.gps}
-    if is_wanted and len(places) < 2:
-        raise ConfigError(
-            f"pairs.type: spatial needs GPS positions, but {len(places)} of"
-            f" {len(names)} photographs have one. Choose by likeness:"
-            " --set pairs.type=retrieval"
-        )
-    if is_wanted and (without := [name for name in names if name not in places]):
-        logger.warning(
-            "%d of %d images, such as %s, have no position of their own, so they are"
-            " in no pair; --set pairs.type=auto pairs them by likeness",
-            *(len(without), len(names), without[0]),
-        )
+    places, infos = _places(run, names), run.images.infos
     told = [infos[name].gps_accuracy_m or _GPS_ACCURACY_M for name in places]
-    return spatial_pairs(
+    return spatial_partners(
         places,
         num_neighbours=config.num_neighbours,
         accuracy_m=float(np.median(told)) if told and not is_wanted else 0.0,
     )
 
 
-def _pairs_by_poses(
-    run: Run,
-    given: KnownPosesConfig,
-    config: AutoPairsConfig,
-    features: FeatureStore,
-    progress: Progress,
-) -> Pairs:
-    """Views that given poses place near each other; others with those most similar."""
-    names = [name for name in run.images.names if name in features]
-    poses = poses_of(given, names, run.images.panoramas)
-    pairs = pairs_of_poses(poses, given.num_neighbours)
-    if without := set(names) - set(poses.names):
-        if len(names) <= config.exhaustive_up_to:
-            others = exhaustive_pairs(names)
-        else:
-            from sfmprep.pairing.retrieval import retrieval_pairs
+def _expect_told(
+    config: SpatialConfig | TemporalConfig,
+    what: str,
+    names: Sequence[str],
+    told: Collection[str],
+) -> None:
+    """Warns of images whose headers do not say what alone makes pairs.
 
-            others = retrieval_pairs(
-                *(names, features, config.retrieval),
-                seed=run.recipe.seed,
-                progress=progress,
-            )
-        pairs = Pairs.of([*pairs, *(p for p in others if without.intersection(p))])
-    return pairs
+    Raises:
+        ConfigError: fewer than two say it.
+    """
+    if len(told) < 2:
+        raise ConfigError(
+            f"pairs.type: {config.type} needs {what}, but {len(told)} of"
+            f" {len(names)} photographs have one. Choose by likeness:"
+            " --set pairs.type=retrieval"
+        )
+    if without := [name for name in names if name not in told]:
+        logger.warning(
+            "%d of %d images, such as %s, have no %s of their own, so they are"
+            " in no pair; --set pairs.type=auto pairs them by likeness",
+            *(len(without), len(names), without[0]),
+            "position" if isinstance(config, SpatialConfig) else "time",
+        )

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sfmprep.config import Recipe
+from sfmprep.errors import StoreError
 from sfmprep.files import as_written, not_read, read_table, write_text
 from sfmprep.mapping.database import remove_database
 from sfmprep.pipelines.stage import IMAGES
@@ -289,6 +290,33 @@ class Ledger:
             now = self._sums_of(self._record(other))
             if now and checksum(now) != then:
                 yield other
+
+
+def expect_as_written(folder: Path, out: Path) -> None:
+    """Makes sure that files are those that stages wrote, for who only reads them.
+
+    Args:
+        folder: Where they lie. Files that no stage has noted there are left.
+        out: The output folder that it lies in. Nothing is asked of one without notes,
+            such as a model that is not of sfmprep.
+
+    Raises:
+        StoreError: one is another, or gone; or the notes are damaged.
+    """
+    notes = out / "work" / "stages.json"
+    with as_written(notes):
+        written = {
+            out / below: sha256
+            for record in read_table(notes).values()
+            for below, sha256 in (record.get("sums") or {}).items()
+        }
+    for file, sha256 in sorted(written.items()):
+        if file.is_relative_to(folder) and _sha256(file) != sha256:
+            raise StoreError(
+                f"{file} is not what was written there: it was changed, or its disk"
+                " loses what it holds. Run the same `sfmprep reconstruct` again, which"
+                " makes it anew; have the disk looked at if nobody changed it."
+            )
 
 
 def _name(read: str) -> str:

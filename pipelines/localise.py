@@ -27,10 +27,11 @@ from sfmprep.frontend.extract import extract_features
 from sfmprep.frontend.match import pairs_per_batch
 from sfmprep.mapping.cameras import possible_cameras
 from sfmprep.mapping.localise import Located, Sightings, locate
+from sfmprep.mapping.models import read_model
 from sfmprep.models.build import build_extractor, build_matcher
 from sfmprep.models.protocols import Matcher
 from sfmprep.pairing.retrieval import most_similar
-from sfmprep.pipelines.artefacts import models_in
+from sfmprep.pipelines.ledger import expect_as_written
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, batched, silent
 from sfmprep.stores.tables import FeatureStore
@@ -70,7 +71,8 @@ def localise(
     Raises:
         ConfigError: `out` is no output folder with a model.
         ImageError: no photograph can be read.
-        StoreError: features or model are damaged, or not of each other.
+        StoreError: features or model are damaged, not what the run wrote, or not of
+            each other.
         WeightsError, DeviceError: as for a run.
     """
     recipe, model, place = _open_result(out)
@@ -285,7 +287,8 @@ def _open_result(out: Path) -> tuple[Recipe, pycolmap.Reconstruction, Workspace]
         raise ConfigError(
             f"{out} holds no model to localise in. Run `sfmprep reconstruct` first."
         )
-    return read_resolved(place.recipe), models_in(place.models)[0], place
+    expect_as_written(place.models / "0", out)
+    return read_resolved(place.recipe), read_model(place.models / "0"), place
 
 
 def _matchers(recipe: Recipe) -> Iterator[MatcherConfig]:

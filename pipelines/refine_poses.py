@@ -18,9 +18,8 @@ from sfmprep.known_poses.panoramas import of_photographs, turns_of
 from sfmprep.known_poses.poses import CONVENTIONS, KnownPoses
 from sfmprep.known_poses.read import read_poses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
-from sfmprep.pairing.near_views import near_views
-from sfmprep.pairing.pairs import Pairs
-from sfmprep.types import Pair
+from sfmprep.pairing.near_views import near_partners
+from sfmprep.pairing.pairs import Partners, in_turn
 
 
 def with_poses(recipe: Recipe, config: KnownPosesConfig) -> Recipe:
@@ -76,12 +75,11 @@ def poses_of(
     return found
 
 
-def pairs_of_poses(poses: KnownPoses, num_neighbours: int) -> Pairs:
-    """Pairs of views that are near each other, in every way the poses can be meant."""
+def partners_by_poses(poses: KnownPoses, num_neighbours: int) -> Partners:
+    """Of each view those near it; where poses can be meant in several ways, in turn."""
     ways = [poses.convention] if poses.is_told else CONVENTIONS
-    pairs: dict[Pair, None] = {}
-    for convention in ways:
-        placed = poses.placed(convention)
-        near = near_views(poses.names, *placed, num_neighbours=num_neighbours)
-        pairs |= dict.fromkeys(near)
-    return Pairs.of(pairs)
+    near = [
+        near_partners(poses.names, *poses.placed(way), num_neighbours=num_neighbours)
+        for way in ways
+    ]
+    return {name: in_turn(way[name] for way in near) for name in poses.names}

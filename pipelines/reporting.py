@@ -36,7 +36,7 @@ from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
 from sfmprep.report.reasons import UNREADABLE
-from sfmprep.report.schema import Report, Rung
+from sfmprep.report.schema import PairWay, Report, Rung
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Pair
 
@@ -109,6 +109,7 @@ def write_report(
         database=database,
         features=features,
         models=models,
+        pair_ways=_pair_ways(run),
         rungs=list(_rungs(run, seconds)),
         seconds=seconds,
         unreadable=unreadable,
@@ -177,6 +178,15 @@ def _seconds(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
         if earlier is not None and step != "develop":  # which has a ledger of its own
             found[step] = round(earlier, 2)
     return found
+
+
+def _pair_ways(run: Run) -> list[PairWay]:
+    """How many pairs each way proposed, where that is what was matched."""
+    if not run.ledger.is_done("pairs"):
+        return []
+    path = run.workspace.pair_ways
+    with as_written(path):
+        return [PairWay(**way) for way in json.loads(path.read_text("utf-8"))]
 
 
 def _rungs(run: Run, seconds: Mapping[str, float]) -> Iterator[Rung]:

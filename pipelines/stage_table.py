@@ -96,9 +96,10 @@ STAGES = {
         ),
         Stage(
             name="pairs",
-            version=1,
+            version=2,
             reads=("extract", "describe"),
             writes="work/pairs.txt",
+            beside=("work/pairs.json",),
             is_text=True,
             settings=pairs_settings,
         ),
@@ -282,7 +283,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=5,
+            version=6,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/mapped_consistency.json", "work/pose_changes.json"),
@@ -347,7 +348,7 @@ STAGES = {
         ),
         Stage(
             name="map on",
-            version=2,
+            version=3,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             beside=("work/mapped_on_consistency.json", "work/second.db"),
@@ -401,7 +402,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=2,
+            version=3,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),

@@ -8,6 +8,7 @@ out/
     work/                      what is needed to go on; may be deleted afterwards
         images.json    size, time and checksum of the photographs and masks
         features.h5 rows.h5 pairs.txt matches.h5 database.db
+        pairs.json     how many of the pairs each way has proposed
         verified.db pairs_beside.txt features_beside.h5     other features beside (see
         matches_beside.h5 keypoints_beside.h5               `ladder`)
         verified_beside.db weak_pairs.txt stronger_matches.h5    a stronger matcher
@@ -82,6 +83,7 @@ class Workspace:
         self.features = work / "features.h5"
         self.rows = work / "rows.h5"
         self.pairs = work / "pairs.txt"
+        self.pair_ways = work / "pairs.json"
         self.matches = work / "matches.h5"
         self.features_beside = work / "features_beside.h5"
         self.matches_beside = work / "matches_beside.h5"

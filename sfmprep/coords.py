@@ -1,4 +1,4 @@
-"""Every half pixel, resize, quarter turn and axis flip of the project.
+"""Every half pixel, resize, quarter turn and axis flip of the project, and the earth.
 
 COLMAP pixels put the centre of the first pixel at (0.5, 0.5), so a resize is one
 multiplication and a flip is `W - x`. Each function here has its inverse here.
@@ -28,6 +28,10 @@ _UPRIGHT: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {
 
 
 _ROUNDING = 1e-12  # of the largest coordinate
+
+# WGS84's ellipsoid, from NIMA TR8350.2, third edition, table 3.1
+_SEMI_MAJOR_M = 6_378_137.0
+_FLATTENING = 1 / 298.257223563
 
 
 def beyond_rounding(length: float, coordinates: Float64) -> float:
@@ -216,3 +220,26 @@ def opengl_from_opencv(world_from_cam: Float64) -> Float64:
     """
     flipped: Float64 = world_from_cam * np.array([1.0, -1.0, -1.0, 1.0])
     return flipped
+
+
+def earth_fixed(places: Float64) -> Float64:
+    """Earth-centred, earth-fixed points [N, 3] in metres of places on WGS84.
+
+    As `ellipsoid_to_ecef` of `pycolmap.GPSTransform`, which is 0.1 mm off by default
+    (GRS80), for rooms that do without pycolmap; the formula is 4-14 of NIMA TR8350.2,
+    third edition.
+
+    Args:
+        places: [N, 3] latitude and longitude in degrees, height above the ellipsoid in
+            metres.
+    """
+    latitude, longitude = np.radians(places[:, :2]).T
+    height = places[:, 2]
+    squared_eccentricity = _FLATTENING * (2 - _FLATTENING)
+    # the ellipsoid's radius of curvature from west to east
+    radius = _SEMI_MAJOR_M / np.sqrt(1 - squared_eccentricity * np.sin(latitude) ** 2)
+    level = (radius + height) * np.cos(latitude)
+    along_axis = (radius * (1 - squared_eccentricity) + height) * np.sin(latitude)
+    return np.stack(
+        [level * np.cos(longitude), level * np.sin(longitude), along_axis], axis=1
+    )

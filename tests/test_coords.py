@@ -6,6 +6,7 @@ import math
 
 import cv2
 import numpy as np
+import pycolmap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -243,3 +244,16 @@ def test_no_points_stay_no_points() -> None:
     batch = batch_of((80, 60), 6, (30, 40))
     assert coords.upright_xy(none, (80, 60), 6).shape == (0, 2)
     assert coords.stored_from_network(none, batch, 1).shape == (0, 2)
+
+
+def test_places_on_the_earth_are_those_of_pycolmap() -> None:
+    places = np.array(
+        [
+            *((0.0, 0.0, 0.0), (90.0, 0.0, 0.0), (-90.0, 45.0, 12.0)),
+            *((52.52, 13.405, 34.0), (-33.86, 151.21, -420.0), (47.0, -179.9, 8848.0)),
+        ]
+    )
+    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    expected = earth.ellipsoid_to_ecef(places)
+    np.testing.assert_allclose(coords.earth_fixed(places), expected, rtol=0, atol=1e-6)
+    assert coords.earth_fixed(np.empty((0, 3))).shape == (0, 3)

@@ -51,7 +51,8 @@ from sfmprep.mapping.agreement import VerifiedMatches
 from sfmprep.mapping.outliers import find_outliers
 from sfmprep.mapping.pose_graph import Edges, edge_errors_deg, fit_poses
 from sfmprep.mapping.similarity import find_links, place
-from sfmprep.pairing.near_views import near_views
+from sfmprep.pairing.near_views import near_partners
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.refinement.refine import refine_keypoints
 from sfmprep.report.measure import measure_model
 from sfmprep.report.scene import scene_data
@@ -318,7 +319,8 @@ def test_errors_from_epipolar_lines_are_lengths(made: Capture, seed: int) -> Non
 @settings(deadline=None, max_examples=30)
 def test_every_capture_has_near_views(made: Capture) -> None:
     views = Views.of(made[0])
-    pairs = near_views(views.names, views.rotations, views.centres, num_neighbours=2)
+    poses = views.names, views.rotations, views.centres
+    pairs = Pairs.of_partners(near_partners(*poses, num_neighbours=2))
     assert {name for pair in pairs for name in pair} == set(views.names)
 
 
@@ -330,7 +332,8 @@ def test_near_views_of_a_camera_that_only_turns_are_those_beside_it() -> None:
     )
     views = Views.of(model)
     assert np.ptp(views.centres, axis=0).max() > 0
-    pairs = near_views(views.names, views.rotations, views.centres, num_neighbours=1)
+    poses = views.names, views.rotations, views.centres
+    pairs = Pairs.of_partners(near_partners(*poses, num_neighbours=1))
     numbers = [[int(name.split(".")[0]) for name in pair] for pair in pairs]
     assert all(second - first == 1 for first, second in numbers)
 

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageFile
@@ -16,6 +17,11 @@ logger = logging.getLogger(__name__)
 
 _REST_G = (0.8, 1.2)  # an accelerometer outside of this, in g, was shaken
 _PANORAMA = re.compile(rb"\bGPano:ProjectionType\s*(?:=\s*[\"']|>)equirectangular")
+_DATE_TIME = re.compile(
+    r"([0-9]{4})[:/-]([0-9]{2})[:/-]([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})"
+)
+_OFFSET = re.compile(r"(?P<sign>[+-])(?P<hours>0[0-9]|1[0-4]):(?P<minutes>[0-5][0-9])")
+_DIGITS = re.compile("[0-9]+").fullmatch
 
 Vector3 = tuple[float, float, float]
 
@@ -104,6 +110,36 @@ def _finite(value: Any) -> float | None:
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return number if math.isfinite(number) else None
+
+
+# ------------------------------------------------------------------------------ time
+class Moment(NamedTuple):
+    """When a photograph was taken."""
+
+    seconds: float  # since the beginning of 1970, by the clock of the camera
+    is_utc: bool  # whether it says how far its clock is from UTC: then of UTC
+
+
+def moment_of(tags: Mapping[int, Any]) -> Moment | None:
+    """When the shutter opened, with what it tells below a second; None where not valid.
+
+    Only `DateTimeOriginal`: the other times are those of a scan, or of a change. (EXIF
+    2.31, 4.6.5 F and 4.6.6.)
+    """
+    found = _DATE_TIME.fullmatch(text(tags.get(Base.DateTimeOriginal)) or "")
+    try:
+        whole = datetime(*map(int, found.groups()), tzinfo=UTC) if found else None
+    except ValueError:  # clocks that were never set write zeros
+        return None
+    if whole is None:
+        return None
+    below = text(tags.get(Base.SubsecTimeOriginal)) or ""
+    seconds = whole.timestamp() + (float(f"0.{below}") if _DIGITS(below) else 0.0)
+    offset = _OFFSET.fullmatch(text(tags.get(Base.OffsetTimeOriginal)) or "")
+    if offset is None:
+        return Moment(seconds, is_utc=False)
+    ahead = 3600 * int(offset["hours"]) + 60 * int(offset["minutes"])
+    return Moment(seconds - (-ahead if offset["sign"] == "-" else ahead), is_utc=True)
 
 
 # --------------------------------------------------------------------------- sensors

@@ -34,11 +34,13 @@ from sfmprep import coords
 from sfmprep.capture.damaged import has_broken_strip, remaining_values, values_of
 from sfmprep.capture.exif import (
     Area,
+    Moment,
     Vector3,
     exif_tags,
     gravity_of,
     height_of,
     is_panorama,
+    moment_of,
     position,
     positive,
     sphere_area,
@@ -80,6 +82,8 @@ class ImageInfo:
     focal_length_35mm: float | None = None
     digital_zoom: float = 1.0  # what it says to be cut out; 1 where it says nothing
     has_alpha: bool = False  # transparency, which `read_pixels` drops
+    serial: str | None = None  # of the camera's body
+    taken: Moment | None = None  # when
     gps: tuple[float, float, float | None] | None = None  # WGS84 degrees; altitude, m
     gps_accuracy_m: float | None = None  # GPSHPositioningError
     height_m: float | None = None  # above where a drone took off
@@ -236,6 +240,8 @@ def _info(image: ImageFile.ImageFile, num_bytes: int) -> ImageInfo:
         focal_length_35mm=positive(tags.get(Base.FocalLengthIn35mmFilm)),
         digital_zoom=max(positive(tags.get(Base.DigitalZoomRatio)) or 1.0, 1.0),
         has_alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
+        serial=text(tags.get(Base.BodySerialNumber)),
+        taken=moment_of(tags),
         gps=position(gps),
         gps_accuracy_m=positive(gps.get(GPS.GPSHPositioningError)),
         height_m=height_of(image, tags),

@@ -126,7 +126,7 @@ class Options:
         arg(
             metavar="HOW|FILE",
             help="Which pairs are matched: auto, exhaustive, sequential (a film),"
-            " retrieval, spatial (by GPS), or a text file of them.",
+            " retrieval, spatial (by GPS), temporal (by EXIF times), or a text file.",
         ),
     ] = None
     camera_model: Annotated[

@@ -56,6 +56,7 @@ from sfmprep.config.pairs import (
     RetrieverConfig,
     SequentialConfig,
     SpatialConfig,
+    TemporalConfig,
 )
 from sfmprep.config.panorama import PanoramaConfig
 from sfmprep.config.recipe import EngineConfig, Frontend, Recipe, Rung
@@ -122,6 +123,7 @@ __all__ = [
     "SequentialConfig",
     "SiftConfig",
     "SpatialConfig",
+    "TemporalConfig",
     "StrongerConfig",
     "SuperGlueConfig",
     "SuperPointConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sfmprep.config.base import Config, MaxSize, ModelConfig, WeightsFile
 
@@ -32,6 +32,19 @@ class SpatialConfig(Config):
     type: Literal["spatial"] = "spatial"
     num_neighbours: PositiveInt = 10
     """Each image is paired with so many of the nearest ones."""
+
+
+class TemporalConfig(Config):
+    """Photographs that one camera took shortly after each other, by their EXIF."""
+
+    type: Literal["temporal"] = "temporal"
+    window: PositiveInt = 5
+    """Each photograph is paired with so many that follow it."""
+    quadratic: bool = True
+    """Also with those 2, 4, 8, ... later, up to 2 to the power of `window`: beyond a
+    burst."""
+    max_gap_s: PositiveFloat = 600.0
+    """Nothing is paired across a pause that is longer, seconds."""
 
 
 class EigenPlacesConfig(ModelConfig):
@@ -93,7 +106,7 @@ class PairsFileConfig(Config):
 
 
 class AutoPairsConfig(Config):
-    """Exhaustive for small captures; else retrieval, and neighbours by film and GPS."""
+    """Exhaustive for small captures; else by likeness, film, time and GPS together."""
 
     type: Literal["auto"] = "auto"
     exhaustive_up_to: NonNegativeInt = 60
@@ -104,6 +117,12 @@ class AutoPairsConfig(Config):
     """How frames of one film are paired beside that, never across a cut."""
     spatial: SpatialConfig | None = SpatialConfig()
     """How photographs with GPS are paired beside that; null: their GPS is no matter."""
+    temporal: TemporalConfig | None = TemporalConfig()
+    """How photographs with a time are paired beside that; null: it is no matter."""
+    per_image: PositiveInt | None = 40
+    """For so many pairs each image may ask above `exhaustive_up_to`, of all ways
+    together: first those that most ways propose, then the best of each way in turn.
+    Others may ask for it too. null: for all of them."""
 
 
 PairsConfig = Annotated[
@@ -112,6 +131,7 @@ PairsConfig = Annotated[
     | SequentialConfig
     | RetrievalConfig
     | SpatialConfig
+    | TemporalConfig
     | PairsFileConfig,
     Field(discriminator="type"),
 ]

@@ -16,7 +16,7 @@ from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping.adjust import TOLERANCE
-from sfmprep.mapping.solver import choose_solver
+from sfmprep.mapping.solver import choose_solver, least_residuals
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress
 
@@ -27,9 +27,10 @@ _MIN_ANGLE_DEG = 2.0
 # time; COLMAP's is 1.1. Two captures (`fox`, `tum-fr2-desk20`) map in 0.80 and 0.86 of
 # the CPU time, as exactly but for what runs differ by.
 _GROWTH = 1.25
-# Above, an adjustment ends where it gains next to nothing; COLMAP's takes all of its
-# fifty steps, five times over, and of 10,000 images one takes some ten seconds.
-_MANY_IMAGES = 1000
+# Of the loss, that a step of an adjustment on the way must gain: what is registered next
+# moves all by more, and the last adjustment is a finer one. COLMAP takes up to fifty
+# steps, whatever they gain; `fox` maps in 0.67 of the CPU time.
+_TOLERANCE = 1e-4
 _FEW_IMAGES = 4  # up to which points that two of them see are used
 
 
@@ -169,6 +170,9 @@ def incremental_options(run: Run) -> pycolmap.IncrementalPipelineOptions:
             setattr(part, name, getattr(part, name) * run.scale)
     triangulation.ignore_two_view_tracks = len(run.images) > _FEW_IMAGES
     options.ba_global_frames_ratio = options.ba_global_points_ratio = _GROWTH
+    options.ba_global_function_tolerance = _TOLERANCE
+    options.ba_local_function_tolerance = _TOLERANCE
+    options.ba_min_num_residuals_for_cpu_multi_threading = least_residuals()
     refine = run.cameras.refine
     options.ba_refine_focal_length = refine != "none"
     options.ba_refine_extra_params = refine == "all"
@@ -183,11 +187,13 @@ def refine_globally(
     options: pycolmap.IncrementalMapperOptions,
     triangulation: pycolmap.IncrementalTriangulatorOptions,
 ) -> None:
-    """Adjusts all that a mapper holds, as often as its pipeline would."""
+    """Adjusts all that a mapper holds, as often as its pipeline would, and finely.
+
+    What was laid together may be bent.
+    """
     adjustment = pipeline.get_global_bundle_adjustment()
     choose_solver(adjustment, mapper.reconstruction)
-    if mapper.reconstruction.num_reg_images() > _MANY_IMAGES:
-        adjustment.ceres.solver_options.function_tolerance = TOLERANCE
+    adjustment.ceres.solver_options.function_tolerance = TOLERANCE
     mapper.iterative_global_refinement(
         pipeline.ba_global_max_refinements,
         pipeline.ba_global_max_refinement_change,
@@ -204,7 +210,9 @@ def map_globally(run: Run) -> list[pycolmap.Reconstruction]:
     mapper, triangulation = options.mapper, options.mapper.retriangulation
     triangulation.merge_max_reproj_error *= run.scale
     triangulation.complete_max_reproj_error *= run.scale
-    mapper.bundle_adjustment.ceres.loss_function_scale *= run.scale
+    ceres = mapper.bundle_adjustment.ceres
+    ceres.loss_function_scale *= run.scale
+    ceres.min_num_residuals_for_cpu_multi_threading = least_residuals()
     mapper.bundle_adjustment.refine_focal_length = run.cameras.refine != "none"
     mapper.bundle_adjustment.refine_extra_params = run.cameras.refine == "all"
     if len(run.images) <= _FEW_IMAGES:

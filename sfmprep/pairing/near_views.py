@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sfmprep.coords import beyond_rounding
-from sfmprep.pairing.pairs import Pairs
+from sfmprep.pairing.pairs import Partners
 from sfmprep.types import Float64
 
 _MAX_ANGLE_DEG = 90.0  # between optical axes: beyond it views share little
@@ -15,14 +15,14 @@ _ANGLE_DEG = 45.0  # counts as much as the distance of a typical camera from the
 _NEAREST = 2 / 3  # of the neighbours; the rest are further ones, against drift
 
 
-def near_views(
+def near_partners(
     names: Sequence[str],
     rotations: Float64,
     centres: Float64,
     *,
     num_neighbours: int,
-) -> Pairs:
-    """Each view with those that look the same way from near by, and some further ones.
+) -> Partners:
+    """Of each view those that look the same way from near by, and some further ones.
 
     How far a view is depends on the distance of the centres and on the angle between
     the optical axes. Two thirds of the neighbours are the nearest; the others are at
@@ -33,16 +33,16 @@ def near_views(
         names: Of the images [N].
         rotations: [N, 3, 3] camera from world.
         centres: [N, 3].
-        num_neighbours: How many each view asks for; others may ask for it too.
+        num_neighbours: How many each view asks for.
 
     Returns:
-        None for fewer than two views.
+        The nearest first. None for fewer than two views.
     """
     forward = rotations[:, 2]
     spread = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     # cameras in one spot have no distance to measure by, and rounding is none
     unit = beyond_rounding(float(np.median(spread)), centres) or np.inf
-    chosen = []
+    partners = {}
     for row in range(len(names)):
         cosine = (forward @ forward[row]).clip(-1, 1)
         angle = np.degrees(np.arccos(cosine))
@@ -54,9 +54,9 @@ def near_views(
         facing = order[angle[order] <= _MAX_ANGLE_DEG]
         few = len(facing) < num_neighbours
         order = order if few else facing
-        for rank in _ranks(len(order), num_neighbours):
-            chosen.append((names[row], names[order[rank]]))
-    return Pairs.of(chosen)
+        ranks = _ranks(len(order), num_neighbours)
+        partners[names[row]] = [names[order[rank]] for rank in ranks]
+    return partners
 
 
 def _ranks(count: int, wanted: int) -> list[int]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sfmprep.errors import ConfigError
 from sfmprep.files import write_text
 from sfmprep.types import Pair
 
+# of images those that each asks to be paired with, most wanted first, each once
+Partners = Mapping[str, Sequence[str]]
+_T = TypeVar("_T")
 _SEPARATORS = frozenset("\t\n\r")
 
 
@@ -32,6 +36,11 @@ class Pairs:
         if same := next((a for a, b in unique if a == b), None):
             raise ValueError(f"{same!r} is paired with itself")
         return cls(tuple(sorted(unique)))
+
+    @classmethod
+    def of_partners(cls, partners: Partners) -> Pairs:
+        """The pairs that at least one of their images asks for."""
+        return cls.of((name, o) for name, others in partners.items() for o in others)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -60,10 +69,10 @@ def exhaustive_pairs(names: Sequence[str]) -> Pairs:
     return Pairs.of(itertools.combinations(names, 2))
 
 
-def in_turn(wanted: Iterable[Sequence[Pair]]) -> list[Pair]:
-    """The first pair of each list, then the second of each, and so on, each once."""
+def in_turn(wanted: Iterable[Sequence[_T]]) -> list[_T]:
+    """The first item of each list, then the second of each, and so on, each once."""
     turns = itertools.zip_longest(*wanted)
-    return list(dict.fromkeys(pair for turn in turns for pair in turn if pair))
+    return list(dict.fromkeys(item for turn in turns for item in turn if item))
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -87,15 +96,22 @@ def sequential_pairs(
         quadratic: Also with those 2, 4, 8, ... up to 2 ** `window` images later, which
             closes small loops.
     """
+    return Pairs.of_partners(later_partners(names, window=window, quadratic=quadratic))
+
+
+def later_partners(names: Sequence[str], *, window: int, quadratic: bool) -> Partners:
+    """Of each image those that follow it, as `sequential_pairs`, the next ones first.
+
+    Each pair is asked for once, by the earlier image.
+    """
     steps = set(range(1, window + 1))
     if quadratic:
         steps |= {2**k for k in range(window + 1)}
-    return Pairs.of(
-        (name, names[k + step])
+    reach = sorted(steps)
+    return {
+        name: [names[k + step] for step in reach if k + step < len(names)]
         for k, name in enumerate(names)
-        for step in steps
-        if k + step < len(names)
-    )
+    }
 
 
 def pairs_from_file(path: str | Path, names: Sequence[str]) -> Pairs:

@@ -4,7 +4,7 @@ A VLAD (Jégou et al., CVPR 2010) over each image's best descriptors, reduced to
 principal components (Jégou et al., TPAMI 2012), with a vocabulary learned by k-means
 from the capture itself, intra-normalised (Arandjelović and Zisserman, CVPR 2013). It
 needs no weights and works for every kind of descriptor. In its place there may be the
-rows that a network gives whole images (`nearest_pairs`).
+rows that a network gives whole images (`nearest_partners`).
 
 Of the 6 nearest views by pose, with SIFT at 640 px, 20 neighbours hold for fox,
 beer-video71 and buddha67 99.0, 97.2 and 93.5 %; with 64 words of all 128 dimensions,
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sfmprep.config import RetrievalConfig
 from sfmprep.models.matchers.pair_batches import unit_descriptors
-from sfmprep.pairing.pairs import Pairs
+from sfmprep.pairing.pairs import Pairs, Partners
 from sfmprep.progress import Progress, silent
 from sfmprep.stores.tables import FeatureStore
 
@@ -44,6 +44,23 @@ def retrieval_pairs(
 ) -> Pairs:
     """Pairs each image with the most similar ones, in either direction.
 
+    See `similar_partners`, which says for each image which these are.
+    """
+    return Pairs.of_partners(
+        similar_partners(names, features, config, seed=seed, progress=progress)
+    )
+
+
+def similar_partners(
+    names: Sequence[str],
+    features: FeatureStore,
+    config: RetrievalConfig,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Partners:
+    """Of each image those that are the most similar to it, by their descriptors.
+
     Args:
         names: The images; those without features are left out.
         features: Their features.
@@ -52,13 +69,12 @@ def retrieval_pairs(
         progress: Wraps the loop over images.
 
     Returns:
-        Each image with its `num_neighbours` best of at least `min_similarity`; every
-        image with every other where there are no more than that. None for fewer than
-        two images.
+        Of each image its `num_neighbours` best of at least `min_similarity`; all others
+        where there are no more than that. None for fewer than two images.
     """
     described = [n for n in names if n in features and features.num_keypoints(n)]
     if len(described) < 2:
-        return Pairs(())
+        return {}
     # 16 kB an image are too much to be kept: they lie on disk, where the features do
     folder = None if features.path is None else features.path.absolute().parent
     with io.BytesIO() if folder is None else TemporaryFile(dir=folder) as file:
@@ -77,15 +93,15 @@ def retrieval_pairs(
             content = bytearray(file.read((stop - start) * row_bytes))
             return np.frombuffer(content, np.float16).reshape(stop - start, -1)
 
-        return nearest_pairs(described, read, config)
+        return nearest_partners(described, read, config)
 
 
-def nearest_pairs(
+def nearest_partners(
     names: Sequence[str],
     read: Callable[[int, int], NDArray[np.float16]],
     config: RetrievalConfig,
-) -> Pairs:
-    """Pairs each image with those whose rows are the most similar.
+) -> Partners:
+    """Of each image those whose rows are the most similar to its own.
 
     Args:
         names: The images [N], two or more.
@@ -94,11 +110,11 @@ def nearest_pairs(
         config: How many neighbours, and how similar at least.
 
     Returns:
-        As `retrieval_pairs`.
+        As `similar_partners`.
     """
     count = len(names)
     k = min(config.num_neighbours, count - 1)
-    pairs = []
+    partners = {}
     for start in range(0, count, _BLOCK):
         own = torch.arange(start, min(start + _BLOCK, count))
         block = torch.from_numpy(read(start, start + len(own))).float()
@@ -117,12 +133,12 @@ def nearest_pairs(
         for row, similarities, best in zip(
             own.tolist(), values.tolist(), columns.tolist(), strict=True
         ):
-            pairs += [
-                (names[row], names[other])
+            partners[names[row]] = [
+                names[other]
                 for value, other in zip(similarities, best, strict=True)
                 if value >= config.min_similarity
             ]
-    return Pairs.of(pairs)
+    return partners
 
 
 def most_similar(

@@ -48,6 +48,7 @@ from sfmprep.report.schema import (
     ImageReport,
     LookAlike,
     OtherModel,
+    PairWay,
     Report,
     Result,
     Rung,
@@ -84,6 +85,7 @@ def collect_report(
     trust: Trust | None = None,
     pose_changes: PoseChanges | None = None,
     num_dataset_points: int | None = None,
+    pair_ways: Sequence[PairWay] = (),
     rungs: Sequence[Rung] = (),
     folders: Mapping[int, str] | None = None,
     failure: str | None = None,
@@ -98,6 +100,7 @@ def collect_report(
         database: The verified database, or None; without it there is no view graph.
         features: Where keypoints are counted; None: in the database.
         models: Models of `images`, largest first, in the mapper's frame; may be empty.
+        pair_ways: How many pairs each way proposed.
         rungs: What each matcher tried and gained.
         seconds: Wall-clock time by stage.
         unreadable: Images that could not be decoded, and why.
@@ -184,6 +187,7 @@ def collect_report(
         trainable=verdict.trainable,
         next_steps=list(next_steps) if opens else [],
         command=command,
+        pair_ways=list(pair_ways),
         rungs=list(rungs),
         settings=recipe.model_dump(mode="json"),
         versions=_versions(version),

@@ -386,6 +386,17 @@ class Finding(Record):
     """Images that it is about, at most ten; may be empty."""
 
 
+class PairWay(Record):
+    """What one way of choosing pairs proposed, beside others."""
+
+    way: str
+    """Such as `retrieval`, `temporal` or `spatial`: as recipes call it."""
+    num_proposed: int
+    """Pairs that it proposed, in the last run that chose some."""
+    num_kept: int
+    """Of these, the pairs that `pairs.per_image` left, whoever else proposed them."""
+
+
 class Rung(Record):
     """What one matcher of the ladder tried, and what it gained."""
 
@@ -429,6 +440,9 @@ class Report(Record):
     is not worth training on."""
     command: str
     """The command that makes this result, with absolute paths."""
+    pair_ways: list[PairWay] = []
+    """The ways that chose the first pairs; a pair may be of several. Empty where the
+    pairs were changed by hand since."""
     rungs: list[Rung] = []
     """The matchers in the order in which they were used."""
     settings: dict[str, Any]

@@ -20,6 +20,7 @@ import pycolmap
 from sfmprep.coords import beyond_rounding
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.models import read_model
+from sfmprep.pipelines.ledger import expect_as_written
 from sfmprep.types import Bytes, Float32, Float64, Index
 
 DISTANCE = 6.0  # the lines that viser draws are 0.01 to 0.02 thick
@@ -60,6 +61,7 @@ def load_scene(out: Path, *, images: Path | None = None) -> Scene:
 
     Raises:
         ReconstructionError: `out` holds neither, or a damaged model.
+        StoreError: a file of the mapper's model is not what the run wrote.
     """
     model, is_dataset = _read_model(out)
     xyz, rgb, errors, lengths = _columns(model)
@@ -116,6 +118,7 @@ def _read_model(out: Path) -> tuple[pycolmap.Reconstruction, bool]:
     places = (out / "sparse" / "0", out / "work" / "models" / "0", out)
     for place in places:
         if any((place / f"cameras.{kind}").is_file() for kind in ("bin", "txt")):
+            expect_as_written(place, out)
             return read_model(place), place == places[0]
     raise ReconstructionError(
         f"{out} is neither an output of sfmprep with poses nor a COLMAP model (no"

@@ -193,7 +193,7 @@ def test_a_chosen_recipe_has_one_choice() -> None:
         (
             f"{SIFT}pairs: {{window: 3}}",
             "key 'pairs.type' is missing. Types: auto, exhaustive, sequential,"
-            " retrieval, spatial, file.",
+            " retrieval, spatial, temporal, file.",
         ),
         (
             "features: sift\nmatcher: {type: nearest}",

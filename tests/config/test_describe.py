@@ -27,7 +27,7 @@ def test_every_leaf_of_a_recipe_is_described() -> None:
     recipe: Recipe = load_recipe("textureless")
     known = {setting.key for setting in settings()}
     keys = leaves(recipe.model_dump(mode="json", exclude={"otherwise"}))
-    ways = "retrieval", "sequential", "spatial"
+    ways = "retrieval", "sequential", "spatial", "temporal"
     of_one_value = {f"pairs.{way}.type" for way in ways}
     assert keys - {"name", "description"} - of_one_value <= known
     assert all(setting.text and setting.allowed for setting in settings())
@@ -50,8 +50,8 @@ def test_setting_that_is_a_choice() -> None:
         "  default: auto",
     ]
     assert describe("pairs.type").splitlines()[1] == (
-        "  auto: Exhaustive for small captures; else retrieval, and neighbours by film"
-        " and GPS."
+        "  auto: Exhaustive for small captures; else by likeness, film, time and"
+        " GPS together."
     )
 
 
@@ -125,7 +125,7 @@ def test_pairs_that_are_neither_a_way_nor_a_file() -> None:
         Options(pairs="sequental").load("splat")
     assert str(caught.value) == (
         "--pairs sequental: it is none of auto, exhaustive, sequential, retrieval,"
-        " spatial, and no such file is there. Did you mean 'sequential'?"
+        " spatial, temporal, and no such file is there. Did you mean 'sequential'?"
     )
 
 

@@ -23,8 +23,8 @@ from sfmprep.mapping.from_poses import PoseChanges, map_from_poses
 from sfmprep.mapping.mapper import prepared
 from sfmprep.mapping.pose_graph import Edges, edge_errors_deg, fit_poses
 from sfmprep.mapping.verify import verify_matches
-from sfmprep.pairing.near_views import near_views
-from sfmprep.pairing.pairs import exhaustive_pairs
+from sfmprep.pairing.near_views import near_partners
+from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.progress import silent
 from sfmprep.types import Float64
 from tests.support.orbit import lens, orbit
@@ -238,11 +238,13 @@ def test_near_views_are_near_and_some_are_further() -> None:
     right = np.cross([0, 1, 0], -centres)
     rotations = np.stack([right, np.cross(-centres, right), -centres], axis=1)
     names = [f"{k:02}" for k in range(len(angles))]
-    pairs = near_views(names, rotations, centres, num_neighbours=6)
+    partners = near_partners(names, rotations, centres, num_neighbours=6)
+    pairs = Pairs.of_partners(partners)
     steps = [min(b - a, 72 - b + a) for a, b in ((int(a), int(b)) for a, b in pairs)]
     assert set(steps) >= {1, 2} and max(steps) == 18  # 90 degrees
     assert len(pairs) <= 72 * 6
-    assert not len(near_views(["a"], rotations[:1], centres[:1], num_neighbours=6))
+    alone = near_partners(["a"], rotations[:1], centres[:1], num_neighbours=6)
+    assert not alone["a"]
 
 
 # ------------------------------------------------------------------------------ models

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pycolmap
 import pytest
 
-from sfmprep.mapping import runs
-from sfmprep.mapping.runs import refine_globally
+from sfmprep.capture.image_set import ImageSet
+from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping import runs, solver
+from sfmprep.mapping.runs import Run, incremental_options, refine_globally
+from sfmprep.progress import silent
 
 
-@pytest.mark.parametrize(("num_images", "tolerance"), [(1000, 0.0), (1001, 1e-7)])
-def test_adjustments_of_many_images_end_where_they_gain_nothing(
-    num_images: int, tolerance: float, monkeypatch: pytest.MonkeyPatch
+def test_adjustments_of_what_was_laid_together_end_where_they_gain_nothing(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runs, "choose_solver", lambda *_: None)
     asked: list[float] = []
@@ -22,13 +25,33 @@ def test_adjustments_of_many_images_end_where_they_gain_nothing(
     def refine(_: int, __: float, ___: object, adjustment: Any, ____: object) -> None:
         asked.append(adjustment.ceres.solver_options.function_tolerance)
 
-    mapper = SimpleNamespace(
-        reconstruction=SimpleNamespace(num_reg_images=lambda: num_images),
-        iterative_global_refinement=refine,
-    )
     pipeline = pycolmap.IncrementalPipelineOptions()
+    mapper = SimpleNamespace(reconstruction=None, iterative_global_refinement=refine)
     refine_globally(
         cast("pycolmap.IncrementalMapper", mapper),
         *(pipeline, pipeline.get_mapper(), pipeline.get_triangulation()),
     )
-    assert asked == [tolerance]
+    assert asked == [1e-7]
+
+
+def test_adjustments_on_the_way_end_early_and_use_all_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "num_cores", lambda: 3)
+    run = Run(
+        database=tmp_path / "database.db",
+        images=ImageSet(tmp_path, ("a.jpg", "b.jpg"), {}, {}),
+        folder=tmp_path,
+        config=MappingConfig(),
+        cameras=DatabaseConfig(),
+        scales=None,
+        seed=0,
+        progress=silent,
+    )
+    pipeline = incremental_options(run)
+    for adjustment in (
+        pipeline.get_local_bundle_adjustment(),
+        pipeline.get_global_bundle_adjustment(),
+    ):
+        assert adjustment.ceres.solver_options.function_tolerance == 1e-4
+        assert adjustment.ceres.min_num_residuals_for_cpu_multi_threading == 15_000

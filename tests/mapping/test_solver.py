@@ -9,7 +9,7 @@ import pycolmap
 import pytest
 
 from sfmprep.mapping import solver
-from sfmprep.mapping.solver import choose_solver, factor_bytes
+from sfmprep.mapping.solver import choose_solver, factor_bytes, least_residuals
 
 
 def model(num_images: int, tracks: list[tuple[int, ...]]) -> pycolmap.Reconstruction:
@@ -42,6 +42,19 @@ def test_a_row_of_images_fills_nothing_and_all_with_all_fills_everything() -> No
     every = model(12, list(itertools.combinations(range(12), 2)))
     assert factor_bytes(every) == 12 * 13 // 2 * 288
     assert factor_bytes(model(3, [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "least"), [(1, 5_000), (2, 10_000), (10, 50_000), (64, 50_000)]
+)
+def test_every_core_has_residuals_enough(
+    cores: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "num_cores", lambda: cores)
+    assert least_residuals() == least
+    options = pycolmap.BundleAdjustmentOptions()
+    choose_solver(options, model(2, [(0, 1)]))
+    assert options.ceres.min_num_residuals_for_cpu_multi_threading == least
 
 
 def test_what_sees_little_in_common_is_solved_directly(

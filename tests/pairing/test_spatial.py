@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sfmprep.pairing.spatial import spatial_pairs
+from sfmprep.pairing.pairs import Pairs
+from sfmprep.pairing.spatial import spatial_partners
 
 _STEP = 1e-4  # degrees of latitude, some 11.1 m
 
@@ -12,6 +13,17 @@ _STEP = 1e-4  # degrees of latitude, some 11.1 m
 def at(*steps: float, longitude: float = 11.0) -> dict[str, tuple[float, float]]:
     """Photographs so many steps to the north."""
     return {f"{k}.jpg": (48 + step * _STEP, longitude) for k, step in enumerate(steps)}
+
+
+def spatial_pairs(
+    places: dict[str, tuple[float, float]],
+    *,
+    num_neighbours: int,
+    accuracy_m: float = 0.0,
+) -> Pairs:
+    return Pairs.of_partners(
+        spatial_partners(places, num_neighbours=num_neighbours, accuracy_m=accuracy_m)
+    )
 
 
 def test_nearest_are_paired() -> None:
@@ -29,6 +41,19 @@ def test_a_degree_of_longitude_is_shorter_far_north() -> None:
     places["east"] = (60.0, 11.0 + 1.5 * _STEP)  # 8.3 m
     assert ("a", "east") in spatial_pairs(places, num_neighbours=1)
     assert ("a", "north") not in list(spatial_pairs(places, num_neighbours=1))[:1]
+
+
+def test_the_nearest_is_asked_for_first() -> None:
+    partners = spatial_partners(at(0, 1, 2.5), num_neighbours=2)
+    assert partners["0.jpg"] == ["1.jpg", "2.jpg"]
+    assert partners["2.jpg"] == ["1.jpg", "0.jpg"]
+
+
+def test_the_earth_is_flattened() -> None:
+    """94.30 m to the north and 94.43 m to the east; on a sphere 94.35 and 94.16 m."""
+    places = {"a": (45.0, 11.0), "east": (45.0, 11.0 + 0.998 * 1.2e-3)}
+    places["north"] = (45.0 + 1.2e-3 / 2**0.5, 11.0)
+    assert spatial_partners(places, num_neighbours=1)["a"] == ["north"]
 
 
 def test_the_date_line_parts_nothing() -> None:

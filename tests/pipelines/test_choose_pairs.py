@@ -1,7 +1,8 @@
-"""Pairs by GPS, alone and beside those by likeness."""
+"""Pairs by GPS and time, alone and beside those by likeness, within a budget."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfmprep.capture.exif import Moment
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
@@ -97,3 +99,82 @@ def test_photographs_without_gps_have_no_such_pairs(
         "2 of 6 images, such as 4.png, have no position of their own, so they are in no"
         " pair; --set pairs.type=auto pairs them by likeness"
     ) in caplog.text
+
+
+def timed(images: ImageSet, *seconds: float | None) -> ImageSet:
+    """Without GPS, taken then."""
+    infos = {
+        name: replace(
+            images.infos[name],
+            gps=None,
+            taken=None if when is None else Moment(when, is_utc=False),
+        )
+        for name, when in zip(images.names, seconds, strict=True)
+    }
+    return replace(images, infos=infos)
+
+
+APART = (0, 4000, 1, 4001, 2, None)  # 0, 2, 4 after each other, then 1 and 3
+AFTER = {("0.png", "2.png"), ("2.png", "4.png"), ("1.png", "3.png")}
+
+
+def test_photographs_taken_after_each_other_are_paired(
+    photos: ImageSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, window = timed(photos, *APART), "window: 1, quadratic: false"
+    found = pairs_of(images, tmp_path / "a", f"type: temporal, {window}")
+    assert set(found) == AFTER
+    assert (
+        "1 of 6 images, such as 5.png, have no time of their own, so they are in no"
+        " pair; --set pairs.type=auto pairs them by likeness"
+    ) in caplog.text
+    both = pairs_of(images, tmp_path / "b", f"{LIKENESS}, temporal: {{{window}}}")
+    alone = pairs_of(images, tmp_path / "c", f"{LIKENESS}, temporal: null")
+    assert set(both) == AFTER | set(alone)
+    assert ways_in(tmp_path / "b") == {
+        "retrieval": (len(alone), len(alone)),
+        "temporal": (3, 3),
+    }
+    equal = timed(photos, *[7.0] * 6)
+    assert pairs_of(equal, tmp_path / "d", LIKENESS) == alone
+    with pytest.raises(ConfigError) as caught:
+        pairs_of(timed(photos, *[None] * 6), tmp_path / "e", "type: temporal")
+    assert str(caught.value) == (
+        "pairs.type: temporal needs times in EXIF, but 0 of 6 photographs have one."
+        " Choose by likeness: --set pairs.type=retrieval"
+    )
+
+
+def ways_in(out: Path) -> dict[str, tuple[int, int]]:
+    ways = json.loads((out / "work" / "pairs.json").read_text())
+    return {way["way"]: (way["num_proposed"], way["num_kept"]) for way in ways}
+
+
+def test_all_ways_share_one_budget(
+    photos: ImageSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    infos = {
+        name: replace(info, taken=Moment(float(number), is_utc=False))
+        for number, (name, info) in enumerate(photos.infos.items())
+    }
+    images = replace(photos, infos=infos)
+    auto = "type: auto, exhaustive_up_to: 0, retrieval: {num_neighbours: 4}"
+    every = pairs_of(images, tmp_path / "a", f"{auto}, per_image: null")
+    assert "pairs.per_image lets" not in caplog.text
+    few = pairs_of(images, tmp_path / "b", f"{auto}, per_image: 2")
+    assert (
+        "pairs.per_image lets each image ask for 2 pairs, of all ways together, so that"
+        " pairs.retrieval.num_neighbours of 4 are not had; --set pairs.per_image=null"
+        " takes all"
+    ) in caplog.text
+    assert len(few) <= 12 < len(every)
+    assert set(few) < set(every)
+    assert {name for pair in few for name in pair} == set(images.names)
+    proposed = ways_in(tmp_path / "a")
+    assert list(proposed) == ["retrieval", "temporal", "spatial"]
+    kept = ways_in(tmp_path / "b")
+    assert {way: n for way, (n, _) in kept.items()} == {
+        way: n for way, (n, _) in proposed.items()
+    }
+    assert all(n == k for n, k in proposed.values())
+    assert sum(k for _, k in kept.values()) < sum(n for n, _ in kept.values())

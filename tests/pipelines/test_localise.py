@@ -12,10 +12,11 @@ import pycolmap
 import pytest
 
 from sfmprep.cli.commands import run
-from sfmprep.errors import ConfigError
+from sfmprep.errors import ConfigError, StoreError
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import read_reference
 from sfmprep.known_poses.read import read_poses
+from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.localise import localise, write_located
 
 SETTINGS = (
@@ -58,6 +59,23 @@ def test_photographs_are_located_or_unknown(
     assert off < 0.02 and each["position_stddev"] < 0.02
     reread = read_poses(table, axes="opencv", direction="world_from_cam")
     np.testing.assert_allclose(reread.cam_from_world()[1][0], each["centre"], atol=1e-9)
+
+
+def test_a_model_that_is_not_what_was_written_is_named(
+    demo_result: Path, demo_scene: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(demo_result / "work", out / "work")
+    shutil.copy(demo_result / "recipe.yaml", out)
+    path = out / "work" / "models" / "0" / "images.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    for read in (
+        lambda: localise(out, [demo_scene / "images"]),
+        lambda: read_result(out),
+    ):
+        with pytest.raises(StoreError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{path} is not what was written there: ")
 
 
 def test_what_cannot_be_localised_in(tmp_path: Path) -> None:

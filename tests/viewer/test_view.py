@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.errors import ConfigError, ReconstructionError, StoreError
 from sfmprep.viewer.scene import CameraView, Scene, load_scene, strongest_pairs
 from sfmprep.viewer.view import _escaped, build_scene, view_result
 
@@ -166,6 +167,29 @@ def test_damaged_model_is_refused(tmp_path: Path, out: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ReconstructionError, match="damaged"):
         load_scene(tmp_path)
+
+
+def test_file_that_is_not_what_was_written_is_named(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "work" / "models" / "0"
+    shutil.copytree(out / "sparse" / "0", folder)
+    sums = {
+        path.relative_to(tmp_path).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+    }
+    notes = {"outliers": {"sums": {**sums, "work/gone.zip": "0"}}}
+    (tmp_path / "work" / "stages.json").write_text(json.dumps(notes))
+    assert load_scene(tmp_path).cameras
+    path = folder / "points3D.bin"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        load_scene(tmp_path)
+    assert str(caught.value) == (
+        f"{path} is not what was written there: it was changed, or its disk loses what"
+        " it holds. Run the same `sfmprep reconstruct` again, which makes it anew; have"
+        " the disk looked at if nobody changed it."
+    )
 
 
 def test_strongest_pairs_are_those_that_share_most_points(scene: Scene) -> None:

@@ -41,7 +41,7 @@ from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.outliers import find_outliers
 from sfmprep.mapping.trust import measure_trust
 from sfmprep.mapping.verify import read_verified, verify_matches
-from sfmprep.pairing.near_views import near_views
+from sfmprep.pairing.near_views import near_partners
 from sfmprep.pairing.pairs import Pairs, pairs_from_file, sequential_pairs
 from sfmprep.pairing.retrieval import retrieval_pairs
 from sfmprep.progress import batched
@@ -112,13 +112,13 @@ def spatial(folder: Folder) -> Facts:
     about = np.zeros((len(centres), 3, 3))
     about[:, 0, 0] = about[:, 1, 1] = np.cos(turns)
     about[:, 1, 0], about[:, 0, 1], about[:, 2, 2] = np.sin(turns), -np.sin(turns), 1
-    pairs = near_views(
+    partners = near_partners(
         folder.city.names,
         rotations @ about,
         centres + rng.normal(0, _GPS_M, centres.shape),
         num_neighbours=_NEIGHBOURS,
     )
-    return _written(folder, "spatial", pairs)
+    return _written(folder, "spatial", Pairs.of_partners(partners))
 
 
 def _written(folder: Folder, name: str, pairs: Pairs) -> Facts:
