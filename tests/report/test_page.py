@@ -19,6 +19,7 @@ import pytest
 from sfmprep.report.collect import device_name
 from sfmprep.report.page import write_page
 from sfmprep.report.scene import scene_data
+from sfmprep.report.schema import PairWay
 from sfmprep.report.sections import file_size
 from tests.support.synthetic_run import Run, synthesize
 
@@ -160,6 +161,17 @@ def test_copies_are_listed_with_what_is_used(run: Run, tmp_path: Path) -> None:
     assert "<li><b>&lt;b&gt; (299).jpg</b>: as b.jpg</li>" in page
     assert "(300).jpg</b>" not in page
     assert "<p>1 more are in report.json.</p>" in page
+
+
+def test_ways_of_choosing_pairs_are_counted(run: Run, tmp_path: Path) -> None:
+    ways = [
+        PairWay(way="retrieval", num_proposed=12345, num_kept=12000),
+        PairWay(way="temporal", num_proposed=7, num_kept=7),
+    ]
+    page = write(run, tmp_path, pair_ways=ways)
+    assert '<th scope="row">retrieval</th><td>12,345</td><td>12,000</td>' in page
+    assert '<th scope="row">temporal</th><td>7</td><td>7</td>' in page
+    assert "within pairs.per_image" not in write(run, tmp_path)
 
 
 def test_registered_photographs_are_shown(run: Run, tmp_path: Path) -> None:
