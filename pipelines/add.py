@@ -122,6 +122,9 @@ def add_photographs(
             with timed(seconds, "map"):
                 _register(run, models, progress)
                 models = read_packed(run.workspace.mapped)
+                models = map_stages.hold_rigs(
+                    run, models, settled=posed, progress=progress
+                )
                 models = map_stages.set_outliers_aside(run, models)
         with timed(seconds, "export"):
             export_models(run, models, world=world, device=device, progress=progress)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -278,10 +278,11 @@ def hold_rigs_into(
     mapped: Path,
     database: Path,
     rigs: Path,
+    settled: Collection[str] = (),
     *,
     progress: Progress = silent,
 ) -> None:
-    """Brings poses into rigs, from archive to archive.
+    """Brings poses into rigs, from archive to archive; those of settled images stay.
 
     Raises:
         SfmprepError: see `hold_rigs`, `read_packed` and `write_packed`.
@@ -290,7 +291,7 @@ def hold_rigs_into(
     models = []
     for model in progress(read_packed(mapped), desc="rigs"):
         with _scratch(packed) as folder:
-            models.append(hold_rigs(model, configs, database, folder))
+            models.append(hold_rigs(model, configs, database, folder, settled=settled))
     write_packed(packed, models)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict
 
 import pycolmap
@@ -105,11 +106,16 @@ def refine(
 
 
 def hold_rigs(
-    run: Run, models: list[pycolmap.Reconstruction], *, progress: Progress = silent
+    run: Run,
+    models: list[pycolmap.Reconstruction],
+    *,
+    settled: Collection[str] = (),
+    progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
     """Brings poses into the rigs of the capture, if it has some.
 
-    The models that came in stay as they are; without rigs they are returned.
+    The models that came in stay as they are; without rigs they are returned. So do the
+    poses of settled images, which keep to the rigs already.
     """
     keys = run.ledger.keys
     if not keys.applies("hold rigs"):
@@ -120,7 +126,7 @@ def hold_rigs(
         write_text(run.workspace.rigs, json.dumps(keys.rigs, indent=1))
         apart(
             *(hold_rigs_into, packed, run.ledger.file(keys.nearest("refine"))),
-            *(result_database(run), run.workspace.rigs),
+            *(result_database(run), run.workspace.rigs, settled),
             progress=progress,
         )
         run.finish("hold rigs")

@@ -114,7 +114,7 @@ STAGES = {
         ),
         Stage(
             name="verify",
-            version=3,
+            version=4,
             reads=("match",),
             grows=True,
             writes="work/verified.db",
@@ -166,7 +166,7 @@ STAGES = {
         ),
         Stage(
             name="verify beside",
-            version=3,
+            version=4,
             reads=("match beside", "extract"),
             passes_on="verify",
             grows=True,
@@ -203,7 +203,7 @@ STAGES = {
         ),
         Stage(
             name="verify again",
-            version=3,
+            version=4,
             reads=("match weak pairs",),
             passes_on="verify beside",
             grows=True,
@@ -272,7 +272,7 @@ STAGES = {
         ),
         Stage(
             name="database",
-            version=3,
+            version=4,
             reads=("join tracks",),
             grows=True,
             writes="work/database.db",

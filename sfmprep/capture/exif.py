@@ -127,14 +127,15 @@ def moment_of(tags: Mapping[int, Any]) -> Moment | None:
     2.31, 4.6.5 F and 4.6.6.)
     """
     found = _DATE_TIME.fullmatch(text(tags.get(Base.DateTimeOriginal)) or "")
+    if found is None:
+        return None
     try:
-        whole = datetime(*map(int, found.groups()), tzinfo=UTC) if found else None
+        whole = datetime.strptime(" ".join(found.groups()), "%Y %m %d %H %M %S")
     except ValueError:  # clocks that were never set write zeros
         return None
-    if whole is None:
-        return None
     below = text(tags.get(Base.SubsecTimeOriginal)) or ""
-    seconds = whole.timestamp() + (float(f"0.{below}") if _DIGITS(below) else 0.0)
+    seconds = whole.replace(tzinfo=UTC).timestamp()
+    seconds += float(f"0.{below}") if _DIGITS(below) else 0.0
     offset = _OFFSET.fullmatch(text(tags.get(Base.OffsetTimeOriginal)) or "")
     if offset is None:
         return Moment(seconds, is_utc=False)

@@ -28,9 +28,9 @@ class DatabaseConfig(Config):
     ] = "auto"
     """COLMAP's camera model for new cameras.
 
-    auto: SIMPLE_RADIAL, and after mapping RADIAL, OPENCV, RADIAL_FISHEYE or
-    OPENCV_FISHEYE for cameras of which tracks that were left out of an adjustment fit
-    clearly better with it.
+    auto: SIMPLE_RADIAL, of lenses that EXIF calls a fisheye SIMPLE_RADIAL_FISHEYE, and
+    after mapping RADIAL, OPENCV, RADIAL_FISHEYE or OPENCV_FISHEYE for cameras of which
+    tracks that were left out of an adjustment fit clearly better with it.
     """
     cameras: Literal["auto", "single", "per-folder", "per-image"] = "auto"
     """Which images share a camera; auto: same make, model, lens, size and folder."""

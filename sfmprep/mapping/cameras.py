@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import pycolmap
 
+from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError
@@ -16,12 +18,15 @@ from sfmprep.mapping.focal_priors import exif_focal_length
 
 logger = logging.getLogger(__name__)
 
+_FISHEYE = re.compile("fish.?eye", re.IGNORECASE)
+
 
 def infer_camera(
     images: ImageSet, name: str, config: DatabaseConfig
 ) -> pycolmap.Camera:
     """The camera of an image before bundle adjustment.
 
+    Where its model is left open, it is that of a fisheye lens if the lens is called so.
     Its numbers are the configured ones; else its focal length is the configured one,
     that of EXIF where it can be true, or COLMAP's guess of 1.2 times the longer side.
 
@@ -29,9 +34,10 @@ def infer_camera(
         ConfigError: `camera_params` has another count of numbers than the model, or
             they are none that a camera can have.
     """
-    size = images.infos[name].size
+    info = images.infos[name]
+    size = info.size
     camera = pycolmap.Camera.create_from_model_name(
-        0, first_model(config), 1.2 * max(size), *size
+        0, first_model(config, info), 1.2 * max(size), *size
     )
     params = known_params(config, name)
     if params is not None:
@@ -68,9 +74,12 @@ def possible_cameras(
     return [*found, infer_camera(images, name, config)]
 
 
-def first_model(config: DatabaseConfig) -> str:
+def first_model(config: DatabaseConfig, info: ImageInfo) -> str:
     """The camera model before one is chosen by what the photographs tell."""
-    return "SIMPLE_RADIAL" if config.camera_model == "auto" else config.camera_model
+    if config.camera_model != "auto":
+        return config.camera_model
+    has_fisheye = _FISHEYE.search(info.lens_model or "") is not None
+    return "SIMPLE_RADIAL_FISHEYE" if has_fisheye else "SIMPLE_RADIAL"
 
 
 def is_known(config: DatabaseConfig, name: str) -> bool:

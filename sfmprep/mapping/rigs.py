@@ -7,10 +7,11 @@ gets its pose from the others of its frame, and no pose can go astray.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,8 +20,10 @@ import pycolmap
 
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, noise_px
+from sfmprep.mapping.carry_over import carry_over
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.solver import choose_solver
+from sfmprep.mapping.split_cameras import cameras_apart, split_cameras
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
@@ -53,18 +56,23 @@ def hold_rigs(
     rigs: Sequence[pycolmap.RigConfig],
     database: Path,
     folder: Path,
+    *,
+    settled: Collection[str] = (),
 ) -> pycolmap.Reconstruction:
     """Returns a model whose poses keep to the rigs.
 
     Images of a frame that contradict most of the others in it lose their pose before,
     and get that of the rig. Cameras that a rig gives, and places of cameras in it, stay
-    as they are given; what it leaves open is taken from the model and adjusted.
+    as they are given; what it leaves open is taken from the model and adjusted. A
+    camera of a rig is one, also where its images were mapped as of several zooms.
 
     Args:
         model: Of this database; it stays as it is.
         rigs: Cameras by the folders of their images, as in COLMAP's `rig_config.json`.
         database: Not changed.
         folder: An empty one, to work in.
+        settled: Images whose poses keep to the rigs already and stay as they are, and
+            so do their cameras: these tell what the rigs leave open.
 
     Returns:
         A model in which every image is on its own again, and has the pose of its rig;
@@ -78,18 +86,17 @@ def hold_rigs(
     registered = [model.images[key] for key in sorted(model.reg_image_ids())]
     if not any(image.name.startswith(tuple(prefixes)) for image in registered):
         return pycolmap.Reconstruction(model)
+    rigs = _told_by(model, rigs, settled)
     held = pycolmap.Reconstruction(model)
-    lost = _contradicting(held, rigs)
+    lost = _contradicting(held, rigs, settled)
     for image_id in lost:
         held.deregister_frame(held.images[image_id].frame_id)
     if lost:
         logger.info("%d images contradict the rest of their rigs", len(lost))
-    copy = folder / "rigs.db"
-    copy_database(database, copy)
-    everything = pycolmap.DatabaseCacheOptions()
-    everything.load_all_images = True  # also of frames that nothing else is known of
-    with pycolmap.Database.open(copy) as opened:
-        held.load(pycolmap.DatabaseCache.create(opened, everything))
+    own = folder / "rigs.db"
+    copy_database(database, own)
+    held = _with_all_images(held, own, tuple(prefixes))
+    with pycolmap.Database.open(own) as opened:
         try:
             pycolmap.apply_rig_config(list(rigs), opened, held)
         except (ValueError, RuntimeError) as error:
@@ -104,7 +111,7 @@ def hold_rigs(
     options = pycolmap.IncrementalPipelineOptions()
     options.ba_refine_sensor_from_rig = not is_told
     held = pycolmap.triangulate_points(
-        *(held, copy, folder, folder),  # no photographs: colours come with the dataset
+        *(held, own, folder, folder),  # no photographs: colours come with the dataset
         clear_points=False,
         options=options,
         refine_intrinsics=False,
@@ -118,19 +125,82 @@ def hold_rigs(
     fixed = {
         image.camera_id
         for image in held.images.values()
-        if image.name.startswith(tuple(given))
+        if image.name.startswith(tuple(given)) or image.name in settled
     }
     for _ in range(2):
-        _adjust(held, fixed, refine_sensors=not is_told)
+        _adjust(held, fixed, settled, refine_sensors=not is_told)
         _drop_far_observations(held)
-    _adjust(held, fixed, refine_sensors=not is_told)
+    _adjust(held, fixed, settled, refine_sensors=not is_told)
     return _alone(held)
 
 
+def _told_by(
+    model: pycolmap.Reconstruction,
+    rigs: Sequence[pycolmap.RigConfig],
+    settled: Collection[str],
+) -> list[pycolmap.RigConfig]:
+    """The rigs with the places of cameras that frames of settled images tell."""
+    pose_of = {
+        model.images[key].name: model.images[key].cam_from_world()
+        for key in model.reg_image_ids()
+        if model.images[key].name in settled
+    }
+    told = []
+    for rig in rigs:
+        cameras = [copy.copy(camera) for camera in rig.cameras]
+        reference = next(c.image_prefix for c in cameras if c.ref_sensor)
+        for camera in cameras:
+            if camera.ref_sensor or camera.cam_from_rig is not None:
+                continue
+            for name in sorted(pose_of):
+                first = reference + name.removeprefix(camera.image_prefix)
+                if name.startswith(camera.image_prefix) and first in pose_of:
+                    camera.cam_from_rig = pose_of[name] * pose_of[first].inverse()
+                    break
+        told.append(pycolmap.RigConfig(cameras=cameras))
+    return told
+
+
+def _with_all_images(
+    model: pycolmap.Reconstruction, database: Path, prefixes: tuple[str, ...]
+) -> pycolmap.Reconstruction:
+    """The model with all images of a database, and its cameras.
+
+    Images that were mapped with a zoom of their own get a camera of their own in the
+    database, unless they are of a rig: there all images of a camera get the one that
+    most of them have.
+    """
+    apart = cameras_apart(database, model)
+    if zoomed := sorted(name for name in apart if name.startswith(prefixes)):
+        logger.warning(
+            "%d images of rigs, such as %s, look as if taken with another zoom than"
+            " others of their camera. A camera of a rig has one: put them into a folder"
+            " of their own, and into a rig of their own, if they are right",
+            *(len(zoomed), zoomed[0]),
+        )
+    split_cameras(database, {n: c for n, c in apart.items() if n not in zoomed})
+    everything = pycolmap.DatabaseCacheOptions()
+    everything.load_all_images = True  # also of frames that nothing else is known of
+    with pycolmap.Database.open(database) as opened:
+        cache = pycolmap.DatabaseCache.create(opened, everything)
+    if not apart:
+        model.load(cache)
+        return model
+    carried = carry_over(model, cache, same_rows=True)
+    own = {i.name: model.cameras[i.camera_id] for i in model.images.values()}
+    for image in carried.images.values():
+        if image.name in own and image.name not in zoomed:
+            carried.cameras[image.camera_id].model = own[image.name].model
+            carried.cameras[image.camera_id].params = own[image.name].params.tolist()
+    return carried
+
+
 def _contradicting(
-    model: pycolmap.Reconstruction, rigs: Sequence[pycolmap.RigConfig]
+    model: pycolmap.Reconstruction,
+    rigs: Sequence[pycolmap.RigConfig],
+    settled: Collection[str],
 ) -> list[int]:
-    """Registered images whose rotation is not what most of their frame tell."""
+    """Registered images whose rotation is not what most, or settled, images tell."""
     frames: dict[tuple[int, str], list[tuple[int, Float64]]] = defaultdict(list)
     id_of = {model.images[key].name: key for key in sorted(model.reg_image_ids())}
     for name, frame, camera in _shots(id_of, rigs):
@@ -148,7 +218,10 @@ def _contradicting(
         cosines = np.clip((traces - 1) / 2, -1, 1)
         agree = np.degrees(np.arccos(cosines)) <= _MAX_APART_DEG
         # the earlier of two equal sets of images counts
-        best = agree[int(agree.sum(axis=1).argmax())]
+        count = agree.sum(axis=1)
+        for row, (image_id, _) in enumerate(views):
+            count[row] += len(views) * (model.images[image_id].name in settled)
+        best = agree[int(count.argmax())]
         lost += [
             image_id for (image_id, _), ok in zip(views, best, strict=True) if not ok
         ]
@@ -156,7 +229,11 @@ def _contradicting(
 
 
 def _adjust(
-    model: pycolmap.Reconstruction, fixed: set[int], *, refine_sensors: bool
+    model: pycolmap.Reconstruction,
+    fixed: set[int],
+    settled: Collection[str],
+    *,
+    refine_sensors: bool,
 ) -> None:
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
@@ -169,7 +246,9 @@ def _adjust(
         config.add_image(image_id)
     for camera_id in fixed:
         config.set_constant_cam_intrinsics(camera_id)
-    config.set_constant_rig_from_world_pose(min(model.reg_frame_ids()))
+    held = {i.frame_id for i in model.images.values() if i.name in settled}
+    for frame_id in held or {min(model.reg_frame_ids())}:
+        config.set_constant_rig_from_world_pose(frame_id)
     adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
     # The stubs know the base class alone.
     summary = cast(pycolmap.CeresBundleAdjustmentSummary, adjuster.solve())
@@ -212,16 +291,16 @@ def _alone(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
         alone.add_camera_with_trivial_rig(model.cameras[camera_id])
     for image_id in sorted(model.images):
         image = model.images[image_id]
-        copy = pycolmap.Image(
+        lone = pycolmap.Image(
             name=image.name,
             keypoints=np.array([p.xy for p in image.points2D]).reshape(-1, 2),
             camera_id=image.camera_id,
             image_id=image_id,
         )
         if image.has_pose:
-            alone.add_image_with_trivial_frame(copy, image.cam_from_world())
+            alone.add_image_with_trivial_frame(lone, image.cam_from_world())
         else:
-            alone.add_image_with_trivial_frame(copy)
+            alone.add_image_with_trivial_frame(lone)
     for point_id in sorted(model.point3D_ids()):
         alone.add_point3D_with_id(point_id, model.points3D[point_id])
     alone.update_point_3d_errors()

@@ -34,11 +34,12 @@ def doubtful_focal_lengths(
         database: With the cameras before mapping; None: nothing is contradicted.
         models: Largest first; may be empty.
     """
-    blank = pycolmap.Camera.create_from_model_name(0, first_model(config), 1, 1, 1)
     refused: dict[str, str] = {}
     doubted: list[str] = []
     for group in images.camera_groups(config.cameras):
         if not is_known(config, group[0]):
+            model = first_model(config, images.infos[group[0]])
+            blank = pycolmap.Camera.create_from_model_name(0, model, 1, 1, 1)
             prior = exif_focal_length(images, group[0], is_fisheye=is_fisheye(blank))
             if prior.doubt:
                 refused[group[0]] = prior.doubt

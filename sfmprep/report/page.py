@@ -31,6 +31,7 @@ from sfmprep.types import Float32
 _MAX_MATRIX = 150  # rows of the view graph's matrix; more images share rows
 
 _MAX_CAMERAS = 6
+_MAX_STRIPS = 5  # films of which frames are shown
 _MAX_ROWS = 2000  # of the table of images
 
 
@@ -103,6 +104,7 @@ def write_page(
         what_to_do=sections.WHAT_TO_DO,
         has_features=features is not None,
         shown=sections.shown(report),
+        strips={film.name: sections.strip(film) for film in images.films[:_MAX_STRIPS]},
         links=[] if database is None else list(sections.links(report)),
         cameras=cameras,
         settings=yaml.safe_dump(report.settings, sort_keys=False, allow_unicode=True),

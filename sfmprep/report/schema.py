@@ -61,6 +61,8 @@ class FilmReport(Record):
     """Frames, of those that were looked at, that are blurred against those around."""
     num_blurred_used: int
     """How many of these are used all the same."""
+    num_thinned: int = 0
+    """Frames that show enough that is new, but are more than `film.frames` allows."""
     num_cuts: int
     """Cuts between frames that are used."""
     times: list[float]

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from sfmprep.capture.developed import Film
 from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import ImageReport, LookAlike, Report, Status, ViewPair
 
 _MAX_PAIRS_DRAWN = 6
 _MAX_CONTRADICTIONS_DRAWN = 4
 _MAX_REGISTERED_DRAWN = 24
+_MAX_STRIP = 12  # frames of a film
 
 STATUS_LABELS: dict[Status, str] = {
     "registered": "in the dataset",
@@ -76,6 +78,25 @@ def shown(report: Report) -> list[ImageReport]:
     kept = [image for image in report.images if image.status == "registered"]
     rows = np.linspace(0, len(kept) - 1, min(len(kept), _MAX_REGISTERED_DRAWN))
     return [kept[row] for row in rows.astype(int)]
+
+
+def strip(film: Film) -> list[tuple[str, float, float]]:
+    """Some frames of a film that are used, evenly chosen, in the order of time.
+
+    Returns:
+        Names of photographs, of a film of spheres those of its first view; seconds; and
+        sharpness against the median of the film.
+    """
+    rows = np.linspace(0, len(film.frames) - 1, min(len(film.frames), _MAX_STRIP))
+    curve = np.array(film.curve or [(0.0, 1.0)], np.float64)
+    return [
+        (
+            next(iter(film.views), "") + film.frames[row],
+            film.times[row],
+            float(np.interp(film.times[row], *curve.T)),
+        )
+        for row in rows.astype(int)
+    ]
 
 
 def links(report: Report) -> Iterator[PairSection]:

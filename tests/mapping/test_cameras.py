@@ -15,7 +15,7 @@ from sfmprep.errors import ConfigError
 from sfmprep.mapping.cameras import infer_camera, possible_cameras
 from sfmprep.mapping.focal_priors import exif_focal_length
 
-FOCAL_LENGTH, IN_35MM, ZOOM = 0x920A, 0xA405, 0xA404
+FOCAL_LENGTH, IN_35MM, ZOOM, LENS = 0x920A, 0xA405, 0xA404, 0xA434
 
 
 def photographs(folder: Path, *exif: dict[int, object]) -> ImageSet:
@@ -55,6 +55,28 @@ def test_focal_length_of_a_lens_is_a_prior(
     prior = exif_focal_length(images, "0.jpg")
     assert prior.pixels == pytest.approx(pixels)
     assert prior.doubt is None
+
+
+@pytest.mark.parametrize(
+    ("lens", "model"),
+    [
+        ("AF DX Fisheye-Nikkor 10.5mm f/2.8G ED", "SIMPLE_RADIAL_FISHEYE"),
+        ("EF8-15mm f/4L FISHEYE USM", "SIMPLE_RADIAL_FISHEYE"),
+        ("smc PENTAX-DA FISH-EYE 10-17mm", "SIMPLE_RADIAL_FISHEYE"),
+        ("AF-S Nikkor 14-24mm f/2.8G ED", "SIMPLE_RADIAL"),
+        (None, "SIMPLE_RADIAL"),
+    ],
+)
+def test_a_lens_that_is_called_a_fisheye_is_one(
+    lens: str | None, model: str, tmp_path: Path
+) -> None:
+    tags: dict[int, object] = {IN_35MM: 15}
+    images = photographs(tmp_path, tags | ({LENS: lens} if lens else {}))
+    camera = infer_camera(images, "0.jpg", DatabaseConfig())
+    assert camera.model_name == model
+    assert camera.has_prior_focal_length
+    told = infer_camera(images, "0.jpg", DatabaseConfig(camera_model="OPENCV"))
+    assert told.model_name == "OPENCV"
 
 
 def test_fisheye_lenses_are_shorter(tmp_path: Path) -> None:

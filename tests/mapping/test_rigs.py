@@ -11,6 +11,7 @@ import pytest
 
 from sfmprep.errors import ConfigError
 from sfmprep.mapping.rigs import hold_rigs
+from sfmprep.mapping.zooms import with_two_cameras
 
 NUM_CAMERAS, NUM_FRAMES = 4, 6
 
@@ -220,3 +221,68 @@ def test_a_rig_that_does_not_fit_is_an_error(
         ConfigError, match="the rigs do not fit the 24 images with a pose"
     ):
         held(model, rigs, tmp_path)
+
+
+def test_images_that_look_zoomed_share_the_camera_of_their_rig(
+    true: pycolmap.Reconstruction, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """COLMAP would end the run: its database has one camera for them."""
+    model = capture(tmp_path / "a.db", noise=0.002)
+    zoomed = [key for key in sorted(model.images) if model.images[key].camera_id == 1]
+    apart = with_two_cameras(model, 1, zoomed[:2])
+    assert len(apart.cameras) == NUM_CAMERAS + 1
+    found = held(apart, rigs_of(true, tmp_path, told=False), tmp_path)
+    assert sorted(found.cameras) == sorted(model.cameras)
+    assert found.num_reg_images() == NUM_CAMERAS * NUM_FRAMES
+    assert largest_error_deg(found, true) < 0.02
+    assert (
+        "2 images of rigs, such as cam1/1.jpg, look as if taken with another zoom than"
+        " others of their camera. A camera of a rig has one: put them into a folder of"
+        " their own, and into a rig of their own, if they are right"
+    ) in caplog.text
+
+
+def test_images_beside_a_rig_keep_the_camera_of_their_zoom(
+    true: pycolmap.Reconstruction, tmp_path: Path
+) -> None:
+    model = capture(tmp_path / "a.db", noise=0.002)
+    beside = [key for key in sorted(model.images) if model.images[key].camera_id == 4]
+    apart = with_two_cameras(model, 4, beside[:2])
+    apart.cameras[NUM_CAMERAS + 1].focal_length = 401.0
+    rig = rigs_of(true, tmp_path)[0]
+    of_three = pycolmap.RigConfig(cameras=list(rig.cameras)[:3])
+    found = held(apart, [of_three], tmp_path)
+    assert found.num_reg_images() == NUM_CAMERAS * NUM_FRAMES
+    cameras = {key: found.images[key].camera_id for key in beside}
+    assert len({cameras[key] for key in beside[:2]}) == 1
+    assert len({cameras[key] for key in beside[2:]}) == 1
+    assert cameras[beside[0]] != cameras[beside[2]]
+
+
+def test_settled_images_stay_and_tell_what_the_rig_leaves_open(
+    true: pycolmap.Reconstruction, tmp_path: Path
+) -> None:
+    model = capture(tmp_path / "a.db", noise=0.0)
+    settled = {image.name for image in true.images.values() if image.frame_id <= 4}
+    rng = np.random.default_rng(1)
+    before = {}
+    for image in model.images.values():
+        pose = image.cam_from_world()
+        if image.name in settled:
+            before[image.name] = pose.matrix()
+            continue
+        turn = pycolmap.Rotation3d(rng.normal(0, 0.01, 3))
+        moved = pycolmap.Rigid3d(turn * pose.rotation, pose.translation + 0.02)
+        model.frames[image.frame_id].set_cam_from_world(image.camera_id, moved)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rigs = rigs_of(true, tmp_path, told=False)
+    found = hold_rigs(model, rigs, tmp_path / "a.db", folder, settled=settled)
+    assert rigs[0].cameras[1].cam_from_rig is None  # it stays as it is
+    for image in found.images.values():
+        if image.name in settled:
+            np.testing.assert_allclose(
+                image.cam_from_world().matrix(), before[image.name], atol=1e-9
+            )
+    assert spread(found) < 1e-9
+    assert largest_error_deg(found, true) < 0.01

@@ -55,11 +55,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names of what did work, in order."""
     done: list[str] = []
     for name in (
-        *("extract_features", "retrieval_pairs", "match_features", "update_database"),
+        *("extract_features", "similar_partners", "match_features", "update_database"),
         *("map_images", "find_outliers", "export_dataset"),
     ):
         places = {
-            "retrieval_pairs": retrieval,
+            "similar_partners": retrieval,
             "map_images": apart,
             "find_outliers": map_stages,
             "export_dataset": datasets,
@@ -107,7 +107,7 @@ def test_pairs_are_those_of_the_settings_whatever_was_between(
         reconstruct(photos, result, each)
         found.append(pairs_of(result))
     assert found[0] == found[2] != found[1]
-    assert ran.count("retrieval_pairs") == 2
+    assert ran.count("similar_partners") == 2
     assert "extract_features" not in ran
     assert "match_features" not in ran  # all pairs were matched before
 

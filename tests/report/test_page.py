@@ -16,9 +16,11 @@ import numpy as np
 import pycolmap
 import pytest
 
+from sfmprep.capture.developed import Developed, Film
 from sfmprep.report.collect import device_name
 from sfmprep.report.page import write_page
 from sfmprep.report.scene import scene_data
+from sfmprep.report.schema import PairWay
 from sfmprep.report.sections import file_size
 from tests.support.synthetic_run import Run, synthesize
 
@@ -160,6 +162,55 @@ def test_copies_are_listed_with_what_is_used(run: Run, tmp_path: Path) -> None:
     assert "<li><b>&lt;b&gt; (299).jpg</b>: as b.jpg</li>" in page
     assert "(300).jpg</b>" not in page
     assert "<p>1 more are in report.json.</p>" in page
+
+
+def test_films_have_a_strip_of_frames_with_their_sharpness(
+    run: Run, tmp_path: Path
+) -> None:
+    names = run.images.names
+    film = Film(
+        name="walk.mp4",
+        seconds=10.0,
+        lost_seconds=0.0,
+        num_frames=300,
+        frames=names,
+        times=tuple(float(k) for k in range(len(names))),
+        segments=(0,) * len(names),
+        num_blurred=9,
+        num_blurred_used=1,
+        num_thinned=4,
+        most_new=0.2,
+        share_turned=0.0,
+        curve=((0.0, 1.0), (10.0, 2.0)),
+    )
+    developed = Developed(
+        source=tmp_path / "walk.mp4",
+        folder=run.images.root,
+        names=frozenset(names),
+        checksums={},
+        failures={},
+        films=(film,),
+    )
+    run.images = replace(run.images, developed=developed)
+    page = without_plotly(write(run, tmp_path))
+    part = page.partition("<h2>Films</h2>")[2].partition("</section>")[0]
+    assert part.count("<figure><svg") == len(names) == 8
+    assert "<figcaption>3.0 s, sharpness 1.3</figcaption>" in part
+    assert (
+        "<p>8 of 300 frames in 10.0 s are used; 9 are blurred, of which 1 are used; 4"
+        " more show something new, but film.frames limits them.</p>"
+    ) in part
+
+
+def test_ways_of_choosing_pairs_are_counted(run: Run, tmp_path: Path) -> None:
+    ways = [
+        PairWay(way="retrieval", num_proposed=12345, num_kept=12000),
+        PairWay(way="temporal", num_proposed=7, num_kept=7),
+    ]
+    page = write(run, tmp_path, pair_ways=ways)
+    assert '<th scope="row">retrieval</th><td>12,345</td><td>12,000</td>' in page
+    assert '<th scope="row">temporal</th><td>7</td><td>7</td>' in page
+    assert "within pairs.per_image" not in write(run, tmp_path)
 
 
 def test_registered_photographs_are_shown(run: Run, tmp_path: Path) -> None:
