@@ -12,7 +12,7 @@ from torch import Tensor
 from sfmprep.errors import ConfigError
 from sfmprep.models.protocols import Side
 from sfmprep.models.shared.out_of_memory import Memory
-from sfmprep.models.shared.side_by_side import side_by_side
+from sfmprep.models.shared.side_by_side import num_side_by_side, side_by_side
 from sfmprep.types import Features, Float32, Int32, Matches
 
 P = TypeVar("P", bound=Sized)
@@ -99,7 +99,8 @@ def match_in_groups(
 ) -> list[Matches]:
     """Matches pairs in groups of similar size; a pair with an empty side has none.
 
-    On a CPU groups are side by side, each on its own cores.
+    On a CPU groups are side by side, each on its own cores, and of no more pairs than
+    leave some to every core.
 
     Args:
         pairs: What was prepared.
@@ -120,6 +121,9 @@ def match_in_groups(
         largest = cost(*(max(sizes[g][side] for g in group) for side in (0, 1)))
         return memory.run(run, [pairs[filled[g]] for g in group], largest)
 
+    if device == "cpu":
+        every = sum(cost(*size) for size in sizes)
+        budget = max(1, min(budget, every // num_side_by_side()))
     groups = list(group_by_size(sizes, cost, budget))
     found = side_by_side(match, groups, None if device == "cpu" else 1)
     for group, matched in zip(groups, found, strict=True):

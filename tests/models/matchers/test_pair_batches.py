@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfmprep.models.matchers import pair_batches
 from sfmprep.models.matchers.pair_batches import (
     Candidates,
     bucket,
     collect_matches,
     group_by_size,
     is_row,
+    match_in_groups,
     pad_rows,
 )
+from sfmprep.models.shared.out_of_memory import Memory
+from sfmprep.types import Matches
 
 CPU = torch.device("cpu")
 counts = st.integers(1, 50)
@@ -93,3 +99,26 @@ def test_matches_come_from_the_device():
         pytest.skip("no CUDA device")
     on_device = Candidates(*(t.cuda() for t in candidates([[1, 0]], [[0.5, 0.75]])))
     assert collect_matches([on_device])[0].index.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(("device", "counts"), [("cpu", [1, 1, 2]), ("cuda", [4])])
+def test_every_core_has_pairs(
+    device: str, counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_batches, "num_side_by_side", lambda: 2)
+    groups: list[int] = []
+
+    def run(pairs: Sequence[tuple[list[int], list[int]]]) -> list[Matches]:
+        groups.append(len(pairs))
+        return [Matches.none()] * len(pairs)
+
+    found = match_in_groups(
+        [([0] * size, [0]) for size in (3, 1, 9, 1)],
+        run,
+        cost=lambda m, n: m * n,
+        budget=1000,
+        memory=Memory(),
+        device=device,
+    )
+    assert len(found) == 4
+    assert sorted(groups) == counts
