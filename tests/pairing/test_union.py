@@ -51,7 +51,7 @@ def test_counts_are_of_pairs_whoever_proposed_them() -> None:
 
 def test_the_order_of_images_does_not_matter() -> None:
     def turned(way: Partners) -> Partners:
-        return dict(reversed(way.items()))
+        return {name: way[name] for name in reversed(list(way))}
 
     for budget in (1, 2, 3):
         assert of(budget, alike=turned(ALIKE), near=turned(NEAR)) == of(
