@@ -50,6 +50,8 @@ class Off:
         return told if self.focal == 1 else f"{told}, focal length x {self.focal:g}"
 
 
+_NOT_WORTH_TRAINING = 3  # an exit code: there is a result, with a warning
+
 FEW, MANY = (
     (
         *(Off(), Off(1, 0.01), Off(5, 0.03), Off(15, 0.1)),
@@ -115,17 +117,17 @@ def write_transforms(scene: Prepared, path: Path, off: Off) -> Path:
             way
         )
         (fx, _, cx), (_, fy, cy), _ = entry["K"]
-        lens = dict(zip(("k1", "k2", "p1", "p2"), entry["dist"], strict=False))
+        lens = zip(("k1", "k2", "p1", "p2"), entry["dist"], strict=False)
         frames.append(
             {
                 "file_path": f"images/{name}",
                 "transform_matrix": opengl_from_opencv(world_from_cam).tolist(),
                 **{"fl_x": fx * off.focal, "fl_y": fy * off.focal, "cx": cx, "cy": cy},
-                **{"w": entry["width"], "h": entry["height"], **lens},
+                **{"w": entry["width"], "h": entry["height"], **dict(lens)},
             }
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"camera_model": "OPENCV", "frames": frames}))
+    path.write_text(json.dumps({"frames": frames}))
     return path
 
 
@@ -155,12 +157,14 @@ def _run(
     given = [] if poses is None else [poses]
     program = [sys.executable, "-m", "sfmprep", *how, *given, out, "--recipe", recipe]
     environment = {**os.environ, "SFMPREP_OFFLINE": "1"}
-    subprocess.run(
+    done = subprocess.run(
         [str(part) for part in program],
         env=environment,
-        check=True,
+        check=False,
         stdout=subprocess.DEVNULL,
     )
+    if done.returncode not in (0, _NOT_WORTH_TRAINING):
+        done.check_returncode()
     report: dict[str, Any] = json.loads((out / "report.json").read_text("utf-8"))
     model = pycolmap.Reconstruction(out / "work" / "models" / "0")
     found = evaluate_model(model, read_reference(scene.images.parent))
