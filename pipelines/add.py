@@ -109,8 +109,8 @@ def add_photographs(
                     f"{path} is to be made again. Run `sfmprep reconstruct` first."
                 )
         models = models_in(place.models)
-        posed = {m.images[key].name for m in models for key in m.reg_image_ids()}
-        before = {name for pair in _earlier_pairs(run) for name in pair} | posed
+        posed = [{m.images[key].name for key in m.reg_image_ids()} for m in models]
+        before = {name for pair in _earlier_pairs(run) for name in pair}.union(*posed)
         if not (new := set(images.names) - before):
             raise ConfigError(
                 f"{source} holds no photograph that is not in {out} already. Put the"

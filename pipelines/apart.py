@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -278,20 +278,27 @@ def hold_rigs_into(
     mapped: Path,
     database: Path,
     rigs: Path,
-    settled: Collection[str] = (),
+    settled: Sequence[Collection[str]] = (),
     *,
     progress: Progress = silent,
 ) -> None:
-    """Brings poses into rigs, from archive to archive; those of settled images stay.
+    """Brings poses into rigs, from archive to archive.
+
+    Settled are the images of finished models: those of the first stay as they are in
+    the model that has grown from it, and the other models stay whole.
 
     Raises:
         SfmprepError: see `hold_rigs`, `read_packed` and `write_packed`.
     """
     configs = pycolmap.read_rig_config(rigs)
     models = []
+    kept = settled[0] if settled else ()
     for model in progress(read_packed(mapped), desc="rigs"):
+        if {model.images[key].name for key in model.reg_image_ids()} in settled:
+            models.append(model)
+            continue
         with _scratch(packed) as folder:
-            models.append(hold_rigs(model, configs, database, folder, settled=settled))
+            models.append(hold_rigs(model, configs, database, folder, settled=kept))
     write_packed(packed, models)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 import pycolmap
 
-from sfmprep.errors import ReconstructionError, StoreError
-from sfmprep.files import as_written
+from sfmprep.errors import ConfigError, ReconstructionError, StoreError
+from sfmprep.files import as_written, damaged
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.mapping.models import read_model
 from sfmprep.mapping.trust import consistency_of
@@ -115,7 +115,7 @@ def open_described(run: Run) -> tuple[FeatureStore, MatchReader]:
         if run.recipe.stronger is None:
             return features, matches
         expect_done(run, "match weak pairs")
-        tried = pairs_from_file(run.ledger.file("weak pairs"), run.images.names)
+        tried = pairs_as_written(run.ledger.file("weak pairs"), run.images.names)
         upper = MatchStore(run.workspace.stronger_matches)
         return features, MatchLayers(matches, upper, tried)
     expect_done(run, "join")
@@ -134,7 +134,7 @@ def open_beside(run: Run) -> tuple[FeatureStore, MatchReader]:
         return features, first
     expect_done(run, "match beside")
     expect_done(run, "join beside")
-    pairs = pairs_from_file(run.ledger.file("pairs beside"), run.images.names)
+    pairs = pairs_as_written(run.ledger.file("pairs beside"), run.images.names)
     keypoints, joined = join_beside(run, features, first, pairs)
     if keypoints is not features:
         features.close()
@@ -162,7 +162,7 @@ def open_result(run: Run) -> tuple[FeatureStore, MatchReader]:
     features, matches = open_second(run)
     if not looked_closer(run):
         return features, matches
-    pairs = pairs_from_file(run.workspace.closer_pairs, run.images.names)
+    pairs = pairs_as_written(run.workspace.closer_pairs, run.images.names)
     with features:
         return join_closer(run, features, matches, pairs)
 
@@ -193,16 +193,28 @@ def open_second(run: Run) -> tuple[FeatureStore, MatchReader]:
     features, matches = open_joined(run)
     if run.ledger.keys.applies("map on") and run.ledger.is_done("second pairs"):
         place, names = run.workspace, run.images.names
-        if len(second := pairs_from_file(place.second_pairs, names)):
+        if len(second := pairs_as_written(place.second_pairs, names)):
             matches = MatchLayers(matches, MatchStore(place.matches), second)
         if run.recipe.stronger is not None and len(second):
-            lost = pairs_from_file(place.lost_pairs, names)
+            lost = pairs_as_written(place.lost_pairs, names)
             matches = MatchLayers(matches, MatchStore(place.stronger_matches), lost)
     if run.ledger.keys.applies("match foreseen") and run.ledger.is_done(
         "match foreseen"
     ):
         matches = MatchLayers(matches, MatchStore(run.workspace.foreseen_matches))
     return features, matches
+
+
+def pairs_as_written(path: Path, names: Sequence[str]) -> Pairs:
+    """Reads pairs that a stage wrote, which nobody edits.
+
+    Raises:
+        StoreError: they are gone, or others.
+    """
+    try:
+        return pairs_from_file(path, names)
+    except ConfigError as error:
+        raise damaged(path, error) from error
 
 
 def result_database(run: Run) -> Path:

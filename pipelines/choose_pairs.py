@@ -14,7 +14,6 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmprep.capture.image_file import ImageInfo
 from sfmprep.config import (
     AutoPairsConfig,
     ExhaustiveConfig,
@@ -130,9 +129,9 @@ def make_pairs(
     if kept is not None:
         pairs = Pairs.of([*kept, *pairs])
     run.begin("pairs")
-    pairs.write(run.workspace.pairs)
     ways = json.dumps([asdict(count) for count in counts], indent=1)
     write_text(run.workspace.pair_ways, ways)
+    pairs.write(run.workspace.pairs)
     run.finish("pairs")
     return pairs
 
@@ -162,20 +161,20 @@ def _choose_pairs(
             config = ExhaustiveConfig()
     if isinstance(config, AutoPairsConfig):
         limit = None if is_small else config.per_image
-        if limit is not None and limit < config.retrieval.num_neighbours:
-            logger.warning(
-                "pairs.per_image lets each image ask for %d pairs, of all ways"
-                " together, so that pairs.retrieval.num_neighbours of %d are not had;"
-                " --set pairs.per_image=null takes all",
-                *(limit, config.retrieval.num_neighbours),
-            )
-        ways = _ways(run, config, names, features, device, progress)
-        pairs, counts = pairs_within_budget(
-            {way: _only(partners, is_wanted) for way, partners in ways.items()},
-            per_image=limit,
-        )
-        said = (f"{c.num_kept} of {c.num_proposed} by {c.way}" for c in counts)
-        logger.info("%d pairs are matched: %s", len(pairs), ", ".join(said))
+        proposed = _ways(run, config, names, features, is_small, device, progress)
+        ways = {way: _only(others, is_wanted) for way, others in proposed.items()}
+        for way, partners in ways.items():
+            longest = max(map(len, partners.values()), default=0)
+            if limit is not None and longest > limit:
+                logger.warning(
+                    "pairs.per_image lets each image ask for %d pairs, of all ways"
+                    " together, but %s proposes up to %d; --set pairs.per_image=null"
+                    " takes all",
+                    *(limit, way, longest),
+                )
+        pairs, counts = pairs_within_budget(ways, per_image=limit)
+        said = ", ".join(f"{c.num_kept} of {c.num_proposed} by {c.way}" for c in counts)
+        logger.info("%d pairs are chosen%s", len(pairs), said and f": {said}")
         return pairs, counts
     match config:
         case ExhaustiveConfig():
@@ -192,8 +191,10 @@ def _choose_pairs(
             _expect_told(config, "GPS positions", names, _places(run, names))
             found = Pairs.of_partners(_by_gps(run, names, config, is_wanted=True))
         case TemporalConfig():
-            _expect_told(config, "times in EXIF", names, _timed(run, names))
-            found = Pairs.of_partners(_by_time(run, names, config))
+            found_walks = _walks(run, names, config)
+            told = {name for walk in found_walks for name in walk}
+            _expect_told(config, "times in EXIF that tell an order", names, told)
+            found = Pairs.of_partners(_by_time(found_walks, config))
         case PairsFileConfig():
             found = pairs_from_file(config.path, names)
         case _:
@@ -221,6 +222,7 @@ def _ways(
     config: AutoPairsConfig,
     names: Sequence[str],
     features: FeatureStore,
+    is_small: bool,
     device: str,
     progress: Progress,
 ) -> dict[str, Partners]:
@@ -237,7 +239,7 @@ def _ways(
         ways["poses"] = partners_by_poses(poses, given.num_neighbours)
         if not unposed:
             return ways
-    if _is_small(run, config, len(names)):
+    if is_small:
         every = {name: [o for o in names if o != name] for name in sorted(unposed)}
         return {**ways, "exhaustive": every}
     found = {
@@ -245,11 +247,14 @@ def _ways(
             *(run, config.retrieval, names, features), device, progress
         ),
         "sequential": _by_film(run, names, config.sequential),
-        "temporal": config.temporal and _by_time(run, names, config.temporal),
+        "temporal": config.temporal
+        and _by_time(_walks(run, names, config.temporal), config.temporal),
         "spatial": config.spatial and _by_gps(run, names, config.spatial),
     }
     for way, partners in found.items():
-        if partners:
+        if partners and given is None:
+            ways[way] = partners
+        elif partners:
             ways[way] = _only(partners, lambda *pair: not unposed.isdisjoint(pair))
     return ways
 
@@ -291,17 +296,17 @@ def _by_film(run: Run, names: Sequence[str], config: SequentialConfig) -> Partne
     return found
 
 
-def _by_time(run: Run, names: Sequence[str], config: TemporalConfig) -> Partners:
+def _walks(run: Run, names: Sequence[str], config: TemporalConfig) -> list[list[str]]:
+    infos = {name: run.images.infos[name] for name in names}
+    return walks(infos, max_gap_s=config.max_gap_s)
+
+
+def _by_time(walks: Sequence[Sequence[str]], config: TemporalConfig) -> Partners:
     """Photographs with those that one camera took shortly after them."""
     found: dict[str, Sequence[str]] = {}
-    for walk in walks(_timed(run, names), max_gap_s=config.max_gap_s):
+    for walk in walks:
         found |= later_partners(walk, window=config.window, quadratic=config.quadratic)
     return found
-
-
-def _timed(run: Run, names: Sequence[str]) -> dict[str, ImageInfo]:
-    infos = {name: run.images.infos[name] for name in names}
-    return {name: info for name, info in infos.items() if info.taken is not None}
 
 
 def _places(run: Run, names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -341,10 +346,10 @@ def _expect_told(
     names: Sequence[str],
     told: Collection[str],
 ) -> None:
-    """Warns of images whose headers do not say what alone makes pairs.
+    """Warns of images whose headers do not tell what alone makes pairs.
 
     Raises:
-        ConfigError: fewer than two say it.
+        ConfigError: they tell it of fewer than two.
     """
     if len(told) < 2:
         raise ConfigError(
@@ -354,8 +359,10 @@ def _expect_told(
         )
     if without := [name for name in names if name not in told]:
         logger.warning(
-            "%d of %d images, such as %s, have no %s of their own, so they are"
-            " in no pair; --set pairs.type=auto pairs them by likeness",
+            "%d of %d images, such as %s, have no %s, so they are in no pair;"
+            " --set pairs.type=auto pairs them by likeness",
             *(len(without), len(names), without[0]),
-            "position" if isinstance(config, SpatialConfig) else "time",
+            "position of their own"
+            if isinstance(config, SpatialConfig)
+            else "time near that of another photograph of their camera",
         )

@@ -311,12 +311,18 @@ def expect_as_written(folder: Path, out: Path) -> None:
             for below, sha256 in (record.get("sums") or {}).items()
         }
     for file, sha256 in sorted(written.items()):
-        if file.is_relative_to(folder) and _sha256(file) != sha256:
+        if not file.is_relative_to(folder) or (now := _sha256(file)) == sha256:
+            continue
+        if now is None:
             raise StoreError(
-                f"{file} is not what was written there: it was changed, or its disk"
-                " loses what it holds. Run the same `sfmprep reconstruct` again, which"
-                " makes it anew; have the disk looked at if nobody changed it."
+                f"{file} is gone. Run the same `sfmprep reconstruct` again, which makes"
+                " it anew."
             )
+        raise StoreError(
+            f"{file} is not what was written there: it was changed, or its disk loses"
+            " what it holds. Run the same `sfmprep reconstruct` again, which makes it"
+            " anew; have the disk looked at if nobody changed it."
+        )
 
 
 def _name(read: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import pycolmap
@@ -20,13 +20,11 @@ from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.outliers import find_outliers, without_images
 from sfmprep.mapping.rigs import frames_of_rigs
 from sfmprep.mapping.verify import VerifiedPairs
-from sfmprep.pairing.pairs import (
-    pairs_from_file,
-)
 from sfmprep.pipelines.apart import apart, hold_rigs_into, map_into, refine_into
 from sfmprep.pipelines.artefacts import (
     Poses,
     mapped_last,
+    pairs_as_written,
     read_models,
     result_database,
 )
@@ -95,7 +93,7 @@ def refine(
         place, names = run.workspace, run.images.names
         mapped = mapped_last(run)
         has_dense = run.recipe.dense is not None
-        tried = pairs_from_file(place.pairs_left, names) if has_dense else None
+        tried = pairs_as_written(place.pairs_left, names) if has_dense else None
         apart(
             *(refine_into, packed, mapped, place.dense, tried),
             *(run.images, run.recipe, run.cluster),
@@ -109,13 +107,13 @@ def hold_rigs(
     run: Run,
     models: list[pycolmap.Reconstruction],
     *,
-    settled: Collection[str] = (),
+    settled: Sequence[Collection[str]] = (),
     progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
     """Brings poses into the rigs of the capture, if it has some.
 
-    The models that came in stay as they are; without rigs they are returned. So do the
-    poses of settled images, which keep to the rigs already.
+    The models that came in stay as they are; without rigs they are returned. Settled
+    are the images of each model that keeps to the rigs already; see `hold_rigs_into`.
     """
     keys = run.ledger.keys
     if not keys.applies("hold rigs"):

@@ -20,9 +20,10 @@ from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.second_round import propose_pairs
 from sfmprep.mapping.verify import VerifiedPairs
 from sfmprep.mapping.view_graph import read_pair_table
-from sfmprep.pairing.pairs import Pairs, pairs_from_file
+from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import artefacts, map_stages, stages
 from sfmprep.pipelines.apart import apart, continue_into
+from sfmprep.pipelines.artefacts import pairs_as_written
 from sfmprep.pipelines.bounded import within_budget
 from sfmprep.pipelines.closer import look_closer
 from sfmprep.pipelines.foreseen import match_foreseen
@@ -103,7 +104,7 @@ def map_on(
     if len(new):
         again = renamed(progress, "{} again")
         with run.budget.spending():
-            lost = pairs_from_file(run.workspace.lost_pairs, run.images.names)
+            lost = pairs_as_written(run.workspace.lost_pairs, run.images.names)
             if len(second):
                 _match(run, second, lost, device=device, progress=again)
             _fill_database(run, new, progress=again)
@@ -139,7 +140,7 @@ def _second_pairs(
     """What the models propose; pairs of images without a pose are noted apart."""
     place, names = run.workspace, run.images.names
     if run.ledger.is_done("second pairs"):
-        return pairs_from_file(place.second_pairs, names)
+        return pairs_as_written(place.second_pairs, names)
     run.begin("second pairs")
     largest = {models[0].images[key].name for key in models[0].reg_image_ids()}
     tried = set(artefacts.read_pairs(run))
@@ -150,7 +151,7 @@ def _second_pairs(
     if run.recipe.stronger is not None:
         # what only the first matcher tried may be tried again for who has no pose
         tried = {p for p in tried if largest.issuperset(p) or not again.issuperset(p)}
-        tried.update(pairs_from_file(run.ledger.file("weak pairs"), names))
+        tried.update(pairs_as_written(run.ledger.file("weak pairs"), names))
     proposed = propose_pairs(
         models,
         read_pair_table(run.ledger.file("database"), names),
@@ -216,7 +217,7 @@ def _match(
         match(run, "match", recipe.matcher, pairs, features).close()
         if recipe.stronger is not None:
             names = run.images.names
-            weak = pairs_from_file(run.ledger.file("weak pairs"), names)
+            weak = pairs_as_written(run.ledger.file("weak pairs"), names)
             both = Pairs.of((*weak, *lost))
             stage, matcher = "match weak pairs", recipe.stronger.matcher
             match(run, stage, matcher, both, features).close()

@@ -182,9 +182,9 @@ def _seconds(run: Run, seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _pair_ways(run: Run) -> list[PairWay]:
     """How many pairs each way proposed, where that is what was matched."""
-    if not run.ledger.is_done("pairs"):
-        return []
     path = run.workspace.pair_ways
+    if not (run.ledger.is_done("pairs") and path.is_file()):
+        return []
     with as_written(path):
         return [PairWay(**way) for way in json.loads(path.read_text("utf-8"))]
 

@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=3,
+            version=4,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
@@ -99,7 +99,6 @@ STAGES = {
             version=2,
             reads=("extract", "describe"),
             writes="work/pairs.txt",
-            beside=("work/pairs.json",),
             is_text=True,
             settings=pairs_settings,
         ),
@@ -425,7 +424,7 @@ STAGES = {
         ),
         Stage(
             name="hold rigs",
-            version=1,
+            version=2,
             reads=("refine", RIGS),
             writes="work/held.zip",
             command="map",

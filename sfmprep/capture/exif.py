@@ -123,8 +123,8 @@ class Moment(NamedTuple):
 def moment_of(tags: Mapping[int, Any]) -> Moment | None:
     """When the shutter opened, with what it tells below a second; None where not valid.
 
-    Only `DateTimeOriginal`: the other times are those of a scan, or of a change. (EXIF
-    2.31, 4.6.5 F and 4.6.6.)
+    Only `DateTimeOriginal`: the other times are those of a scan, or of a change.
+    (EXIF 2.31, 4.6.5 F.)
     """
     found = _DATE_TIME.fullmatch(text(tags.get(Base.DateTimeOriginal)) or "")
     if found is None:

@@ -39,7 +39,10 @@ _WHOLE = Area(0.0, 0.0, 1.0, 1.0)
 _MAX_STRETCH = 0.02  # of a sphere's shape of 2:1
 _LEAST_SHARE = 0.2  # of a view that a part of a sphere reaches
 _EDGE = 2  # pixels at its border, into which cubic interpolation mixes the other one
-_EXIF_TAGS = (Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings)
+_EXIF_TAGS = (  # no serial number: each view has its own walk, by its folder
+    *(Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings),
+    *(Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal),
+)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from sfmprep.files import not_written
 _QUALITY = 97
 _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # of LibRaw's `flip`
 _EXIF_TAGS = (
-    *(Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings, Base.DateTimeOriginal),
+    *(Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings),
+    *(Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal),
     *(Base.FocalLength, Base.FocalLengthIn35mmFilm, Base.LensModel),
+    Base.BodySerialNumber,
 )
 
 

@@ -92,7 +92,8 @@ class KnownPosesConfig(Config):
     time_offset: float | None = None
     """Seconds added to the times of images, for a trajectory; null: it is found."""
     num_neighbours: PositiveInt = 12
-    """With `pairs: auto`, each view is paired with so many of those near by."""
+    """With `pairs: auto`, each view is paired with so many of those near by, within
+    `pairs.per_image`."""
 
 
 class ForeseeConfig(Config):

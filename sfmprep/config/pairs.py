@@ -112,7 +112,7 @@ class AutoPairsConfig(Config):
     exhaustive_up_to: NonNegativeInt = 60
     """With so many images or fewer, every image is paired with every other."""
     retrieval: RetrievalConfig = RetrievalConfig()
-    """How pairs are found above that."""
+    """How pairs are found above that, within `per_image`."""
     sequential: SequentialConfig = SequentialConfig()
     """How frames of one film are paired beside that, never across a cut."""
     spatial: SpatialConfig | None = SpatialConfig()
@@ -121,8 +121,8 @@ class AutoPairsConfig(Config):
     """How photographs with a time are paired beside that; null: it is no matter."""
     per_image: PositiveInt | None = 40
     """For so many pairs each image may ask above `exhaustive_up_to`, of all ways
-    together: first those that most ways propose, then the best of each way in turn.
-    Others may ask for it too. null: for all of them."""
+    together: first the best of each way, then what most ways propose, then the ways in
+    turn. Others may ask for it too. null: for all of them."""
 
 
 PairsConfig = Annotated[

@@ -36,10 +36,11 @@ def infer_camera(
     """
     info = images.infos[name]
     size = info.size
-    camera = pycolmap.Camera.create_from_model_name(
-        0, first_model(config, info), 1.2 * max(size), *size
-    )
     params = known_params(config, name)
+    # numbers without a model are those of the default, whatever the lens is called
+    has_numbers_alone = params is not None and config.camera_model == "auto"
+    model = "SIMPLE_RADIAL" if has_numbers_alone else first_model(config, info)
+    camera = pycolmap.Camera.create_from_model_name(0, model, 1.2 * max(size), *size)
     if params is not None:
         _check_params(camera, params)
         camera.params = list(params)

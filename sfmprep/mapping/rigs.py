@@ -62,7 +62,8 @@ def hold_rigs(
     """Returns a model whose poses keep to the rigs.
 
     Images of a frame that contradict most of the others in it lose their pose before,
-    and get that of the rig. Cameras that a rig gives, and places of cameras in it, stay
+    and get that of the rig; so do those that are not settled in a frame of settled
+    ones. Cameras that a rig gives, and places of cameras in it, stay
     as they are given; what it leaves open is taken from the model and adjusted. A
     camera of a rig is one, also where its images were mapped as of several zooms.
 
@@ -92,7 +93,7 @@ def hold_rigs(
     for image_id in lost:
         held.deregister_frame(held.images[image_id].frame_id)
     if lost:
-        logger.info("%d images contradict the rest of their rigs", len(lost))
+        logger.info("%d images get the pose of their rigs", len(lost))
     own = folder / "rigs.db"
     copy_database(database, own)
     held = _with_all_images(held, own, tuple(prefixes))
@@ -103,13 +104,14 @@ def hold_rigs(
             raise ConfigError(
                 f"the rigs do not fit the {len(registered)} images with a pose: {error}"
             ) from error
-    is_told = all(
-        camera.ref_sensor or camera.cam_from_rig is not None
+    told = tuple(
+        camera.image_prefix
         for rig in rigs
         for camera in rig.cameras
+        if camera.cam_from_rig is not None
     )
     options = pycolmap.IncrementalPipelineOptions()
-    options.ba_refine_sensor_from_rig = not is_told
+    options.ba_refine_sensor_from_rig = not told  # it is of all or none
     held = pycolmap.triangulate_points(
         *(held, own, folder, folder),  # no photographs: colours come with the dataset
         clear_points=False,
@@ -128,9 +130,9 @@ def hold_rigs(
         if image.name.startswith(tuple(given)) or image.name in settled
     }
     for _ in range(2):
-        _adjust(held, fixed, settled, refine_sensors=not is_told)
+        _adjust(held, fixed, settled, told)
         _drop_far_observations(held)
-    _adjust(held, fixed, settled, refine_sensors=not is_told)
+    _adjust(held, fixed, settled, told)
     return _alone(held)
 
 
@@ -171,12 +173,12 @@ def _with_all_images(
     most of them have.
     """
     apart = cameras_apart(database, model)
-    if zoomed := sorted(name for name in apart if name.startswith(prefixes)):
+    if zoomed := {name for name in apart if name.startswith(prefixes)}:
         logger.warning(
             "%d images of rigs, such as %s, look as if taken with another zoom than"
             " others of their camera. A camera of a rig has one: put them into a folder"
             " of their own, and into a rig of their own, if they are right",
-            *(len(zoomed), zoomed[0]),
+            *(len(zoomed), min(zoomed)),
         )
     split_cameras(database, {n: c for n, c in apart.items() if n not in zoomed})
     everything = pycolmap.DatabaseCacheOptions()
@@ -187,7 +189,8 @@ def _with_all_images(
         model.load(cache)
         return model
     carried = carry_over(model, cache, same_rows=True)
-    own = {i.name: model.cameras[i.camera_id] for i in model.images.values()}
+    registered = [model.images[key] for key in model.reg_image_ids()]
+    own = {image.name: model.cameras[image.camera_id] for image in registered}
     for image in carried.images.values():
         if image.name in own and image.name not in zoomed:
             carried.cameras[image.camera_id].model = own[image.name].model
@@ -200,7 +203,11 @@ def _contradicting(
     rigs: Sequence[pycolmap.RigConfig],
     settled: Collection[str],
 ) -> list[int]:
-    """Registered images whose rotation is not what most, or settled, images tell."""
+    """Registered images whose rotation is not what most of their frame tell.
+
+    Of a frame with settled images all others: the reference camera alone would give
+    the frame its pose.
+    """
     frames: dict[tuple[int, str], list[tuple[int, Float64]]] = defaultdict(list)
     id_of = {model.images[key].name: key for key in sorted(model.reg_image_ids())}
     for name, frame, camera in _shots(id_of, rigs):
@@ -213,15 +220,20 @@ def _contradicting(
         frames[frame].append((image_id, rotation))
     lost = []
     for views in frames.values():
+        is_settled = [model.images[key].name in settled for key, _ in views]
+        if any(is_settled):
+            lost += [
+                key
+                for (key, _), stays in zip(views, is_settled, strict=True)
+                if not stays
+            ]
+            continue
         rotations = np.array([rotation for _, rotation in views])
         traces = np.einsum("aij,bij->ab", rotations, rotations)
         cosines = np.clip((traces - 1) / 2, -1, 1)
         agree = np.degrees(np.arccos(cosines)) <= _MAX_APART_DEG
         # the earlier of two equal sets of images counts
-        count = agree.sum(axis=1)
-        for row, (image_id, _) in enumerate(views):
-            count[row] += len(views) * (model.images[image_id].name in settled)
-        best = agree[int(count.argmax())]
+        best = agree[int(agree.sum(axis=1).argmax())]
         lost += [
             image_id for (image_id, _), ok in zip(views, best, strict=True) if not ok
         ]
@@ -232,12 +244,19 @@ def _adjust(
     model: pycolmap.Reconstruction,
     fixed: set[int],
     settled: Collection[str],
-    *,
-    refine_sensors: bool,
+    told: tuple[str, ...],
 ) -> None:
+    """Adjusts in place, but for what is known.
+
+    Args:
+        model: Of rigs.
+        fixed: Ids of cameras.
+        settled: Images of frames that stay.
+        told: Prefixes of the cameras whose places in their rigs stay.
+    """
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
-    options.refine_sensor_from_rig = refine_sensors
+    options.refine_sensor_from_rig = True
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = LOSS_SCALE * _noise_px(model)
     choose_solver(options, model)
@@ -246,6 +265,10 @@ def _adjust(
         config.add_image(image_id)
     for camera_id in fixed:
         config.set_constant_cam_intrinsics(camera_id)
+    for image in model.images.values():
+        if image.name.startswith(told):
+            sensor = model.cameras[image.camera_id].sensor_id
+            config.set_constant_sensor_from_rig_pose(sensor)
     held = {i.frame_id for i in model.images.values() if i.name in settled}
     for frame_id in held or {min(model.reg_frame_ids())}:
         config.set_constant_rig_from_world_pose(frame_id)

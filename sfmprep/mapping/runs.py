@@ -15,6 +15,7 @@ import pycolmap
 from sfmprep.budget import Budget
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.devices import num_cores
 from sfmprep.mapping.adjust import TOLERANCE
 from sfmprep.mapping.solver import choose_solver, least_residuals
 from sfmprep.mapping.view_reader import Scales
@@ -109,9 +110,10 @@ def map_incrementally(
     """
     options = incremental_options(run)
     options.image_names = list(names)
-    options.num_threads = num_threads or -1
+    options.num_threads = num_threads or num_cores()
     if fixed is not None:
         options.fix_existing_frames = True
+        options.ba_local_function_tolerance = TOLERANCE  # no finer one follows
         options.constant_cameras = set(fixed)
     if weakest:
         options.mapper.init_min_num_inliers = run.config.min_num_matches
@@ -187,13 +189,9 @@ def refine_globally(
     options: pycolmap.IncrementalMapperOptions,
     triangulation: pycolmap.IncrementalTriangulatorOptions,
 ) -> None:
-    """Adjusts all that a mapper holds, as often as its pipeline would, and finely.
-
-    What was laid together may be bent.
-    """
+    """Adjusts all that a mapper holds, as often as its pipeline would."""
     adjustment = pipeline.get_global_bundle_adjustment()
     choose_solver(adjustment, mapper.reconstruction)
-    adjustment.ceres.solver_options.function_tolerance = TOLERANCE
     mapper.iterative_global_refinement(
         pipeline.ba_global_max_refinements,
         pipeline.ba_global_max_refinement_change,

@@ -31,12 +31,12 @@ def least_residuals() -> int:
 def choose_solver(
     options: pycolmap.BundleAdjustmentOptions, model: pycolmap.Reconstruction
 ) -> None:
-    """Has small adjustments done on all cores, and those of many images directly.
+    """Has adjustments done on all cores, and those of many images directly.
 
-    Directly where memory allows that. Above 1,000 images COLMAP iterates, whatever they
-    see. Where views see what is next to them, as on any walk or flight, the factor is
-    small and found at once: 300 made images, bent by 0.3 m, took 3 s of CPU directly,
-    and more than a minute otherwise.
+    On all cores from `least_residuals` on; directly where memory allows that. Above
+    1,000 images COLMAP iterates, whatever they see. Where views see what is next to
+    them, as on any walk or flight, the factor is small and found at once: 300 made
+    images, bent by 0.3 m, took 3 s of CPU directly, and more than a minute otherwise.
 
     Args:
         options: Of the adjustment; they are changed.

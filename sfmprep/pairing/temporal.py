@@ -17,9 +17,10 @@ def walks(infos: Mapping[str, ImageInfo], *, max_gap_s: float) -> list[list[str]
     """Photographs that one camera took shortly after each other, in that order.
 
     Each camera has a clock of its own, which may be wrong: nothing is said across
-    cameras. These are told apart by folder, make, model and serial number, and by
-    whether they say how far they are from UTC. Where times are equal, as in a burst
-    that is told to the second, the natural order of names goes on.
+    cameras. These are told apart by serial number, or by folder where there is none,
+    by make and model, and by whether they say how far they are from UTC. Where times
+    are equal, as in a burst that is told to the second, the natural order of names
+    goes on.
 
     Args:
         infos: Headers by name, in any order.
@@ -35,8 +36,8 @@ def walks(infos: Mapping[str, ImageInfo], *, max_gap_s: float) -> list[list[str]
     for name in natural_order(infos):
         info = infos[name]
         if info.taken is not None:
-            camera = (info.make, info.model, info.serial, info.taken.is_utc)
-            clock = (PurePosixPath(name).parent, *camera)
+            place = info.serial or PurePosixPath(name).parent
+            clock = (place, info.make, info.model, info.taken.is_utc)
             clocks[clock][name] = info.taken.seconds
     found: list[list[str]] = []
     for times in clocks.values():

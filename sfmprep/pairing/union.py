@@ -27,12 +27,12 @@ def pairs_within_budget(
 ) -> tuple[Pairs, list[WayCount]]:
     """Of what all ways propose, as many pairs as each image may ask for.
 
-    Each image asks first for the others that most ways pair it with, whichever of the
-    two was asked there. Among these, and then among the others, the ways take turns:
-    the first choice of each way, in the order of `ways`, then the second of each, and
-    so on. A pair stays if one of its images asks for it, so these are at most
-    `per_image` times the number of images, and no image is left out for those that
-    many others want.
+    Each image asks for the first choice of each way, so that a small budget parts no
+    film; then for the others that most ways pair it with, whichever of the two was
+    asked there. Among equals the ways take turns: the second choice of each, in the
+    order of `ways`, then the third of each, and so on. A pair stays if one of its
+    images asks for it, so these are at most `per_image` times the number of images, and
+    no image is left out for those that many others want.
 
     Args:
         ways: By name what each way proposes: of images others, most wanted first.
@@ -55,7 +55,7 @@ def pairs_within_budget(
     num_ways = np.bincount(proposed // max(len(ways), 1), minlength=len(pairs))
 
     # what each image asks for, in that order, and each pair where it stands first
-    order = np.lexsort((way, rank, -num_ways[which], owner))
+    order = np.lexsort((way, rank, -num_ways[which], rank > 0, owner))
     owner, which = owner[order], which[order]
     _, first = np.unique(owner * len(pairs) + which, return_index=True)
     owner, which = owner[np.sort(first)], which[np.sort(first)]

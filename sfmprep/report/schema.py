@@ -443,7 +443,8 @@ class Report(Record):
     command: str
     """The command that makes this result, with absolute paths."""
     pair_ways: list[PairWay] = []
-    """The ways that chose the first pairs; a pair may be of several. Empty where the
+    """The ways that chose pairs before matching, in the last run that chose some: after
+    `sfmprep add`, those with a new photograph. A pair may be of several. Empty where
     pairs were changed by hand since."""
     rungs: list[Rung] = []
     """The matchers in the order in which they were used."""

@@ -58,6 +58,7 @@ _FIXED = 5  # columns of the index before the extras
 _CHAINS = 2  # columns of /sums before those of values
 _Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _IN_MEMORY = itertools.count()
+_OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # not of the file
 _ERRNO = r"errno = (\d+)"  # in HDF5's words, which are many lines
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
@@ -347,7 +348,7 @@ class RaggedTable:
     def _not_given(self, error: Exception) -> StoreError:
         """Damage, unless it is the disk that gives nothing now: later it may."""
         said = re.search(_ERRNO, str(error))
-        if said and int(said[1]) in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        if said and int(said[1]) in _OF_THE_DISK:
             return _store_error(self.place, RuntimeError(str(error)))
         return self._damaged(str(error))
 
@@ -590,7 +591,7 @@ def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
             f"{place}: the disk is full ({os.strerror(number)}). Free some space and"
             " run the same command again: it goes on from the last complete item."
         )
-    if said and number:
+    if number and (said or number in _OF_THE_DISK):
         return StoreError(
             f"{place}: the disk does not take it ({os.strerror(number)}). See whether"
             " it is there and sound, and run the same command again: it goes on from"

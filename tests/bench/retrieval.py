@@ -179,11 +179,13 @@ def _page(lines: Sequence[str], max_size: int) -> str:
             " scene, and their axes are",
             f"within {_MAX_TURN_DEG:.0f} degrees. Recall at k is the mean share of"
             " overlapping images among the k most",
-            "similar, of as many as k can hold, in per cent; in brackets what chance"
-            " gives. The size of the",
-            "vocabulary was chosen on these scenes. The networks (EigenPlaces, MegaLoc,"
-            " NetVLAD) are not in",
-            "this table: it was made where their weights could not be had.",
+            "similar, of as many as k can hold, in per cent; in brackets their share of"
+            " the others, which is",
+            "what chance gives where k is no more than they are. The size of the"
+            " vocabulary was chosen on",
+            "these scenes. The networks (EigenPlaces, MegaLoc, NetVLAD) are not in this"
+            " table: it was made",
+            "where their weights could not be had.",
             "",
             f"| Scene | Images | overlapping, of each | Features | {head} |",
             "|---|---|---|---|---|---|---|",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from sfmprep.capture.exif import Moment
 from sfmprep.capture.image_file import read_info
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.panorama import (
@@ -103,7 +105,9 @@ def test_every_direction_but_the_caps_is_in_a_view() -> None:
 def test_exif_of_a_view_tells_its_focal_length_exactly(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 0.0), 3: "E", 4: (13, 24, 0)})
-    exif.get_ifd(0x8769)[0x829A] = 0.01
+    exif.get_ifd(0x8769).update({0x829A: 0.01, 0x9003: "2026:05:01 10:00:00"})
+    exif.get_ifd(0x8769).update({0x9291: "25", 0x9011: "+02:00", 0xA431: "7"})
+    taken = Moment(datetime(2026, 5, 1, 8, tzinfo=UTC).timestamp() + 0.25, is_utc=True)
     path = save(tmp_path / "a.jpg", sphere(1024), exif=exif)
     panorama = cut_panorama(path, "a.jpg", tmp_path / "out", VIEWS)
     images = ImageSet.scan(tmp_path / "out")
@@ -111,6 +115,8 @@ def test_exif_of_a_view_tells_its_focal_length_exactly(tmp_path: Path) -> None:
     for name in images.names:
         assert images.infos[name].size == (panorama.side, panorama.side)
         assert images.infos[name].gps == pytest.approx((52.5, 13.4, None))
+        assert images.infos[name].taken == taken
+        assert images.infos[name].serial is None  # folders tell the views apart
         focal = exif_focal_length(images, name).pixels
         assert focal == pytest.approx(focal_px(panorama.side), rel=1e-12)
 

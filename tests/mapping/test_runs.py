@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-import pycolmap
 import pytest
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping import runs, solver
-from sfmprep.mapping.runs import Run, incremental_options, refine_globally
+from sfmprep.mapping import solver
+from sfmprep.mapping.runs import Run, incremental_options
 from sfmprep.progress import silent
-
-
-def test_adjustments_of_what_was_laid_together_end_where_they_gain_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(runs, "choose_solver", lambda *_: None)
-    asked: list[float] = []
-
-    def refine(_: int, __: float, ___: object, adjustment: Any, ____: object) -> None:
-        asked.append(adjustment.ceres.solver_options.function_tolerance)
-
-    pipeline = pycolmap.IncrementalPipelineOptions()
-    mapper = SimpleNamespace(reconstruction=None, iterative_global_refinement=refine)
-    refine_globally(
-        cast("pycolmap.IncrementalMapper", mapper),
-        *(pipeline, pipeline.get_mapper(), pipeline.get_triangulation()),
-    )
-    assert asked == [1e-7]
 
 
 def test_adjustments_on_the_way_end_early_and_use_all_cores(

@@ -42,6 +42,17 @@ def test_each_camera_has_a_clock_of_its_own() -> None:
     ]
 
 
+def test_a_serial_number_tells_a_camera_in_any_folder() -> None:
+    infos = {
+        "day1/a": at(0, serial="1"),
+        "day1/b": at(1, serial="2"),
+        "day2/a": at(2, serial="1"),
+        "day2/b": at(3, serial="2"),
+        "day2/c": at(4, serial="2", model="Other"),  # of another maker's numbers
+    }
+    assert walks_of(infos) == [["day1/a", "day2/a"], ["day1/b", "day2/b"]]
+
+
 def test_a_burst_goes_on_by_name() -> None:
     infos = {f"{k}.jpg": at(7) for k in range(12)} | {"after.jpg": at(8)}
     assert walks_of(infos) == [[*(f"{k}.jpg" for k in range(12)), "after.jpg"]]

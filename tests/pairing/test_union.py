@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from sfmprep.pairing.pairs import Pairs, Partners, later_partners
 from sfmprep.pairing.union import WayCount, pairs_within_budget
 
@@ -23,16 +25,26 @@ def test_without_a_budget_all_stay() -> None:
     assert counts == [count("alike", 3, 3), count("near", 4, 4)]
 
 
-def test_what_two_ways_propose_comes_first_and_then_the_ways_take_turns() -> None:
+def test_the_best_of_each_way_comes_first_and_then_what_two_propose() -> None:
     alike = {"a": ["d", "c", "b"]}
-    near = {"a": ["e", "f"], "b": ["a"]}  # asked by the other one there
-    assert of(1, alike=alike, near=near) == {("a", "b")}
-    assert of(2, alike=alike, near=near) == {("a", "b"), ("a", "d")}
-    assert of(2, near=near, alike=alike) == {("a", "b"), ("a", "e")}
-    third = {("a", "b"), ("a", "d"), ("a", "e")}
+    near = {"a": ["e", "f"], "b": ["g", "h", "a"]}  # a and b: asked by the other one
+    assert of(1, alike=alike, near=near) == {("a", "d"), ("b", "g")}
+    assert of(1, near=near, alike=alike) == {("a", "e"), ("b", "g")}
+    second = {("a", "d"), ("a", "e"), ("b", "g"), ("a", "b")}
+    assert of(2, alike=alike, near=near) == second
+    third = second | {("b", "h")}  # by b; a asks for b
     assert of(3, alike=alike, near=near) == third
     assert of(4, alike=alike, near=near) == third | {("a", "c")}
+    assert of(4, near=near, alike=alike) == third | {("a", "f")}
     assert of(5, alike=alike, near=near) == third | {("a", "c"), ("a", "f")}
+
+
+def test_a_small_budget_does_not_part_a_film() -> None:
+    names = [f"{k:02}" for k in range(20)]
+    far = {n: [*names[k - 10 :], *names[: k - 10]][:8] for k, n in enumerate(names)}
+    film = later_partners(names, window=10, quadratic=True)
+    found = of(2, alike=far, near=far, sequential=film)  # two ways agree on the far
+    assert found >= set(itertools.pairwise(names))
 
 
 def test_an_image_keeps_what_it_asks_for_from_one_that_many_want() -> None:
@@ -43,7 +55,7 @@ def test_an_image_keeps_what_it_asks_for_from_one_that_many_want() -> None:
 
 
 def test_counts_are_of_pairs_whoever_proposed_them() -> None:
-    # a asks for b, which both propose; b, c, d and e for their first
+    # each asks for its first, a for that of the first way
     pairs, counts = pairs_within_budget({"alike": ALIKE, "near": NEAR}, per_image=1)
     assert list(pairs) == [("a", "b"), ("a", "c"), ("a", "d"), ("e", "f")]
     assert counts == [count("alike", 3, 3), count("near", 4, 2)]

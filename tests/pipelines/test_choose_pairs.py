@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from sfmprep.capture.exif import Moment
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config.load import load_recipe
 from sfmprep.errors import ConfigError
+from sfmprep.evaluation.reference import CameraPose
 from sfmprep.pairing.pairs import Pairs
 from sfmprep.pipelines import stages
 from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.run import open_run
+from tests.support.tables import write_table
 from tests.support.textures import texture
 
 _STEP = 1e-4  # degrees of latitude, some 11 m
@@ -47,12 +50,14 @@ def placed(images: ImageSet, step: float, accuracy_m: float | None = None) -> Im
     return replace(images, infos=infos)
 
 
-def pairs_of(images: ImageSet, out: Path, pairs: str) -> Pairs:
-    recipe = load_recipe("sift", [f"pairs={{{pairs}}}", "features.max_keypoints=50"])
-    with open_run(images, out, recipe) as run:
+def pairs_of(
+    images: ImageSet, out: Path, pairs: str, *others: str, kept: Pairs | None = None
+) -> Pairs:
+    settings = [f"pairs={{{pairs}}}", "features.max_keypoints=50", *others]
+    with open_run(images, out, load_recipe("sift", settings)) as run:
         features, _ = stages.extract(run)
         with features:
-            return make_pairs(run, features)
+            return make_pairs(run, features, kept=kept)
 
 
 NEAR = {("0.png", "1.png"), ("2.png", "3.png"), ("4.png", "5.png")}
@@ -125,8 +130,9 @@ def test_photographs_taken_after_each_other_are_paired(
     found = pairs_of(images, tmp_path / "a", f"type: temporal, {window}")
     assert set(found) == AFTER
     assert (
-        "1 of 6 images, such as 5.png, have no time of their own, so they are in no"
-        " pair; --set pairs.type=auto pairs them by likeness"
+        "1 of 6 images, such as 5.png, have no time near that of another photograph of"
+        " their camera, so they are in no pair; --set pairs.type=auto pairs them by"
+        " likeness"
     ) in caplog.text
     both = pairs_of(images, tmp_path / "b", f"{LIKENESS}, temporal: {{{window}}}")
     alone = pairs_of(images, tmp_path / "c", f"{LIKENESS}, temporal: null")
@@ -137,12 +143,27 @@ def test_photographs_taken_after_each_other_are_paired(
     }
     equal = timed(photos, *[7.0] * 6)
     assert pairs_of(equal, tmp_path / "d", LIKENESS) == alone
-    with pytest.raises(ConfigError) as caught:
-        pairs_of(timed(photos, *[None] * 6), tmp_path / "e", "type: temporal")
-    assert str(caught.value) == (
-        "pairs.type: temporal needs times in EXIF, but 0 of 6 photographs have one."
-        " Choose by likeness: --set pairs.type=retrieval"
-    )
+    for number, untold in enumerate((equal, timed(photos, *[None] * 6))):
+        with pytest.raises(ConfigError) as caught:
+            pairs_of(untold, tmp_path / f"e{number}", "type: temporal")
+        assert str(caught.value) == (
+            "pairs.type: temporal needs times in EXIF that tell an order, but 0 of 6"
+            " photographs have one. Choose by likeness: --set pairs.type=retrieval"
+        )
+
+
+def test_a_photograph_after_a_long_pause_is_told(
+    photos: ImageSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = timed(photos, 0, 1, 9000, None, None, None)
+    assert set(pairs_of(images, tmp_path / "a", "type: temporal")) == {
+        ("0.png", "1.png")
+    }
+    assert (
+        "4 of 6 images, such as 2.png, have no time near that of another photograph of"
+        " their camera, so they are in no pair; --set pairs.type=auto pairs them by"
+        " likeness"
+    ) in caplog.text
 
 
 def ways_in(out: Path) -> dict[str, tuple[int, int]]:
@@ -163,9 +184,8 @@ def test_all_ways_share_one_budget(
     assert "pairs.per_image lets" not in caplog.text
     few = pairs_of(images, tmp_path / "b", f"{auto}, per_image: 2")
     assert (
-        "pairs.per_image lets each image ask for 2 pairs, of all ways together, so that"
-        " pairs.retrieval.num_neighbours of 4 are not had; --set pairs.per_image=null"
-        " takes all"
+        "pairs.per_image lets each image ask for 2 pairs, of all ways together, but"
+        " retrieval proposes up to 4; --set pairs.per_image=null takes all"
     ) in caplog.text
     assert len(few) <= 12 < len(every)
     assert set(few) < set(every)
@@ -178,3 +198,60 @@ def test_all_ways_share_one_budget(
     }
     assert all(n == k for n, k in proposed.values())
     assert sum(k for _, k in kept.values()) < sum(n for n, _ in kept.values())
+
+
+def test_pairs_stay_where_their_counts_are_lost(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    found = pairs_of(photos, tmp_path, LIKENESS)
+    counts, file = (tmp_path / "work" / name for name in ("pairs.json", "pairs.txt"))
+    before = file.stat()
+    counts.unlink()
+    assert pairs_of(photos, tmp_path, LIKENESS) == found
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    assert not counts.exists()
+
+
+def test_only_pairs_of_new_photographs_join_those_that_are_kept(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    kept = Pairs((("0.png", "2.png"), ("1.png", "3.png")))
+    few = f"{LIKENESS}, per_image: 1, spatial: null"
+    found = set(pairs_of(photos, tmp_path, few, kept=kept))
+    new = {"4.png", "5.png"}
+    assert {pair for pair in found if new.isdisjoint(pair)} == set(kept)
+    assert {name for pair in found for name in pair} == set(photos.names)
+    assert ways_in(tmp_path)["retrieval"][1] == len(found) - len(kept)
+
+
+def test_a_small_budget_does_not_part_a_film(photos: ImageSet, tmp_path: Path) -> None:
+    auto = (
+        "type: auto, exhaustive_up_to: 0, retrieval: {num_neighbours: 4}, per_image: 2,"
+        " spatial: {num_neighbours: 4}, sequential: {window: 1, quadratic: false}"
+    )
+    found = pairs_of(timed(photos, *[None] * 6), tmp_path, auto, "tracks={}")
+    assert set(found) >= set(itertools.pairwise(photos.names))
+    assert ways_in(tmp_path)["sequential"] == (5, 5)
+
+
+def test_likeness_pairs_only_what_has_no_pose_where_there_are_poses(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    poses = {
+        name: CameraPose(rotation=np.eye(3), centre=np.array([0.3 * number, 0, 0]))
+        for number, name in enumerate(photos.names[:4])
+    }
+    table = write_table(tmp_path / "poses.csv", poses)
+    alike = f"{LIKENESS}, spatial: null, per_image: null"
+    alone = pairs_of(photos, tmp_path / "alone", alike)
+    given = f"known_poses={{path: {table}, num_neighbours: 2}}"
+    found = pairs_of(photos, tmp_path / "given", alike, given)
+    unposed = {pair for pair in found if not poses.keys() >= set(pair)}
+    assert unposed == {pair for pair in alone if not poses.keys() >= set(pair)}
+    ways = ways_in(tmp_path / "given")
+    assert list(ways) == ["poses", "retrieval"]
+    assert ways["poses"] == (len(found) - len(unposed),) * 2
+    assert ways["retrieval"] == (len(unposed),) * 2

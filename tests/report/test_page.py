@@ -210,7 +210,8 @@ def test_ways_of_choosing_pairs_are_counted(run: Run, tmp_path: Path) -> None:
     page = write(run, tmp_path, pair_ways=ways)
     assert '<th scope="row">retrieval</th><td>12,345</td><td>12,000</td>' in page
     assert '<th scope="row">temporal</th><td>7</td><td>7</td>' in page
-    assert "within pairs.per_image" not in write(run, tmp_path)
+    assert '<th scope="col">matched</th>' in page
+    assert "chosen by" not in write(run, tmp_path)
 
 
 def test_registered_photographs_are_shown(run: Run, tmp_path: Path) -> None:

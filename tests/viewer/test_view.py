@@ -190,6 +190,13 @@ def test_file_that_is_not_what_was_written_is_named(tmp_path: Path, out: Path) -
         " it holds. Run the same `sfmprep reconstruct` again, which makes it anew; have"
         " the disk looked at if nobody changed it."
     )
+    path.unlink()
+    with pytest.raises(StoreError) as caught:
+        load_scene(tmp_path)
+    assert str(caught.value) == (
+        f"{path} is gone. Run the same `sfmprep reconstruct` again, which makes it"
+        " anew."
+    )
 
 
 def test_strongest_pairs_are_those_that_share_most_points(scene: Scene) -> None:

@@ -62,7 +62,10 @@ def prepare_pairs(
 
 
 def group_by_size(
-    sizes: Sequence[tuple[int, int]], cost: Callable[[int, int], int], budget: int
+    sizes: Sequence[tuple[int, int]],
+    cost: Callable[[int, int], int],
+    budget: int,
+    most: int | None = None,
 ) -> Iterator[list[int]]:
     """Yields the numbers of the pairs that go into one batch, each pair once.
 
@@ -74,12 +77,14 @@ def group_by_size(
         sizes: Keypoint counts (M, N) of each pair; empty: nothing is yielded.
         cost: What a pair padded to (M, N) costs.
         budget: The most that a batch may cost.
+        most: Pairs that a batch may have; None for any number.
     """
     group: list[int] = []
     largest = (0, 0)
     for k in sorted(range(len(sizes)), key=lambda k: sizes[k]):
         grown = (max(largest[0], sizes[k][0]), max(largest[1], sizes[k][1]))
-        if group and (len(group) + 1) * cost(*grown) > budget:
+        is_full = len(group) == most or (len(group) + 1) * cost(*grown) > budget
+        if group and is_full:
             yield group
             group, grown = [], sizes[k]
         group.append(k)
@@ -121,10 +126,8 @@ def match_in_groups(
         largest = cost(*(max(sizes[g][side] for g in group) for side in (0, 1)))
         return memory.run(run, [pairs[filled[g]] for g in group], largest)
 
-    if device == "cpu":
-        every = sum(cost(*size) for size in sizes)
-        budget = max(1, min(budget, every // num_side_by_side()))
-    groups = list(group_by_size(sizes, cost, budget))
+    most = -(-len(filled) // num_side_by_side()) if device == "cpu" else None
+    groups = list(group_by_size(sizes, cost, budget, most))
     found = side_by_side(match, groups, None if device == "cpu" else 1)
     for group, matched in zip(groups, found, strict=True):
         for g, matches in zip(group, matched, strict=True):

@@ -101,7 +101,7 @@ def test_matches_come_from_the_device():
     assert collect_matches([on_device])[0].index.tolist() == [[1, 0], [0, 1]]
 
 
-@pytest.mark.parametrize(("device", "counts"), [("cpu", [1, 1, 2]), ("cuda", [4])])
+@pytest.mark.parametrize(("device", "counts"), [("cpu", [2, 2]), ("cuda", [4])])
 def test_every_core_has_pairs(
     device: str, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
