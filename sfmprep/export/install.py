@@ -87,7 +87,7 @@ def partial_export(out: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise StoreError(
-            f"{out}: the dataset cannot be written ({error}); free some space or "
+            f"{out}: the dataset cannot be written ({error}); free some disk space or "
             "choose a folder that can be written, and run the export again"
         ) from error
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sfmprep.config import DatabaseConfig
 from sfmprep.executors.protocol import Executor, Link, Outcome
+from sfmprep.files import as_written
 from sfmprep.mapping.calibrate import assume_fisheye_focal_lengths
 from sfmprep.mapping.chance import least_inliers, share_of_band
 from sfmprep.mapping.database import (
@@ -293,15 +294,15 @@ def count_inliers(path: Path) -> dict[Pair, int]:
     """The number of inliers of every verified pair; pairs with none are left out.
 
     Raises:
-        StoreError: `path` is not a COLMAP database, or is locked.
+        StoreError: `path` is not a COLMAP database, is damaged or locked.
     """
-    with open_database(path) as database:
-        names = {image.image_id: image.name for image in database.read_all_images()}
-        pair_ids, counts = database.read_two_view_geometry_num_inliers()
     found: dict[Pair, int] = {}
-    for pair_id, count in zip(pair_ids, counts, strict=True):
-        first, second = pycolmap.pair_id_to_image_pair(pair_id)
-        name0, name1 = sorted((names[first], names[second]))
-        if count:
+    with as_written(path), looked_into(path) as database:
+        names = dict(database.execute("SELECT image_id, name FROM images"))
+        for pair_id, count in database.execute(
+            "SELECT pair_id, rows FROM two_view_geometries WHERE rows > 0"
+        ):
+            first, second = pycolmap.pair_id_to_image_pair(pair_id)
+            name0, name1 = sorted((names[first], names[second]))
             found[name0, name1] = count
     return found
