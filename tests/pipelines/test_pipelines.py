@@ -102,8 +102,8 @@ def test_output_holds_the_dataset_and_nothing_else(demo_result: Path) -> None:
         *("world_from_sfm.json", "recipe.yaml", "report.json", "report.html", "work"),
     }
     assert {path.name for path in (demo_result / "work").iterdir()} == {
-        *("features.h5", "pairs.txt", "matches.h5", "database.db", "models"),
-        *("images.json", "stages.json", "poses.json", "mapped.zip", "lock"),
+        *("features.h5", "pairs.txt", "pairs.json", "matches.h5", "database.db"),
+        *("images.json", "stages.json", "poses.json", "mapped.zip", "models", "lock"),
         *("second_pairs.txt", "lost_pairs.txt", "mapped_on.zip"),
         *("mapped_consistency.json", "mapped_on_consistency.json"),
     }
