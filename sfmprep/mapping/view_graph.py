@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import (
     breadth_first_order,
@@ -15,6 +14,7 @@ from scipy.sparse.csgraph import (
     minimum_spanning_tree,
 )
 
+from sfmprep.mapping.database import open_database
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.types import Index, Mask
 
@@ -57,7 +57,7 @@ def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
         StoreError: `database` is not a COLMAP database, or is locked.
     """
     verified = read_verified(database)
-    with pycolmap.Database.open(database) as opened:
+    with open_database(database) as opened:
         row_of = {name: row for row, name in enumerate(names)}
         images = {image.image_id: image.name for image in opened.read_all_images()}
         matches = _by_pair(opened.read_num_matches())

@@ -11,6 +11,7 @@ import pycolmap
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.mapping.cameras import first_model, is_known
+from sfmprep.mapping.database import open_database
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.focal_priors import exif_focal_length
 from sfmprep.report.schema import Finding
@@ -101,7 +102,7 @@ def _zooms(
 def _contradicted(
     config: DatabaseConfig, database: Path, model: pycolmap.Reconstruction
 ) -> list[Finding]:
-    with pycolmap.Database.open(database) as opened:
+    with open_database(database) as opened:
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         told = {
             image.name: cameras[image.camera_id].mean_focal_length()
