@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,10 +97,10 @@ def write_report(
     world = num_dataset_points = None
     shown = next(iter(models), None)
     if models and run.ledger.is_done("export"):
-        world = _read_json(workspace.out / WORLD)
+        world = read_table(workspace.out / WORLD)
         world_from_sfm = pycolmap.Sim3d(np.array(world["world_from_sfm"])[:3])
         shown = apply_world(models[0], world_from_sfm)
-        num_dataset_points = _read_json(workspace.out / LISTING)["num_points"]
+        num_dataset_points = read_table(workspace.out / LISTING)["num_points"]
     report = collect_report(
         images,
         recipe=recipe,
@@ -238,7 +237,3 @@ def _failure_again(
     if has_models:
         return "There is no dataset yet. Run `sfmprep export`."
     return f"There are no poses yet: {missing}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text("utf-8")))
