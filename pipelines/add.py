@@ -110,7 +110,8 @@ def add_photographs(
                 )
         models = models_in(place.models)
         posed = [{m.images[key].name for key in m.reg_image_ids()} for m in models]
-        before = {name for pair in _earlier_pairs(run) for name in pair}.union(*posed)
+        earlier = _earlier_pairs(run)
+        before = {name for pair in earlier for name in pair}.union(*posed)
         if not (new := set(images.names) - before):
             raise ConfigError(
                 f"{source} holds no photograph that is not in {out} already. Put the"
@@ -118,7 +119,7 @@ def add_photographs(
             )
         logger.info("%d new photographs, such as %s", len(new), min(new))
         with process_ahead():
-            undecoded = _fill_database(run, seconds, device, progress)
+            undecoded = _fill_database(run, earlier, seconds, device, progress)
             with timed(seconds, "map"):
                 _register(run, models, progress)
                 models = read_packed(run.workspace.mapped)
@@ -135,13 +136,17 @@ def add_photographs(
 
 
 def _fill_database(
-    run: Run, seconds: dict[str, float], device: str, progress: Progress
+    run: Run,
+    earlier: Pairs,
+    seconds: dict[str, float],
+    device: str,
+    progress: Progress,
 ) -> dict[str, str]:
     """Adds features, matches and verified pairs; returns what cannot be decoded."""
     with timed(seconds, "extract"):
         features, undecoded = stages.extract(run, device=device, progress=progress)
     with features:
-        pairs = make_pairs(run, features, kept=_earlier_pairs(run), progress=progress)
+        pairs = make_pairs(run, features, kept=earlier, progress=progress)
         with (
             match_pairs(
                 *(run, features, pairs, seconds), device=device, progress=progress

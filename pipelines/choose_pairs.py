@@ -194,7 +194,7 @@ def _choose_pairs(
             found_walks = _walks(run, names, config)
             told = {name for walk in found_walks for name in walk}
             _expect_told(config, "times in EXIF that tell an order", names, told)
-            found = Pairs.of_partners(_by_time(found_walks, config))
+            found = Pairs.of_partners(_by_order(found_walks, config))
         case PairsFileConfig():
             found = pairs_from_file(config.path, names)
         case _:
@@ -246,9 +246,9 @@ def _ways(
         "retrieval": _by_likeness(
             *(run, config.retrieval, names, features), device, progress
         ),
-        "sequential": _by_film(run, names, config.sequential),
+        "sequential": _by_order(_shots(run, names), config.sequential),
         "temporal": config.temporal
-        and _by_time(_walks(run, names, config.temporal), config.temporal),
+        and _by_order(_walks(run, names, config.temporal), config.temporal),
         "spatial": config.spatial and _by_gps(run, names, config.spatial),
     }
     for way, partners in found.items():
@@ -283,17 +283,11 @@ def _by_likeness(
         return nearest_partners(known, read, config)
 
 
-def _by_film(run: Run, names: Sequence[str], config: SequentialConfig) -> Partners:
-    """Frames of one film with those that follow, never across a cut."""
+def _shots(run: Run, names: Sequence[str]) -> list[list[str]]:
+    """Frames of one film, never across a cut."""
     there = set(names)
-    found: dict[str, Sequence[str]] = {}
-    for shot in films_of(run.images, others=run.recipe.tracks is not None):
-        found |= later_partners(
-            [name for name in shot if name in there],
-            window=config.window,
-            quadratic=config.quadratic,
-        )
-    return found
+    shots = films_of(run.images, others=run.recipe.tracks is not None)
+    return [[name for name in shot if name in there] for shot in shots]
 
 
 def _walks(run: Run, names: Sequence[str], config: TemporalConfig) -> list[list[str]]:
@@ -301,11 +295,13 @@ def _walks(run: Run, names: Sequence[str], config: TemporalConfig) -> list[list[
     return walks(infos, max_gap_s=config.max_gap_s)
 
 
-def _by_time(walks: Sequence[Sequence[str]], config: TemporalConfig) -> Partners:
-    """Photographs with those that one camera took shortly after them."""
+def _by_order(
+    rows: Sequence[Sequence[str]], config: SequentialConfig | TemporalConfig
+) -> Partners:
+    """Images of each row, of which none is in two, with those that follow in it."""
     found: dict[str, Sequence[str]] = {}
-    for walk in walks:
-        found |= later_partners(walk, window=config.window, quadratic=config.quadratic)
+    for row in rows:
+        found |= later_partners(row, window=config.window, quadratic=config.quadratic)
     return found
 
 
