@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from sfmprep.coords import beyond_rounding
 from sfmprep.pairing.pairs import Partners
-from sfmprep.types import Float64
+from sfmprep.types import Float64, Index
 
 _MAX_ANGLE_DEG = 90.0  # between optical axes: beyond it views share little
 _ANGLE_DEG = 45.0  # counts as much as the distance of a typical camera from the middle
 _NEAREST = 2 / 3  # of the neighbours; the rest are further ones, against drift
+# by how much a turn moves the tip of an axis: at small angles, as much as it counts
+_CHORD = np.degrees(1.0) / _ANGLE_DEG
+_ALL_UP_TO = 2_000  # views; of more, each looks at some, so that time does not square
+_LOOKED_AT = 1_000  # of all, drawn for each view
+_TREE = 8  # times the neighbours: so many nearest ones are looked at besides
 
 
 def near_partners(
@@ -42,28 +48,51 @@ def near_partners(
     spread = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     # cameras in one spot have no distance to measure by, and rounding is none
     unit = beyond_rounding(float(np.median(spread)), centres) or np.inf
+    looks = _looks(np.hstack((centres / unit, forward * _CHORD)), num_neighbours)
     partners = {}
-    for row in range(len(names)):
-        cosine = (forward @ forward[row]).clip(-1, 1)
+    for row, (others, stands_for) in enumerate(looks):
+        cosine = (forward[others] @ forward[row]).clip(-1, 1)
         angle = np.degrees(np.arccos(cosine))
-        away = (
-            np.linalg.norm(centres - centres[row], axis=1) / unit + angle / _ANGLE_DEG
-        )
-        away[row] = np.inf
-        order = np.argsort(away, kind="stable")[:-1]
+        away = np.linalg.norm(centres[others] - centres[row], axis=1) / unit
+        order = np.argsort(away + angle / _ANGLE_DEG, kind="stable")
         facing = order[angle[order] <= _MAX_ANGLE_DEG]
-        few = len(facing) < num_neighbours
-        order = order if few else facing
-        ranks = _ranks(len(order), num_neighbours)
-        partners[names[row]] = [names[order[rank]] for rank in ranks]
+        order = order if len(facing) < num_neighbours else facing
+        ranks = _ranks(stands_for[order], num_neighbours)
+        partners[names[row]] = [names[others[order[rank]]] for rank in ranks]
     return partners
 
 
-def _ranks(count: int, wanted: int) -> list[int]:
-    """Which of `count` neighbours, nearest first, are taken."""
-    if count <= wanted:
-        return list(range(count))
+def _looks(points: Float64, num_neighbours: int) -> Iterator[tuple[Index, Float64]]:
+    """For each view the rows of others that it looks at, and how many each stands for.
+
+    Of up to 2,000 views all; of more the nearest of `points` [N, 6], and for those
+    further away some that are drawn for each view, so that none is asked by all.
+    """
+    count = len(points)
+    if count <= _ALL_UP_TO:
+        for row in range(count):
+            yield np.delete(np.arange(count), row), np.ones(count - 1)
+        return
+    rng = np.random.default_rng(0)
+    tree = KDTree(points)
+    nearest = min(_TREE * num_neighbours, count - 1)
+    for row, point in enumerate(points):
+        _, found = tree.query(point, k=nearest + 1)
+        drawn = rng.integers(count, size=_LOOKED_AT)
+        near = np.setdiff1d(found, row)
+        far = np.setdiff1d(drawn, found)
+        each = (count - 1 - len(near)) / max(len(far), 1)
+        stands_for = np.repeat((1.0, each), (len(near), len(far)))
+        yield np.concatenate((near, far)), stands_for
+
+
+def _ranks(stands_for: Float64, wanted: int) -> list[int]:
+    """Which of the neighbours, nearest first, are taken: rows of `stands_for`."""
+    if len(stands_for) <= wanted:
+        return list(range(len(stands_for)))
     near = max(round(_NEAREST * wanted), 1)
-    steps = np.geomspace(near + 1, count, wanted - near + 1)[1:] - 1
-    ranks = dict.fromkeys([*range(near), *np.round(steps).astype(int).tolist()])
-    return list(ranks)
+    ahead = np.cumsum(stands_for)  # of these and those before them
+    steps = np.geomspace(near + 1, ahead[-1], wanted - near + 1)[1:]
+    further = np.searchsorted(ahead, np.round(steps - 1), side="right")
+    last = len(stands_for) - 1
+    return list(dict.fromkeys([*range(near), *further.clip(max=last).tolist()]))
