@@ -29,6 +29,7 @@ from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.database import write_errors
 from sfmprep.mapping.from_poses import map_from_poses, map_from_start
+from sfmprep.mapping.given_cameras import with_known_lens
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
@@ -36,7 +37,7 @@ from sfmprep.mapping.trust import Trust, consistency_of, leave_out, measure_trus
 from sfmprep.mapping.trusted import Mapper, map_trusted, part_unheld
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.pairing.pairs import Pairs
-from sfmprep.pipelines.refine_poses import read_known
+from sfmprep.pipelines.refine_poses import given_cameras, read_known
 from sfmprep.pipelines.run import Run
 from sfmprep.progress import Progress, silent
 from sfmprep.refinement.refine import refine_keypoints
@@ -311,6 +312,8 @@ def _refined(
     shards: Shards | None,
     progress: Progress,
 ) -> pycolmap.Reconstruction:
+    given = given_cameras(recipe.known_poses, images) if recipe.known_poses else {}
+    centred = with_known_lens(model, recipe.database, given)
     if recipe.dense is not None:
         scales = network_scales(images, recipe.dense)
         with DenseStore(dense) as store:
@@ -321,7 +324,9 @@ def _refined(
                 radii={name: recipe.dense.radius * s for name, s in scales.items()},
                 tried=tried,
             )
-        model = refine_model(model, recipe.mapping, refine=recipe.database.refine)
+        model = refine_model(
+            *(model, recipe.mapping), refine=recipe.database.refine, centred=centred
+        )
     if recipe.refinement is not None:
         refine_keypoints(
             model,
@@ -334,6 +339,9 @@ def _refined(
             progress=progress,
         )
         model = refine_model(
-            model, recipe.mapping, refine=recipe.database.refine, robust=True
+            *(model, recipe.mapping),
+            refine=recipe.database.refine,
+            robust=True,
+            centred=centred,
         )
     return model

@@ -6,11 +6,13 @@ each other, and the mapper starts from them (see `mapping.from_poses`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pycolmap
 
+from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.panorama import Panorama
 from sfmprep.config import KnownPosesConfig, Recipe, WorldConfig
 from sfmprep.errors import ConfigError
@@ -45,6 +47,21 @@ def read_known(config: KnownPosesConfig) -> KnownPoses | Trajectory:
         axes=None if config.axes == "auto" else config.axes,
         direction=None if config.direction == "auto" else config.direction,
     )
+
+
+def given_cameras(
+    config: KnownPosesConfig, images: ImageSet
+) -> Mapping[str, pycolmap.Camera]:
+    """The cameras by image name that given poses come with; none of a trajectory.
+
+    Raises:
+        ConfigError: see `read_poses` and `of_images`.
+    """
+    poses = read_known(config)
+    if isinstance(poses, Trajectory):
+        return {}
+    where = str(config.path)
+    return of_photographs(poses, images.names, images.panoramas, where).cameras
 
 
 def poses_of(

@@ -282,7 +282,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=6,
+            version=7,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/mapped_consistency.json", "work/pose_changes.json"),
@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=3,
+            version=4,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",

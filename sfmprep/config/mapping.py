@@ -73,7 +73,7 @@ class MappingConfig(Config):
     """Models with fewer images are dropped."""
     refine_principal_point: Literal["auto", "always", "never"] = "auto"
     """Whether the last bundle adjustment moves principal points; auto: as far as the
-    photographs tell them."""
+    photographs tell them, and not those of lenses that are given with poses."""
 
 
 class KnownPosesConfig(Config):

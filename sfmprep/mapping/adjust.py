@@ -48,6 +48,7 @@ def refine_model(
     *,
     refine: Refine = "all",
     robust: bool = False,
+    centred: Collection[int] = (),
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model after a last bundle adjustment.
 
@@ -73,6 +74,7 @@ def refine_model(
         config: When principal points move.
         refine: What of the cameras may change; principal points only with `all`.
         robust: See above.
+        centred: Ids of cameras whose principal point is known: with `auto` it stays.
 
     Raises:
         ReconstructionError: COLMAP found no solution.
@@ -85,6 +87,8 @@ def refine_model(
     when = config.refine_principal_point
     if when == "never" or refine != "all":
         return model
+    if when == "auto":
+        held |= cameras_in(model).keys() & set(centred)
     if held >= cameras_in(model).keys():
         return model
     moved = pycolmap.Reconstruction(model)

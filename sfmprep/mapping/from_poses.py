@@ -146,11 +146,13 @@ def map_from_poses(
     names = images.names
     panoramas = images.panoramas
     given = None
+    told: Mapping[str, pycolmap.Camera] = {}
     if isinstance(poses, KnownPoses):
         given = of_photographs(poses, names, panoramas, where)
+        told = given.cameras
     with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
-        lenses={} if given is None else given.cameras,
+        given=told,
     ) as (run, lenses):
         edges = _relative_poses(run, {name: row for row, name in enumerate(names)})
         offset = None
@@ -175,7 +177,7 @@ def map_from_poses(
         models = [] if model is None else _with_others(run, model, len(names))
     if not models:
         return [], _changes(given, offset, None, None)
-    models = finished(models, lenses, images, folder, config, cameras)
+    models = finished(models, lenses, images, folder, config, cameras, told)
     alignment = _to_given(models[0], given, cameras.refine)
     models[0].write(folder / "0")
     changes = _changes(given, offset, models[0], alignment)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import pycolmap
 
 from sfmprep.budget import Budget
@@ -26,8 +25,13 @@ from sfmprep.mapping.calibrate import (
     restore_pairs,
     set_contradicted,
 )
-from sfmprep.mapping.cameras import is_known, known_params
+from sfmprep.mapping.cameras import is_known
 from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
+from sfmprep.mapping.given_cameras import (
+    take_cameras,
+    with_known_lens,
+    with_known_params,
+)
 from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.lenses import restore_lenses, simplify_lenses
 from sfmprep.mapping.partitioned import is_cut, map_in_parts
@@ -42,8 +46,6 @@ from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
-
-_SAME_ASPECT = 0.01
 
 
 def map_images(
@@ -221,14 +223,14 @@ def prepared(
     progress: Progress,
     *,
     models: Sequence[pycolmap.Reconstruction] = (),
-    lenses: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
+    given: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
     focal_lengths: Mapping[str, float] = MappingProxyType({}),
     budget: Budget | None = None,
 ) -> Iterator[tuple[Run, dict[int, pycolmap.CameraModelId]]]:
     """A calibrated copy of a database, and the lenses that were made simpler in it.
 
-    Cameras of `models` count as known, and so do those of `lenses`, by image name; of
-    those of `focal_lengths` the focal length does.
+    Cameras of `models` count as known, and so does what those `given` by image name
+    tell (see `take_cameras`); of those of `focal_lengths` the focal length does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".raw-", dir=folder) as raw:
@@ -239,8 +241,10 @@ def prepared(
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
-            told |= _take_lenses(opened, lenses, told)
-            with_focal = told | _take_focal_lengths(opened, focal_lengths, told)
+            lenses, with_focal = take_cameras(opened, given, told)
+            told |= lenses
+            with_focal |= told
+            with_focal |= _take_focal_lengths(opened, focal_lengths, with_focal)
         calibrate_database(
             calibrated,
             known=with_focal,
@@ -272,17 +276,26 @@ def finished(
     folder: Path,
     config: MappingConfig,
     cameras: DatabaseConfig,
+    given: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
 ) -> list[pycolmap.Reconstruction]:
-    """Models after a last adjustment, as they are written."""
+    """Models after a last adjustment, as they are written.
+
+    Principal points of lenses that were `given`, by image name, or are in the
+    configuration are not searched.
+    """
     _expect_size(found, images, config)
     models = []
     for model in found:
         restore_lenses(model, lenses)
         if cameras.camera_model == "auto" and cameras.refine == "all":
-            images_of = model.images.values()
-            known = {i.camera_id for i in images_of if known_params(cameras, i.name)}
-            model = choose_lenses(model, known)
-        models.append(refine_model(model, config, refine=cameras.refine))
+            model = choose_lenses(model, with_known_params(model, cameras))
+        models.append(
+            refine_model(
+                *(model, config),
+                refine=cameras.refine,
+                centred=with_known_lens(model, cameras, given),
+            )
+        )
     for number, model in enumerate(models):
         target = folder / str(number)
         target.mkdir()
@@ -311,34 +324,6 @@ def _take_cameras(
     return taken
 
 
-def _take_lenses(
-    database: pycolmap.Database,
-    lenses: Mapping[str, pycolmap.Camera],
-    told: Collection[int],
-) -> set[int]:
-    """Gives cameras of a database those of their first images; returns their ids."""
-    taken, given = set(told), set()
-    for image in sorted(database.read_all_images(), key=lambda image: image.name):
-        if image.camera_id in taken or image.name not in lenses:
-            continue
-        taken.add(image.camera_id)
-        camera = database.read_camera(image.camera_id)
-        lens = _sized(lenses[image.name], camera)
-        if abs(lens.width / lens.height - camera.width / camera.height) > _SAME_ASPECT:
-            logger.warning(
-                "the camera given for %s is of %d x %d pixels, the image has %d x %d:"
-                " it is not used",
-                *(image.name, lens.width, lens.height, camera.width, camera.height),
-            )
-            continue
-        lens.rescale(camera.width, camera.height)
-        camera.model, camera.params = lens.model, lens.params.tolist()
-        camera.has_prior_focal_length = True
-        database.update_camera(camera)
-        given.add(image.camera_id)
-    return given
-
-
 def _take_focal_lengths(
     database: pycolmap.Database, pixels: Mapping[str, float], told: Collection[int]
 ) -> set[int]:
@@ -354,18 +339,6 @@ def _take_focal_lengths(
             database.update_camera(with_focal_length(camera, focal))
             given.add(key)
     return given
-
-
-def _sized(lens: pycolmap.Camera, camera: pycolmap.Camera) -> pycolmap.Camera:
-    """A copy of a given camera; one without a size gets that of `camera`."""
-    lens = pycolmap.Camera(lens.todict())
-    if lens.width == 0:
-        params = np.array(lens.params)
-        params[:4] *= max(camera.width, camera.height)
-        params[2:4] += camera.width / 2, camera.height / 2
-        lens.width, lens.height = camera.width, camera.height
-        lens.params = params.tolist()
-    return lens
 
 
 def _told_cameras(database: Path, config: DatabaseConfig) -> set[int]:

@@ -96,6 +96,22 @@ def test_views_that_tell_no_principal_point_leave_it() -> None:
     assert np.hypot(*(always.params[1:3] - [512, 384])) > 50
 
 
+def test_known_principal_points_stay_and_the_rest_of_the_lens_does_not() -> None:
+    """Photographs that would move it by 15 pixels; only `always` still may."""
+    model, _ = orbit_model([lens("SIMPLE_RADIAL", 700)], num_points=400, noise_px=0.3)
+    camera = model.cameras[1]
+    camera.params = [690, 527, 384, 0.01]
+    for when, expected in (("auto", 527), ("always", 512)):
+        config = MappingConfig.model_validate({"refine_principal_point": when})
+        found = refine_model(model, config, centred={1}).cameras[1]
+        assert found.params[1] == pytest.approx(
+            expected, abs=0 if when == "auto" else 2
+        )
+        assert found.params[0] == pytest.approx(700, rel=0.01)
+    free = refine_model(model, MappingConfig()).cameras[1]
+    assert free.params[1] == pytest.approx(512, abs=2)
+
+
 def test_with_a_tolerance_it_ends_sooner() -> None:
     """Near where it would have ended, or far from it where that is allowed."""
     pycolmap.set_random_seed(0)

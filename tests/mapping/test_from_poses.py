@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 import pytest
 from scipy.spatial.transform import Rotation
 
@@ -20,12 +19,10 @@ from sfmprep.known_poses.trajectory import Trajectory
 from sfmprep.mapping.alignment import align
 from sfmprep.mapping.check_poses import check_poses, find_time_offset
 from sfmprep.mapping.from_poses import PoseChanges, map_from_poses
-from sfmprep.mapping.mapper import prepared
 from sfmprep.mapping.pose_graph import Edges, edge_errors_deg, fit_poses
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.near_views import near_partners
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
-from sfmprep.progress import silent
 from sfmprep.types import Float64
 from tests.support.orbit import lens, orbit
 
@@ -303,25 +300,3 @@ def test_models_keep_the_frame_and_replace_what_is_wrong(tmp_path: Path) -> None
     assert PoseChanges.read(tmp_path / "changes.json") == changes
     with pytest.raises(StoreError):
         PoseChanges.read(tmp_path / "no.json")
-
-
-def test_lens_without_a_size_gets_that_of_the_image(tmp_path: Path) -> None:
-    path = tmp_path / "orbit.db"
-    truth = orbit(path, lens("OPENCV", 700), guess_px=900, num_images=3)
-    given = pycolmap.Camera(
-        model="OPENCV", width=0, height=0, params=[0.7, 0.6, 0.01, -0.02, 0.1, 0, 0, 0]
-    )
-    with (
-        prepared(
-            *(path, ImageSet(tmp_path, tuple(truth), {}, {}), tmp_path / "models"),
-            *(MappingConfig(), DatabaseConfig(), None, 0, silent),
-            lenses=dict.fromkeys(truth, given),
-        ) as (run, _),
-        pycolmap.Database.open(run.database) as opened,
-    ):
-        (camera,) = opened.read_all_cameras()
-    middle = [512 + 10.24, 384 - 20.48]
-    expected = [716.8, 614.4, *middle, 0.1, 0, 0, 0]
-    np.testing.assert_allclose(camera.params, expected)
-    assert camera.has_prior_focal_length
-    assert given.width == 0
