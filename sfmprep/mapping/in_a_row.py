@@ -15,9 +15,13 @@ from sfmprep.mapping.view_graph import strongest_edges
 from sfmprep.pairing.pairs import natural_order
 from sfmprep.types import Float64, Index, Mask
 
-_STRONGEST = 5  # partners of an image, one of which the next image is
+# Partners of an image, one of which the next image is, and of many images which share:
+# where four sides look alike, as many partners are as strong. By chance it is one of
+# these for a third of the images, and not for as many as have to be in order.
+_STRONGEST = 5
+_STRONGEST_SHARE = 1 / 3
 _IN_ORDER = 0.8  # of the images have the next one among these
-_CONTRADICTED = 0.3  # fewer matches of a pair fit the poses
+_CONTRADICTED = 0.5  # fewer matches of a pair fit the poses
 _FITS = 0.75  # as many of them do
 NEAR = 2  # places in the row, between views that tell how it goes on
 _MIN_INLIERS = 30
@@ -34,10 +38,11 @@ def follow_in_time(names: Sequence[str], index: Index, num_inliers: Index) -> Ma
     """Which pairs [P] are neighbours in time; none where names have no such order.
 
     Names are in the order of time if next to most images is among the five strongest
-    partners of the one before.
+    partners of the one before, or the strongest third of all images.
     """
     follows = next_to_each_other(names, index)
-    strong = follows & strongest_edges(index, num_inliers, _STRONGEST)
+    most = max(_STRONGEST, int(_STRONGEST_SHARE * len(names)))
+    strong = follows & strongest_edges(index, num_inliers, most)
     if strong.sum() < _IN_ORDER * max(len(names) - 1, 1):
         return np.zeros(len(follows), bool)
     return follows

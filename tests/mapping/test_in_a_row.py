@@ -33,11 +33,27 @@ def test_names_without_an_order_say_nothing() -> None:
     assert not follow_in_time(names, index[19:], strong[19:]).any()
 
 
+def test_look_alikes_that_are_as_strong_as_the_next_one_hide_no_order() -> None:
+    """36 around an object of four equal sides: eight are as much like the next one."""
+    names = [f"{k:02d}.jpg" for k in range(36)]
+    index = np.array([(i, j) for i in range(36) for j in range(i + 1, 36)])
+    gap = np.diff(index, axis=1)[:, 0] % 9
+    noise = np.random.default_rng(0).integers(-60, 60, len(index))
+    strong = np.choose(np.minimum(gap, 9 - gap), (1400, 1190, 1040, 560, 680)) + noise
+    assert follow_in_time(names, index, strong).sum() == 35
+    shuffled = np.random.default_rng(1).permutation(36)
+    assert not follow_in_time(names, np.sort(shuffled[index], axis=1), strong).any()
+
+
 def test_neighbours_that_do_not_fit_break_the_row() -> None:
     fitting = np.array([1.0, 0.1, 1.0, 1.0, 1.0, 0.1])
     broken = breaks(NAMES, INDEX, STRONG, fitting)
     assert broken.tolist() == [False, True] + [False] * 4
     assert not breaks(NAMES, INDEX, np.full(6, 29), fitting).any()  # too weak
+    fitting[1] = 0.49  # fewer than half of the matches
+    assert breaks(NAMES, INDEX, STRONG, fitting).tolist() == broken.tolist()
+    fitting[1] = 0.5
+    assert not breaks(NAMES, INDEX, STRONG, fitting).any()
     # 1 and 2 are on one side, 10 to 12 on the other
     assert stretches(NAMES, INDEX, broken).tolist() == [0, 0, 1, 1, 1]
     assert not stretches(NAMES, INDEX, np.zeros(6, bool)).any()
