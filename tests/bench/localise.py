@@ -28,6 +28,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.evaluation.reference import CameraPose, read_reference, registered_poses
+from sfmprep.export.install import WORLD
 from sfmprep.mapping.alignment import align
 from sfmprep.pipelines.localise import localise
 from tests.bench.measure import metadata
@@ -117,7 +118,10 @@ def _by_sfmprep(
         pose = None
         if found.rotation is not None and found.centre is not None:
             pose = CameraPose(rotation=found.rotation, centre=found.centre)
-        others = registered_poses(pycolmap.Reconstruction(out / "sparse" / "0"))
+        model = pycolmap.Reconstruction(out / "work" / "models" / "0")
+        world = json.loads((out / WORLD).read_text("utf-8"))["world_from_sfm"]
+        model.transform(pycolmap.Sim3d(np.array(world)[:3]))
+        others = registered_poses(model)
         (away / name).rename(images / name)
         shutil.rmtree(out)
         yield Placed(
