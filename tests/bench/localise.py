@@ -270,6 +270,7 @@ def page(rows: Sequence[Row], max_size: int) -> str:
         COLMAP,
     ]
     cores = " and ".join(map(str, sorted({row["cores"] for row in rows})))
+    loads = [row["load_average"] for row in rows]
     lines = [
         _line(scene, tool, chosen)
         for scene in SCENES
@@ -291,8 +292,9 @@ distance of a camera from the middle of all, and of the rotation in degrees; the
 in which one that is not found counts as infinite, and the largest. "The others" are the
 photographs that models were made of: the median over models of their own median errors,
 which are part of these. Seconds are the median of one photograph, with its features and
-the reading of the model, without the start of Python, on {cores} cores; those of the
-CPU tell more where a machine was busy.
+the reading of the model, without the start of Python, on {cores} cores at a load
+average of {min(loads):.0f} to {max(loads):.0f}; those of the CPU tell more where others
+used them too.
 
 | Scene | Tool | Found | Centre, % | Rotation, ° | The others | s | CPU s |
 |---|---|---|---|---|---|---|---|

@@ -92,6 +92,7 @@ def row(name: str, tool: str, **changes: Any) -> dict[str, Any]:
         "seconds": 1.5,
         "cpu_seconds": 2.5,
         "cores": 2,
+        "load_average": 1.5,
         **changes,
     }
 
