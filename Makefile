@@ -7,7 +7,7 @@ NERFSTUDIO := .venv-nerfstudio
 
 .PHONY: demo test lint test-ray gpu-wheels gpu gpu-table torture pictures test-nerfstudio clean
 .PHONY: bench bench-scenes bench-table bench-stages bench-lenses bench-repeats bench-ray bench-film
-.PHONY: bench-keyframes bench-add bench-captures bench-long-film bench-motion-masks bench-retrieval bench-known-poses
+.PHONY: bench-keyframes bench-add bench-localise bench-captures bench-long-film bench-motion-masks bench-retrieval bench-known-poses
 .PHONY: bench-scale bench-models bench-two-view bench-training
 
 demo: $(READY) ## render a small scene, reconstruct it, compare with its true poses
@@ -62,6 +62,9 @@ bench-captures: $(READY) ## films of drones, films and parts of spheres, known p
 
 bench-add: $(READY) ## one photograph added, against all at once, into examples/add.md; ADD="--recipe compact"
 	$(BIN)/python -m tests.bench.add $(ADD)
+
+bench-localise: $(READY) ## single photographs against models of the others, into examples/localise.md; LOCALISE="--scenes fox"
+	$(BIN)/python -m tests.bench.localise $(LOCALISE)
 
 bench-known-poses: $(READY) ## known poses, off by so much, against none, into examples/refine.md; needs ../shared
 	$(BIN)/python -m tests.bench.known_poses $(POSES)

@@ -94,7 +94,9 @@ def _develop(
     """Makes the photographs of all files that are not there for these settings."""
     table = read_table(workspace.developed_table)
     with as_written(workspace.developed_table):
-        known = {name: FileDigest(*entry["digest"]) for name, entry in table.items()}
+        known = {
+            name: FileDigest.from_json(entry["digest"]) for name, entry in table.items()
+        }
     digests = files_sha256(files, known, progress=progress)
     contents = {name: digest.sha256 for name, digest in digests.items()}
     ledger = Ledger(workspace.out, recipe, {}, contents)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sfmprep.budget import Budget
 from sfmprep.capture.identity import FileDigest, content_sha256, masks_sha256
@@ -267,7 +266,10 @@ def read_contents(
     table = read_table(workspace.manifest)
     with as_written(workspace.manifest):
         photographs, masks = (
-            {name: _digest_of(row) for name, row in table.get(part, {}).items()}
+            {
+                name: FileDigest.from_json(row)
+                for name, row in table.get(part, {}).items()
+            }
             for part in ("photographs", "masks")
         )
         present = {str(name) for name in table.get("present", photographs)}
@@ -284,11 +286,6 @@ def read_contents(
             "masks": {**kept, **now_masks},
         },
     )
-
-
-def _digest_of(row: Sequence[Any]) -> FileDigest:
-    num_bytes, mtime_ns, ctime_ns, sha256 = row
-    return FileDigest(int(num_bytes), int(mtime_ns), int(ctime_ns), str(sha256))
 
 
 def _note(workspace: Workspace, images: ImageSet, contents: Contents) -> None:

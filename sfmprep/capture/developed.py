@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,11 @@ from sfmprep.threads import thread_pool
 _TURNED = 0.8  # share of the steps, from where on it is said
 _FEW_STEPS = 4
 _MANY_BLURRED = 0.3
+# its zscale takes what is white on paper, 203 cd/m2 by ITU-R BT.2408, for 1
+_TO_SDR = (
+    "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
+    "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+)
 
 
 class Remark(NamedTuple):
@@ -55,6 +61,7 @@ class Film:
     subtitles: str | None = None  # what tells the positions of a drone
     num_located: int = 0  # frames that are used and have a position by it
     subtitles_fault: str | None = None  # why it is of no use
+    hdr: str | None = None  # how it says to be HDR
 
     @property
     def num_cuts(self) -> int:
@@ -98,6 +105,17 @@ class Film:
                     f" {self.seconds + self.lost_seconds:.1f} s; what comes before is"
                     " used.",
                     "Copy it from the camera again.",
+                )
+            )
+        if self.hdr is not None:
+            stem = PurePosixPath(self.name).stem
+            source, target = map(shlex.quote, (self.name, f"{stem}-sdr.mp4"))
+            found.append(
+                Remark(
+                    f"{self.name} is HDR ({self.hdr}): its colours are taken without"
+                    " tone mapping, so what is trained looks flat; poses do not mind.",
+                    "For the colours of a player convert it first, for example: ffmpeg"
+                    f" -i {source} -vf {_TO_SDR} {target}",
                 )
             )
         if self.subtitles_fault is not None:

@@ -21,6 +21,9 @@ from sfmprep.threads import thread_pool
 
 _MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _MAX_INDEX_BYTES = 1 << 26
+# Transfer characteristics by which a film holds more light than 8 bits show:
+# Recommendation ITU-T H.273, table 3
+_HDR = {16: "PQ", 18: "HLG"}
 _FALLBACK_RATE = 30.0  # frames a second, where a film has no times of its own
 
 
@@ -160,6 +163,20 @@ def read_index(path: Path) -> bytes | None:
             return _find_index(file) if file.read(8)[4:8] in _MP4_FIRST else None
     except OSError:
         return None  # whoever decodes it says what is wrong
+
+
+def hdr_of(path: Path) -> str | None:
+    """How an MP4 or MOV film says to be HDR, `PQ` or `HLG`; None where it does not.
+
+    By the box `colr` of its pictures: ISO/IEC 14496-12, and QuickTime's `nclc`.
+    """
+    index = read_index(path) or b""
+    for head in (b"colrnclx", b"colrnclc"):
+        # primaries, transfer and matrix follow, two bytes each
+        if (place := index.find(head)) >= 0:
+            start = place + len(head) + 2
+            return _HDR.get(int.from_bytes(index[start : start + 2]))
+    return None
 
 
 def _find_index(file: BinaryIO) -> bytes | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.capture.developed import Film
-from sfmprep.capture.film import Frame, read_frames, read_header
+from sfmprep.capture.film import Frame, hdr_of, read_frames, read_header
 from sfmprep.capture.flight import Flight, read_flight, read_flight_inside
 from sfmprep.capture.keyframes import (
     Chooser,
@@ -143,6 +143,7 @@ def take_frames(
         subtitles=subtitles.name if subtitles else (flight.name if flight else None),
         num_located=len(located & left),
         subtitles_fault=fault,
+        hdr=hdr_of(path),
     )
 
 

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.capture.masks import mask_path
@@ -22,6 +22,7 @@ from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
 
 _MAX_THREADS = 8
+_HEX_DIGITS = 64  # of a SHA-256
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
 
 
@@ -32,6 +33,22 @@ class FileDigest(NamedTuple):
     mtime_ns: int  # -1 if it was so new that another change might not show
     ctime_ns: int  # which changes too where a copy brings size and time of the old file
     sha256: str
+
+    @classmethod
+    def from_json(cls, row: Sequence[Any]) -> FileDigest:
+        """Reads one that was written as a list.
+
+        One of an earlier version, which knew less of the file, tells its content alone:
+        the file is read again, and found equal or not.
+
+        Raises:
+            ValueError, TypeError: it is none.
+        """
+        *seen, sha256 = row
+        if not isinstance(sha256, str) or len(sha256) != _HEX_DIGITS:
+            raise ValueError(f"{sha256!r} is no checksum")
+        num_bytes, mtime_ns, ctime_ns = map(int, seen) if len(seen) == 3 else (-1,) * 3
+        return cls(num_bytes, mtime_ns, ctime_ns, sha256)
 
 
 def content_sha256(

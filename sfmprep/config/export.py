@@ -23,6 +23,7 @@ Target = Literal[
     "brush",
     "lichtfeld",
     "postshot",
+    "postshot-inverted",
     "3dgrut",
     "colmap",
     "nerfstudio-360",

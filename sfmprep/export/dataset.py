@@ -13,7 +13,8 @@
 Targets that need other files have a folder of their own below `targets/`, or the output
 folder itself if they are named first (`targets.py` says what each needs): for 3dgs
 masks become the alpha channel of RGBA images; for 3dgrut they lie beside the images as
-STEM_mask.png; lichtfeld has no transforms.json; for colmap images/ has the photographs
+STEM_mask.png; lichtfeld has no transforms.json; for postshot-inverted white is what
+masks ignore, and there is no transforms.json; for colmap images/ has the photographs
 byte by byte, sparse/0 their distorted cameras, and colmap_masks/ NAME.png; for
 nerfstudio-360 the panoramas in place of their views: see `spheres.py`.
 

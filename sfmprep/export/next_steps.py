@@ -55,7 +55,7 @@ def _opens(target: Target, folder: Path) -> str:
             return f"ns-train nerfacto nerfstudio-data --data {path}  # splats cannot"
         case "lichtfeld":
             return f"LichtFeld-Studio -d {path} -o splats"
-        case "postshot":
+        case "postshot" | "postshot-inverted":
             return f"# Postshot: drag the folder {path} into its window"
         case "3dgrut":
             return (

@@ -228,7 +228,9 @@ class ImageWriter:
                 else:
                     self._save(reduced, target, saved)
                 if self.with_masks:
-                    _save_png(grey, destination.mask_path(name, factor))
+                    is_inverted = destination.layout.masks == "inverted"
+                    mask_path = destination.mask_path(name, factor)
+                    _save_png(255 - grey if is_inverted else grey, mask_path)
 
     def _decoded(self, name: str) -> tuple[Bytes, str | None]:
         path = self.images.path(name)

@@ -26,9 +26,9 @@ class Layout:
     pixels: Literal["upright", "stored", "spheres"]
     """upright: warped, in several sizes; stored: byte by byte as they were; spheres:
     the panoramas that images were cut from, see `spheres.py`."""
-    masks: Literal["files", "alpha", "appended", "beside"]
-    """files: masks/STEM.png; alpha: in the image; appended: colmap_masks/NAME.png;
-    beside: STEM_mask.png next to the image."""
+    masks: Literal["files", "inverted", "alpha", "appended", "beside"]
+    """files: masks/STEM.png; inverted: the same, but white is ignored; alpha: in the
+    image; appended: colmap_masks/NAME.png; beside: STEM_mask.png next to the image."""
     with_json: bool = True
     """Whether transforms.json may lie beside the COLMAP model."""
 
@@ -64,7 +64,9 @@ LAYOUTS: dict[Target, Layout] = {
     # It opens transforms.json before sparse/, or after, as it happens, and then takes
     # the first camera for all images and starts from random points.
     "lichtfeld": Layout("upright", "files", with_json=False),
+    # Its pages do not agree on which colour of a mask is ignored.
     "postshot": Layout("upright", "files"),
+    "postshot-inverted": Layout("upright", "inverted"),
     "3dgrut": Layout("upright", "beside"),
     "colmap": Layout("stored", "appended"),
     "nerfstudio-360": Layout("spheres", "files"),
@@ -100,7 +102,7 @@ def plan_folders(config: ExportConfig, *, with_masks: bool) -> tuple[Folder, ...
                 " leave out export.camera=original"
             )
         layout = LAYOUTS[target]
-        if layout.masks in ("alpha", "beside") and not with_masks:
+        if layout.masks in ("alpha", "beside", "inverted") and not with_masks:
             layout = replace(layout, masks="files")
         readers.setdefault(layout, []).append(target)
     return tuple(

@@ -177,6 +177,10 @@ def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
                     f"{path} is a database, but not one of COLMAP (its tables:"
                     f" {found}). Give the path of a COLMAP database."
                 )
+            # which pycolmap reads as it comes, and Python then not at all
+            for image_id, name in database.execute("SELECT image_id, name FROM images"):
+                if not isinstance(name, str):
+                    raise sqlite3.DataError(f"the name of image {image_id} is no text")
             yield database
     except sqlite3.Error as error:
         raise StoreError(

@@ -162,7 +162,8 @@ def test_unknown_targets_are_refused(job: Job) -> None:
             targets=targets,
         ) == (
             f"targets={targets!r} but expected a list of some of nerfstudio, gsplat,"
-            " 3dgs, brush, lichtfeld, postshot, 3dgrut, colmap, nerfstudio-360"
+            " 3dgs, brush, lichtfeld, postshot, postshot-inverted, 3dgrut, colmap,"
+            " nerfstudio-360"
         )
 
 

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +25,15 @@ from scipy.spatial.transform import Rotation
 
 from sfmprep.coords import opengl_from_opencv
 from sfmprep.evaluation.poses import evaluate_model
-from sfmprep.evaluation.reference import CameraPose, read_reference
+from sfmprep.evaluation.reference import read_reference
 from tests.bench.scoreboard.scenes import Prepared, prepare, shared
-from tests.bench.shared import auc_cell, use_shared_weights
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.bench.shared import (
+    auc_cell,
+    radius,
+    run_sfmprep,
+    scene_options,
+    use_shared_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,6 @@ class Off:
         return told if self.focal == 1 else f"{told}, focal length x {self.focal:g}"
 
 
-_NOT_WORTH_TRAINING = 3  # an exit code: there is a result, with a warning
-
 FEW, MANY = (
     (
         *(Off(), Off(1, 0.01), Off(5, 0.03), Off(15, 0.1)),
@@ -65,14 +64,9 @@ TRAJECTORY = "tum-fr2-desk20"
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     every = (*SCENES, TRAJECTORY)
-    parser.add_argument("--scenes", nargs="*", choices=every, default=every)
+    parser = scene_options(__doc__, every, max_size=1024, page="refine")
     parser.add_argument("--recipe", default="splat")
-    parser.add_argument("--max-size", type=int, default=1024, help="longer side, px")
-    scratch = ROOT / "build" / "known_poses"
-    parser.add_argument("--scratch", type=Path, default=scratch)
-    parser.add_argument("--page", type=Path, default=ROOT / "examples" / "refine.md")
     options = parser.parse_args()
     use_shared_weights()
     lines = []
@@ -103,7 +97,7 @@ def write_transforms(scene: Prepared, path: Path, off: Off) -> Path:
     rng = np.random.default_rng(0)
     entries = scene.reference or {}
     truth = read_reference(scene.images.parent)
-    radius = _radius(truth)
+    length = radius(truth.values())
     frames = []
     for name, pose in sorted(truth.items()):
         entry = entries[name]
@@ -113,7 +107,7 @@ def write_transforms(scene: Prepared, path: Path, off: Off) -> Path:
         world_from_cam = np.eye(4)
         rotation = Rotation.from_rotvec(turn).as_matrix() @ pose.rotation
         world_from_cam[:3, :3] = rotation.T
-        world_from_cam[:3, 3] = pose.centre + off.share * radius * way / np.linalg.norm(
+        world_from_cam[:3, 3] = pose.centre + off.share * length * way / np.linalg.norm(
             way
         )
         (fx, _, cx), (_, fy, cy), _ = entry["K"]
@@ -129,12 +123,6 @@ def write_transforms(scene: Prepared, path: Path, off: Off) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"frames": frames}))
     return path
-
-
-def _radius(truth: dict[str, CameraPose]) -> float:
-    """The largest distance of a camera from the middle of all."""
-    centres = np.array([pose.centre for pose in truth.values()])
-    return float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
 
 
 def _write_trajectory(scene: Prepared, path: Path) -> Path:
@@ -153,18 +141,10 @@ def _run(
     """The report of a run, with its AUC beside."""
     out = runs / "out"
     shutil.rmtree(out, ignore_errors=True)
-    how = ["reconstruct", scene.images] if poses is None else ["refine", scene.images]
-    given = [] if poses is None else [poses]
-    program = [sys.executable, "-m", "sfmprep", *how, *given, out, "--recipe", recipe]
-    environment = {**os.environ, "SFMPREP_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(part) for part in program],
-        env=environment,
-        check=False,
-        stdout=subprocess.DEVNULL,
-    )
-    if done.returncode not in (0, _NOT_WORTH_TRAINING):
-        done.check_returncode()
+    if poses is None:
+        run_sfmprep("reconstruct", scene.images, out, "--recipe", recipe)
+    else:
+        run_sfmprep("refine", scene.images, poses, out, "--recipe", recipe)
     report: dict[str, Any] = json.loads((out / "report.json").read_text("utf-8"))
     model = pycolmap.Reconstruction(out / "work" / "models" / "0")
     found = evaluate_model(model, read_reference(scene.images.parent))

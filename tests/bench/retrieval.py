@@ -9,11 +9,9 @@ Needs the scenes of `../shared`. What overlaps is known from their poses alone. 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,8 @@ import sfmprep as sp
 from sfmprep.pairing.retrieval import most_similar
 from sfmprep.types import Float64
 from tests.bench.scoreboard.scenes import Prepared, prepare, shared
-from tests.bench.shared import use_shared_weights
+from tests.bench.shared import scene_options, use_shared_weights
 
-ROOT = Path(__file__).resolve().parents[2]
 SCENES = ("fox", "buddha67", "beer-video71")
 _GRID = 9  # rays a side
 _SHARED = 0.5  # of the rays of either image, that the other sees
@@ -34,13 +31,9 @@ _COUNTS = (5, 10, 20)
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scenes", nargs="*", choices=SCENES, default=SCENES)
-    parser.add_argument("--max-size", type=int, default=640, help="longer side, px")
-    scratch = ROOT / "build" / "retrieval"
-    parser.add_argument("--scratch", type=Path, default=scratch)
-    parser.add_argument("--page", type=Path, default=ROOT / "examples" / "retrieval.md")
-    options = parser.parse_args()
+    options = scene_options(
+        __doc__, SCENES, max_size=640, page="retrieval"
+    ).parse_args()
     use_shared_weights()
     kinds = {"SIFT": sp.Sift(max_keypoints=2048), "our own features": sp.Compact()}
     lines = []

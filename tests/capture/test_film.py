@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import struct
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from sfmprep.capture import frames as frames_module
-from sfmprep.capture.film import Frame, read_frames, read_header
+from sfmprep.capture.developed import Film
+from sfmprep.capture.film import Frame, hdr_of, read_frames, read_header
 from sfmprep.capture.frames import frame_name, take_frames
 from sfmprep.capture.keyframes import (
     Chooser,
@@ -501,5 +503,53 @@ def test_camera_that_only_turns_is_named(tmp_path: Path) -> None:
             "In 100% of a.mp4 the camera only turns, or what it shows is flat: that"
             " gives no depth.",
             "Walk while you film.",
+        )
+    ]
+
+
+def tell_colours(path: Path, kind: bytes, transfer: int) -> None:
+    """Adds a box of colours, of primaries of BT.2020, to the index of a film."""
+    data = path.read_bytes()
+    start = data.index(b"moov") - 4
+    (size,) = struct.unpack(">I", data[start : start + 4])
+    assert start + size == len(data)
+    box = struct.pack(">I4s4s3HB", 19, b"colr", kind, 9, transfer, 9, 0)
+    moov = struct.pack(">I", size + len(box)) + data[start + 4 :] + box
+    path.write_bytes(data[:start] + moov)
+
+
+@pytest.mark.parametrize(
+    ("kind", "transfer", "expected"),
+    [
+        (b"nclx", 16, "PQ"),
+        (b"nclc", 18, "HLG"),
+        (b"nclx", 1, None),
+        (b"prof", 18, None),
+    ],
+)
+def test_film_says_to_be_hdr(
+    kind: bytes, transfer: int, expected: str | None, tmp_path: Path
+) -> None:
+    path = write_film(tmp_path / "a.mp4", [WALK.at(10)] * 2)
+    assert hdr_of(path) is None
+    tell_colours(path, kind, transfer)
+    assert hdr_of(path) == expected
+
+
+def test_hdr_film_is_named_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a b.mov", [WALK.at(2 * k) for k in range(60)])
+    tell_colours(path, b"nclx", 18)
+    film = take_frames(
+        *(path, "a b.mov", tmp_path, "w"), flow=FLOW, max_overlap=0.9, most=None
+    )
+    assert Film.from_json(film.to_json()) == film
+    assert film.remarks() == [
+        (
+            "a b.mov is HDR (HLG): its colours are taken without tone mapping, so what"
+            " is trained looks flat; poses do not mind.",
+            "For the colours of a player convert it first, for example: ffmpeg -i"
+            " 'a b.mov' -vf zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
+            "tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+            " 'a b-sdr.mp4'",
         )
     ]

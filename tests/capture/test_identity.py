@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,10 +76,29 @@ def test_untouched_files_are_not_read_again(
     images = ImageSet.scan(photographs)
     first = content_sha256(images)
     stored = json.loads(json.dumps(first))
-    known = {name: FileDigest(*row) for name, row in stored.items()}
+    known = {name: FileDigest.from_json(row) for name, row in stored.items()}
     hashed.clear()
     assert content_sha256(images, known) == first
     assert hashed == []
+
+
+def test_what_an_earlier_version_noted_is_read_again(
+    photographs: Path, hashed: list[str]
+) -> None:
+    images = ImageSet.scan(photographs)
+    first = content_sha256(images)
+    size, modified, _, sha256 = first["a.bmp"]
+    known = {**first, "a.bmp": FileDigest.from_json([size, modified, sha256])}
+    assert known["a.bmp"] == FileDigest(-1, -1, -1, sha256)
+    hashed.clear()
+    assert content_sha256(images, known) == first
+    assert hashed == ["a.bmp"]
+
+
+@pytest.mark.parametrize("row", [[], 3, None, [1, 2, 3, "ab"], [1, "b", 3, 64 * "0"]])
+def test_what_is_no_digest_is_refused(row: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        FileDigest.from_json(row)
 
 
 @pytest.mark.parametrize("later", [LONG_AGO_NS, LONG_AGO_NS + 1])

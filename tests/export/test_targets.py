@@ -94,9 +94,10 @@ def read_json(path: Path) -> Any:
             ALL,
             True,
             {"": 4}
-            | {f"targets/{n}": 1 for n in ("3dgs", "lichtfeld", "3dgrut", "colmap")},
+            | {f"targets/{n}": 1 for n in ("3dgs", "lichtfeld", "3dgrut", "colmap")}
+            | {"targets/postshot-inverted": 1},
         ),
-        (ALL, False, {"": 6, "targets/lichtfeld": 1, "targets/colmap": 1}),
+        (ALL, False, {"": 7, "targets/lichtfeld": 1, "targets/colmap": 1}),
     ],
 )
 def test_targets_that_agree_share_a_folder(
@@ -133,6 +134,7 @@ def test_each_folder_holds_what_its_targets_read_and_nothing_else(
         "postshot": out,
         "3dgs": out / "targets" / "3dgs",
         "lichtfeld": out / "targets" / "lichtfeld",
+        "postshot-inverted": out / "targets" / "postshot-inverted",
         "3dgrut": out / "targets" / "3dgrut",
         "colmap": out / "targets" / "colmap",
     }
@@ -147,6 +149,7 @@ def test_each_folder_holds_what_its_targets_read_and_nothing_else(
     files |= {f"masks{s}/{i}.png" for s in ("", "_2") for i in numbers}
     expected = files | {"transforms.json"}
     expected |= {f"targets/lichtfeld/{name}" for name in files}
+    expected |= {f"targets/postshot-inverted/{name}" for name in files}
     expected |= {f"targets/3dgrut/{n}" for n in sparse | ply | pictures | beside}
     alpha = sparse | ply | {f"images{s}/{i}.png" for s in ("", "_2") for i in numbers}
     stored = sparse | {f"images/{i}.jpg" for i in numbers}
@@ -500,6 +503,25 @@ def test_masks_of_3dgrut_are_found_beside_the_images(tmp_path: Path) -> None:
     assert sorted(i.name for i in model.images.values()) == [
         f"{k:04d}.jpg" for k in range(1, 5)
     ]
+
+
+def test_masks_of_postshot_are_to_be_had_in_both_polarities(tmp_path: Path) -> None:
+    model = synthesize("OPENCV", num_frames=3)
+    images = masked(write_images(model, tmp_path / "photos"))
+    out = tmp_path / "out"
+    targets = ("postshot", "postshot-inverted")
+    summary = export(model, images, out, targets=targets, downscales=(2,))
+    inverted = summary.folders["postshot-inverted"]
+    assert summary.folders["postshot"] == out != inverted
+    for folder in ("masks", "masks_2"):
+        files = sorted((out / folder).iterdir())
+        assert len(files) == len({path.stem for path in (out / "images").iterdir()})
+        for path in files:
+            used = read_grey(path)
+            np.testing.assert_array_equal(
+                read_grey(inverted / folder / path.name), 255 - used
+            )
+    assert not (inverted / "transforms.json").exists()  # which would name the masks
 
 
 def test_lichtfeld_finds_nothing_but_a_colmap_model_of_pinholes(tmp_path: Path) -> None:

@@ -25,13 +25,19 @@ from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.mapping import database as database_module
 from sfmprep.mapping.cameras import infer_camera
-from sfmprep.mapping.database import add_images, update_database, write_errors
+from sfmprep.mapping.database import (
+    add_images,
+    open_database,
+    update_database,
+    write_errors,
+)
 from sfmprep.mapping.verify import (
     VerifiedPairs,
     count_inliers,
     read_verified,
     verify_matches,
 )
+from sfmprep.mapping.view_graph import read_pair_table
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs
 from sfmprep.stores.tables import FeatureStore, MatchStore
 from sfmprep.types import Features, Matches
@@ -616,3 +622,33 @@ def test_given_focal_length_overrules_exif(tmp_path: Path) -> None:
     camera = infer_camera(images, "0.jpg", config)
     assert camera.params.tolist() == [777, 777, 360, 240, 0, 0, 0, 0]
     assert camera.has_prior_focal_length
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("x'fffe41'", "the name of image 1 is no text"),
+        ("x''", "the name of image 1 is no text"),
+        (
+            "CAST(x'fffe41' AS TEXT)",
+            "Could not decode to UTF-8 column 'name' with text '��A'",
+        ),
+    ],
+)
+def test_names_of_images_that_are_no_text_are_damage(
+    name: str, why: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.db"
+    with pycolmap.Database.open(path) as database:
+        camera = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 100, 90, 60)
+        camera.camera_id = database.write_camera(camera)
+        add_images(database, ["a.jpg", "b.jpg"], camera)
+    with closing(sqlite3.connect(path)) as tables, tables:
+        tables.execute(f"UPDATE images SET name = {name} WHERE image_id = 1")
+    for read in (open_database, lambda path: read_pair_table(path, ("b.jpg",))):
+        with pytest.raises(StoreError) as refused:
+            read(path)
+        assert str(refused.value) == (
+            f"{path} cannot be opened as a database ({why}). Close COLMAP if it has it"
+            " open; give the path of a COLMAP database."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -302,6 +303,49 @@ def test_equal_photographs_in_another_place_go_on(
         path.touch()
     monkeypatch.setattr(stages, "build_extractor", None)
     extract(tmp_path / "copied", tmp_path / "moved", recipe)
+
+
+def test_an_output_of_an_earlier_version_goes_on(
+    tmp_path: Path,
+    recipe: Recipe,
+    photos: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    extract(photos, out, recipe)
+    manifest = out / "work" / "images.json"
+    table = json.loads(manifest.read_text("utf-8"))
+    table["photographs"] = {  # without the time of change, which came later
+        name: [size, modified, sha256]
+        for name, (size, modified, _, sha256) in table["photographs"].items()
+    }
+    manifest.write_text(json.dumps(table), "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "build_extractor", None)
+        extract(photos, out, recipe)
+    assert len(json.loads(manifest.read_text("utf-8"))["photographs"]["a.png"]) == 4
+    assert warnings_in(caplog) == []
+    manifest.write_text(json.dumps(table), "utf-8")
+    picture(photos / "a.png", 9)
+    extract(photos, out, recipe)
+    assert warnings_in(caplog) == [
+        "1 images or their masks, such as a.png, changed since the earlier run; their"
+        " features and matches are made anew"
+    ]
+
+
+def test_a_row_that_is_no_digest_is_damage(
+    tmp_path: Path, recipe: Recipe, photos: Path
+) -> None:
+    out = tmp_path / "out"
+    open_once(photos, out, recipe)
+    manifest = out / "work" / "images.json"
+    manifest.write_text('{"photographs": {"a.png": [3, 4, 5, "no sum"]}}')
+    assert error_of(StoreError, photos, out, recipe) == (
+        f"{manifest} is damaged ('no sum' is no checksum). Delete it; the next run"
+        " makes it again."
+    )
 
 
 def test_a_mask_is_known_by_its_content(
