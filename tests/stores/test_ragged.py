@@ -68,7 +68,7 @@ def refusal(path: Path, made: object = None, kind: str = "things") -> str:
 
 
 # --------------------------------------------------------------------------- content
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     batches=st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5),
     how=st.sampled_from(["kept open", "reopened", "in memory"]),
@@ -284,7 +284,7 @@ def test_every_truncation_is_an_error_that_names_the_file(tmp_path: Path) -> Non
             assert str(path) in refusal(path, made)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_other_bit_never_gives_other_items(
     tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
