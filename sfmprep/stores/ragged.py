@@ -311,9 +311,11 @@ class RaggedTable:
         columns = dict(self._file["columns"].items()) if num_items else {}
         self._columns = columns
         width = _CHAINS + len(columns)
-        no_sums = np.empty((0, width), np.uint32)
-        self._sums_rows: Any = self._file["sums"] if num_items else None
-        sums = self._sums_rows[:num_items] if num_items else no_sums
+        sums = np.empty((0, width), np.uint32)
+        self._sums_rows: Any = None
+        if num_items:
+            self._sums_rows = self._file["sums"]
+            sums = self._sums_rows[:num_items]
         self._sum_blocks = [sums]
         self._layout = _layout_of(columns)
         if len(text) < key_end or any(
