@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sfmprep.progress import silent
 from tests.support.made_once import common_folder, made_once
@@ -16,6 +17,12 @@ from tests.support.made_once import common_folder, made_once
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"
 _USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _OFFLINE = os.environ.get("SFMPREP_OFFLINE", "0")
+
+# no test depends on how busy the machine is
+settings.register_profile(
+    "any load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any load")
 
 
 def pytest_collection_finish() -> None:

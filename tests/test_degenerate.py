@@ -86,7 +86,7 @@ def centres_of(model: pycolmap.Reconstruction) -> np.ndarray:
 
 # --------------------------------------------------------------------- world frame
 @given(captures(), st.booleans(), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_capture_has_a_world_frame(
     made: Capture, centre: bool, unit_scale: bool
 ) -> None:
@@ -119,7 +119,7 @@ def test_cameras_amid_the_points_have_an_up() -> None:
 
 
 @given(captures(min_cameras=3), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_georeference_gives_metres_or_says_why_not(made: Capture, mast: bool) -> None:
     model, images = made
     number = len(images.names)
@@ -147,7 +147,7 @@ def test_positions_over_one_spot_of_the_map_tell_no_scale(layout: str) -> None:
 
 # ------------------------------------------------------------------------ geometry
 @given(captures())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_capture_can_be_judged(made: Capture) -> None:
     model, _ = made
     arrays = ModelArrays.of(model)
@@ -192,7 +192,7 @@ def test_parallel_rays_are_uncertain_whatever_the_noise() -> None:
 
 # ------------------------------------------------------------------ dataset, report
 @given(captures())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_capture_can_be_thinned_and_shown(made: Capture) -> None:
     model, images = made
     arrays = ModelArrays.of(model)
@@ -208,7 +208,7 @@ def test_every_capture_can_be_thinned_and_shown(made: Capture) -> None:
 
 
 @given(captures(min_cameras=2))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_capture_agrees_with_itself(made: Capture) -> None:
     model, _ = made
     views = Views.of(model)
@@ -279,7 +279,7 @@ def test_camera_whose_points_have_no_depth_has_no_weight() -> None:
 
 # ------------------------------------------------------------ poses among each other
 @given(captures(min_cameras=2))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_capture_fits_its_own_relative_poses(made: Capture) -> None:
     views = Views.of(made[0])
     pairs = [(a, b) for b in range(len(views)) for a in range(b)]
@@ -303,7 +303,7 @@ def test_every_capture_fits_its_own_relative_poses(made: Capture) -> None:
 
 
 @given(captures(min_cameras=2), st.integers(0, 2**16))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_errors_from_epipolar_lines_are_lengths(made: Capture, seed: int) -> None:
     views = Views.of(made[0])
     rays = np.random.default_rng(seed).normal(size=(2, 30, 3))
@@ -316,7 +316,7 @@ def test_errors_from_epipolar_lines_are_lengths(made: Capture, seed: int) -> Non
 
 
 @given(captures(min_cameras=3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_capture_has_near_views(made: Capture) -> None:
     views = Views.of(made[0])
     poses = views.names, views.rotations, views.centres
@@ -339,7 +339,7 @@ def test_near_views_of_a_camera_that_only_turns_are_those_beside_it() -> None:
 
 
 @given(captures(min_cameras=2))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_every_capture_can_be_placed_on_itself(made: Capture) -> None:
     """A model of one line or one spot has no similarity, or one that fits."""
     model, _ = made

@@ -16,6 +16,7 @@ import pycolmap
 
 from sfmprep.geometry.epipolar import errors_by_poses_px
 from sfmprep.geometry.views import Views
+from sfmprep.mapping.database import open_database
 from sfmprep.mapping.view_graph import PairTable, strongest_edges
 from sfmprep.types import Float64
 
@@ -73,7 +74,7 @@ def find_contradictions(
         return views.rays(view, np.array([p.xy for p in points]).reshape(-1, 2))
 
     found = []
-    with pycolmap.Database.open(database) as opened:
+    with open_database(database) as opened:
         in_database = {i.name: i.image_id for i in opened.read_all_images()}
         for (row0, row1), inliers in zip(index[keep], weights[keep], strict=True):
             name0, name1 = pairs.names[row0], pairs.names[row1]

@@ -183,9 +183,13 @@ def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
                     raise sqlite3.DataError(f"the name of image {image_id} is no text")
             yield database
     except sqlite3.Error as error:
+        advice = "Close COLMAP if it has it open; give the path of a COLMAP database."
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it adds
+        if code == sqlite3.SQLITE_CANTOPEN and path.is_file():
+            # SQLite says no more where it cannot make its files beside it
+            advice = "Free some disk space, or see whether its folder can be written."
         raise StoreError(
-            f"{path} cannot be opened as a database ({error}). Close COLMAP if it"
-            " has it open; give the path of a COLMAP database."
+            f"{path} cannot be opened as a database ({error}). {advice}"
         ) from error
 
 

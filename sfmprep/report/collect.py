@@ -22,6 +22,7 @@ from sfmprep.geometry.parallax import parallax_deg
 from sfmprep.geometry.uncertainty import PoseUncertainty
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.contradictions import find_contradictions
+from sfmprep.mapping.database import open_database
 from sfmprep.mapping.failure import explain_failure
 from sfmprep.mapping.from_poses import PoseChanges
 from sfmprep.mapping.partitioned import how_mapped
@@ -218,7 +219,7 @@ def _num_keypoints(
         return {n: features.num_keypoints(n) for n in images.names if n in features}
     if database is None:
         return {}
-    with pycolmap.Database.open(database) as opened:
+    with open_database(database) as opened:
         return {
             image.name: opened.num_keypoints_for_image(image.image_id)
             for image in opened.read_all_images()

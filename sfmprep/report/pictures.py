@@ -12,12 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycolmap
 
 from sfmprep import coords
 from sfmprep.capture.batches import fit_size
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.errors import ImageError
+from sfmprep.mapping.database import open_database
 from sfmprep.report.schema import ViewPair
 from sfmprep.types import Bytes, Float32
 
@@ -44,7 +44,7 @@ def draw_matches(images: ImageSet, pair: ViewPair, database: Path) -> str | None
 
     At most 80 lines, evenly chosen. None where a photograph cannot be read any more.
     """
-    with pycolmap.Database.open(database) as opened:
+    with open_database(database) as opened:
         in_database = {i.name: i.image_id for i in opened.read_all_images()}
         ids = [in_database[name] for name in (pair.name0, pair.name1)]
         index = opened.read_two_view_geometry(ids[0], ids[1]).inlier_matches

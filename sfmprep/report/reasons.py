@@ -11,6 +11,7 @@ import pycolmap
 from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
+from sfmprep.mapping.database import open_database
 from sfmprep.mapping.view_graph import PairTable, parts
 from sfmprep.report.schema import ImageReport
 from sfmprep.report.sections import count
@@ -220,7 +221,7 @@ class _Explainer:
             return None
         found: set[int] = set()
         model, ids = self._models[0], self._registered[0]
-        with pycolmap.Database.open(self._database) as database:
+        with open_database(self._database) as database:
             in_database = {i.name: i.image_id for i in database.read_all_images()}
             own = in_database[name]
             for _, _, row in sorted(posed, reverse=True)[:_MAX_NEIGHBOURS]:

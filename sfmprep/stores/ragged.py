@@ -21,10 +21,13 @@ Values are flushed before the index row that names them is written, so the index
 commit: a file left by a killed process is cut back to its last complete row. Only the
 default `libver` survives that, and not always: HDF5 does not order the writes of one
 flush, and a kill between those that split a node of its chunk index (2 of 1,100 writes
-when each was tried) leaves a file that is refused as damaged. A full disk must be found
-before HDF5 writes: a flush that fails leaves a file that cannot be opened and crashes
-the interpreter later. So space is reserved first. HDF5 itself does not see when bits of
-values change on a disk or in a copy: so whatever is read is compared with its sum.
+when each was tried) leaves a file that is refused as damaged. A full disk should be
+found before HDF5 writes, as a flush that fails halfway can leave a file that is
+refused. So space is reserved first. Where a write fails all the same, HDF5 keeps what
+it could not write, and crashes when it fails to write that again, at closing at the
+latest: so the file is taken away from it, and datasets stay open, for one that is
+closed is written in a place where no error is seen. HDF5 itself does not see when bits
+of values change on a disk or in a copy: so whatever is read is compared with its sum.
 """
 
 from __future__ import annotations
@@ -198,7 +201,7 @@ class RaggedTable:
             return
         if not self.writable:
             raise StoreError(f"{self.place} was opened for reading only")
-        if len(self._file["index"]) != len(self.keys):
+        if len(self._rows) != len(self.keys):
             raise StoreError(
                 f"{self.place} was added to since it was opened here. Open it again."
             )
@@ -211,7 +214,8 @@ class RaggedTable:
         counts = [self._count_rows(item, layout) for item in items]
         try:
             self._reserve(items)
-            self._append(items, counts)
+            with self._given_up():
+                self._append(items, counts)
         except (OSError, RuntimeError) as error:
             raise _store_error(self.place, error) from error
 
@@ -293,7 +297,8 @@ class RaggedTable:
 
     def _load_index(self) -> None:
         """Reads the index and cuts everything behind its last complete row."""
-        index = self._file["index"][:]
+        self._rows, self._text = self._file["index"], self._file["keys"]
+        index = self._rows[:]
         complete = index[:, 4] == 1
         num_items = len(index) if complete.all() else int(np.argmin(complete))
         index = index[:num_items]
@@ -301,13 +306,16 @@ class RaggedTable:
         self._num_rows = int(index[-1, 0] + index[-1, 1]) if num_items else 0
         key_end = int(index[-1, 2] + index[-1, 3]) if num_items else 0
         self._num_key_bytes = key_end
-        text = self._file["keys"][:key_end].tobytes()
+        text = self._text[:key_end].tobytes()
         # the first append may have been stopped between two columns
         columns = dict(self._file["columns"].items()) if num_items else {}
         self._columns = columns
         width = _CHAINS + len(columns)
-        no_sums = np.empty((0, width), np.uint32)
-        sums = self._file["sums"][:num_items] if num_items else no_sums
+        sums = np.empty((0, width), np.uint32)
+        self._sums_rows: Any = None
+        if num_items:
+            self._sums_rows = self._file["sums"]
+            sums = self._sums_rows[:num_items]
         self._sum_blocks = [sums]
         self._layout = _layout_of(columns)
         if len(text) < key_end or any(
@@ -324,7 +332,8 @@ class RaggedTable:
             for row, (start, count) in enumerate(index[:, 2:4].tolist())
         }
         if self.writable:
-            self._cut_back(num_items, key_end)
+            with self._given_up():
+                self._cut_back(num_items, key_end)
 
     def _cut_back(self, num_items: int, key_end: int) -> None:
         for name in set(self._file["columns"]) - set(self._columns):
@@ -332,13 +341,14 @@ class RaggedTable:
         if not self._columns and "sums" in self._file:  # it has a place for each
             del self._file["sums"]
         for dataset, rows in (
-            (self._file["index"], num_items),
-            (self._file["keys"], key_end),
+            (self._rows, num_items),
+            (self._text, key_end),
             *((column, self._num_rows) for column in self._columns.values()),
-            *([(self._file["sums"], num_items)] if "sums" in self._file else []),
+            *([(self._sums_rows, num_items)] if num_items else []),
         ):
             if len(dataset) > rows:
                 dataset.resize(rows, axis=0)
+        self._file.flush()
 
     def _damaged(self, how: str) -> DamagedError:
         return DamagedError(
@@ -397,6 +407,21 @@ class RaggedTable:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
 
+    @contextlib.contextmanager
+    def _given_up(self) -> Iterator[None]:
+        """Where HDF5 fails to write, it gets another file that takes everything.
+
+        That on disk, and its lock, are let go of: the table can only be closed.
+        """
+        try:
+            yield
+        except _HDF5_ERRORS:
+            if self.path is not None:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, self._file.id.get_vfd_handle(), inheritable=False)
+                os.close(nowhere)
+            raise
+
     def _append(self, items: Sequence[Item], counts: Sequence[int]) -> None:
         start = self._num_rows
         for name in items[0].columns:
@@ -404,7 +429,7 @@ class RaggedTable:
             _write_rows(self._column(name, values), start, values)
         encoded = [item.key.encode() for item in items]
         key_bytes = np.frombuffer(b"".join(encoded), np.uint8)
-        _write_rows(self._file["keys"], self._num_key_bytes, key_bytes)
+        _write_rows(self._text, self._num_key_bytes, key_bytes)
         rows = np.empty((len(items), self._width), np.int64)
         rows[:, 1] = counts
         rows[:, 0] = start + np.cumsum(counts) - counts
@@ -417,7 +442,7 @@ class RaggedTable:
         _write_rows(self._sums_dataset(), num_items, sums)
         self._file.flush()
 
-        _write_rows(self._file["index"], num_items, rows)
+        _write_rows(self._rows, num_items, rows)
         self._file.flush()
         self.keys.update((item.key, num_items + k) for k, item in enumerate(items))
         self._blocks.append(rows)
@@ -443,14 +468,14 @@ class RaggedTable:
 
     def _sums_dataset(self) -> Any:
         """/sums, whose width is known with the first item."""
-        if "sums" not in self._file:
+        if self._sums_rows is None:
             width = _CHAINS + len(self._columns)
-            self._file.create_dataset(
+            self._sums_rows = self._file.create_dataset(
                 *("sums", (0, width), "u4"),
                 maxshape=(None, width),
                 chunks=(max(_SUMS_BYTES // (4 * width), 1), width),
             )
-        return self._file["sums"]
+        return self._sums_rows
 
     def _column(self, name: str, values: NDArray[Any]) -> Any:
         if name not in self._columns:

@@ -266,7 +266,7 @@ def test_progress_is_shown_of_every_long_step(images: sp.ImageSet) -> None:
 
 
 # ----------------------------------------------------------------------- batch, nothing
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     batch_size=st.integers(1, 5),
     num_workers=st.integers(1, 3),

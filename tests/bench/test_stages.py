@@ -56,12 +56,28 @@ def test_the_page_holds_each_stage_against_its_bound() -> None:
     ]
 
 
+def test_the_page_says_what_gets_to_the_learned_matcher() -> None:
+    row = {
+        "scene": "fox",
+        "tool": "sfmprep",
+        "steps": {"match": 2.0, "match weak pairs": 1.0},
+        "cpu": {"match": 3.0, "match weak pairs": 1.0},
+        "flops": {},
+        "pairs": {"match": 1225, "match weak pairs": 7},
+    }
+    text = page([row], ABOUT, rate=1e11)
+    assert text.splitlines()[-1] == "| fox | sfmprep | 1225 | 7 | 1.00 | 25.0% |"
+    theirs = {**row, "tool": "colmap", "pairs": {}}
+    assert "## What gets to" not in page([theirs], ABOUT, rate=1e11)
+
+
 def test_the_page_says_what_would_be_faster() -> None:
     row = {"what": "compact matcher", "how": "int8", "seconds": 0.1234, "ratio": 0.5}
-    faster = [{**row, "found": 378.5, "auc": [89.64, 94.8, 97.4]}]
+    faster = [{**row, "pairs": 62, "found": 378.5, "auc": [89.64, 94.8, 97.4]}]
     text = page([], ABOUT, rate=1e11, faster=faster)
     assert (
         text.splitlines()[-1]
         == "| compact matcher | int8 | 0.123 | 0.50 | 378 | 89.6/94.8/97.4 |"
     )
+    assert " 62 wide pairs of fountain-P11" in text
     assert "## What would be faster" not in page([], ABOUT, rate=1e11)

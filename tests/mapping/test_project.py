@@ -404,6 +404,17 @@ def test_locked_database(project: Path, capsys: pytest.CaptureFixture[str]) -> N
     )
 
 
+def test_database_with_no_room_beside_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "project.db-wal").mkdir()  # as on a full disk, SQLite cannot make it
+    assert fill(project) == 1
+    assert message_of(capsys, project) == (
+        "TMP/project.db cannot be opened as a database (unable to open database file)."
+        " Free some disk space, or see whether its folder can be written.\n"
+    )
+
+
 def test_database_in_a_folder_that_does_not_exist(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

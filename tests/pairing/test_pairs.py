@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sfmprep.errors import ConfigError
@@ -81,7 +81,6 @@ def test_fewer_than_two_images_make_no_pair(names: list[str]) -> None:
 
 
 # ---------------------------------------------------------------------------- files
-@settings(deadline=None)
 @given(SETS_OF_NAMES)
 def test_a_written_file_reads_back(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]

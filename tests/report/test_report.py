@@ -68,7 +68,7 @@ def test_split_is_listed_though_single_images_hang_on_by_less() -> None:
     assert [cut.num_matches for cut in cuts] == [15, 16, 50]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_cut_holds_all_that_crosses_it(data: st.DataObject) -> None:
     num = data.draw(st.integers(2, 9))

@@ -68,7 +68,7 @@ def refusal(path: Path, made: object = None, kind: str = "things") -> str:
 
 
 # --------------------------------------------------------------------------- content
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     batches=st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5),
     how=st.sampled_from(["kept open", "reopened", "in memory"]),
@@ -284,7 +284,7 @@ def test_every_truncation_is_an_error_that_names_the_file(tmp_path: Path) -> Non
             assert str(path) in refusal(path, made)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_other_bit_never_gives_other_items(
     tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
@@ -515,6 +515,66 @@ def test_a_full_disk_loses_nothing_that_was_committed(
         for name, wanted in item(row, rows=4000).columns.items():
             np.testing.assert_array_equal(columns[name], wanted)
     assert len(table.keys) == committed + 1
+
+
+UNRESERVED = """
+import errno, os, resource, signal, sys
+from pathlib import Path
+from sfmprep.errors import StoreError
+from tests.stores.test_ragged import item, new
+
+def refuse(*_):
+    raise OSError(errno.EOPNOTSUPP, "this file system reserves nothing")
+
+os.posix_fallocate = refuse
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for limit in range(20_000, 2_000_000, 180_001):
+    path = Path(sys.argv[1]) / f"{limit}.h5"
+    new(path, [item(0)]).close()  # what HDF5 itself writes is to fail, not the making
+    if pid := os.fork():
+        code = os.waitstatus_to_exitcode(os.wait()[1])
+        print(code, path, flush=True)
+        continue
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    table = new(path)
+    committed = Path(f"{path}.committed")
+    try:
+        for k in range(1, 100):
+            table.append([item(k, rows=4000)])
+            committed.write_text(str(k + 1))
+    except StoreError as error:
+        sys.exit(0 if "the disk is full (File too large)" in str(error) else 3)
+    sys.exit(4)
+"""
+
+
+def test_a_write_of_hdf5_that_fails_is_told_and_crashes_nothing(tmp_path: Path) -> None:
+    """Where no space can be reserved before, as on some network file systems."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNRESERVED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    ended = [line.split() for line in done.stdout.splitlines()]
+    assert [code for code, _ in ended] == ["0"] * 11
+    whole = 0
+    for _, path in ended:
+        number = Path(f"{path}.committed")
+        committed = int(number.read_text()) if number.exists() else 1
+        try:
+            table = new(Path(path))
+        except StoreError as error:
+            assert str(error).startswith(f"{path} ") and "damaged" in str(error)
+            continue
+        assert len(table.keys) in (committed, committed + 1)
+        for row, columns in enumerate(table.read_all()):
+            for name, wanted in item(row, rows=4000 if row else None).columns.items():
+                np.testing.assert_array_equal(columns[name], wanted)
+        table.close()
+        whole += 1
+    assert whole > 0
 
 
 def test_a_table_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def error_of(call: object, *args: object) -> str:
 
 
 # -------------------------------------------------------------------------- features
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     names=st.lists(NAMES, unique=True, max_size=6),
     counts=st.lists(st.integers(0, 20), min_size=6, max_size=6),
@@ -150,7 +150,7 @@ def test_an_image_without_features_is_named(path: Path | None) -> None:
 
 
 # --------------------------------------------------------------------------- matches
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     pairs=st.sets(
         st.tuples(NAMES, NAMES).filter(lambda p: p[0] < p[1]), max_size=6

@@ -53,7 +53,7 @@ def reference(
     return {(i, j) for i, j in enumerate(ahead) if j is not None and back[j] == i}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     num=st.tuples(st.integers(1, 12), st.integers(1, 12)),
