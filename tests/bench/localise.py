@@ -103,7 +103,10 @@ def left_out(names: Sequence[str]) -> Sequence[str]:
 def _by_sfmprep(
     scene: Prepared, names: Sequence[str], runs: Path, recipe: str
 ) -> Iterator[Placed]:
-    """Features and matches are those of one run; poses are made anew without it."""
+    """Features and matches are those of one run; poses are made anew without it.
+
+    The model is bit by bit that of a run from nothing without the photograph.
+    """
     images, away, whole, out = (runs / f for f in ("images", "away", "all", "out"))
     shutil.copytree(scene.images, images)
     away.mkdir()
