@@ -29,7 +29,7 @@ from sfmprep.mapping.add import add_images
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.database import write_errors
 from sfmprep.mapping.from_poses import map_from_poses, map_from_start
-from sfmprep.mapping.given_cameras import with_known_lens
+from sfmprep.mapping.given_cameras import with_known_centre
 from sfmprep.mapping.mapper import continue_models, map_images
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.rigs import hold_rigs
@@ -164,6 +164,7 @@ def continue_into(
     cameras: DatabaseConfig,
     scales: Scales,
     seed: int,
+    given: KnownPosesConfig | None = None,
     *,
     progress: Progress = silent,
 ) -> int:
@@ -182,6 +183,7 @@ def continue_into(
             *(read_packed(mapped), reduced, images, folder, config),
             cameras=cameras,
             scales=scales,
+            given=given_cameras(given, images),
             seed=seed,
             progress=progress,
         )
@@ -266,8 +268,9 @@ def refine_into(
     """
     parts = packed.with_name(f"{packed.name}.parts")
     shards = None if cluster is None else Shards(cluster, parts)
+    given = given_cameras(recipe.known_poses, images)
     models = [
-        _refined(model, dense, tried, images, recipe, shards, progress)
+        _refined(model, dense, tried, images, recipe, given, shards, progress)
         for model in read_packed(mapped)
     ]
     write_packed(packed, models)
@@ -309,11 +312,11 @@ def _refined(
     tried: Pairs | None,
     images: ImageSet,
     recipe: Recipe,
+    given: Mapping[str, pycolmap.Camera],
     shards: Shards | None,
     progress: Progress,
 ) -> pycolmap.Reconstruction:
-    given = given_cameras(recipe.known_poses, images) if recipe.known_poses else {}
-    centred = with_known_lens(model, recipe.database, given)
+    known = with_known_centre(model, recipe.database, given)
     if recipe.dense is not None:
         scales = network_scales(images, recipe.dense)
         with DenseStore(dense) as store:
@@ -325,7 +328,7 @@ def _refined(
                 tried=tried,
             )
         model = refine_model(
-            *(model, recipe.mapping), refine=recipe.database.refine, centred=centred
+            *(model, recipe.mapping), refine=recipe.database.refine, known_centres=known
         )
     if recipe.refinement is not None:
         refine_keypoints(
@@ -342,6 +345,6 @@ def _refined(
             *(model, recipe.mapping),
             refine=recipe.database.refine,
             robust=True,
-            centred=centred,
+            known_centres=known,
         )
     return model

@@ -276,5 +276,6 @@ def _map_on(run: Run, mapped: Path, *, progress: Progress) -> None:
         *(run.workspace.closer_database, run.images, recipe.mapping, recipe.database),
         reduction_scales(run.images, recipe.features.max_size),
         recipe.seed,
+        recipe.known_poses,
         progress=progress,
     )

@@ -50,15 +50,17 @@ def read_known(config: KnownPosesConfig) -> KnownPoses | Trajectory:
 
 
 def given_cameras(
-    config: KnownPosesConfig, images: ImageSet
+    config: KnownPosesConfig | None, images: ImageSet
 ) -> Mapping[str, pycolmap.Camera]:
-    """The cameras by image name that given poses come with; none of a trajectory.
+    """The cameras by image name that given poses come with.
+
+    None of a trajectory, and where no poses are given.
 
     Raises:
         ConfigError: see `read_poses` and `of_images`.
     """
-    poses = read_known(config)
-    if isinstance(poses, Trajectory):
+    poses = None if config is None else read_known(config)
+    if config is None or not isinstance(poses, KnownPoses):
         return {}
     where = str(config.path)
     return of_photographs(poses, images.names, images.panoramas, where).cameras

@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=4,
+            version=5,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
@@ -96,7 +96,7 @@ STAGES = {
         ),
         Stage(
             name="pairs",
-            version=2,
+            version=3,
             reads=("extract", "describe"),
             writes="work/pairs.txt",
             is_text=True,
@@ -401,7 +401,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=3,
+            version=4,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),

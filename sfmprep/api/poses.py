@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -240,6 +240,7 @@ def refine(
     mapping: MappingConfig | None = None,
     max_size: int | None = MAX_SIZE,
     num_workers: int | None = None,
+    known_centres: Collection[int] = (),
     progress: Progress = silent,
 ) -> pycolmap.Reconstruction:
     """Moves keypoints to where the photographs of their track agree, and adjusts.
@@ -252,6 +253,7 @@ def refine(
         max_size: Longer side in pixels that images were reduced to for their features;
             None for full resolution.
         num_workers: Threads that decode; None: one a core, at most 8.
+        known_centres: Ids of cameras whose principal point is known, and stays.
         progress: Wraps the loop over photographs; tqdm fits.
 
     Returns:
@@ -268,7 +270,9 @@ def refine(
         num_workers=num_workers,
         progress=progress,
     )
-    return refine_model(model, mapping or MappingConfig(), robust=True)
+    return refine_model(
+        *(model, mapping or MappingConfig()), robust=True, known_centres=known_centres
+    )
 
 
 def read_model(path: str | Path) -> pycolmap.Reconstruction:

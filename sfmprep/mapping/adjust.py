@@ -48,7 +48,7 @@ def refine_model(
     *,
     refine: Refine = "all",
     robust: bool = False,
-    centred: Collection[int] = (),
+    known_centres: Collection[int] = (),
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model after a last bundle adjustment.
 
@@ -74,7 +74,7 @@ def refine_model(
         config: When principal points move.
         refine: What of the cameras may change; principal points only with `all`.
         robust: See above.
-        centred: Ids of cameras whose principal point is known: with `auto` it stays.
+        known_centres: Ids of cameras whose principal point stays with `auto`.
 
     Raises:
         ReconstructionError: COLMAP found no solution.
@@ -88,7 +88,7 @@ def refine_model(
     if when == "never" or refine != "all":
         return model
     if when == "auto":
-        held |= cameras_in(model).keys() & set(centred)
+        held |= cameras_in(model).keys() & set(known_centres)
     if held >= cameras_in(model).keys():
         return model
     moved = pycolmap.Reconstruction(model)

@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 _SAME_ASPECT = 0.01
 _SAME_FOCAL = 0.01  # of focal lengths in x and y, for one to do
-_MIDDLE_PX = 0.5  # some count pixels from their middle
+_MIDDLE_PX = 0.5  # of the size it is given at: some count pixels from their middle
+_TANGENTIAL = {pycolmap.CameraModelId.OPENCV, pycolmap.CameraModelId.FULL_OPENCV}
 
 
 def take_cameras(
@@ -28,8 +29,9 @@ def take_cameras(
 
     A camera with a principal point in the middle, no distortion and one focal length is
     what is written where nothing else is known: it tells a focal length, and its lens
-    is found as if none was given. A camera of another shape than the image is a warning
-    in the log. The first image of a camera decides, in the order of names.
+    is found as if none was given, unless the camera was guessed to be a fisheye, which
+    it then replaces. A camera of another shape than the image, or of a sphere, is a
+    warning in the log. The first image of a camera decides, in the order of names.
 
     Args:
         database: It is changed.
@@ -55,7 +57,7 @@ def take_cameras(
                 *(camera.width, camera.height),
             )
             continue
-        if _is_plain(lens) and not is_fisheye(camera):
+        if _is_plain(lens, given[image.name]) and not is_fisheye(camera):
             camera = with_focal_length(camera, lens.mean_focal_length())
             focal_lengths.add(image.camera_id)
         else:
@@ -77,27 +79,44 @@ def with_known_params(
     }
 
 
-def with_known_lens(
+def with_known_centre(
     model: pycolmap.Reconstruction,
     config: DatabaseConfig,
     given: Mapping[str, pycolmap.Camera],
 ) -> set[int]:
-    """Also those that were given a lens for any of their images, by name."""
-    return with_known_params(model, config) | {
-        image.camera_id
-        for image in model.images.values()
-        if image.name in given
-        and (lens := _scaled(given[image.name], model.cameras[image.camera_id]))
-        and not _is_plain(lens)
-    }
+    """Ids of cameras of a model whose principal point is known.
+
+    Known are those in the configuration, and of given lenses those off the middle,
+    which is where they lie that nobody searched. In the middle one is known that
+    tangential distortion goes with: that takes the place of an offset.
+
+    Args:
+        model: Whose cameras are meant.
+        config: What is known of cameras.
+        given: Cameras by image name, as for `take_cameras`.
+    """
+    asked, known = set(), with_known_params(model, config)
+    for image in sorted(model.images.values(), key=lambda image: image.name):
+        if image.camera_id in asked or image.name not in given:
+            continue
+        asked.add(image.camera_id)
+        lens = _scaled(given[image.name], model.cameras[image.camera_id])
+        if lens is None or _is_plain(lens, given[image.name]):
+            continue
+        if lens.model in _TANGENTIAL or not _is_centred(lens, given[image.name]):
+            known.add(image.camera_id)
+    return known
 
 
 def _scaled(given: pycolmap.Camera, camera: pycolmap.Camera) -> pycolmap.Camera | None:
     """A given camera at the size of another; None where it has another shape.
 
     One without a size has its numbers in shares of the longer side, from the middle.
+    None also for a sphere, which has no focal length.
     """
     lens = pycolmap.Camera(given.todict())
+    if not len(lens.focal_length_idxs()):
+        return None
     if lens.width == 0:
         params = np.array(lens.params)
         params[:4] *= max(camera.width, camera.height)
@@ -110,15 +129,21 @@ def _scaled(given: pycolmap.Camera, camera: pycolmap.Camera) -> pycolmap.Camera 
     return lens
 
 
-def _is_plain(lens: pycolmap.Camera) -> bool:
-    """Whether nothing of a lens is told but a focal length."""
+def _is_plain(lens: pycolmap.Camera, given: pycolmap.Camera) -> bool:
+    """Whether nothing of a lens is told but a focal length; see `_is_centred`."""
     params = np.array(lens.params)
     focal = params[list(lens.focal_length_idxs())]
-    centre = params[list(lens.principal_point_idxs())]
-    middle = np.array([lens.width, lens.height]) / 2
     return bool(
         not lens.is_perspective_fisheye()
         and not params[list(lens.extra_params_idxs())].any()
         and np.ptp(focal) <= _SAME_FOCAL * focal.max()
-        and np.abs(centre - middle).max() <= _MIDDLE_PX
+        and _is_centred(lens, given)
     )
+
+
+def _is_centred(lens: pycolmap.Camera, given: pycolmap.Camera) -> bool:
+    """Whether the principal point of a lens is in the middle, `given` at its size."""
+    size = np.array([lens.width, lens.height])
+    centre = np.array(lens.params)[list(lens.principal_point_idxs())]
+    tolerance = _MIDDLE_PX * max(lens.width / given.width if given.width else 1.0, 1.0)
+    return bool(np.abs(centre - size / 2).max() <= tolerance)

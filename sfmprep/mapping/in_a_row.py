@@ -21,7 +21,9 @@ from sfmprep.types import Float64, Index, Mask
 _STRONGEST = 5
 _STRONGEST_SHARE = 1 / 3
 _IN_ORDER = 0.8  # of the images have the next one among these
-_CONTRADICTED = 0.5  # fewer matches of a pair fit the poses
+# Fewer matches of a pair fit the poses. Stricter than what contradicts a model: on the
+# edge of a wrong overlay a third of a neighbour's matches may still fit.
+_BROKEN = 0.5
 _FITS = 0.75  # as many of them do
 NEAR = 2  # places in the row, between views that tell how it goes on
 _MIN_INLIERS = 30
@@ -64,11 +66,11 @@ def breaks(
         fitting: [P] share 0..1 of their matches that fit the poses.
     """
     follows = follow_in_time(names, index, num_inliers)
-    broken = follows & (num_inliers >= _MIN_INLIERS) & (fitting < _CONTRADICTED)
+    broken = follows & (num_inliers >= _MIN_INLIERS) & (fitting < _BROKEN)
     ends = np.sort(places(names)[index], axis=1)
     near = ends[:, 1] - ends[:, 0] <= NEAR
-    said = np.where(fitting < _CONTRADICTED, -num_inliers, num_inliers)
-    said = np.where(near & ((fitting < _CONTRADICTED) | (fitting >= _FITS)), said, 0)
+    said = np.where(fitting < _BROKEN, -num_inliers, num_inliers)
+    said = np.where(near & ((fitting < _BROKEN) | (fitting >= _FITS)), said, 0)
     for row in np.flatnonzero(broken).tolist():
         first, second = ends[row]
         across = (ends[:, 0] <= first) & (ends[:, 1] >= second)

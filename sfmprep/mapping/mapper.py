@@ -29,7 +29,7 @@ from sfmprep.mapping.cameras import is_known
 from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
 from sfmprep.mapping.given_cameras import (
     take_cameras,
-    with_known_lens,
+    with_known_centre,
     with_known_params,
 )
 from sfmprep.mapping.lens_choice import choose_lenses
@@ -136,6 +136,7 @@ def continue_models(
     *,
     cameras: DatabaseConfig | None = None,
     scales: Scales | None = None,
+    given: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
@@ -156,6 +157,7 @@ def continue_models(
         config: Likewise.
         cameras: Likewise.
         scales: Likewise.
+        given: Cameras that came with given poses, by image name.
         seed: Likewise.
         progress: Likewise.
 
@@ -171,9 +173,10 @@ def continue_models(
     with prepared(
         *(database, images, folder, config, cameras, scales, seed, progress),
         models=models,
+        given=given,
     ) as (run, lenses):
         found = go_on(run, list(models))
-    return finished(found, lenses, images, folder, config, cameras)
+    return finished(found, lenses, images, folder, config, cameras, given)
 
 
 def _first_models(run: Run) -> list[pycolmap.Reconstruction]:
@@ -280,8 +283,8 @@ def finished(
 ) -> list[pycolmap.Reconstruction]:
     """Models after a last adjustment, as they are written.
 
-    Principal points of lenses that were `given`, by image name, or are in the
-    configuration are not searched.
+    Principal points that are known, of those `given` by image name and those in the
+    configuration, are not searched.
     """
     _expect_size(found, images, config)
     models = []
@@ -293,7 +296,7 @@ def finished(
             refine_model(
                 *(model, config),
                 refine=cameras.refine,
-                centred=with_known_lens(model, cameras, given),
+                known_centres=with_known_centre(model, cameras, given),
             )
         )
     for number, model in enumerate(models):

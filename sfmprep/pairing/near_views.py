@@ -33,7 +33,8 @@ def near_partners(
     How far a view is depends on the distance of the centres and on the angle between
     the optical axes. Two thirds of the neighbours are the nearest; the others are at
     ranks that grow by equal factors, up to the last whose axis is less than 90 degrees
-    away. Where none is, the nearest of all are taken.
+    away. Where none is, the nearest of all are taken. Of more than 2,000 views, the
+    further ones are of 1,000 that are drawn for each.
 
     Args:
         names: Of the images [N].
@@ -80,7 +81,7 @@ def _looks(points: Float64, num_neighbours: int) -> Iterator[tuple[Index, Float6
         _, found = tree.query(point, k=nearest + 1)
         drawn = rng.integers(count, size=_LOOKED_AT)
         near = np.setdiff1d(found, row)
-        far = np.setdiff1d(drawn, found)
+        far = np.setdiff1d(drawn, np.append(found, row))
         each = (count - 1 - len(near)) / max(len(far), 1)
         stands_for = np.repeat((1.0, each), (len(near), len(far)))
         yield np.concatenate((near, far)), stands_for

@@ -22,12 +22,12 @@ commit: a file left by a killed process is cut back to its last complete row. On
 default `libver` survives that, and not always: HDF5 does not order the writes of one
 flush, and a kill between those that split a node of its chunk index (2 of 1,100 writes
 when each was tried) leaves a file that is refused as damaged. A full disk should be
-found before HDF5 writes, as a flush that fails halfway can leave a file that is
-refused. So space is reserved first. Where a write fails all the same, HDF5 keeps what
-it could not write, and crashes when it fails to write that again, at closing at the
-latest: so the file is taken away from it, and datasets stay open, for one that is
-closed is written in a place where no error is seen. HDF5 itself does not see when bits
-of values change on a disk or in a copy: so whatever is read is compared with its sum.
+found before HDF5 writes: so space is reserved first. Where a write fails all the same,
+HDF5 keeps what it could not write, and crashes when it fails to write that again, at
+closing at the latest: so the file is taken away from it, made as long as HDF5 has noted
+in it, without which it is refused, and datasets stay open, for one that is closed is
+written in a place where no error is seen. HDF5 itself does not see when bits of values
+change on a disk or in a copy: so whatever is read is compared with its sum.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ _CHAINS = 2  # columns of /sums before those of values
 _Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _IN_MEMORY = itertools.count()
 _OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # not of the file
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERRNO = r"errno = (\d+)"  # in HDF5's words, which are many lines
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
@@ -111,6 +112,7 @@ class RaggedTable:
             self._file = _in_memory(kind, provenance or {}, self._width)
         else:
             self._file = _open(path, kind, provenance, self._width)
+        self._is_given_up = False
         try:
             self._check(kind, provenance)
             self._load_index()
@@ -201,6 +203,7 @@ class RaggedTable:
             return
         if not self.writable:
             raise StoreError(f"{self.place} was opened for reading only")
+        self._expect_file()
         if len(self._rows) != len(self.keys):
             raise StoreError(
                 f"{self.place} was added to since it was opened here. Open it again."
@@ -216,7 +219,7 @@ class RaggedTable:
             self._reserve(items)
             with self._given_up():
                 self._append(items, counts)
-        except (OSError, RuntimeError) as error:
+        except _HDF5_ERRORS as error:
             raise _store_error(self.place, error) from error
 
     def append_missing(
@@ -358,13 +361,14 @@ class RaggedTable:
     def _not_given(self, error: Exception) -> StoreError:
         """Damage, unless it is the disk that gives nothing now: later it may."""
         said = re.search(_ERRNO, str(error))
-        if said and int(said[1]) in _OF_THE_DISK:
+        if said and int(said[1]) in (*_OF_THE_DISK, *_FULL):
             return _store_error(self.place, RuntimeError(str(error)))
         return self._damaged(str(error))
 
     def _read_rows(
         self, columns: Mapping[str, Any], start: int, stop: int
     ) -> dict[str, NDArray[Any]]:
+        self._expect_file()
         try:
             return {name: column[start:stop] for name, column in columns.items()}
         except (OSError, RuntimeError) as error:
@@ -417,10 +421,25 @@ class RaggedTable:
             yield
         except _HDF5_ERRORS:
             if self.path is not None:
+                self._is_given_up = True
+                file = self._file.id.get_vfd_handle()
+                # It may have noted a longer file, and would refuse this one. A hole
+                # takes no space.
+                with contextlib.suppress(OSError):
+                    end = self._file.id.get_filesize()
+                    if os.fstat(file).st_size < end:
+                        os.ftruncate(file, end)
                 nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, self._file.id.get_vfd_handle(), inheritable=False)
+                os.dup2(nowhere, file, inheritable=False)
                 os.close(nowhere)
             raise
+
+    def _expect_file(self) -> None:
+        if self._is_given_up:
+            raise StoreError(
+                f"{self.place} could not be written before. Free some disk space and"
+                " run the same command again: it goes on from the last complete item."
+            )
 
     def _append(self, items: Sequence[Item], counts: Sequence[int]) -> None:
         start = self._num_rows
@@ -607,11 +626,11 @@ def differences(
     return lines
 
 
-def _store_error(place: object, error: OSError | RuntimeError) -> StoreError:
+def _store_error(place: object, error: Exception) -> StoreError:
     number = error.errno if isinstance(error, OSError) else None
     if said := re.search(_ERRNO, str(error)):
         number = int(said[1])
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if number in _FULL:
         return StoreError(
             f"{place}: the disk is full ({os.strerror(number)}). Free some space and"
             " run the same command again: it goes on from the last complete item."

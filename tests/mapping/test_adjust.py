@@ -103,7 +103,7 @@ def test_known_principal_points_stay_and_the_rest_of_the_lens_does_not() -> None
     camera.params = [690, 527, 384, 0.01]
     for when, expected in (("auto", 527), ("always", 512)):
         config = MappingConfig.model_validate({"refine_principal_point": when})
-        found = refine_model(model, config, centred={1}).cameras[1]
+        found = refine_model(model, config, known_centres={1}).cameras[1]
         assert found.params[1] == pytest.approx(
             expected, abs=0 if when == "auto" else 2
         )

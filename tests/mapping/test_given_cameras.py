@@ -10,7 +10,7 @@ import pycolmap
 import pytest
 
 from sfmprep.config import DatabaseConfig
-from sfmprep.mapping.given_cameras import take_cameras, with_known_lens
+from sfmprep.mapping.given_cameras import take_cameras, with_known_centre
 from tests.support.orbit import lens, orbit, orbit_model
 
 
@@ -99,12 +99,27 @@ def test_of_another_shape_it_is_not_used(
     ]
 
 
-def test_cameras_of_a_model_whose_lens_is_known() -> None:
+def test_the_middle_may_be_off_by_half_a_pixel_of_the_size_it_is_given_at(
+    tmp_path: Path,
+) -> None:
+    given = {"00.jpg": opencv((512, 384), 350, 350, 255.5, 191.5)}
+    _, lenses, focal_lengths = taken(tmp_path, given)
+    assert (lenses, focal_lengths) == (set(), {1})
+
+
+def test_a_sphere_is_no_lens(tmp_path: Path) -> None:
+    sphere = pycolmap.Camera(
+        model="EQUIRECTANGULAR", width=1024, height=768, params=[1024, 768]
+    )
+    assert taken(tmp_path, {"00.jpg": sphere})[1:] == (set(), set())
+
+
+def test_known_principal_points() -> None:
     model, _ = orbit_model([lens("SIMPLE_RADIAL", 700)], num_points=20)
-    name = next(iter(model.images.values())).name
+    name, other = sorted(image.name for image in model.images.values())[:2]
 
     def known(given: Mapping[str, pycolmap.Camera], **config: object) -> set[int]:
-        return with_known_lens(model, DatabaseConfig.model_validate(config), given)
+        return with_known_centre(model, DatabaseConfig.model_validate(config), given)
 
     off = opencv((2048, 1536), 1400, 1400, 1034, 768)
     assert known({name: off}) == {1}
@@ -112,5 +127,13 @@ def test_cameras_of_a_model_whose_lens_is_known() -> None:
     assert known({name: opencv((9, 9), 9, 9, 4, 4)}) == set()
     assert known({"other.jpg": off}) == set()
     assert known({}) == set()
+    # one that nobody searched lies in the middle, but for tangential distortion
+    simple = pycolmap.Camera(
+        model="SIMPLE_RADIAL", width=1024, height=768, params=[700, 512, 384, 0.1]
+    )
+    assert known({name: simple}) == set()
+    assert known({name: opencv((1024, 768), 700, 700, 512, 384, 0.1)}) == {1}
+    # the first image of a camera decides, as in the database
+    assert known({name: simple, other: off}) == set()
     numbers = {"camera_model": "SIMPLE_RADIAL", "camera_params": [700, 520, 384, 0]}
     assert known({}, **numbers) == {1}

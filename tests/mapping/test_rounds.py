@@ -382,6 +382,26 @@ def test_model_goes_on_with_pairs_that_came_later(tmp_path: Path) -> None:
     assert continue_models([], path, images_of(path), path, MappingConfig()) == []
 
 
+def test_a_model_goes_on_with_principal_points_that_were_given(tmp_path: Path) -> None:
+    """`auto` would move them to where the photographs tell them."""
+    path = tmp_path / "database.db"
+    truth = capture(path)
+    verify(path, exhaustive_pairs(tuple(sorted(truth))))
+    images = images_of(path)
+    begun = map_images(path, images, tmp_path / "begun", MappingConfig())
+    camera = begun[0].cameras[1]
+    params = camera.params.copy()
+    params[1] += 20
+    camera.params = params
+    given = dict.fromkeys(truth, pycolmap.Camera(camera.todict()))
+    for cameras, off in ({}, 0), (given, 20):
+        (model,) = continue_models(
+            *(begun, path, images, tmp_path / str(off), MappingConfig()), given=cameras
+        )
+        found = model.cameras[1].params[1] - LENS.width / 2
+        assert found == pytest.approx(off, abs=1e-9 if off else 5)
+
+
 def test_part_that_came_later_is_a_model_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     truth = capture(path)

@@ -50,6 +50,13 @@ def test_of_thousands_the_further_ones_are_further_and_further_away() -> None:
     assert np.all(np.diff(distances) > 1)
 
 
+def test_of_thousands_in_one_place_none_is_its_own_partner() -> None:
+    names, rotations, centres = _views()
+    centres[:1500], rotations[:1500] = centres[0], rotations[0]
+    partners = near_partners(names, rotations, centres, num_neighbours=WANTED)
+    assert all(name not in asked for name, asked in partners.items())
+
+
 def test_the_same_views_have_the_same_neighbours_again() -> None:
     views = _views()
     once = near_partners(*views, num_neighbours=WANTED)

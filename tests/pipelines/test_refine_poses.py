@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
+from PIL import Image
 
 from sfmprep.cli.commands import run
+from sfmprep.coords import opengl_from_opencv
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
 from tests.support.tables import write_table
@@ -67,6 +69,38 @@ def test_dataset_keeps_the_world_of_the_poses(
     write_table(table, truth, degrees=1)
     assert run(["status", str(images), str(out)]) == 0
     assert "would run: known_poses.sha256 was " in capsys.readouterr().out
+
+
+def test_given_principal_points_stay(
+    demo_scene: Path,
+    demo_result: Path,
+    truth: dict[str, CameraPose],
+    tmp_path: Path,
+) -> None:
+    """Also where the photographs would move them: here by 12 pixels, to the middle."""
+    out = Path(shutil.copytree(demo_result, tmp_path / "out"))
+    frames = []
+    for name, pose in truth.items():
+        world_from_cam = np.eye(4)
+        world_from_cam[:3, :3] = pose.rotation.T
+        world_from_cam[:3, 3] = pose.centre
+        with Image.open(demo_scene / "images" / name) as image:
+            width, height = image.size
+        frames.append(
+            {
+                "file_path": f"images/{name}",
+                "transform_matrix": opengl_from_opencv(world_from_cam).tolist(),
+                **{"fl_x": width, "cx": width / 2 + 12, "cy": height / 2},
+                **{"w": width, "h": height},
+            }
+        )
+    poses = tmp_path / "transforms.json"
+    poses.write_text(json.dumps({"frames": frames}))
+    command = ["refine", *map(str, (demo_scene / "images", poses, out)), "--recipe"]
+    assert run([*command, "sift", *SETTINGS]) in (0, 3)
+    (camera,) = pycolmap.Reconstruction(out / "work" / "models" / "0").cameras.values()
+    centre = camera.principal_point_x - camera.width / 2, camera.principal_point_y
+    assert centre == pytest.approx((12, camera.height / 2), abs=1e-9)
 
 
 def test_poses_of_other_images_are_refused_before_the_work(
