@@ -63,7 +63,7 @@ bench-captures: $(READY) ## films of drones, films and parts of spheres, known p
 bench-add: $(READY) ## one photograph added, against all at once, into examples/add.md; ADD="--recipe compact"
 	$(BIN)/python -m tests.bench.add $(ADD)
 
-bench-localise: $(READY) ## single photographs against models of the others, into examples/localise.md; LOCALISE="--scenes fox"
+bench-localise: $(READY) ## single photographs against models of the others, into examples/localise.md; needs ../shared; LOCALISE="--scenes fox"
 	$(BIN)/python -m tests.bench.localise $(LOCALISE)
 
 bench-known-poses: $(READY) ## known poses, off by so much, against none, into examples/refine.md; needs ../shared

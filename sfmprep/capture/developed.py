@@ -115,7 +115,8 @@ class Film:
                     f"{self.name} is HDR ({self.hdr}): its colours are taken without"
                     " tone mapping, so what is trained looks flat; poses do not mind.",
                     "For the colours of a player convert it first, for example: ffmpeg"
-                    f" -i {source} -vf {_TO_SDR} {target}",
+                    f" -i {source} -vf {_TO_SDR} {target} (an FFmpeg with zscale), and"
+                    " give that film in place of this one.",
                 )
             )
         if self.subtitles_fault is not None:

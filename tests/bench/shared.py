@@ -54,7 +54,8 @@ def run_sfmprep(*words: str | Path) -> None:
     """Runs a command of sfmprep to its end, without a network.
 
     Raises:
-        subprocess.CalledProcessError: it failed; a doubtful result is one.
+        subprocess.CalledProcessError: it failed; exit code 3, a doubtful
+            result, is no failure.
     """
     program = [sys.executable, "-m", "sfmprep", *map(str, words)]
     environment = {**os.environ, "SFMPREP_OFFLINE": "1"}

@@ -86,11 +86,16 @@ def row(name: str, tool: str, **changes: Any) -> dict[str, Any]:
         "scene": "fox",
         "tool": tool,
         "name": name,
+        "max_size": 720,
         "verdict": "found",
         "others": [0.1, 0.2],
         "off": [0.5, 0.25],
         "seconds": 1.5,
         "cpu_seconds": 2.5,
+        "commit": "0123456789abcdef",
+        "date": "2026-11-27T12:00:00Z",
+        "versions": {"pycolmap": "4.2.1"},
+        "device": "AMD EPYC",
         "cores": 2,
         "load_average": 1.5,
         **changes,
@@ -100,7 +105,8 @@ def row(name: str, tool: str, **changes: Any) -> dict[str, Any]:
 def test_what_is_not_found_is_infinite_in_the_median() -> None:
     lost = {"verdict": "unknown", "off": None}
     rows = [
-        row("0", "splat", off=[9.0, 9.0]),  # an earlier line of the same
+        # an earlier line of the same
+        row("0", "splat", off=[9.0, 9.0], commit="fedcba", load_average=9.0),
         row("0", "splat"),
         row("1", "splat", off=[1.5, 0.75]),
         row("2", "splat", verdict="doubtful", off=[4.0, 3.0]),
@@ -114,5 +120,12 @@ def test_what_is_not_found_is_infinite_in_the_median() -> None:
         "| fox | COLMAP | 1 of 2 | unknown / 0.50 | unknown / 0.25"
         " | 0.10 %, 0.20° | 1.5 | 2.5 |\n"
     ) in text
+    assert (
+        "Commits 0123456789, 2026-11-27 to 2026-11-27,\nAMD EPYC, pycolmap 4.2.1; each"
+        " once.\n"
+    ) in text
+    assert "a load average of\n2 to 2;" in text
+    assert "The reference of fox is an estimate by COLMAP." in text
+    assert "tum-fr2" not in text and "fountain" not in text
     only_lost = page([row("0", "COLMAP", **lost)], 720)
     assert "| COLMAP | 0 of 1 | unknown | unknown |" in only_lost

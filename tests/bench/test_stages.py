@@ -63,10 +63,11 @@ def test_the_page_says_what_gets_to_the_learned_matcher() -> None:
         "steps": {"match": 2.0, "match weak pairs": 1.0},
         "cpu": {"match": 3.0, "match weak pairs": 1.0},
         "flops": {},
-        "pairs": {"match": 1225, "match weak pairs": 7},
+        "pairs": {"match": 1225, "match weak pairs": 7, "second round": 3},
     }
     text = page([row], ABOUT, rate=1e11)
-    assert text.splitlines()[-1] == "| fox | sfmprep | 1225 | 7 | 1.00 | 25.0% |"
+    assert text.splitlines()[-1] == "| fox | sfmprep | 1225 | 7 | 3 | 1.00 | 25.0% |"
+    assert "is below" not in text
     theirs = {**row, "tool": "colmap", "pairs": {}}
     assert "## What gets to" not in page([theirs], ABOUT, rate=1e11)
 

@@ -550,6 +550,7 @@ def test_hdr_film_is_named_with_the_command_that_converts_it(tmp_path: Path) -> 
             "For the colours of a player convert it first, for example: ffmpeg -i"
             " 'a b.mov' -vf zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
             "tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
-            " 'a b-sdr.mp4'",
+            " 'a b-sdr.mp4' (an FFmpeg with zscale), and give that film in place of"
+            " this one.",
         )
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from sfmprep.pairing.near_views import near_partners
+from sfmprep.pairing.pairs import Partners
 
 N = 2_100  # more than are all looked at
 WANTED = 12
@@ -19,9 +22,14 @@ def _views() -> tuple[list[str], np.ndarray, np.ndarray]:
     return [f"{row:04}" for row in range(N)], rotations, centres
 
 
+@functools.cache
+def _partners() -> Partners:
+    return near_partners(*_views(), num_neighbours=WANTED)
+
+
 def test_of_thousands_of_views_the_nearest_are_those_of_all() -> None:
     names, rotations, centres = _views()
-    partners = near_partners(names, rotations, centres, num_neighbours=WANTED)
+    partners = _partners()
     forward = rotations[:, 2]
     spread = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     for row in range(0, N, 70):
@@ -35,8 +43,8 @@ def test_of_thousands_of_views_the_nearest_are_those_of_all() -> None:
 
 
 def test_of_thousands_the_further_ones_are_further_and_further_away() -> None:
-    names, rotations, centres = _views()
-    partners = near_partners(names, rotations, centres, num_neighbours=WANTED)
+    _, _, centres = _views()
+    partners = _partners()
     assert {len(asked) for asked in partners.values()} == {WANTED}
     assert all(name not in asked for name, asked in partners.items())
     further = [asked[NEAR:] for asked in partners.values()]
@@ -58,6 +66,4 @@ def test_of_thousands_in_one_place_none_is_its_own_partner() -> None:
 
 
 def test_the_same_views_have_the_same_neighbours_again() -> None:
-    views = _views()
-    once = near_partners(*views, num_neighbours=WANTED)
-    assert near_partners(*views, num_neighbours=WANTED) == once
+    assert near_partners(*_views(), num_neighbours=WANTED) == _partners()
