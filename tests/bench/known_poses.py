@@ -3,9 +3,10 @@
     python -m tests.bench.known_poses                    (or: make bench-known-poses)
     python -m tests.bench.known_poses --scenes fountain-P11 --max-size 480 --recipe sift
 
-Needs the scenes of `../shared`. The true poses of a scene are turned and moved, and
-given as a transforms.json of nerfstudio, with the focal length right or wrong; those of
-tum-fr2-desk20 as a trajectory of TUM, whose clock is off against that of the images.
+Needs the scenes of `../shared`. The poses of a scene's reference are turned and moved,
+and given as a transforms.json of nerfstudio, with the focal length right or wrong;
+those of tum-fr2-desk20 as a trajectory of TUM, whose clock is off against that of the
+images.
 The page `examples/refine.md` is written from it.
 """
 
@@ -167,13 +168,15 @@ def _page(options: argparse.Namespace, lines: list[str]) -> str:
             "",
             f"`make bench-known-poses`: recipe `{options.recipe}`, photographs of at"
             f" most {options.max_size} pixels; `sfmprep",
-            "refine` with the true poses of the scene, every rotation turned by so many"
-            " degrees about",
-            "any axis and every centre moved by so much of the scene's radius, against"
-            " `reconstruct`. Given",
-            "cameras have the true principal point. Seconds are of all stages but the"
-            " features, which are",
-            "the same.",
+            "refine` with the reference poses of the scene, every rotation turned by so"
+            " many degrees",
+            "about any axis and every centre moved by so much of the scene's radius,"
+            " against `reconstruct`.",
+            "Given cameras have the principal point of the reference. The reference of"
+            " fox is COLMAP's",
+            "estimate, which is also what is given there: its AUC says how well it is"
+            " kept, not how true",
+            "it is. Seconds are of all stages but the features, which are the same.",
             "",
             "| Scene | Poses given | Registered | Pairs | AUC@1 / 3 / 5 | s |",
             "|---|---|---|---|---|---|",
