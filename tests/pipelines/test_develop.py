@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,30 @@ def test_only_what_changed_is_made_anew(
     assert decoded[3:] == ["a.mp4", "b.mp4"]
     (folder / "b.mp4").unlink()
     assert len(find_capture(folder, out, more).films) == 1
+
+
+def test_the_table_of_an_earlier_version_is_no_damage(
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "out"
+    names = find_capture(film, out, RECIPE).names
+    path = out / "work" / "developed.json"
+    table = json.loads(path.read_text("utf-8"))
+    for entry in table.values():  # without the time of change, which came later
+        size, modified, _, sha256 = entry["digest"]
+        entry["digest"] = [size, modified, sha256]
+    path.write_text(json.dumps(table), "utf-8")
+    caplog.clear()
+    monkeypatch.setattr(frames_module, "take_frames", None)  # it would fail
+    assert find_capture(film, out, RECIPE).names == names
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+    (entry,) = json.loads(path.read_text("utf-8")).values()
+    *seen, sha256 = entry["digest"]
+    assert sha256 == table["walk.mp4"]["digest"][-1]
+    assert len(seen) == 3 and seen[0] == film.stat().st_size
 
 
 def test_frames_are_chosen_by_the_flow_of_the_recipe(
