@@ -114,31 +114,37 @@ def nearest_partners(
     """
     count = len(names)
     k = min(config.num_neighbours, count - 1)
-    partners = {}
+    values = torch.full((count, k), -torch.inf)
+    columns = torch.zeros((count, k), dtype=torch.long)
+
+    def offer(own: slice, others: slice, similarity: torch.Tensor) -> None:
+        """Keeps the best so far of rows and of what others [own, others] offer."""
+        offered = torch.arange(count)[others].expand_as(similarity)
+        best, chosen = torch.cat([values[own], similarity], 1).topk(k, dim=1)
+        columns[own] = torch.cat([columns[own], offered], 1).gather(1, chosen)
+        values[own] = best
+
     for start in range(0, count, _BLOCK):
-        own = torch.arange(start, min(start + _BLOCK, count))
-        block = torch.from_numpy(read(start, start + len(own))).float()
-        values = torch.empty(len(own), 0)
-        columns = torch.empty(len(own), 0, dtype=torch.long)
-        for low in range(0, count, _BLOCK):
-            others = torch.arange(low, min(low + _BLOCK, count))
-            part = torch.from_numpy(read(low, low + len(others))).float()
+        own = slice(start, min(start + _BLOCK, count))
+        block = torch.from_numpy(read(own.start, own.stop)).float()
+        similarity = block @ block.T
+        offer(own, own, similarity.fill_diagonal_(-torch.inf))
+        for low in range(own.stop, count, _BLOCK):  # what is alike is so both ways
+            others = slice(low, min(low + _BLOCK, count))
+            part = torch.from_numpy(read(others.start, others.stop)).float()
             similarity = block @ part.T
-            similarity[own[:, None] == others] = -torch.inf
-            # the best so far, and those of this part
-            values = torch.cat([values, similarity], 1)
-            columns = torch.cat([columns, others.expand_as(similarity)], 1)
-            values, chosen = values.topk(min(k, values.shape[1]), dim=1)
-            columns = columns.gather(1, chosen)
-        for row, similarities, best in zip(
-            own.tolist(), values.tolist(), columns.tolist(), strict=True
-        ):
-            partners[names[row]] = [
-                names[other]
-                for value, other in zip(similarities, best, strict=True)
-                if value >= config.min_similarity
-            ]
-    return partners
+            offer(own, others, similarity)
+            offer(others, own, similarity.T)
+    return {
+        name: [
+            names[other]
+            for value, other in zip(similarities, best, strict=True)
+            if value >= config.min_similarity
+        ]
+        for name, similarities, best in zip(
+            names, values.tolist(), columns.tolist(), strict=True
+        )
+    }
 
 
 def most_similar(
