@@ -59,8 +59,10 @@ def given_cameras(
     Raises:
         ConfigError: see `read_poses` and `of_images`.
     """
-    poses = None if config is None else read_known(config)
-    if config is None or not isinstance(poses, KnownPoses):
+    if config is None:
+        return {}
+    poses = read_known(config)
+    if isinstance(poses, Trajectory):
         return {}
     where = str(config.path)
     return of_photographs(poses, images.names, images.panoramas, where).cameras

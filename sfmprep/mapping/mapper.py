@@ -244,9 +244,9 @@ def prepared(
         told = _told_cameras(calibrated, cameras)
         with pycolmap.Database.open(calibrated) as opened:
             told |= _take_cameras(opened, models)
-            lenses, with_focal = take_cameras(opened, given, told)
+            lenses, focal_alone = take_cameras(opened, given, told)
             told |= lenses
-            with_focal |= told
+            with_focal = told | focal_alone
             with_focal |= _take_focal_lengths(opened, focal_lengths, with_focal)
         calibrate_database(
             calibrated,

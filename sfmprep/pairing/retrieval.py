@@ -119,7 +119,7 @@ def nearest_partners(
 
     def offer(own: slice, others: slice, similarity: torch.Tensor) -> None:
         """Keeps the best so far of rows and of what others [own, others] offer."""
-        offered = torch.arange(count)[others].expand_as(similarity)
+        offered = torch.arange(others.start, others.stop).expand_as(similarity)
         best, chosen = torch.cat([values[own], similarity], 1).topk(k, dim=1)
         columns[own] = torch.cat([columns[own], offered], 1).gather(1, chosen)
         values[own] = best
