@@ -41,6 +41,12 @@ class VerifiedMatches:
         points = self._cache.image(image_id).points2D
         return np.array([p.xy for p in points], np.float64).reshape(-1, 2)
 
+    def xy_of(self, image_id: int, rows: Iterable[int]) -> Float64:
+        """Some keypoints [N, 2] of an image; of a few, sooner than `xy` of all."""
+        image = self._cache.image(image_id)
+        xy = [image.point2D(row).xy for row in rows]
+        return np.array(xy, np.float64).reshape(-1, 2)
+
     def between(self, id0: int, id1: int) -> Index:
         """The inliers [M, 2] of a pair, rows of keypoints; none if not verified."""
         found = self._graph.extract_matches_between_images(id0, id1)
@@ -86,8 +92,7 @@ def matched_points(
         for own, point in rows
         if sum(e.image_id != image_id for e in model.points3D[point].track.elements) > 1
     ]
-    own_xy = matches.xy(image_id)
-    xy = np.array([own_xy[own] for own, _ in told]).reshape(-1, 2)
+    xy = matches.xy_of(image_id, [own for own, _ in told])
     points = np.array([model.points3D[point].xyz for _, point in told]).reshape(-1, 3)
     return xy, points
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pycolmap
@@ -118,22 +118,31 @@ def _copy_camera(
 
 
 def _same_rows(image: pycolmap.Image, other: pycolmap.Image) -> Index:
-    """For each keypoint of an image the row of the one at the same place, or -1."""
-    old, new = _xy(image), _xy(other)
-    if len(old) <= len(new) and np.allclose(
-        old, new[: len(old)], rtol=0, atol=_SAME_PX, equal_nan=True
-    ):
-        return np.arange(len(old))
-    rows = np.full(len(old), -1)
-    known, there = (np.flatnonzero(np.isfinite(xy).all(axis=1)) for xy in (old, new))
-    if len(known) and len(there):
-        distance, row = cKDTree(new[there]).query(old[known])
-        rows[known] = np.where(distance <= _SAME_PX, there[row], -1)
+    """For each keypoint of an image the row of the one at the same place, or -1.
+
+    Keypoints that see no point are not asked: theirs is -1.
+    """
+    rows = np.full(image.num_points2D(), -1)
+    asked = np.array(image.get_observation_point2D_idxs(), np.int64)
+    old = _xy(image.get_observation_points2D())
+    if not len(asked):
+        return rows
+    if asked.max() < other.num_points2D():
+        there = _xy([other.point2D(row) for row in asked.tolist()])
+        if np.allclose(old, there, rtol=0, atol=_SAME_PX, equal_nan=True):
+            rows[asked] = asked
+            return rows
+    new = _xy(other.points2D)
+    finite = np.isfinite(old).all(axis=1)
+    known, there_at = asked[finite], np.flatnonzero(np.isfinite(new).all(axis=1))
+    if len(known) and len(there_at):
+        distance, row = cKDTree(new[there_at]).query(old[finite])
+        rows[known] = np.where(distance <= _SAME_PX, there_at[row], -1)
     return rows
 
 
-def _xy(image: pycolmap.Image) -> Float64:
-    return np.array([p.xy for p in image.points2D], np.float64).reshape(-1, 2)
+def _xy(points: Iterable[pycolmap.Point2D]) -> Float64:
+    return np.array([p.xy for p in points], np.float64).reshape(-1, 2)
 
 
 def _add_points(

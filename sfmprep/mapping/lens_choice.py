@@ -50,6 +50,8 @@ _MANY = 40_000  # above so many, half as many of one image
 # and 4 to 70 % for those that do.
 _MIN_DEVIATIONS = 3.0
 _MIN_GAIN = 0.015
+# Of the loss, of a step: far less than what must be gained.
+CHOICE_TOLERANCE = 1e-5
 _LOSS_SCALE = 2.385  # standard deviations, of Cauchy's loss: see `adjust.py`
 _MAX_RATIO = 1e3  # of an error to that, where a ray does not meet its track
 _MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
@@ -278,7 +280,7 @@ class Halves:
                 copy.cameras[key].model = camera.model
                 copy.cameras[key].params = camera.params.tolist()
             try:
-                adjust(copy, fixed=held, centres=True)
+                adjust(copy, fixed=held, centres=True, tolerance=CHOICE_TOLERANCE)
             except ReconstructionError as error:
                 logger.debug("no lens: %s", error)
                 return None

@@ -152,7 +152,13 @@ def _own_focal_length(
 ) -> float | None:
     """Pixels; None where the camera's own fits about as many points."""
     xy, points = matched_points(model, matches, image_id, enough=_ENOUGH)
-    given = model.cameras[model.images[image_id].camera_id]
+    image = model.images[image_id]
+    given = model.cameras[image.camera_id]
+    if image.has_pose:
+        there = np.asarray(given.img_from_cam(image.cam_from_world() * points))
+        held = int((np.linalg.norm(there - xy, axis=1) <= limit_px).sum())
+        if len(xy) < _needed(held):
+            return None  # so many more cannot fit
     estimation = pycolmap.AbsolutePoseEstimationOptions()
     estimation.ransac.max_error = limit_px
     estimation.ransac.random_seed = image_id

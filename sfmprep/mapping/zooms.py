@@ -23,7 +23,7 @@ from scipy.spatial.transform import Rotation
 from sfmprep.errors import ReconstructionError
 from sfmprep.mapping.adjust import adjust, cameras_in
 from sfmprep.mapping.focal_length import with_focal_length
-from sfmprep.mapping.lens_choice import Halves
+from sfmprep.mapping.lens_choice import CHOICE_TOLERANCE, Halves
 from sfmprep.types import Float64
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def find_two_zooms(
         two = [with_two_cameras(half, key, groups[1]) for half in halves.models]
         try:
             for half in two:
-                adjust(half, centres=True)
+                adjust(half, centres=True, tolerance=CHOICE_TOLERANCE)
         except ReconstructionError as error:
             logger.debug("no second zoom: %s", error)
             continue
