@@ -145,7 +145,13 @@ def _with_told_centres(
     step = {key: _centre(moved.cameras[key]) - old[key] for key in free}
     least = _losses(moved, loss_scale)
     share = {key: np.zeros(2) for key in free}
+    enough = {
+        key: _LEAST_OFFSET * max(model.cameras[key].width, model.cameras[key].height)
+        for key in free
+    }
     for axis in range(2):
+        if all(abs(step[key][axis]) <= enough[key] for key in free):
+            continue  # no share of it is enough
         back = np.arange(2) == axis
         without = _with_centres(
             moved, {key: old[key] + step[key] * ~back for key in free}, loss_scale
@@ -164,7 +170,7 @@ def _with_told_centres(
             fall = (before - after) * count / max(after, 1e-12) / _OVERDISPERSION
             prior = max(fall, 0.0) * (_PRIOR_DEVIATION * size.max()) ** 2
             part = prior / max(prior + step[key][axis] ** 2, 1e-12)
-            is_large = abs(part * step[key][axis]) > _LEAST_OFFSET * size.max()
+            is_large = abs(part * step[key][axis]) > enough[key]
             if is_large and fall > _MIN_DEVIATIONS**2:
                 share[key][axis] = part
     logger.debug("principal points take shares of their steps: %s", share)
