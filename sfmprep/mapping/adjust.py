@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from statistics import NormalDist
 from typing import Literal, cast
 
 import numpy as np
@@ -28,7 +29,10 @@ _PRIOR_DEVIATION = 0.01
 # Residuals are not independent: principal points that are known (fountain-P11,
 # Herz-Jesus-P8, fox, whole and thinned) were missed by three times what they promise.
 _OVERDISPERSION = 9.0
-_MIN_DEVIATIONS = 2.0  # by which a step must be told
+# By chance one of all principal points moves as seldom as one alone at two deviations.
+_CHANCE = 0.0455
+# Of a camera whose principal point moves: with fewer, turns of its images do the same.
+_MIN_IMAGES_OF_CENTRE = 3
 _MAX_OFFSET = 0.1  # of the side of the image
 # Of the longer side: by 0.13 to 0.2 % known principal points were missed whatever the
 # number of points, for keypoints err systematically (the same three, and the demo).
@@ -65,9 +69,10 @@ def refine_model(
     of 1 % of the image's longer side and the deviation e of the estimate, which is how
     far that is by the root of how much the squared errors of the camera (with `robust`,
     their loss) fall on it, in units of nine times their mean. So one that is told well
-    moves to where it is told. One stays that is told by less than two deviations, that
-    would move by less than 0.25 % of the longer side, which is what keypoints err by,
-    or be more than a tenth of the image's side from the middle.
+    moves to where it is told. One stays that is told by less than two deviations, or
+    more where several cameras ask, that would move by less than 0.25 % of the longer
+    side, which is what keypoints err by, or be more than a tenth of the image's side
+    from the middle; and those of cameras of one or two images do.
 
     Args:
         model: It stays as it is.
@@ -89,6 +94,7 @@ def refine_model(
         return model
     if when == "auto":
         held |= cameras_in(model).keys() & set(known_centres)
+        held |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
     if held >= cameras_in(model).keys():
         return model
     moved = pycolmap.Reconstruction(model)
@@ -103,7 +109,7 @@ def _with_lenses(
 ) -> tuple[pycolmap.Reconstruction, set[int]]:
     """An adjusted copy, and the cameras whose lens would not be one any more: held."""
     before = model
-    held = _cameras_of_few(model) & {
+    held = _cameras_of_fewer(model, _MIN_IMAGES) & {
         key for key in cameras_in(model) if _is_held_back(model.cameras[key])
     }
     while True:
@@ -144,6 +150,7 @@ def _with_told_centres(
     old = {key: _centre(model.cameras[key]) for key in free}
     step = {key: _centre(moved.cameras[key]) - old[key] for key in free}
     least = _losses(moved, loss_scale)
+    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(len(free), 1))
     share = {key: np.zeros(2) for key in free}
     enough = {
         key: _LEAST_OFFSET * max(model.cameras[key].width, model.cameras[key].height)
@@ -171,7 +178,7 @@ def _with_told_centres(
             prior = max(fall, 0.0) * (_PRIOR_DEVIATION * size.max()) ** 2
             part = prior / max(prior + step[key][axis] ** 2, 1e-12)
             is_large = abs(part * step[key][axis]) > enough[key]
-            if is_large and fall > _MIN_DEVIATIONS**2:
+            if is_large and fall > deviations**2:
                 share[key][axis] = part
     logger.debug("principal points take shares of their steps: %s", share)
     if not any(each.any() for each in share.values()):
@@ -228,8 +235,8 @@ def cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
     return counts
 
 
-def _cameras_of_few(model: pycolmap.Reconstruction) -> set[int]:
-    return {key for key, n in cameras_in(model).items() if n < _MIN_IMAGES}
+def _cameras_of_fewer(model: pycolmap.Reconstruction, images: int) -> set[int]:
+    return {key for key, count in cameras_in(model).items() if count < images}
 
 
 def noise_px(model: pycolmap.Reconstruction) -> float:
