@@ -62,6 +62,7 @@ class Film:
     num_located: int = 0  # frames that are used and have a position by it
     subtitles_fault: str | None = None  # why it is of no use
     hdr: str | None = None  # how it says to be HDR
+    is_flat: bool = False  # whether light of HDR was taken for that of other films
 
     @property
     def num_cuts(self) -> int:
@@ -110,10 +111,16 @@ class Film:
         if self.hdr is not None:
             stem = PurePosixPath(self.name).stem
             source, target = map(shlex.quote, (self.name, f"{stem}-sdr.mp4"))
+            lost = (
+                "its colours are taken without tone mapping, so what is trained looks"
+                " flat"
+                if self.is_flat
+                else "what is brighter than white paper, such as lamps and windows, is"
+                " plain white in its frames"
+            )
             found.append(
                 Remark(
-                    f"{self.name} is HDR ({self.hdr}): its colours are taken without"
-                    " tone mapping, so what is trained looks flat; poses do not mind.",
+                    f"{self.name} is HDR ({self.hdr}): {lost}; poses do not mind.",
                     "For the colours of a player convert it first, for example: ffmpeg"
                     f" -i {source} -vf {_TO_SDR} {target} (an FFmpeg with zscale), and"
                     " give that film in place of this one.",

@@ -1,13 +1,16 @@
 """Films: their frames one after the other, upright and with their times.
 
 OpenCV decodes them, whose wheels bring an FFmpeg under the LGPL. It turns frames as the
-film's rotation says, and colours of 10 bits become 8.
+film's rotation says, and colours of 10 bits become 8. Since 4.13 colours follow the
+film's tags; what earlier versions do, as nerfstudio pins one, is made good here, but
+for the tones of HDR.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
+import struct
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,12 @@ _MAX_INDEX_BYTES = 1 << 26
 # Transfer characteristics by which a film holds more light than 8 bits show:
 # Recommendation ITU-T H.273, table 3
 _HDR = {16: "PQ", 18: "HLG"}
+# Shares of red and blue in the luma, by matrix coefficients: H.273, table 4
+_LUMA = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}
+_LUMA_OF_SD = (0.299, 0.114)
+# Measured with 4.10, 4.12, 4.13 and 5.0: until then each film is decoded as SD is, and
+# HDR as if it were none; from then on HDR becomes sRGB up to the light of white paper.
+_FOLLOWS_TAGS = (4, 13)
 _FALLBACK_RATE = 30.0  # frames a second, where a film has no times of its own
 
 
@@ -86,6 +95,7 @@ def read_frames(
     capture = _open(path)
     rate = capture.get(cv2.CAP_PROP_FPS)
     step = 1 / (rate if 0 < rate < 1000 else _FALLBACK_RATE)
+    corrected = correction(colours_of(path))
 
     def read_one(is_passed: bool) -> tuple[NDArray[np.uint8] | None, float]:
         is_there = capture.grab()
@@ -93,6 +103,8 @@ def read_frames(
         pixels = np.empty((0, 0, 3), np.uint8)
         if is_there and not is_passed:
             is_there, pixels = capture.retrieve()
+            if is_there and corrected is not None:
+                pixels = cv2.transform(pixels, corrected).astype(np.uint8)
         return (np.asarray(pixels, np.uint8) if is_there else None), seconds
 
     number, last = 0, -step
@@ -165,8 +177,21 @@ def read_index(path: Path) -> bytes | None:
         return None  # whoever decodes it says what is wrong
 
 
-def hdr_of(path: Path) -> str | None:
-    """How an MP4 or MOV film says to be HDR, `PQ` or `HLG`; None where it does not.
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """What a film says of its colours, by the numbers of H.273."""
+
+    transfer: int
+    matrix: int
+
+    @property
+    def hdr(self) -> str | None:
+        """`PQ` or `HLG` where it is HDR."""
+        return _HDR.get(self.transfer)
+
+
+def colours_of(path: Path) -> Colours | None:
+    """What an MP4 or MOV film says of its colours; None where it says nothing.
 
     By the box `colr` of its pictures: ISO/IEC 14496-12, and QuickTime's `nclc`.
     """
@@ -174,9 +199,33 @@ def hdr_of(path: Path) -> str | None:
     for head in (b"colrnclx", b"colrnclc"):
         # primaries, transfer and matrix follow, two bytes each
         if (place := index.find(head)) >= 0:
-            start = place + len(head) + 2
-            return _HDR.get(int.from_bytes(index[start : start + 2]))
+            start = place + len(head)
+            numbers = struct.unpack(">3H", index[start : start + 6].ljust(6, b"\0"))
+            return Colours(transfer=numbers[1], matrix=numbers[2])
     return None
+
+
+def follows_tags() -> bool:
+    """Whether OpenCV decodes colours as a film says that they are."""
+    import cv2
+
+    return tuple(map(int, cv2.__version__.split(".")[:2])) >= _FOLLOWS_TAGS
+
+
+def correction(colours: Colours | None) -> NDArray[np.float64] | None:
+    """What BGR that was decoded as of SD is to be multiplied by, [3, 3]; None for 1."""
+    if colours is None or colours.matrix not in _LUMA or follows_tags():
+        return None
+    return np.linalg.inv(_ycc_from_bgr(*_LUMA[colours.matrix])) @ _ycc_from_bgr(
+        *_LUMA_OF_SD
+    )
+
+
+def _ycc_from_bgr(red: float, blue: float) -> NDArray[np.float64]:
+    luma = np.array([blue, 1 - red - blue, red])
+    of_blue = (np.array([1, 0, 0]) - luma) / (2 * (1 - blue))
+    of_red = (np.array([0, 0, 1]) - luma) / (2 * (1 - red))
+    return np.stack([luma, of_blue, of_red])
 
 
 def _find_index(file: BinaryIO) -> bytes | None:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmprep.capture.developed import Film
-from sfmprep.capture.film import Frame, hdr_of, read_frames, read_header
+from sfmprep.capture.film import (
+    Frame,
+    colours_of,
+    follows_tags,
+    read_frames,
+    read_header,
+)
 from sfmprep.capture.flight import Flight, read_flight, read_flight_inside
 from sfmprep.capture.keyframes import (
     Chooser,
@@ -70,7 +76,7 @@ def take_frames(
         StoreError: the frames cannot be written.
         DeviceError: the flow does not fit into the memory of the device.
     """
-    header = read_header(path)
+    header, colours = read_header(path), colours_of(path)
     flight, fault = _flight(path, subtitles)
     located: set[str] = set()
     part = folder / f"{place}.part"
@@ -143,7 +149,8 @@ def take_frames(
         subtitles=subtitles.name if subtitles else (flight.name if flight else None),
         num_located=len(located & left),
         subtitles_fault=fault,
-        hdr=hdr_of(path),
+        hdr=colours.hdr if colours else None,
+        is_flat=not follows_tags(),
     )
 
 

@@ -24,6 +24,7 @@ from tests.bench.scoreboard.play import Settings, play, read_rows
 from tests.bench.scoreboard.process import run_measured
 from tests.bench.scoreboard.scenes import Scene, prepare, rendered
 from tests.bench.scoreboard.tools import TOOLS
+from tests.bench.scoreboard.worse import make_worse, night, shaken, two_lights
 
 ENTRY = {"K": [[800, 0, 320], [0, 800, 240], [0, 0, 1]], "width": 640, "height": 480}
 POSES = (
@@ -255,3 +256,21 @@ def test_tables_without_rows_or_marks_are_refused(tmp_path: Path) -> None:
         table.write([], readme, tmp_path / "page.md")
     with pytest.raises(ValueError, match="lacks the lines"):
         table.write([row("a", "colmap")], readme, tmp_path / "page.md")
+
+
+@pytest.mark.parametrize("change", [night, two_lights, shaken])
+def test_worse_light_is_the_same_each_time_and_leaves_some_as_they_are(
+    change: Callable[..., NDArray[np.float64]], tmp_path: Path
+) -> None:
+    texture = np.random.default_rng(1).uniform(40, 250, (60, 80, 3)).astype(np.uint8)
+    found = []
+    for turn in ("a", "b"):
+        (tmp_path / turn).mkdir()
+        for name in ("0.png", "1.png"):
+            cv2.imwrite(str(tmp_path / turn / name), texture)
+        make_worse(tmp_path / turn, change)
+        found.append([cv2.imread(str(tmp_path / turn / n)) for n in ("0.png", "1.png")])
+    assert np.array_equal(found[0], found[1])
+    first, second = (np.abs(image.astype(int) - texture).mean() for image in found[0])
+    assert second > 10
+    assert first > 10 if change is night else first == 0

@@ -15,7 +15,14 @@ import pytest
 
 from sfmprep.capture import frames as frames_module
 from sfmprep.capture.developed import Film
-from sfmprep.capture.film import Frame, hdr_of, read_frames, read_header
+from sfmprep.capture.film import (
+    Colours,
+    Frame,
+    colours_of,
+    correction,
+    read_frames,
+    read_header,
+)
 from sfmprep.capture.frames import frame_name, take_frames
 from sfmprep.capture.keyframes import (
     Chooser,
@@ -524,19 +531,62 @@ def tell_colours(path: Path, kind: bytes, transfer: int) -> None:
         (b"nclx", 16, "PQ"),
         (b"nclc", 18, "HLG"),
         (b"nclx", 1, None),
-        (b"prof", 18, None),
     ],
 )
-def test_film_says_to_be_hdr(
+def test_film_says_what_its_colours_are(
     kind: bytes, transfer: int, expected: str | None, tmp_path: Path
 ) -> None:
     path = write_film(tmp_path / "a.mp4", [WALK.at(10)] * 2)
-    assert hdr_of(path) is None
+    assert colours_of(path) is None
     tell_colours(path, kind, transfer)
-    assert hdr_of(path) == expected
+    assert colours_of(path) == Colours(transfer=transfer, matrix=9)
+    assert Colours(transfer=transfer, matrix=9).hdr == expected
 
 
-def test_hdr_film_is_named_with_the_command_that_converts_it(tmp_path: Path) -> None:
+def test_profile_tells_no_colours(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a.mp4", [WALK.at(10)] * 2)
+    tell_colours(path, b"prof", 18)
+    assert colours_of(path) is None
+
+
+@pytest.mark.parametrize(("version", "is_left"), [("4.10.0", False), ("4.13.0", True)])
+def test_opencv_that_takes_every_film_for_sd_is_corrected(
+    version: str, is_left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "__version__", version)
+    found = correction(Colours(transfer=1, matrix=1))
+    assert (found is None) == is_left
+    assert correction(Colours(transfer=6, matrix=6)) is None
+    assert correction(None) is None
+    if found is not None:
+        # Measured: what OpenCV 4.10 and 4.12 make of an H.264 film that is tagged as
+        # BT.709, of RGB 200 50 50, 50 200 50, 50 50 200 and grey 180.
+        seen = np.array(
+            [[[186, 32, 50], [61, 224, 54], [50, 38, 193], [180, 180, 180]]], np.uint8
+        )
+        true = np.array([[200, 50, 50], [50, 200, 50], [50, 50, 200], [180] * 3])
+        mended = cv2.transform(seen[..., ::-1], found)[0, :, ::-1]
+        assert np.abs(mended.astype(int) - true).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("version", "lost"),
+    [
+        (
+            "5.0.0",
+            "what is brighter than white paper, such as lamps and windows, is plain"
+            " white in its frames",
+        ),
+        (
+            "4.10.0",
+            "its colours are taken without tone mapping, so what is trained looks flat",
+        ),
+    ],
+)
+def test_hdr_film_is_named_with_the_command_that_converts_it(
+    version: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "__version__", version)
     path = write_film(tmp_path / "a b.mov", [WALK.at(2 * k) for k in range(60)])
     tell_colours(path, b"nclx", 18)
     film = take_frames(
@@ -545,8 +595,7 @@ def test_hdr_film_is_named_with_the_command_that_converts_it(tmp_path: Path) -> 
     assert Film.from_json(film.to_json()) == film
     assert film.remarks() == [
         (
-            "a b.mov is HDR (HLG): its colours are taken without tone mapping, so what"
-            " is trained looks flat; poses do not mind.",
+            f"a b.mov is HDR (HLG): {lost}; poses do not mind.",
             "For the colours of a player convert it first, for example: ffmpeg -i"
             " 'a b.mov' -vf zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
             "tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"

@@ -19,6 +19,13 @@ from tests.bench.scoreboard.rendered import (
     fourfold_house,
     twin_fronts,
 )
+from tests.bench.scoreboard.worse import (
+    Change,
+    make_worse,
+    night,
+    shaken,
+    two_lights,
+)
 from tests.bench.shared import scene_folder
 
 Maker = Callable[[Path], object]
@@ -67,6 +74,16 @@ def rendered(name: str, make: Maker, *, film: bool = False) -> Scene:
     return Scene(name, make, film=film)
 
 
+def worse(name: str, how: str, change: Change) -> Scene:
+    """A shared scene in worse light, or shaken: see `worse.py`."""
+
+    def make(folder: Path) -> None:
+        shared(name).make(folder)
+        make_worse(folder / "images", change)
+
+    return Scene(f"{name}-{how}", make)
+
+
 def write_frames(video: Path, folder: Path) -> None:
     """All frames of a film, as JPEG of quality 95."""
     folder.mkdir(parents=True)
@@ -85,6 +102,15 @@ WHOLE = (
     shared("rotation-kayak7", only_turns=True),
     shared("tum-fr2-desk20"),
     shared("chair21"),
+    *(
+        worse(name, how, change)
+        for name in ("Herz-Jesus-P8", "fountain-P11")
+        for how, change in (
+            ("night", night),
+            ("two-lights", two_lights),
+            ("shaken", shaken),
+        )
+    ),
     rendered("courtyard", render_demo_scene),
     rendered("courtyard-lens", courtyard_ordinary_lens),
     rendered("courtyard-wide-lens", courtyard_wide_lens),

@@ -27,7 +27,9 @@ references of `fox`, `buddha67` and `beer-video71` are themselves estimates, by 
 (`fox`, `beer-video71`) and AliceVision; that of `beer-video71`, a can with two equal
 fronts, lays one half of the walk on the other (see `repeats.md`), so that a right model
 loses by it; that of `tum-fr2-desk20` is off in time. In
-`rotation-kayak7` the camera only turns: no image registered is right. Memory is the
+`rotation-kayak7` the camera only turns: no image registered is right. `-night`,
+`-two-lights` and `-shaken` are photographs of a scene made worse (`worse.py` says how),
+without EXIF. Memory is the
 largest sum over all processes of a run. Every run is the default of its tool, from
 nothing, in a process of its own. COLMAP's default is a camera for each image; with one
 camera it is told that all have the same. sfmprep without downloads is the same command
