@@ -110,9 +110,8 @@ def add(
         bool,
         tyro.conf.FlagCreatePairsOff,
         arg(
-            help="Adjust earlier poses and cameras too, to what all photographs tell:"
-            " as exact as all at once. What was trained with them has to be trained"
-            " again.",
+            help="Adjust earlier poses and cameras too, to what all photographs tell."
+            " What was trained with them has to be trained again.",
         ),
     ] = False,
     device: Device = "auto",
