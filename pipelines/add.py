@@ -2,7 +2,8 @@
 
 Features and matches are added to those that are there, and the new photographs are
 registered in the largest model. Its poses, its cameras and the world of the dataset
-stay, so what was made with them, such as a splat, goes on being right.
+stay, so what was made with them, such as a splat, goes on being right. Or, where that
+is asked for, all of it is adjusted with what the new ones tell.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sfmprep.errors import ConfigError, StoreError
 from sfmprep.export.install import WORLD
 from sfmprep.export.place import GEOREFERENCE
 from sfmprep.files import read_table
+from sfmprep.mapping.add import Moved, bring_back
 from sfmprep.mapping.database import remove_database
 from sfmprep.mapping.models import read_packed, write_packed
 from sfmprep.mapping.trust import Trust, consistency_of
@@ -43,7 +45,7 @@ from sfmprep.pipelines.reporting import timed
 from sfmprep.pipelines.run import Run, open_run
 from sfmprep.pipelines.workspace import Workspace
 from sfmprep.progress import Progress, silent
-from sfmprep.report.schema import Report
+from sfmprep.report.schema import Added, Report
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ def add_photographs(
     out: Path,
     recipe: Recipe,
     *,
+    adjust: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Report:
@@ -62,6 +65,9 @@ def add_photographs(
         source: The folder that the dataset was made from, with the new photographs.
         out: The output folder of a finished run.
         recipe: That of this run.
+        adjust: Whether all of the largest model is adjusted with them, as if they had
+            been there from the beginning, and brought back to where it was; then none
+            needs to be new.
         device: Where networks run.
         progress: Wraps the loops.
 
@@ -112,26 +118,36 @@ def add_photographs(
         posed = [{m.images[key].name for key in m.reg_image_ids()} for m in models]
         earlier = _earlier_pairs(run)
         before = {name for pair in earlier for name in pair}.union(*posed)
-        if not (new := set(images.names) - before):
+        new = set(images.names) - before
+        if not new and not adjust:
             raise ConfigError(
                 f"{source} holds no photograph that is not in {out} already. Put the"
                 " new ones into that folder."
             )
-        logger.info("%d new photographs, such as %s", len(new), min(new))
+        if new:
+            logger.info("%d new photographs, such as %s", len(new), min(new))
+        finished = models[0]
         with process_ahead():
             undecoded = _fill_database(run, earlier, seconds, device, progress)
             with timed(seconds, "map"):
-                _register(run, models, progress)
+                _register(run, models, adjust, progress)
                 models = read_packed(run.workspace.mapped)
                 models = map_stages.hold_rigs(
-                    run, models, settled=posed, progress=progress
+                    run,
+                    models,
+                    settled=[set(), *posed[1:]] if adjust else posed,
+                    progress=progress,
                 )
+                moved = bring_back(models[0], finished) if adjust else None
                 models = map_stages.set_outliers_aside(run, models)
         with timed(seconds, "export"):
             export_models(run, models, world=world, device=device, progress=progress)
         with open_keypoints(run) as features:
             return reporting.write_report(
-                *(run, models, features), unreadable=undecoded, seconds=seconds
+                *(run, models, features),
+                unreadable=undecoded,
+                seconds=seconds,
+                added=_added(finished, models[0], moved),
             )
 
 
@@ -168,7 +184,7 @@ def _earlier_pairs(run: Run) -> Pairs:
 
 
 def _register(
-    run: Run, models: list[pycolmap.Reconstruction], progress: Progress
+    run: Run, models: list[pycolmap.Reconstruction], adjust: bool, progress: Progress
 ) -> None:
     """Makes all artefacts of mapping of the finished models and the new images."""
     place = run.workspace
@@ -181,6 +197,7 @@ def _register(
             *(add_into, place.mapped, finished, trust, run.ledger.file("database")),
             *(run.images, run.recipe),
             reduction_scales(run.images, run.recipe.features.max_size),
+            adjust,
             progress=progress,
         )
     finally:
@@ -203,6 +220,28 @@ def _register(
         run.begin("refine")
         shutil.copyfile(place.mapped, place.refined)
         run.finish("refine")
+
+
+def _added(
+    earlier: pycolmap.Reconstruction,
+    now: pycolmap.Reconstruction,
+    moved: Moved | None,
+) -> Added:
+    """What the report says of it."""
+    before = {earlier.images[key].name for key in earlier.reg_image_ids()}
+    after = {now.images[key].name for key in now.reg_image_ids()}
+    turned, shifted = (
+        ([0.0], [0.0]) if moved is None else (moved.rotation_deg, moved.share)
+    )
+    return Added(
+        num_earlier=len(before),
+        num_added=len(after - before),
+        is_adjusted=moved is not None,
+        median_rotation_deg=float(np.median(turned)),
+        max_rotation_deg=float(np.max(turned)),
+        median_share=float(np.median(shifted)),
+        max_share=float(np.max(shifted)),
+    )
 
 
 def _world(out: Path) -> WorldFrame:

@@ -25,7 +25,7 @@ from sfmprep.executors.protocol import Executor, Shards
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.read import read_poses
-from sfmprep.mapping.add import add_images
+from sfmprep.mapping.add import add_images, adjust_whole
 from sfmprep.mapping.adjust import refine_model
 from sfmprep.mapping.database import write_errors
 from sfmprep.mapping.from_poses import map_from_poses, map_from_start
@@ -200,23 +200,34 @@ def add_into(
     images: ImageSet,
     recipe: Recipe,
     scales: Scales,
+    adjust: bool,
     *,
     progress: Progress = silent,
 ) -> None:
     """Adds images to the models of an archive, into another.
 
+    With `adjust`, all of the largest is then adjusted, and lies where that leaves it.
+
     Raises:
-        SfmprepError: see `add_images`, `read_packed`, `Trust` and `write_packed`.
+        SfmprepError: see `add_images`, `adjust_whole`, `read_packed`, `Trust` and
+            `write_packed`.
     """
 
     def add(reduced: Path, folder: Path) -> list[pycolmap.Reconstruction]:
-        return add_images(
+        largest, *others = add_images(
             *(read_packed(finished), reduced, images, folder, recipe.mapping),
             cameras=recipe.database,
             scales=scales,
             seed=recipe.seed,
             progress=progress,
         )
+        if adjust:
+            largest = adjust_whole(
+                *(largest, recipe.mapping, recipe.database),
+                given=given_cameras(recipe.known_poses, images),
+                robust=recipe.refinement is not None,
+            )
+        return [largest, *others]
 
     _without_left_out(packed, database, trust, add)
 

@@ -35,7 +35,7 @@ from sfmprep.pipelines.run import Run
 from sfmprep.report.collect import collect_report
 from sfmprep.report.page import write_page
 from sfmprep.report.reasons import UNREADABLE
-from sfmprep.report.schema import PairWay, Report, Rung
+from sfmprep.report.schema import Added, PairWay, Report, Rung
 from sfmprep.stores.tables import FeatureStore
 from sfmprep.types import Pair
 
@@ -75,6 +75,7 @@ def write_report(
     unreadable: Mapping[str, str],
     seconds: Mapping[str, float],
     failure: str | None = None,
+    added: Added | None = None,
 ) -> Report:
     """Writes report.json and report.html, also of a run that found no model.
 
@@ -88,6 +89,7 @@ def write_report(
         unreadable: Images that could not be decoded, and why.
         seconds: Wall-clock time of each step of this run.
         failure: Why there is no model or no dataset, where that is known.
+        added: What joined a finished result; None where nothing did.
     """
     images, recipe, workspace = run.images, run.recipe, run.workspace
     seconds = _seconds(run, seconds)
@@ -123,6 +125,7 @@ def write_report(
         pose_changes=PoseChanges.read(workspace.pose_changes)
         if models and recipe.known_poses is not None
         else None,
+        added=added,
         num_dataset_points=num_dataset_points,
         folders=datasets_below(workspace.out) if world else {},
         failure=failure,
@@ -156,6 +159,7 @@ def write_report_again(
     """
     old = read_table(run.workspace.report)  # also one of an earlier version
     with as_written(run.workspace.report):
+        added = Added(**old["added"]) if old.get("added") else None
         unreadable = {
             image["name"]: image["reason"].removeprefix(UNREADABLE)
             for image in old.get("images", ())
@@ -166,6 +170,7 @@ def write_report_again(
         unreadable=unreadable,
         seconds=old.get("seconds", {}),
         failure=_failure_again(run, old, has_models=bool(models), missing=missing),
+        added=added if models else None,
     )
 
 

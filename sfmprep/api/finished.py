@@ -19,16 +19,20 @@ def add_photographs(
     folder: str | Path,
     out: str | Path,
     *,
+    adjust: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Report:
     """Registers photographs that were put into a folder since its dataset was made.
 
-    Poses, cameras and world of what is there stay as they are, as `sfmprep add` does.
+    Poses, cameras and world of what is there stay as they are, as `sfmprep add` does;
+    with `adjust` the world does.
 
     Args:
         folder: What the dataset was made from, with the new photographs.
         out: The folder of that dataset, with its `work`.
+        adjust: Whether earlier poses and cameras are adjusted too, as if all
+            photographs had been there at once; then none needs to be new.
         device: As in `extract`.
         progress: Wraps the loops; tqdm fits.
 
@@ -44,6 +48,7 @@ def add_photographs(
         raise ConfigError(f"{out} is not an output of sfmprep: it has no recipe.yaml.")
     return pipeline_of_add.add_photographs(
         *(Path(folder), Path(out), read_resolved(recipe)),
+        adjust=adjust,
         device=pick_device(device),
         progress=progress,
     )

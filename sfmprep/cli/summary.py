@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfmprep.report import added
 from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import Finding, Report
 from sfmprep.report.thresholds import check_thresholds
@@ -65,6 +66,8 @@ def print_report(report: Report, out: Path) -> None:
         show(f"{agrees} of {out_of} agree with the poses")
     if report.given_poses:
         show(moved(report.given_poses))
+    if report.added and (told := added.moved(report.added)):
+        show(told)
     show(f"features: {report.frontend}")
     _print_rungs(report)
     for finding in report.warnings:

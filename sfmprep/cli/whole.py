@@ -106,12 +106,20 @@ def add(
     out: Out,
     options: WithMasks = MaskOptions(),  # noqa: B008
     *,
+    adjust: Annotated[
+        bool,
+        tyro.conf.FlagCreatePairsOff,
+        arg(
+            help="Adjust earlier poses and cameras too, to what all photographs tell."
+            " What was trained with them has to be trained again.",
+        ),
+    ] = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> int:
     """Add photographs, put into IMAGES since, to the finished dataset in OUT.
 
-    Poses, cameras and world of what is there stay as they are.
+    Poses, cameras and world of what is there stay as they are; with --adjust the world.
     """
     expect_no_cluster(options, "`sfmprep add`")
     loaded = begin(images, out, options)
@@ -120,6 +128,7 @@ def add(
 
     found = add_photographs(
         *(images, out, loaded),
+        adjust=adjust,
         device=pick_device(device),
         progress=options.progress(loaded),
     )

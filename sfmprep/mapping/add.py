@@ -1,19 +1,32 @@
-"""Further photographs in a finished model, whose poses and cameras stay as they are."""
+"""Further photographs in a finished model, whose poses and cameras stay as they are.
+
+Or all of it is adjusted with them, and brought back to where it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.mapping.adjust import cameras_in, refine_model
+from sfmprep.mapping.alignment import align
 from sfmprep.mapping.carry_over import carry_over, open_cache
+from sfmprep.mapping.given_cameras import with_known_centre, with_known_params
+from sfmprep.mapping.lens_choice import choose_lenses
 from sfmprep.mapping.mapper import prepared
 from sfmprep.mapping.runs import map_incrementally, sorted_models
 from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
+from sfmprep.types import Float64
+
+_MIN_FOR_FRAME = 2  # poses that have a scale
 
 
 def add_images(
@@ -60,5 +73,97 @@ def add_images(
         start = carry_over(largest, cache, same_rows=True)
         known = {start.images[key].camera_id for key in start.reg_image_ids()}
         names = sorted(image.name for image in cache.images.values())
-        (grown,) = map_incrementally(run, onwards=start, names=names, fixed=known)
+        grown = start
+        if start.num_reg_images() < len(names):
+            (grown,) = map_incrementally(run, onwards=start, names=names, fixed=known)
         return sorted_models([grown, *models[1:]])
+
+
+def adjust_whole(
+    model: pycolmap.Reconstruction,
+    config: MappingConfig,
+    cameras: DatabaseConfig,
+    *,
+    given: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
+    robust: bool = False,
+) -> pycolmap.Reconstruction:
+    """Returns a copy of a model whose poses, points and cameras all its images tell.
+
+    Lens models are chosen, and principal points searched from the middle of the image,
+    as if all images had been there at once: where fewer did not tell them, they were
+    left at what more of them contradict.
+
+    Args:
+        model: It stays as it is.
+        config: When principal points move.
+        cameras: What is known of cameras and may be refined.
+        given: Cameras that came with given poses, by image name.
+        robust: Whether keypoints were refined; see `refine_model`.
+
+    Raises:
+        ReconstructionError: see `refine_model`.
+    """
+    known = with_known_centre(model, cameras, given)
+    whole = pycolmap.Reconstruction(model)
+    if cameras.refine == "all" and config.refine_principal_point == "auto":
+        for key in cameras_in(whole).keys() - known:
+            camera = whole.cameras[key]
+            params = np.array(camera.params)
+            middle = [camera.width / 2, camera.height / 2]
+            params[list(camera.principal_point_idxs())] = middle
+            camera.params = params.tolist()
+    if cameras.refine == "all" and cameras.camera_model == "auto":
+        whole = choose_lenses(whole, with_known_params(whole, cameras))
+    return refine_model(
+        *(whole, config), refine=cameras.refine, robust=robust, known_centres=known
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moved:
+    """By how much poses moved, one entry an image."""
+
+    rotation_deg: Float64  # [N]
+    share: Float64  # [N] of the distance of the farthest camera from their middle
+
+
+def bring_back(
+    model: pycolmap.Reconstruction, earlier: pycolmap.Reconstruction
+) -> Moved:
+    """Moves a model in place to where an earlier one lies, by the poses of both.
+
+    The similarity is that of most poses (see `align`). Fewer than two poses in both,
+    or poses on one spot, have no scale: then nothing moves.
+
+    Args:
+        model: Of images that the earlier one has a pose of, and others.
+        earlier: It stays as it is.
+
+    Returns:
+        What poses of the earlier model differ by after that.
+    """
+    names = {model.images[key].name for key in model.reg_image_ids()}
+    both = [
+        image.name
+        for image in sorted(earlier.images.values(), key=lambda image: image.name)
+        if image.has_pose and image.name in names
+    ]
+    (rotations, centres), given = _poses(model, both), _poses(earlier, both)
+    middle = np.median(given[1], axis=0) if both else np.zeros(3)
+    extent = float(np.linalg.norm(given[1] - middle, axis=1).max(initial=0))
+    if len(both) < _MIN_FOR_FRAME or not extent:
+        return Moved(rotation_deg=np.zeros(len(both)), share=np.zeros(len(both)))
+    found = align((rotations, centres), given)
+    model.transform(found.given_from_own)
+    return Moved(rotation_deg=found.rotation_off_deg, share=found.position_off / extent)
+
+
+def _poses(
+    model: pycolmap.Reconstruction, names: Sequence[str]
+) -> tuple[Float64, Float64]:
+    """Rotations [N, 3, 3] camera from world, and centres [N, 3]."""
+    of = {image.name: image for image in model.images.values()}
+    images = [of[name] for name in names]
+    rotations = [image.cam_from_world().rotation.matrix() for image in images]
+    centres = [image.projection_center() for image in images]
+    return np.reshape(rotations, (-1, 3, 3)), np.reshape(centres, (-1, 3))

@@ -42,6 +42,7 @@ from sfmprep.report.given_poses import given_poses, of_given_poses
 from sfmprep.report.measure import ModelMeasure, measure_model
 from sfmprep.report.reasons import explain_images
 from sfmprep.report.schema import (
+    Added,
     Capture,
     Consistency,
     Contradiction,
@@ -85,6 +86,7 @@ def collect_report(
     next_steps: Sequence[str],
     trust: Trust | None = None,
     pose_changes: PoseChanges | None = None,
+    added: Added | None = None,
     num_dataset_points: int | None = None,
     pair_ways: Sequence[PairWay] = (),
     rungs: Sequence[Rung] = (),
@@ -112,6 +114,7 @@ def collect_report(
         next_steps: What opens it, if it is worth that.
         trust: How far the pairs and the first model agree; None without a model.
         pose_changes: What became of given poses; None where there were none.
+        added: What joined a finished result; None where nothing did.
         num_dataset_points: Points that training starts from, where there is a dataset.
         folders: Datasets of models beside the first, by the model's number.
         failure: Why there is no model or no dataset, where that is known.
@@ -204,6 +207,7 @@ def collect_report(
         contradictions=contradictions,
         consistency=consistency,
         given_poses=given,
+        added=added,
         residuals=measured.residuals if measured else None,
         track_lengths=measured.track_lengths if measured else None,
         angles_deg=measured.angles_deg if measured else None,

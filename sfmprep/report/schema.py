@@ -349,6 +349,26 @@ class GivenPoses(Record):
     """Images that had a pose, which nothing supports: they have none now."""
 
 
+class Added(Record):
+    """Photographs that joined a finished result."""
+
+    num_earlier: int
+    """Images that had a pose in the largest model before."""
+    num_added: int
+    """Images that have one now and had none."""
+    is_adjusted: bool
+    """Whether earlier poses and cameras were adjusted with them; else they stayed."""
+    median_rotation_deg: float
+    """By how much earlier rotations changed; 0 where they stayed."""
+    max_rotation_deg: float
+    """The largest of these."""
+    median_share: float
+    """By how much earlier positions changed, as a share of the distance of the farthest
+    camera from their middle; 0 where they stayed."""
+    max_share: float
+    """The largest of these."""
+
+
 class Histogram(Record):
     """Counts between edges."""
 
@@ -476,6 +496,8 @@ class Report(Record):
     """Null where there is no model."""
     given_poses: GivenPoses | None = None
     """Null where no poses were given, or there is no model."""
+    added: Added | None = None
+    """Null where `sfmprep add` was not the last command that made something."""
     residuals: Residuals | None
     """Null where there is no model."""
     track_lengths: Histogram | None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sfmprep.capture.developed import Film
+from sfmprep.report import added
 from sfmprep.report.given_poses import moved
 from sfmprep.report.schema import ImageReport, LookAlike, Report, Status, ViewPair
 
@@ -58,6 +59,8 @@ def facts(report: Report) -> str:
         listed.append(f"mapping: {report.mapper}")
     if report.given_poses:
         listed.append(moved(report.given_poses))
+    if report.added and (told := added.moved(report.added)):
+        listed.append(told)
     if report.world and isinstance(report.world.get("up"), str):
         listed.append(f"up: {report.world['up']}")
     return " · ".join(listed)

@@ -11,7 +11,8 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.evaluation.poses import evaluate_model
-from sfmprep.mapping.add import add_images
+from sfmprep.mapping.add import add_images, adjust_whole, bring_back
+from sfmprep.mapping.adjust import adjust
 from sfmprep.mapping.localise import Sightings, locate
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.outliers import without_images
@@ -64,6 +65,69 @@ def test_added_image_is_as_good_and_the_rest_stays(tmp_path: Path) -> None:
     assert (
         evaluate_model(after, truth).auc[1] > 0.95 * evaluate_model(whole, truth).auc[1]
     )
+
+
+def test_adjusted_model_is_what_all_images_tell(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    truth = orbit(path, lens("SIMPLE_RADIAL", 650, centre=(545, 384)), guess_px=650)
+    names = tuple(sorted(truth))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig(), num_threads=1)
+    (whole,) = map_images(
+        path, ImageSet(tmp_path, names, {}, {}), tmp_path / "a", MappingConfig()
+    )
+    (key,) = whole.cameras
+    spoiled = [660, 480, 384, *whole.cameras[key].params[3:]]
+    wrong = pycolmap.Reconstruction(whole)
+    wrong.cameras[key].params = spoiled
+    adjust(wrong, refine="none")
+    assert evaluate_model(wrong, truth).auc[1] < 50
+    told = adjust_whole(wrong, MappingConfig(), DatabaseConfig())
+    np.testing.assert_allclose(
+        told.cameras[key].params, whole.cameras[key].params, atol=0.5
+    )
+    auc = evaluate_model(told, truth).auc[1]
+    assert auc > evaluate_model(whole, truth).auc[1] - 1
+    np.testing.assert_array_equal(wrong.cameras[key].params, spoiled)
+    for known in (
+        DatabaseConfig(refine="none"),
+        DatabaseConfig(camera_model="SIMPLE_RADIAL", camera_params=[660, 480, 384, 0]),
+    ):
+        kept = adjust_whole(wrong, MappingConfig(), known).cameras[key].params
+        np.testing.assert_array_equal(kept[1:3], [480, 384])
+
+
+def test_model_is_brought_back_by_most_of_its_poses(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    truth = orbit(path, lens("SIMPLE_PINHOLE", 650), guess_px=650, is_prior=True)
+    names = tuple(sorted(truth))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig(), num_threads=1)
+    images = ImageSet(tmp_path, names, {}, {})
+    (after,) = map_images(
+        *(path, images, tmp_path / "a", MappingConfig()), cameras=CAMERAS
+    )
+    earlier = without_images(after, [names[0]])
+    turn = pycolmap.Rotation3d(np.array([0.3, -0.2, 0.1]))
+    earlier.transform(pycolmap.Sim3d(3.0, turn, np.array([5.0, 1.0, -2.0])))
+    odd = next(i for i in earlier.images.values() if i.name == names[1])
+    pose = odd.cam_from_world()
+    away = pycolmap.Rigid3d(pose.rotation, pose.translation + [2.0, 0, 0])
+    earlier.frames[odd.frame_id].set_cam_from_world(odd.camera_id, away)
+    moved = bring_back(after, earlier)
+    places = {i.name: i.projection_center() for i in after.images.values()}
+    for image in earlier.images.values():
+        if image.has_pose and image.name != odd.name:
+            np.testing.assert_allclose(
+                places[image.name], image.projection_center(), atol=1e-3
+            )
+    assert len(moved.share) == len(names) - 1
+    assert np.median(moved.share) < 1e-4 and np.argmax(moved.share) == 0
+    assert moved.share[0] > 0.05 and moved.rotation_deg.max() < 1e-2
+
+    alone = without_images(earlier, names[2:])
+    before = places[names[1]]
+    assert bring_back(after, alone).share.tolist() == [0.0]
+    image = next(i for i in after.images.values() if i.name == names[1])
+    np.testing.assert_array_equal(image.projection_center(), before)
 
 
 # ------------------------------------------------------------------- one photograph

@@ -126,9 +126,35 @@ def test_added_photograph_leaves_the_rest_as_it_is(
         )
     truth = read_reference(demo_scene / "reference.json")
     assert evaluate_model(after, truth).auc[3] > 90
-    capsys.readouterr()
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "the poses of the 7 earlier photographs stayed as these told them; `sfmprep add"
+        " --adjust` moves them to what all tell"
+    ) in said
     assert run(["status", str(images), str(out)]) == 0
     assert "would run" not in capsys.readouterr().out
+
+    # nothing is new, and all that is there is adjusted
+    world = (out / "world_from_sfm.json").read_bytes()
+    assert run(["add", str(images), str(out), "--adjust"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the poses of the 8 earlier photographs moved by " in said
+    report = json.loads((out / "report.json").read_text("utf-8"))["added"]
+    assert report["num_earlier"] == 8 and report["num_added"] == 0
+    assert 0 < report["median_share"] <= report["max_share"] < 0.05
+    assert 0 < report["median_rotation_deg"] <= report["max_rotation_deg"] < 1
+    assert (out / "world_from_sfm.json").read_bytes() == world
+    adjusted = pycolmap.Reconstruction(out / "sparse" / "0")
+    assert adjusted.num_reg_images() == 8
+    extent = np.ptp(list(places.values()), axis=0).max()
+    for image in adjusted.images.values():
+        off = np.linalg.norm(image.projection_center() - places[image.name])
+        assert off < 0.05 * extent
+    assert evaluate_model(adjusted, truth).auc[3] > 90
+    assert run(["status", str(images), str(out)]) == 0
+    assert "would run" not in capsys.readouterr().out
+    assert run(["report", str(images), str(out)]) == 0
+    assert "8 earlier photographs moved" in " ".join(capsys.readouterr().out.split())
 
     # a folder of an earlier sfmprep lacks what the models are worth
     for verdict in (out / "work").glob("*_consistency.json"):

@@ -65,3 +65,11 @@ def test_known_poses_and_photographs_that_join_keep_to_the_rig(
     capsys.readouterr()
     assert run(["status", str(images), str(out)]) == 0
     assert "would run" not in capsys.readouterr().out
+
+    assert run(["add", str(images), str(out), "--adjust"]) == 0
+    adjusted = poses_in(out)
+    errors = rig_errors(adjusted, range(FRAMES))
+    np.testing.assert_allclose(errors, errors[:1].repeat(FRAMES, 0), atol=1e-8)
+    assert 0 < max(abs(adjusted[n].centre - after[n].centre).max() for n in after) < 0.1
+    model = pycolmap.Reconstruction(out / "work" / "models" / "0")
+    assert evaluate_model(model, truth).auc[3] > 95
