@@ -225,7 +225,6 @@ def add_into(
             largest = adjust_whole(
                 *(largest, recipe.mapping, recipe.database),
                 given=given_cameras(recipe.known_poses, images),
-                robust=recipe.refinement is not None,
             )
         return [largest, *others]
 
@@ -355,7 +354,6 @@ def _refined(
         model = refine_model(
             *(model, recipe.mapping),
             refine=recipe.database.refine,
-            robust=True,
             known_centres=known,
         )
     return model

@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=4,
+            version=5,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",

@@ -271,7 +271,7 @@ def refine(
         progress=progress,
     )
     return refine_model(
-        *(model, mapping or MappingConfig()), robust=True, known_centres=known_centres
+        *(model, mapping or MappingConfig()), known_centres=known_centres
     )
 
 

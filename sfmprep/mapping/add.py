@@ -85,7 +85,6 @@ def adjust_whole(
     cameras: DatabaseConfig,
     *,
     given: Mapping[str, pycolmap.Camera] = MappingProxyType({}),
-    robust: bool = False,
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose poses, points and cameras all its images tell.
 
@@ -98,7 +97,6 @@ def adjust_whole(
         config: When principal points move.
         cameras: What is known of cameras and may be refined.
         given: Cameras that came with given poses, by image name.
-        robust: Whether keypoints were refined; see `refine_model`.
 
     Raises:
         ReconstructionError: see `refine_model`.
@@ -114,9 +112,7 @@ def adjust_whole(
             camera.params = params.tolist()
     if cameras.refine == "all" and cameras.camera_model == "auto":
         whole = choose_lenses(whole, with_known_params(whole, cameras))
-    return refine_model(
-        *(whole, config), refine=cameras.refine, robust=robust, known_centres=known
-    )
+    return refine_model(*(whole, config), refine=cameras.refine, known_centres=known)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

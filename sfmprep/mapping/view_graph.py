@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import (
     minimum_spanning_tree,
 )
 
-from sfmprep.mapping.database import open_database
+from sfmprep.files import as_written
+from sfmprep.mapping.database import looked_into
 from sfmprep.mapping.verify import VerifiedPairs, read_verified
 from sfmprep.types import Index, Mask
 
@@ -54,14 +55,14 @@ def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
     Pairs with images that are not among `names` are left out.
 
     Raises:
-        StoreError: `database` is not a COLMAP database, or is locked.
+        StoreError: `database` is not a COLMAP database, is damaged or locked.
     """
     verified = read_verified(database)
-    with open_database(database) as opened:
-        row_of = {name: row for row, name in enumerate(names)}
-        images = {image.image_id: image.name for image in opened.read_all_images()}
-        matches = _by_pair(opened.read_num_matches())
-        inliers = _by_pair(opened.read_two_view_geometry_num_inliers())
+    row_of = {name: row for row, name in enumerate(names)}
+    with as_written(database), looked_into(database) as opened:
+        images = dict(opened.execute("SELECT image_id, name FROM images"))
+        matches = _by_pair(opened, "matches")
+        inliers = _by_pair(opened, "two_view_geometries")
     rows = np.full(max(images, default=0) + 1, -1)
     for image_id, name in images.items():
         rows[image_id] = row_of.get(name, -1)
@@ -80,9 +81,11 @@ def read_pair_table(database: Path, names: tuple[str, ...]) -> PairTable:
     )
 
 
-def _by_pair(found: tuple[Sequence[int], Sequence[int]]) -> tuple[Index, Index]:
+def _by_pair(database: sqlite3.Connection, table: str) -> tuple[Index, Index]:
     """Ids of pairs and their counts as arrays: a fifth of what lists take."""
-    return np.array(found[0], np.int64), np.array(found[1], np.int64)
+    found = database.execute(f"SELECT pair_id, rows FROM {table} WHERE rows > 0")
+    both = np.fromiter(found, np.dtype([("pair_id", np.int64), ("rows", np.int64)]))
+    return both["pair_id"], both["rows"]
 
 
 def parts(num_images: int, index: Index) -> list[Index]:

@@ -101,8 +101,8 @@ def compare(scene: Path, label: str, models: Path) -> None:
     late_s = LATE_S.get(scene.name)
     later = None if late_s is None else at_later_times(reference, late_s)
 
-    def show(when: str, rest: str = "| | |", *, robust: bool = False) -> None:
-        adjusted = refine_model(model, MappingConfig(), robust=robust)
+    def show(when: str, rest: str = "| | |") -> None:
+        adjusted = refine_model(model, MappingConfig())
         show_row(when, evaluate_model(adjusted, reference), rest)
         if later is not None:
             show_row(f"{when}, later", evaluate_model(adjusted, later), "| | |")
@@ -126,7 +126,6 @@ def compare(scene: Path, label: str, models: Path) -> None:
         "after",
         f"| {share:.0%} by {stats.median_move_px:.2f} px"
         f" | {1e3 * seconds / max(stats.num_observations, 1):.2f} |",
-        robust=True,
     )
 
 

@@ -131,7 +131,7 @@ def test_noise_after_a_robust_adjustment_is_not_that_of_wrong_matches() -> None:
             point = image.points2D[int(row)]
             point.xy = point.xy + 30 * rng.normal(size=2)
     config = MappingConfig(refine_principal_point="never")
-    adjusted = refine_model(model, config, robust=True)
+    adjusted = refine_model(model, config)
     assert noise_px(ModelArrays.of(adjusted)) == pytest.approx(0.7, rel=0.1)
 
 

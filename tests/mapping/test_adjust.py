@@ -128,3 +128,22 @@ def test_with_a_tolerance_it_ends_sooner() -> None:
         errors.append(model.compute_mean_reprojection_error())
     assert errors[1] == pytest.approx(errors[0], rel=0.02)
     assert errors[2] > 1.05 * errors[0]
+
+
+@pytest.mark.parametrize(("num_images", "is_moved"), [(2, False), (3, True)])
+def test_principal_points_of_cameras_of_two_images_stay(
+    num_images: int, is_moved: bool
+) -> None:
+    """Told as well as anywhere, yet turns of two images do nearly the same."""
+    cameras = [lens("SIMPLE_RADIAL", 700) for _ in range(6)]
+    for camera in cameras:
+        camera.params = [700.0, 532, 384, 0.0]
+    model, _ = orbit_model(
+        cameras, num_images=6 * num_images, num_points=400, noise_px=0.2
+    )
+    refined = refine_model(model, MappingConfig())
+    moved = [
+        bool(np.any(refined.cameras[key].params[1:3] != [512, 384]))
+        for key in range(1, 7)
+    ]
+    assert moved == [is_moved] * 6
