@@ -352,8 +352,6 @@ def _refined(
             progress=progress,
         )
         model = refine_model(
-            *(model, recipe.mapping),
-            refine=recipe.database.refine,
-            known_centres=known,
+            *(model, recipe.mapping), refine=recipe.database.refine, known_centres=known
         )
     return model

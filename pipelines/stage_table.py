@@ -44,7 +44,7 @@ STAGES = {
     for stage in (
         Stage(
             name="develop",
-            version=5,
+            version=6,
             over=(FILMS,),
             grows=True,
             writes="work/developed",
@@ -282,7 +282,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=8,
+            version=9,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/mapped_consistency.json", "work/pose_changes.json"),
@@ -347,7 +347,7 @@ STAGES = {
         ),
         Stage(
             name="map on",
-            version=4,
+            version=5,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             beside=("work/mapped_on_consistency.json", "work/second.db"),
@@ -401,7 +401,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=5,
+            version=6,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),

@@ -150,7 +150,7 @@ def take_frames(
         num_located=len(located & left),
         subtitles_fault=fault,
         hdr=colours.hdr if colours else None,
-        is_flat=not follows_tags(),
+        is_flat=bool(colours and colours.hdr) and not follows_tags(),
     )
 
 

@@ -73,8 +73,9 @@ class MappingConfig(Config):
     """Models with fewer images are dropped."""
     refine_principal_point: Literal["auto", "always", "never"] = "auto"
     """Whether the last bundle adjustment moves principal points; auto: as far as the
-    photographs tell them, and not those that are known: in
-    `database.camera_params`, or given with poses and off the middle."""
+    photographs tell them, and neither those of cameras of one or two photographs nor
+    those that are known: in `database.camera_params`, or given with poses and off the
+    middle."""
 
 
 class KnownPosesConfig(Config):

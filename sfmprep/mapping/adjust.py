@@ -37,7 +37,6 @@ _MAX_OFFSET = 0.1  # of the side of the image
 # Of the longer side: by 0.13 to 0.2 % known principal points were missed whatever the
 # number of points, for keypoints err systematically (the same three, and the demo).
 _LEAST_OFFSET = 0.0025
-_ALL = 0.99  # of a step: the rest is not worth an adjustment
 _FINAL_BA_ITERATIONS = 100
 TOLERANCE = 1e-7  # of the loss: a focal length of 450 px moves by less than 0.01 px
 # The same of Cauchy's, which falls more slowly: AUC@1 of fox, fountain-P11 and
@@ -70,11 +69,11 @@ def refine_model(
     share s^2 / (s^2 + e^2) of the way to where they are least, for a prior deviation s
     of 1 % of the image's longer side and the deviation e of the estimate, which is how
     far that is by the root of how much the loss of the camera's errors falls on it, in
-    units of nine times their mean. So one that is told well
-    moves to where it is told. One stays that is told by less than two deviations, or
-    more where several cameras ask, that would move by less than 0.25 % of the longer
-    side, which is what keypoints err by, or be more than a tenth of the image's side
-    from the middle; and those of cameras of one or two images do.
+    units of nine times their mean. So one that is told well moves to where it is told.
+    One stays that is told by less than two deviations (more, where several cameras
+    ask), that would move by less than 0.25 % of the longer side, which is what
+    keypoints err by, or be more than a tenth of the image's side from the middle. Those
+    of cameras of one or two images stay.
 
     Args:
         model: It stays as it is.
@@ -85,42 +84,47 @@ def refine_model(
     Raises:
         ReconstructionError: COLMAP found no solution.
     """
-    model, held = _with_lenses(model, refine)
-    loss_scale = LOSS_SCALE * noise_px(model)
-    adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
-    when = config.refine_principal_point
-    if when == "never" or refine != "all":
-        return model
-    if when == "auto":
-        held |= cameras_in(model).keys() & set(known_centres)
-        held |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
-    if held >= cameras_in(model).keys():
-        return model
-    moved = pycolmap.Reconstruction(model)
-    adjust(moved, loss_scale=loss_scale, centres=True, fixed=held)
-    if when == "always":
-        return moved
-    return _with_told_centres(model, moved, held, loss_scale)
-
-
-def _with_lenses(
-    model: pycolmap.Reconstruction, refine: Refine
-) -> tuple[pycolmap.Reconstruction, set[int]]:
-    """An adjusted copy, and the cameras whose lens would not be one any more: held."""
-    before = model
     held = _cameras_of_fewer(model, _MIN_IMAGES) & {
         key for key in cameras_in(model) if _is_held_back(model.cameras[key])
     }
+    model = _with_lenses(model, refine, held, None)
+    loss_scale = LOSS_SCALE * noise_px(model)
+    model = _with_lenses(model, refine, held, loss_scale)
+    when = config.refine_principal_point
+    if when == "never" or refine != "all":
+        return model
+    still = set(held)
+    if when == "auto":
+        still |= cameras_in(model).keys() & set(known_centres)
+        still |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
+    if still >= cameras_in(model).keys():
+        return model
+    moved = pycolmap.Reconstruction(model)
+    adjust(moved, loss_scale=loss_scale, centres=True, fixed=still)
+    if when == "always":
+        return moved
+    centres = _told_centres(model, moved, still, loss_scale)
+    return _with_centres(moved, centres, loss_scale, held) if centres else model
+
+
+def _with_lenses(
+    model: pycolmap.Reconstruction,
+    refine: Refine,
+    held: set[int],
+    loss_scale: float | None,
+) -> pycolmap.Reconstruction:
+    """An adjusted copy; cameras whose lens would be none any more join those held."""
+    before = model
     while True:
         model = pycolmap.Reconstruction(before)
-        adjust(model, refine=refine, fixed=held)
+        adjust(model, refine=refine, loss_scale=loss_scale, fixed=held)
         lost = {
             key
             for key in cameras_in(model).keys() - held
             if not is_plausible(model.cameras[key], before.cameras[key])
         }
         if not lost:
-            return model, held
+            return model
         logger.info("the lenses of cameras %s stay as they were", sorted(lost))
         held |= lost
 
@@ -131,25 +135,25 @@ def _is_held_back(camera: pycolmap.Camera) -> bool:
     return len(extra) > 1 and not extra[1:].any()
 
 
-def _with_told_centres(
+def _told_centres(
     model: pycolmap.Reconstruction,
     moved: pycolmap.Reconstruction,
-    held: Collection[int],
+    still: Collection[int],
     loss_scale: float,
-) -> pycolmap.Reconstruction:
-    """A model whose principal points are where errors and prior together put them.
+) -> dict[int, Float64]:
+    """Where errors and prior together put principal points; empty if none moves.
 
     Args:
         model: With principal points where they were.
         moved: With those that make the errors least.
-        held: Ids of cameras that stay.
+        still: Ids of cameras that were fixed in that.
         loss_scale: See `adjust`.
     """
-    free = sorted(cameras_in(model).keys() - set(held))
+    free = sorted(cameras_in(model).keys() - set(still))
     old = {key: _centre(model.cameras[key]) for key in free}
     step = {key: _centre(moved.cameras[key]) - old[key] for key in free}
     least = _losses(moved, loss_scale)
-    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(len(free), 1))
+    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / len(free))
     share = {key: np.zeros(2) for key in free}
     enough = {
         key: _LEAST_OFFSET * max(model.cameras[key].width, model.cameras[key].height)
@@ -159,9 +163,8 @@ def _with_told_centres(
         if all(abs(step[key][axis]) <= enough[key] for key in free):
             continue  # no share of it is enough
         back = np.arange(2) == axis
-        without = _with_centres(
-            moved, {key: old[key] + step[key] * ~back for key in free}, loss_scale
-        )
+        centres = {key: old[key] + step[key] * ~back for key in free}
+        without = _with_centres(moved, centres, loss_scale, still)
         losses = _losses(without, loss_scale)
         for key in free:
             camera = model.cameras[key]
@@ -181,18 +184,15 @@ def _with_told_centres(
                 share[key][axis] = part
     logger.debug("principal points take shares of their steps: %s", share)
     if not any(each.any() for each in share.values()):
-        return model
-    if all((each > _ALL).all() for each in share.values()):
-        return moved
-    return _with_centres(
-        moved, {key: old[key] + share[key] * step[key] for key in free}, loss_scale
-    )
+        return {}
+    return {key: old[key] + share[key] * step[key] for key in free}
 
 
 def _with_centres(
     model: pycolmap.Reconstruction,
     centres: Mapping[int, Float64],
     loss_scale: float,
+    fixed: Collection[int],
 ) -> pycolmap.Reconstruction:
     """A copy with other principal points, adjusted to them."""
     copy = pycolmap.Reconstruction(model)
@@ -201,7 +201,7 @@ def _with_centres(
         params = np.array(camera.params)
         params[list(camera.principal_point_idxs())] = centre
         camera.params = params.tolist()
-    adjust(copy, loss_scale=loss_scale)
+    adjust(copy, loss_scale=loss_scale, fixed=fixed)
     return copy
 
 
@@ -214,9 +214,9 @@ def _losses(
     squared = reprojection_errors(views, observations, arrays.xyz) ** 2
     squared = loss_scale**2 * np.log1p(squared / loss_scale**2)
     owner = np.array([camera.camera_id for camera in views.cameras])[observations.view]
+    losses, counts = np.bincount(owner, squared), 2 * np.bincount(owner)
     return {
-        key: (float(squared[owner == key].sum()), 2 * int((owner == key).sum()))
-        for key in cameras_in(model)
+        key: (float(losses[key]), int(counts[key])) for key in np.unique(owner).tolist()
     }
 
 
@@ -259,7 +259,8 @@ def adjust(
     """Adjusts in place; with a scale in pixels, by Cauchy's loss.
 
     With `centres`, principal points move; nothing does of cameras that are `fixed`.
-    It ends where a step makes the loss smaller by no more than the share `tolerance`.
+    It ends where a step makes the loss smaller by no more than the share `tolerance`;
+    None: 1e-7, and 1e-5 of Cauchy's loss.
     """
     if tolerance is None:
         tolerance = TOLERANCE if loss_scale is None else _ROBUST_TOLERANCE

@@ -26,7 +26,7 @@ from sfmprep.files import write_text
 from sfmprep.known_poses.panoramas import of_photographs, turns_of
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
-from sfmprep.mapping.adjust import Refine, adjust
+from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, Refine, adjust
 from sfmprep.mapping.alignment import Alignment, align
 from sfmprep.mapping.calibrate import calibrate_pairs
 from sfmprep.mapping.carry_over import open_cache
@@ -374,6 +374,8 @@ def _adjust_with_priors(
         for key, row in trusted
     ]
     options = pycolmap.BundleAdjustmentOptions()
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
+    options.ceres.loss_function_scale = LOSS_SCALE * noise_px / MEAN_LENGTH
     options.print_summary = False
     options.refine_focal_length = refine != "none"
     options.refine_extra_params = refine == "all"
