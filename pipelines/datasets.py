@@ -139,7 +139,8 @@ def export_models(
     if has_others:
         _write_init(run.workspace.out)
     run.finish("export")
-    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+    for past in (run.workspace.earlier_dataset, run.workspace.adding):
+        shutil.rmtree(past, ignore_errors=True)
     shutil.rmtree(parts, ignore_errors=True)
 
 
