@@ -114,6 +114,7 @@ def export_models(
         _is_whole(run, folder, has_others=has_others and not number)
         for number, folder in folders.items()
     ):
+        shutil.rmtree(run.workspace.adding, ignore_errors=True)
         return
     depths = find_depths(run, models, device=device, progress=progress)
     run.begin("export")
