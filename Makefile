@@ -60,7 +60,7 @@ bench-keyframes: $(READY) ## frames that are taken of films, against every nth; 
 bench-captures: $(READY) ## films of drones, films and parts of spheres, known poses of spheres; CAPTURES="--minutes 30"
 	$(BIN)/python -m tests.bench.captures $(CAPTURES)
 
-bench-add: $(READY) ## one photograph added, against all at once, into examples/add.md; ADD="--recipe compact"
+bench-add: $(READY) ## one photograph added, against all at once, into examples/add.md; ADD="--recipe sift"
 	$(BIN)/python -m tests.bench.add $(ADD)
 
 bench-localise: $(READY) ## single photographs against models of the others, into examples/localise.md; needs ../shared; LOCALISE="--scenes fox"

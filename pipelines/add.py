@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ from sfmprep.report.schema import Added, Report
 
 logger = logging.getLogger(__name__)
 
+_MODELS = "models.zip"  # in `Workspace.adding`
+
 
 def add_photographs(
     source: Path,
@@ -65,9 +68,8 @@ def add_photographs(
         source: The folder that the dataset was made from, with the new photographs.
         out: The output folder of a finished run.
         recipe: That of this run.
-        adjust: Whether all of the largest model is adjusted with them, as if they had
-            been there from the beginning, and brought back to where it was; then none
-            needs to be new.
+        adjust: Whether all of the largest model is adjusted with them and brought back
+            to where it was; then none needs to be new.
         device: Where networks run.
         progress: Wraps the loops.
 
@@ -75,14 +77,17 @@ def add_photographs(
         What was found; also in the reports in `out`.
 
     Raises:
-        ConfigError: there is no finished result in `out`, no new photograph, or the
-            result is of semi-dense matching or of a closer look, or has masks of what
-            moves, which depend on all photographs together.
+        ConfigError: there is no finished result in `out`, no new photograph (without
+            `adjust`), or too few of the earlier ones are left; or the result is of
+            semi-dense matching or of a closer look, or has masks of what moves, which
+            depend on all photographs together.
         StoreError: the models are damaged.
         SfmprepError: as for a run; what is done until then is kept.
     """
     place = Workspace(out)
-    if not (place.models / "0").is_dir() or not (out / WORLD).is_file():
+    is_begun = (place.adding / WORLD).is_file()  # an earlier call was stopped
+    has_models = (place.models / "0").is_dir() and (out / WORLD).is_file()
+    if not is_begun and not has_models:
         raise ConfigError(
             f"{out} holds no finished dataset to add to. Run `sfmprep reconstruct`"
             " first."
@@ -104,33 +109,37 @@ def add_photographs(
             " do not have, so none can be added alone. Run `sfmprep reconstruct`"
             " again: it goes on with what is there."
         )
-    world = _world(out)
+    world = _world(place.adding if is_begun else out)
     images = find_capture(source, out, recipe, device=device, progress=progress)
     seconds: dict[str, float] = {}
     with open_run(images, out, recipe, goes_on=True, progress=progress) as run:
         # what was damaged, as is told, or made by an earlier sfmprep
-        for path in (place.models, consistency_of(mapped_last(run))):
+        start = place.adding / _MODELS if is_begun else place.models
+        for path in (start, consistency_of(mapped_last(run))):
             if not path.exists():
                 raise StoreError(
                     f"{path} is to be made again. Run `sfmprep reconstruct` first."
                 )
-        models = models_in(place.models)
+        models = read_packed(start) if is_begun else models_in(start)
         posed = [{m.images[key].name for key in m.reg_image_ids()} for m in models]
+        _expect_enough(source, out, posed, images.names)
         earlier = _earlier_pairs(run)
         before = {name for pair in earlier for name in pair}.union(*posed)
         new = set(images.names) - before
-        if not new and not adjust:
+        if not new and not adjust and not is_begun:
             raise ConfigError(
                 f"{source} holds no photograph that is not in {out} already. Put the"
-                " new ones into that folder."
+                " new ones into that folder, or add --adjust to adjust what is there."
             )
         if new:
             logger.info("%d new photographs, such as %s", len(new), min(new))
         finished = models[0]
+        if not is_begun:
+            _begin(place, models)
         with process_ahead():
             undecoded = _fill_database(run, earlier, seconds, device, progress)
             with timed(seconds, "map"):
-                _register(run, models, adjust, progress)
+                _register(run, adjust, progress)
                 models = read_packed(run.workspace.mapped)
                 models = map_stages.hold_rigs(
                     run,
@@ -147,8 +156,33 @@ def add_photographs(
                 *(run, models, features),
                 unreadable=undecoded,
                 seconds=seconds,
-                added=_added(finished, models[0], moved),
+                added=_added(finished, models[0], moved, adjust=adjust),
             )
+
+
+def _expect_enough(
+    source: Path, out: Path, posed: Sequence[set[str]], names: Sequence[str]
+) -> None:
+    """Raises ConfigError if the largest model would not be the largest any more."""
+    left = len(posed[0].intersection(names))
+    if left < max([2, *map(len, posed[1:])]):
+        raise ConfigError(
+            f"{left} of the {len(posed[0])} photographs of the largest model in {out}"
+            f" are left in {source}, too few to add to. Put the others back, or run"
+            " `sfmprep reconstruct` again, which maps anew."
+        )
+
+
+def _begin(place: Workspace, models: list[pycolmap.Reconstruction]) -> None:
+    """Keeps what a call that is stopped from now on cannot find any more."""
+    shutil.rmtree(place.adding, ignore_errors=True)
+    place.adding.mkdir()
+    write_packed(place.adding / _MODELS, models)
+    # that of the world last: with it all is there
+    for name in (GEOREFERENCE, WORLD):
+        if (place.out / name).is_file():
+            shutil.copyfile(place.out / name, place.adding / f".{name}")
+            (place.adding / f".{name}").replace(place.adding / name)
 
 
 def _fill_database(
@@ -183,25 +217,21 @@ def _earlier_pairs(run: Run) -> Pairs:
     return Pairs.of((a, b) for a, b in found if a in names and b in names)
 
 
-def _register(
-    run: Run, models: list[pycolmap.Reconstruction], adjust: bool, progress: Progress
-) -> None:
+def _register(run: Run, adjust: bool, progress: Progress) -> None:
     """Makes all artefacts of mapping of the finished models and the new images."""
     place = run.workspace
-    finished = place.work / ".finished.zip"
+    finished = place.adding / _MODELS
     trust = Trust.read(consistency_of(mapped_last(run)))
     run.begin("map")
-    write_packed(finished, models)
-    try:
-        apart(
-            *(add_into, place.mapped, finished, trust, run.ledger.file("database")),
-            *(run.images, run.recipe),
-            reduction_scales(run.images, run.recipe.features.max_size),
-            adjust,
-            progress=progress,
-        )
-    finally:
-        finished.unlink(missing_ok=True)
+    apart(
+        *(add_into, place.mapped, finished, trust, run.ledger.file("database")),
+        *(run.images, run.recipe),
+        reduction_scales(run.images, run.recipe.features.max_size),
+        adjust,
+        progress=progress,
+    )
+    if adjust:
+        place.pose_changes.unlink(missing_ok=True)  # it tells of poses that moved since
     run.finish("map")
     if run.ledger.keys.applies("map on"):
         run.begin("second pairs")
@@ -226,28 +256,31 @@ def _added(
     earlier: pycolmap.Reconstruction,
     now: pycolmap.Reconstruction,
     moved: Moved | None,
+    *,
+    adjust: bool,
 ) -> Added:
-    """What the report says of it."""
+    """What the report says of it; `moved` is None where that is not known, or 0."""
     before = {earlier.images[key].name for key in earlier.reg_image_ids()}
     after = {now.images[key].name for key in now.reg_image_ids()}
-    turned, shifted = (
-        ([0.0], [0.0]) if moved is None else (moved.rotation_deg, moved.share)
-    )
+    sizes: list[float | None] = [None if adjust else 0.0] * 4
+    if moved is not None:
+        both = moved.rotation_deg, moved.share
+        sizes = [float(of(each)) for each in both for of in (np.median, np.max)]
     return Added(
         num_earlier=len(before),
         num_added=len(after - before),
-        is_adjusted=moved is not None,
-        median_rotation_deg=float(np.median(turned)),
-        max_rotation_deg=float(np.max(turned)),
-        median_share=float(np.median(shifted)),
-        max_share=float(np.max(shifted)),
+        is_adjusted=adjust,
+        median_rotation_deg=sizes[0],
+        max_rotation_deg=sizes[1],
+        median_share=sizes[2],
+        max_share=sizes[3],
     )
 
 
-def _world(out: Path) -> WorldFrame:
-    """The frame of the finished dataset."""
-    content = read_table(out / WORLD)
-    place = read_table(out / GEOREFERENCE).get("origin")
+def _world(folder: Path) -> WorldFrame:
+    """The frame of the finished dataset, by its files in a folder."""
+    content = read_table(folder / WORLD)
+    place = read_table(folder / GEOREFERENCE).get("origin")
     return WorldFrame(
         world_from_sfm=pycolmap.Sim3d(np.array(content["world_from_sfm"])[:3]),
         up=content["up"],

@@ -114,6 +114,7 @@ def export_models(
         _is_whole(run, folder, has_others=has_others and not number)
         for number, folder in folders.items()
     ):
+        shutil.rmtree(run.workspace.adding, ignore_errors=True)
         return
     depths = find_depths(run, models, device=device, progress=progress)
     run.begin("export")
@@ -139,7 +140,8 @@ def export_models(
     if has_others:
         _write_init(run.workspace.out)
     run.finish("export")
-    shutil.rmtree(run.workspace.earlier_dataset, ignore_errors=True)
+    for past in (run.workspace.earlier_dataset, run.workspace.adding):
+        shutil.rmtree(past, ignore_errors=True)
     shutil.rmtree(parts, ignore_errors=True)
 
 

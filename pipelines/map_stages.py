@@ -54,6 +54,8 @@ def map_verified(
     if run.ledger.is_done("map"):
         return read_packed(packed)
     run.begin("map")
+    # a stopped `add` cannot go on: what it would add to is made anew
+    shutil.rmtree(run.workspace.adding, ignore_errors=True)
     run.images.expect_there()  # COLMAP reads colours
     recipe = run.recipe
     num_models, budget = apart(

@@ -122,8 +122,9 @@ def write_report(
         command=making_command(images.source, workspace.out),
         next_steps=next_steps(images.root, workspace.out, recipe),
         trust=Trust.read(consistency_of(mapped_last(run))) if models else None,
+        # missing after `add --adjust`: else `damaged` has told of it
         pose_changes=PoseChanges.read(workspace.pose_changes)
-        if models and recipe.known_poses is not None
+        if models and recipe.known_poses is not None and workspace.pose_changes.exists()
         else None,
         added=added,
         num_dataset_points=num_dataset_points,
@@ -170,7 +171,7 @@ def write_report_again(
         unreadable=unreadable,
         seconds=old.get("seconds", {}),
         failure=_failure_again(run, old, has_models=bool(models), missing=missing),
-        added=added if models else None,
+        added=added if models and _is_same(run, old) else None,
     )
 
 
@@ -230,14 +231,18 @@ def _rungs(run: Run, seconds: Mapping[str, float]) -> Iterator[Rung]:
         before = after
 
 
+def _is_same(run: Run, old: Mapping[str, Any]) -> bool:
+    """Whether an earlier report is of the recipe of this run."""
+    return bool(old.get("settings") == run.recipe.model_dump(mode="json"))
+
+
 def _failure_again(
     run: Run, old: Mapping[str, Any], *, has_models: bool, missing: str
 ) -> str | None:
     """Why there is no dataset: what the run said that failed, if it was this one."""
     if not run.ledger.keys.applies("export") or run.ledger.is_done("export"):
         return None
-    is_same = old.get("settings") == run.recipe.model_dump(mode="json")
-    if is_same and old["failure"] and bool(old["result"]) == has_models:
+    if _is_same(run, old) and old["failure"] and bool(old["result"]) == has_models:
         return str(old["failure"])
     if has_models:
         return "There is no dataset yet. Run `sfmprep export`."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ def open_run(
         _note(workspace, images, contents)
         now = chosen if workspace.features.is_file() else recipe
         if not goes_on:  # else not before it is known that this stage can
+            shutil.rmtree(workspace.adding, ignore_errors=True)
             write_text(workspace.recipe, now.to_yaml())
         ledger = Ledger(out, chosen, contents.now, images.developed_sha256, rigs)
         _forget_damaged(ledger)

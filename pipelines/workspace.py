@@ -35,6 +35,8 @@ out/
         left_out.json  pairs that the budget had no time for, by stage
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back
+        adding/        models and world of the dataset that photographs join, until
+                       it is complete again
         developed/     photographs that films and the like became; developed.json
         motion_masks/  masks of what moves; motion_masks.json; unmasked/ while they are
                        made
@@ -75,6 +77,7 @@ class Workspace:
         self.manifest = work / "images.json"
         self.earlier = work / "earlier"
         self.earlier_dataset = self.earlier / "dataset"
+        self.adding = work / "adding"
         self.developed = work / "developed"
         self.developed_table = work / "developed.json"
         self.motion_masks = work / "motion_masks"

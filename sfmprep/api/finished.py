@@ -31,8 +31,8 @@ def add_photographs(
     Args:
         folder: What the dataset was made from, with the new photographs.
         out: The folder of that dataset, with its `work`.
-        adjust: Whether earlier poses and cameras are adjusted too, as if all
-            photographs had been there at once; then none needs to be new.
+        adjust: Whether earlier poses and cameras are adjusted too, to what all
+            photographs tell; then none needs to be new.
         device: As in `extract`.
         progress: Wraps the loops; tqdm fits.
 

@@ -5,6 +5,7 @@ Or all of it is adjusted with them, and brought back to where it was.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ from sfmprep.mapping.view_reader import Scales
 from sfmprep.progress import Progress, silent
 from sfmprep.types import Float64
 
+logger = logging.getLogger(__name__)
+
 _MIN_FOR_FRAME = 2  # poses that have a scale
+_LEAST_EXTENT = 1e-9  # of their places, in depths of points: less is rounding
 
 
 def add_images(
@@ -60,7 +64,7 @@ def add_images(
         progress: Wraps the loop over images as they are registered.
 
     Returns:
-        Models, largest first; those of `models` but for the largest.
+        The first of `models` as it is now, then the others, largest first.
     """
     cameras = cameras or DatabaseConfig()
     largest = models[0]
@@ -76,7 +80,8 @@ def add_images(
         grown = start
         if start.num_reg_images() < len(names):
             (grown,) = map_incrementally(run, onwards=start, names=names, fixed=known)
-        return sorted_models([grown, *models[1:]])
+        others = sorted_models([grown, *models[1:]])
+        return [grown, *(model for model in others if model is not grown)]
 
 
 def adjust_whole(
@@ -88,9 +93,9 @@ def adjust_whole(
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose poses, points and cameras all its images tell.
 
-    Lens models are chosen, and principal points searched from the middle of the image,
-    as if all images had been there at once: where fewer did not tell them, they were
-    left at what more of them contradict.
+    Lens models of one coefficient are asked again, and principal points searched from
+    the middle of the image: where fewer images did not tell them, they were left at
+    what more of them contradict.
 
     Args:
         model: It stays as it is.
@@ -125,18 +130,18 @@ class Moved:
 
 def bring_back(
     model: pycolmap.Reconstruction, earlier: pycolmap.Reconstruction
-) -> Moved:
+) -> Moved | None:
     """Moves a model in place to where an earlier one lies, by the poses of both.
 
     The similarity is that of most poses (see `align`). Fewer than two poses in both,
-    or poses on one spot, have no scale: then nothing moves.
+    or poses on one spot, have no scale: then nothing moves, with a warning.
 
     Args:
         model: Of images that the earlier one has a pose of, and others.
         earlier: It stays as it is.
 
     Returns:
-        What poses of the earlier model differ by after that.
+        What poses of the earlier model differ by after that; None if nothing moved.
     """
     names = {model.images[key].name for key in model.reg_image_ids()}
     both = [
@@ -147,8 +152,16 @@ def bring_back(
     (rotations, centres), given = _poses(model, both), _poses(earlier, both)
     middle = np.median(given[1], axis=0) if both else np.zeros(3)
     extent = float(np.linalg.norm(given[1] - middle, axis=1).max(initial=0))
-    if len(both) < _MIN_FOR_FRAME or not extent:
-        return Moved(rotation_deg=np.zeros(len(both)), share=np.zeros(len(both)))
+    points = [point.xyz for point in earlier.points3D.values()]
+    depth = float(np.median(np.linalg.norm(points - middle, axis=1))) if points else 1.0
+    if len(both) < _MIN_FOR_FRAME or extent <= _LEAST_EXTENT * depth:
+        logger.warning(
+            "%d earlier photographs, on one spot or alone, tell no scale: the model"
+            " lies where its adjustment left it, and the world may have moved; take the"
+            " dataset as a new one",
+            len(both),
+        )
+        return None
     found = align((rotations, centres), given)
     model.transform(found.given_from_own)
     return Moved(rotation_deg=found.rotation_off_deg, share=found.position_off / extent)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sfmprep.report.schema import Added
 
-# Errors fall as the root of the number of photographs: a tenth more, and they are a
-# twentieth smaller if all are adjusted.
+# From a tenth more on it is said: a choice, not a measure.
 _SHARE_THAT_TELLS = 0.1
 
 
@@ -13,14 +12,22 @@ def moved(added: Added) -> str:
     """What earlier poses were told by new photographs; empty where that is little."""
     of = f"the poses of the {added.num_earlier} earlier photographs"
     if added.is_adjusted:
+        sizes = (
+            *(added.median_rotation_deg, added.median_share),
+            *(added.max_rotation_deg, added.max_share),
+        )
+        told = [size for size in sizes if size is not None]
+        if len(told) < len(sizes):
+            return f"{of} moved, and the world with them: they do not tell by how much"
+        turned, shifted, most_turned, most_shifted = told
         return (
-            f"{of} moved by {added.median_rotation_deg:.2g}° and"
-            f" {100 * added.median_share:.2g}% of the cameras' extent (median), at most"
-            f" by {added.max_rotation_deg:.2g}° and {100 * added.max_share:.2g}%"
+            f"{of} moved by {turned:.2g}° and {100 * shifted:.2g}% of the cameras'"
+            f" extent (median), at most by {most_turned:.2g}° and"
+            f" {100 * most_shifted:.2g}%"
         )
     if added.num_added and added.num_added >= _SHARE_THAT_TELLS * added.num_earlier:
         return (
             f"{of} stayed as these told them; `sfmprep add --adjust` moves them to what"
-            " all tell"
+            " all tell, and what was trained with them has to be trained again"
         )
     return ""

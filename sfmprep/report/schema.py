@@ -358,14 +358,15 @@ class Added(Record):
     """Images that have one now and had none."""
     is_adjusted: bool
     """Whether earlier poses and cameras were adjusted with them; else they stayed."""
-    median_rotation_deg: float
-    """By how much earlier rotations changed; 0 where they stayed."""
-    max_rotation_deg: float
+    median_rotation_deg: float | None
+    """By how much earlier rotations changed; 0 where they stayed. Null, as the three
+    below, where earlier poses are too few, or on one spot, to tell it."""
+    max_rotation_deg: float | None
     """The largest of these."""
-    median_share: float
+    median_share: float | None
     """By how much earlier positions changed, as a share of the distance of the farthest
     camera from their middle; 0 where they stayed."""
-    max_share: float
+    max_share: float | None
     """The largest of these."""
 
 
@@ -495,7 +496,8 @@ class Report(Record):
     consistency: Consistency | None = None
     """Null where there is no model."""
     given_poses: GivenPoses | None = None
-    """Null where no poses were given, or there is no model."""
+    """Null where no poses were given, there is no model, or poses were adjusted
+    since."""
     added: Added | None = None
     """Null where `sfmprep add` was not the last command that made something."""
     residuals: Residuals | None

@@ -1,14 +1,14 @@
 """One photograph that is added to a finished dataset, against all of them at once.
 
     python -m tests.bench.add                            (or: make bench-add)
-    python -m tests.bench.add --recipe compact --max-size 720
+    python -m tests.bench.add --recipe sift --max-size 720
 
 fountain-P11 of `../shared`: all eleven from nothing; ten from nothing, and then the
 eleventh by `sfmprep add`, with and without `--adjust`, or by `sfmprep reconstruct`
 again. The seconds are those of the whole commands, by the clock and of the CPU, and the
 page `examples/add.md` is written from them. How far results of all at once differ is
-told by mapping them from other first pairs: what else a photograph that comes later
-changes is the order in which they are registered.
+told by mapping them from several first pairs, without refinement: what else a
+photograph that comes later changes is the order in which they are registered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import pycolmap
 
 from sfmprep import scan
 from sfmprep.capture.batches import reduction_scales
-from sfmprep.config.load import read_resolved
+from sfmprep.config.load import load_recipe, read_resolved
 from sfmprep.devices import num_cores
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import CameraPose, read_reference
@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=scratch)
     parser.add_argument("--page", type=Path, default=ROOT / "examples" / "add.md")
     options = parser.parse_args()
+    if load_recipe(options.recipe).refinement is not None:
+        parser.error("what is mapped from several first pairs would not be refined")
     scene = prepare(shared("fountain-P11"), options.scratch, options.max_size)
     name = scene.names[options.added]
     runs = options.scratch / "runs"
@@ -170,13 +172,21 @@ With `--adjust` it takes {adjusted.stages / whole.stages:.2f}, the command
 ten are adjusted too: their poses move by {moved["median_rotation_deg"]:.2f} degrees
 (median) and {100 * moved["median_share"]:.2f} % of the distance of the farthest camera
 from their middle. AUC@1 of all pairs is then
-{evaluate_model(adjusted.model, reference).auc[1]:.1f}. All eleven at once, mapped from
-{len(others)} other first pairs, give {min(others):.1f} to {max(others):.1f},
-{np.mean(others):.1f} in the mean.
+{evaluate_model(adjusted.model, reference).auc[1]:.1f}. {_spread(others)}
 
 `sfmprep reconstruct` again maps all anew, from the features and matches that are there,
 in {redone.stages / whole.stages:.2f} of the time.
 """
+
+
+def _spread(others: list[float]) -> str:
+    """What all at once give, by AUC@1 from each first pair."""
+    if not others:
+        return "No pair of all eleven is a first one beside the ordinary one."
+    return (
+        f"All eleven at once, mapped from\n{len(others)} first pairs, give"
+        f" {min(others):.1f} to {max(others):.1f},\n{np.mean(others):.1f} in the mean."
+    )
 
 
 def _line(row: Row, reference: Mapping[str, CameraPose], name: str) -> str:

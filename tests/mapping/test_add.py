@@ -67,6 +67,32 @@ def test_added_image_is_as_good_and_the_rest_stays(tmp_path: Path) -> None:
     )
 
 
+def test_the_model_that_is_added_to_stays_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one is larger."""
+    path = tmp_path / "database.db"
+    truth = orbit(
+        path, lens("SIMPLE_PINHOLE", 650), guess_px=650, is_prior=True, num_images=8
+    )
+    names = tuple(sorted(truth))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig(), num_threads=1)
+    images = ImageSet(tmp_path, names, {}, {})
+    (whole,) = map_images(
+        *(path, images, tmp_path / "a", MappingConfig()), cameras=CAMERAS
+    )
+    small = without_images(whole, names[2:])
+    monkeypatch.setattr(  # nothing joins
+        "sfmprep.mapping.add.map_incrementally", lambda *_, onwards, **__: [onwards]
+    )
+    found = add_images(
+        *([small, whole], path, images, tmp_path / "b", MappingConfig()),
+        cameras=CAMERAS,
+    )
+    sizes = [model.num_reg_images() for model in found]
+    assert sizes == [2, 8]
+
+
 def test_adjusted_model_is_what_all_images_tell(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     truth = orbit(path, lens("SIMPLE_RADIAL", 650, centre=(545, 384)), guess_px=650)
@@ -113,6 +139,7 @@ def test_model_is_brought_back_by_most_of_its_poses(tmp_path: Path) -> None:
     away = pycolmap.Rigid3d(pose.rotation, pose.translation + [2.0, 0, 0])
     earlier.frames[odd.frame_id].set_cam_from_world(odd.camera_id, away)
     moved = bring_back(after, earlier)
+    assert moved is not None
     places = {i.name: i.projection_center() for i in after.images.values()}
     for image in earlier.images.values():
         if image.has_pose and image.name != odd.name:
@@ -125,7 +152,13 @@ def test_model_is_brought_back_by_most_of_its_poses(tmp_path: Path) -> None:
 
     alone = without_images(earlier, names[2:])
     before = places[names[1]]
-    assert bring_back(after, alone).share.tolist() == [0.0]
+    assert bring_back(after, alone) is None
+    two = without_images(earlier, names[3:])
+    first, second = (i for i in two.images.values() if i.name in names[1:3])
+    pose = first.cam_from_world()
+    beside = pycolmap.Rigid3d(pose.rotation, pose.translation + [1e-15, 0, 0])
+    two.frames[second.frame_id].set_cam_from_world(second.camera_id, beside)
+    assert bring_back(after, two) is None
     image = next(i for i in after.images.values() if i.name == names[1])
     np.testing.assert_array_equal(image.projection_center(), before)
 

@@ -92,6 +92,57 @@ def test_what_cannot_be_localised_in(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("stop", ["_register", "export_models"])
+@pytest.mark.parametrize("options", [[], ["--adjust"]])
+def test_a_stopped_add_goes_on(
+    demo_scene: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    stop: str,
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(demo_scene / "images", images)
+    (images / "0004.jpg").rename(tmp_path / "0004.jpg")
+    run(["reconstruct", str(images), str(out), "--recipe", "sift", *SETTINGS])
+    world = (out / "world_from_sfm.json").read_bytes()
+    (tmp_path / "0004.jpg").rename(images / "0004.jpg")
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"sfmprep.pipelines.add.{stop}", stopped)
+        assert run(["add", str(images), str(out), *options]) == 130
+    assert not (out / "world_from_sfm.json").exists()
+    assert run(["add", str(images), str(out), *options]) == 0
+    assert (out / "world_from_sfm.json").read_bytes() == world
+    assert pycolmap.Reconstruction(out / "sparse" / "0").num_reg_images() == 8
+    added = json.loads((out / "report.json").read_text("utf-8"))["added"]
+    assert (added["num_earlier"], added["num_added"]) == (7, 1)
+    assert bool(added["max_share"]) == bool(options)
+    assert not (out / "work" / "adding").exists()
+
+
+def test_too_few_are_left_to_add_to(
+    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(demo_scene / "images", images)
+    for number in (6, 7):
+        (images / f"000{number}.jpg").rename(tmp_path / f"000{number}.jpg")
+    run(["reconstruct", str(images), str(out), "--recipe", "sift", *SETTINGS])
+    for number in range(5):
+        (images / f"000{number}.jpg").unlink()
+    for number in (6, 7):
+        (tmp_path / f"000{number}.jpg").rename(images / f"000{number}.jpg")
+    capsys.readouterr()
+    assert run(["add", str(images), str(out)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of the 6 photographs of the largest model in " in last
+    assert (out / "world_from_sfm.json").exists()
+
+
 def test_added_photograph_leaves_the_rest_as_it_is(
     demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +164,10 @@ def test_added_photograph_leaves_the_rest_as_it_is(
     assert (
         capsys.readouterr()
         .err.splitlines()[-1]
-        .endswith("out already. Put the new ones into that folder.")
+        .endswith(
+            "out already. Put the new ones into that folder, or add --adjust to adjust"
+            " what is there."
+        )
     )
     (tmp_path / "0004.jpg").rename(images / "0004.jpg")
     assert run(["add", str(images), str(out)]) == 0
@@ -129,7 +183,8 @@ def test_added_photograph_leaves_the_rest_as_it_is(
     said = " ".join(capsys.readouterr().out.split())
     assert (
         "the poses of the 7 earlier photographs stayed as these told them; `sfmprep add"
-        " --adjust` moves them to what all tell"
+        " --adjust` moves them to what all tell, and what was trained with them has to"
+        " be trained again"
     ) in said
     assert run(["status", str(images), str(out)]) == 0
     assert "would run" not in capsys.readouterr().out
@@ -155,6 +210,9 @@ def test_added_photograph_leaves_the_rest_as_it_is(
     assert "would run" not in capsys.readouterr().out
     assert run(["report", str(images), str(out)]) == 0
     assert "8 earlier photographs moved" in " ".join(capsys.readouterr().out.split())
+    again = ["export", str(images), str(out), "--set", "export.downscales=[]"]
+    assert run(again) == 0
+    assert json.loads((out / "report.json").read_text("utf-8"))["added"] is None
 
     # a folder of an earlier sfmprep lacks what the models are worth
     for verdict in (out / "work").glob("*_consistency.json"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -33,6 +35,10 @@ def poses_in(out: Path) -> dict[str, CameraPose]:
     }
 
 
+def report_in(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "report.json").read_text("utf-8")))
+
+
 def test_known_poses_and_photographs_that_join_keep_to_the_rig(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +51,7 @@ def test_known_poses_and_photographs_that_join_keep_to_the_rig(
     table = write_table(tmp_path / "poses.csv", truth)
     command = ["refine", str(images), str(table), str(out), *SETTINGS, f"rigs={config}"]
     assert run(command) == 0
+    assert report_in(out)["given_poses"]
     before = poses_in(out)
     assert len(before) == 2 * FRAMES - 2
     errors = rig_errors(before, range(FRAMES - 1))
@@ -53,6 +60,7 @@ def test_known_poses_and_photographs_that_join_keep_to_the_rig(
     for name in last:
         (tmp_path / name.replace("/", "_")).rename(images / name)
     assert run(["add", str(images), str(out)]) == 0
+    assert report_in(out)["given_poses"]
     after = poses_in(out)
     assert after.keys() == truth.keys()
     for name, pose in before.items():
@@ -67,6 +75,7 @@ def test_known_poses_and_photographs_that_join_keep_to_the_rig(
     assert "would run" not in capsys.readouterr().out
 
     assert run(["add", str(images), str(out), "--adjust"]) == 0
+    assert report_in(out)["given_poses"] is None
     adjusted = poses_in(out)
     errors = rig_errors(adjusted, range(FRAMES))
     np.testing.assert_allclose(errors, errors[:1].repeat(FRAMES, 0), atol=1e-8)
