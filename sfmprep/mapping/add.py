@@ -16,7 +16,7 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping.adjust import cameras_in, refine_model
+from sfmprep.mapping.adjust import cameras_in, refine_model, set_centre
 from sfmprep.mapping.alignment import align
 from sfmprep.mapping.carry_over import carry_over, open_cache
 from sfmprep.mapping.given_cameras import with_known_centre, with_known_params
@@ -111,10 +111,7 @@ def adjust_whole(
     if cameras.refine == "all" and config.refine_principal_point == "auto":
         for key in cameras_in(whole).keys() - known:
             camera = whole.cameras[key]
-            params = np.array(camera.params)
-            middle = [camera.width / 2, camera.height / 2]
-            params[list(camera.principal_point_idxs())] = middle
-            camera.params = params.tolist()
+            set_centre(camera, np.array([camera.width, camera.height]) / 2)
     if cameras.refine == "all" and cameras.camera_model == "auto":
         whole = choose_lenses(whole, with_known_params(whole, cameras))
     return refine_model(*(whole, config), refine=cameras.refine, known_centres=known)

@@ -197,10 +197,7 @@ def _with_centres(
     """A copy with other principal points, adjusted to them."""
     copy = pycolmap.Reconstruction(model)
     for key, centre in centres.items():
-        camera = copy.cameras[key]
-        params = np.array(camera.params)
-        params[list(camera.principal_point_idxs())] = centre
-        camera.params = params.tolist()
+        set_centre(copy.cameras[key], centre)
     adjust(copy, loss_scale=loss_scale, fixed=fixed)
     return copy
 
@@ -222,6 +219,13 @@ def _losses(
 
 def _centre(camera: pycolmap.Camera) -> Float64:
     return np.array([camera.principal_point_x, camera.principal_point_y])
+
+
+def set_centre(camera: pycolmap.Camera, centre: Float64) -> None:
+    """Moves the principal point of a camera to a place [2] in pixels."""
+    params = np.array(camera.params)
+    params[list(camera.principal_point_idxs())] = centre
+    camera.params = params.tolist()
 
 
 def cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
