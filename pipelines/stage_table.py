@@ -282,7 +282,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=9,
+            version=10,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/mapped_consistency.json", "work/pose_changes.json"),
@@ -347,7 +347,7 @@ STAGES = {
         ),
         Stage(
             name="map on",
-            version=5,
+            version=6,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             beside=("work/mapped_on_consistency.json", "work/second.db"),
@@ -401,7 +401,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=6,
+            version=7,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),
@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=5,
+            version=6,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",

@@ -1,4 +1,4 @@
-"""How certain the poses and the points of a model are, one standard deviation.
+"""How certain poses, points and principal points are, one standard deviation.
 
 What the photographs say is blurred by the noise of the keypoints. Its size is taken
 from the model's own reprojection errors; the rest follows from the geometry.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 50
 """
 _BLOCK_IMAGES = 250
 _MIN_IMAGES = 2
+_MIN_IMAGES_OF_CENTRE = 3
 _MAX_DATUM_RATIO = 3.0
 _MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
 _LOSS_SCALE = 2.385  # standard deviations, see `mapper.py`
@@ -118,6 +120,37 @@ def _uncertainties(
     }
 
 
+def principal_point_deviations(
+    model: pycolmap.Reconstruction, fixed: Collection[int] = ()
+) -> dict[int, Float64]:
+    """How well the photographs fix principal points, with all else free.
+
+    Of a model of more than `MAX_IMAGES` images, a camera is asked in the first block of
+    some 250 that has three of its images; see `geometry.blocks`.
+
+    Args:
+        model: Not changed.
+        fixed: Ids of cameras that are known.
+
+    Returns:
+        By camera id standard deviations [2] in pixels; those are missing that nothing
+        fixes, and those of cameras of fewer than three images in a block.
+    """
+    arrays = ModelArrays.of(model)
+    noise = noise_px(arrays)
+    parts: Iterable[pycolmap.Reconstruction] = [model]
+    if len(arrays.views) > MAX_IMAGES:
+        parts = (part for _, part in blocks(arrays, _BLOCK_IMAGES))
+    found: dict[int, Float64] = {}
+    for part in parts:
+        counts = Counter(part.images[k].camera_id for k in part.reg_image_ids())
+        asked = {key for key, count in counts.items() if count >= _MIN_IMAGES_OF_CENTRE}
+        asked -= found.keys() | set(fixed)
+        if asked:
+            found |= _centre_deviations(part, asked, noise)
+    return found
+
+
 def point_uncertainties(arrays: ModelArrays) -> dict[int, float]:
     """The uncertainty of every point, with the poses as they are.
 
@@ -156,24 +189,64 @@ def noise_px(arrays: ModelArrays) -> float:
     return stddev * math.sqrt(2 * len(errors) / redundancy)
 
 
+# ------------------------------------------------------------------- COLMAP's part
+def _estimated(
+    model: pycolmap.Reconstruction,
+    params: pycolmap.BACovarianceOptionsParams,
+    options: pycolmap.BundleAdjustmentOptions,
+    fixed: Collection[int] = (),
+) -> pycolmap.BACovariance | None:
+    """The covariance of an adjustment for one pixel of noise, if COLMAP finds one."""
+    if not model.num_points3D() or not model.is_valid():
+        return None
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    for key in fixed:
+        config.set_constant_cam_intrinsics(key)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.THREE_POINTS)
+    adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
+    wanted = pycolmap.BACovarianceOptions()
+    wanted.params = params
+    return pycolmap.estimate_ba_covariance(wanted, model, adjuster)
+
+
+# --------------------------------------------------------------- principal points
+def _centre_deviations(
+    model: pycolmap.Reconstruction, asked: Collection[int], noise: float
+) -> dict[int, Float64]:
+    """Those of some cameras; the others are fixed."""
+    model = pycolmap.Reconstruction(model)
+    model.tear_down()  # COLMAP's estimate stops at images without a pose
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_principal_point = True
+    # of parameters that are neither poses nor points, COLMAP tells with all alone
+    params = pycolmap.BACovarianceOptionsParams.ALL
+    fixed = {model.images[k].camera_id for k in model.reg_image_ids()} - set(asked)
+    covariance = _estimated(model, params, options, fixed)
+    if covariance is None:
+        logger.info("the photographs fix no principal point of %s", sorted(asked))
+        return {}
+    found = {}
+    for key in sorted(asked):
+        camera = model.cameras[key]
+        own = covariance.get_other_params_cov(camera.params)
+        if own is None or own.shape != (len(camera.params),) * 2:
+            continue
+        variance = np.diag(own)[list(camera.principal_point_idxs())]
+        if np.isfinite(variance).all() and (variance > 0).all():
+            found[key] = noise * np.sqrt(variance)
+    return found
+
+
 # --------------------------------------------------------------------------- poses
 def _covariance(model: pycolmap.Reconstruction, views: Views) -> Float64 | None:
     """[6 V, 6 V] of turns in world axes (radians) and centres, for one pixel of noise.
 
     None where COLMAP finds none, for all cameras or for one.
     """
-    if not model.num_points3D() or not model.is_valid():
-        return None
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in views.ids.tolist():
-        config.add_image(image_id)
-    config.fix_gauge(pycolmap.BundleAdjustmentGauge.THREE_POINTS)
-    adjuster = pycolmap.create_default_ceres_bundle_adjuster(
-        pycolmap.BundleAdjustmentOptions(), config, model
-    )
-    options = pycolmap.BACovarianceOptions()
-    options.params = pycolmap.BACovarianceOptionsParams.POSES
-    found = pycolmap.estimate_ba_covariance(options, model, adjuster)
+    params = pycolmap.BACovarianceOptionsParams.POSES
+    found = _estimated(model, params, pycolmap.BundleAdjustmentOptions())
     if found is None:
         return None
     ids = views.ids.tolist()

@@ -12,8 +12,7 @@ import pycolmap
 
 from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
-from sfmprep.geometry.triangulate import reprojection_errors
-from sfmprep.geometry.views import ModelArrays
+from sfmprep.geometry.uncertainty import principal_point_deviations
 from sfmprep.mapping.lenses import is_plausible
 from sfmprep.mapping.solver import choose_solver
 from sfmprep.types import Float64
@@ -28,7 +27,7 @@ _MIN_IMAGES = 8  # of a camera whose distortion is to be told
 _PRIOR_DEVIATION = 0.01
 # Residuals are not independent: principal points that are known (fountain-P11,
 # Herz-Jesus-P8, fox, whole and thinned) were missed by three times what they promise.
-_OVERDISPERSION = 9.0
+_OVERDISPERSION = 3.0
 # By chance one of all principal points moves as seldom as one alone at two deviations.
 _CHANCE = 0.0455
 # Of a camera whose principal point moves: with fewer, turns of its images do the same.
@@ -67,9 +66,9 @@ def refine_model(
     Principal points move only after everything else has settled. With
     `refine_principal_point: auto` each coordinate moves as far as the errors tell it: a
     share s^2 / (s^2 + e^2) of the way to where they are least, for a prior deviation s
-    of 1 % of the image's longer side and the deviation e of the estimate, which is how
-    far that is by the root of how much the loss of the camera's errors falls on it, in
-    units of nine times their mean. So one that is told well moves to where it is told.
+    of 1 % of the image's longer side and the deviation e of the estimate, three times
+    that of `principal_point_deviations`. So one that is told well moves to where it is
+    told.
     One stays that is told by less than two deviations (more, where several cameras
     ask), that would move by less than 0.25 % of the longer side, which is what
     keypoints err by, or be more than a tenth of the image's side from the middle. Those
@@ -103,7 +102,7 @@ def refine_model(
     adjust(moved, loss_scale=loss_scale, centres=True, fixed=still)
     if when == "always":
         return moved
-    centres = _told_centres(model, moved, still, loss_scale)
+    centres = _told_centres(model, moved, still)
     return _with_centres(moved, centres, loss_scale, held) if centres else model
 
 
@@ -139,7 +138,6 @@ def _told_centres(
     model: pycolmap.Reconstruction,
     moved: pycolmap.Reconstruction,
     still: Collection[int],
-    loss_scale: float,
 ) -> dict[int, Float64]:
     """Where errors and prior together put principal points; empty if none moves.
 
@@ -147,45 +145,32 @@ def _told_centres(
         model: With principal points where they were.
         moved: With those that make the errors least.
         still: Ids of cameras that were fixed in that.
-        loss_scale: See `adjust`.
     """
     free = sorted(cameras_in(model).keys() - set(still))
-    old = {key: _centre(model.cameras[key]) for key in free}
-    step = {key: _centre(moved.cameras[key]) - old[key] for key in free}
-    least = _losses(moved, loss_scale)
-    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / len(free))
-    share = {key: np.zeros(2) for key in free}
-    enough = {
-        key: _LEAST_OFFSET * max(model.cameras[key].width, model.cameras[key].height)
-        for key in free
-    }
-    for axis in range(2):
-        if all(abs(step[key][axis]) <= enough[key] for key in free):
-            continue  # no share of it is enough
-        back = np.arange(2) == axis
-        centres = {key: old[key] + step[key] * ~back for key in free}
-        without = _with_centres(moved, centres, loss_scale, still)
-        losses = _losses(without, loss_scale)
-        for key in free:
-            camera = model.cameras[key]
-            size = np.array([camera.width, camera.height])
-            if abs(old[key] + step[key] - size / 2)[axis] > _MAX_OFFSET * size[axis]:
-                logger.info(
-                    "the principal point of camera %d would move by %.0f px and stays",
-                    *(key, step[key][axis]),
-                )
-                continue
-            (before, _), (after, count) = losses[key], least[key]
-            fall = (before - after) * count / max(after, 1e-12) / _OVERDISPERSION
-            prior = max(fall, 0.0) * (_PRIOR_DEVIATION * size.max()) ** 2
-            part = prior / max(prior + step[key][axis] ** 2, 1e-12)
-            is_large = abs(part * step[key][axis]) > enough[key]
-            if is_large and fall > deviations**2:
-                share[key][axis] = part
-    logger.debug("principal points take shares of their steps: %s", share)
-    if not any(each.any() for each in share.values()):
-        return {}
-    return {key: old[key] + share[key] * step[key] for key in free}
+    told = principal_point_deviations(moved, still)
+    least = NormalDist().inv_cdf(1 - _CHANCE / 2 / len(free))
+    centres: dict[int, Float64] = {}
+    for key in free:
+        camera = model.cameras[key]
+        size = np.array([camera.width, camera.height])
+        old = _centre(camera)
+        step = _centre(moved.cameras[key]) - old
+        deviation = _OVERDISPERSION * told.get(key, np.full(2, np.inf))
+        prior = _PRIOR_DEVIATION * size.max()
+        taken = step * prior**2 / (prior**2 + deviation**2)
+        is_told = abs(step) > least * deviation
+        is_told &= abs(taken) > _LEAST_OFFSET * size.max()
+        is_far = is_told & (abs(old + step - size / 2) > _MAX_OFFSET * size)
+        if is_far.any():
+            logger.info(
+                "the principal point of camera %d would move by %s px and stays",
+                *(key, " and ".join(f"{pixels:.0f}" for pixels in step[is_far])),
+            )
+        taken[~is_told | is_far] = 0
+        centres[key] = old + taken
+        logger.debug("principal point %d: %s of %s px", key, taken, step)
+    has_moved = any((centres[key] != _centre(model.cameras[key])).any() for key in free)
+    return centres if has_moved else {}
 
 
 def _with_centres(
@@ -200,21 +185,6 @@ def _with_centres(
         set_centre(copy.cameras[key], centre)
     adjust(copy, loss_scale=loss_scale, fixed=fixed)
     return copy
-
-
-def _losses(
-    model: pycolmap.Reconstruction, loss_scale: float
-) -> dict[int, tuple[float, int]]:
-    """The loss of each camera's residuals and their number, two an observation."""
-    arrays = ModelArrays.of(model)
-    views, observations = arrays.views, arrays.observations
-    squared = reprojection_errors(views, observations, arrays.xyz) ** 2
-    squared = loss_scale**2 * np.log1p(squared / loss_scale**2)
-    owner = np.array([camera.camera_id for camera in views.cameras])[observations.view]
-    losses, counts = np.bincount(owner, squared), 2 * np.bincount(owner)
-    return {
-        key: (float(losses[key]), int(counts[key])) for key in np.unique(owner).tolist()
-    }
 
 
 def _centre(camera: pycolmap.Camera) -> Float64:

@@ -12,6 +12,7 @@ from sfmprep.geometry.uncertainty import (
     noise_px,
     point_uncertainties,
     pose_uncertainties,
+    principal_point_deviations,
 )
 from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.mapping.mapper import refine_model
@@ -170,6 +171,50 @@ def test_uncertainty_of_points_is_their_spread_with_fixed_poses() -> None:
         ratios.append(error / expected[point_id])
     # The length of three axes over the largest stddev: between 1 and 3 on average.
     assert 0.8 < np.mean(np.square(ratios)) < 3
+
+
+def with_free_centre(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """Adjusted once more, its principal point free."""
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    options.refine_principal_point = True
+    pycolmap.bundle_adjustment(model, options)
+    return model
+
+
+def test_uncertainty_of_principal_points_is_their_spread() -> None:
+    truth = synthesize(num_points=150)
+    runs = [with_free_centre(noisy(truth, seed)) for seed in range(100, 160)]
+    (key,) = truth.cameras
+    spread = np.std([model.cameras[key].params[1:3] for model in runs], axis=0)
+    found = [principal_point_deviations(model)[key] for model in runs[:5]]
+    assert np.mean(found, axis=0) == pytest.approx(spread, rel=0.25)
+    assert principal_point_deviations(runs[0], fixed={key}) == {}
+
+
+def test_of_many_images_principal_points_are_told_by_a_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = with_free_centre(noisy(synthesize(num_images=12, num_points=300), 0))
+    (key,) = model.cameras
+    whole = principal_point_deviations(model)[key]
+    monkeypatch.setattr(uncertainty, "MAX_IMAGES", 11)
+    monkeypatch.setattr(uncertainty, "_BLOCK_IMAGES", 6)
+    block = principal_point_deviations(model)[key]
+    assert (whole < block).all()  # fewer images tell it
+    assert (block < 4 * whole).all()
+
+
+def test_two_images_tell_no_principal_point() -> None:
+    model = noisy(synthesize(num_images=3, track_length=2), 0)
+    assert set(principal_point_deviations(model)) == set(model.cameras)
+    weak = max(model.reg_image_ids())
+    for row, point in enumerate(model.images[weak].points2D):
+        if point.has_point3D():
+            model.delete_observation(weak, row)
+    model.deregister_frame(model.images[weak].frame_id)
+    assert principal_point_deviations(model) == {}
+    assert principal_point_deviations(pycolmap.Reconstruction()) == {}
 
 
 def test_of_many_images_uncertainties_are_those_in_blocks(
