@@ -29,7 +29,7 @@ lint: $(READY) ## ruff, the workflows, and mypy on the wheel as a user gets it
 bench: $(READY) ## speed against the plain way, into bench.json; needs ../shared or SFMPREP_SHARED
 	$(BIN)/python -m tests.bench.engine
 
-bench-scenes: $(READY) ## sfmprep and COLMAP on the scenes of ../shared; BOARD="--minutes 60"
+bench-scenes: $(READY) ## sfmprep and COLMAP on the scenes of ../shared; BOARD="--minutes 60", BOARD="--folder DIR"
 	$(BIN)/python -m tests.bench.scoreboard $(BOARD)
 
 bench-table: $(READY) ## its results, into the README and examples/scoreboard.md

@@ -16,12 +16,13 @@ from sfmprep.evaluation.reference import CameraPose
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SFMPREP_SHARED") or ROOT.parent / "shared")
+SCENE_FOLDER = SHARED / "data" / "scenes"
 _NOT_WORTH_TRAINING = 3  # an exit code: there is a result, with a warning
 
 
 def scene_folder(name: str) -> Path:
     """The folder of a scene with a reference."""
-    return SHARED / "data" / "scenes" / name
+    return SCENE_FOLDER / name
 
 
 def use_shared_weights() -> None:

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from sfmprep.demo import textures
 from sfmprep.demo.courtyard import render_demo_scene
+from sfmprep.errors import ConfigError
 from sfmprep.evaluation.reference import CameraPose
+from tests.bench.scoreboard import __main__ as scoreboard
 from tests.bench.scoreboard import rendered as rendered_scenes
+from tests.bench.scoreboard import scenes as scene_list
 from tests.bench.scoreboard import table
-from tests.bench.scoreboard.judge import is_wrong
+from tests.bench.scoreboard.judge import is_wrong, judge
 from tests.bench.scoreboard.play import Settings, play, read_rows
 from tests.bench.scoreboard.process import run_measured
-from tests.bench.scoreboard.scenes import Scene, prepare, rendered
-from tests.bench.scoreboard.tools import TOOLS
+from tests.bench.scoreboard.scenes import Scene, own, prepare, rendered
+from tests.bench.scoreboard.tools import TOOLS, doubts_of
 from tests.bench.scoreboard.worse import make_worse, night, shaken, two_lights
 
 ENTRY = {"K": [[800, 0, 320], [0, 800, 240], [0, 0, 1]], "width": 640, "height": 480}
@@ -132,6 +135,84 @@ def test_scene_is_thinned_and_reduced_with_its_reference(
     )
 
 
+def test_scene_that_is_not_there_is_skipped_with_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(scene_list, "scene_folder", lambda name: tmp_path / name)
+    missing = scene_list.shared("fox")
+    monkeypatch.setattr(scoreboard, "SCENES", (missing,))
+    words = ["scoreboard", "--scratch", str(tmp_path), "--scenes", "fox"]
+    monkeypatch.setattr(sys, "argv", words)
+
+    scoreboard.main()
+
+    assert not missing.is_there
+    assert "so skipped: fox\n" in (said := capsys.readouterr().out)
+    assert "0 runs more" in said
+    (tmp_path / "fox").mkdir()
+    assert missing.is_there
+
+
+@pytest.mark.parametrize("given", ["walk", "walk/images"])
+def test_own_folder_is_judged_by_the_truth_in_it_or_beside_it(
+    courtyard: Callable[[Path], None], tmp_path: Path, given: str
+) -> None:
+    courtyard(tmp_path / "walk")
+    (tmp_path / "walk/images/notes.txt").write_text("not a photograph")
+
+    scene = own(tmp_path / given)
+    found = prepare(scene, tmp_path / "scratch", None)
+
+    assert scene.name == "walk"
+    assert found.names == tuple(f"{n:04d}.jpg" for n in range(6))
+    assert set(found.reference or {}) == set(found.names)
+    # what changed since counts
+    (tmp_path / "walk/images/0000.jpg").unlink()
+    assert len(prepare(scene, tmp_path / "scratch", None).names) == 5
+
+
+def test_own_folder_needs_no_truth_but_photographs(
+    courtyard: Callable[[Path], None], tmp_path: Path
+) -> None:
+    courtyard(tmp_path / "made")
+    (tmp_path / "mine" / "left").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="there are no photographs below"):
+        own(tmp_path / "mine")
+    shutil.copy(tmp_path / "made/images/0000.jpg", tmp_path / "mine/left/a.jpg")
+
+    found = prepare(own(tmp_path / "mine"), tmp_path / "scratch", None)
+
+    assert (found.names, found.reference) == (("left/a.jpg",), None)
+    nothing = judge(found, tmp_path / "database.db", tmp_path / "models")
+    assert (nothing["images"], nothing["auc"], nothing["wrong_pairs"]) == (
+        1,
+        None,
+        None,
+    )
+
+    shutil.copy(tmp_path / "made/reference.json", tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"knows none of the photographs, such"):
+        prepare(own(tmp_path / "mine"), tmp_path / "scratch", None)
+
+
+def test_truth_without_intrinsics_counts_no_wrong_pairs(
+    courtyard: Callable[[Path], None], tmp_path: Path
+) -> None:
+    courtyard(tmp_path / "walk")
+    path = tmp_path / "walk/reference.json"
+    entries = json.loads(path.read_text())["images"]
+    poses = {n: {"R": e["R"], "t": e["t"]} for n, e in entries.items()}
+    path.write_text(json.dumps({"images": poses}))
+
+    found = prepare(own(tmp_path / "walk"), tmp_path / "scratch", 160)
+
+    nothing = judge(found, tmp_path / "database.db", tmp_path / "models")
+    assert nothing["auc"] == {"1": 0.0, "3": 0.0, "5": 0.0}
+    assert nothing["wrong_pairs"] is None
+
+
 def test_canvas_of_a_lens_is_where_the_lens_sees() -> None:
     camera, pixels = rendered_scenes._canvas(rendered_scenes.WIDE)
     width, height = rendered_scenes.SIZE
@@ -223,6 +304,34 @@ def test_losses_are_named() -> None:
     )
 
 
+def test_doubts_are_what_the_report_cuts_or_flags() -> None:
+    verdict = {"num_left_out": 3, "num_overlaid": 0, "broken": [{}, {}]}
+    report = {
+        "consistency": {**verdict, "num_contradicted": 0},
+        "result": {"num_registered": 9, "num_dataset": 8},
+    }
+    doubts = {"pairs cut": 3, "pairs broken": 2, "photographs left out": 1}
+    assert doubts_of(report) == doubts
+    assert doubts_of({"consistency": None, "result": None}) is None
+    assert doubts_of({}) is None
+
+
+def test_rows_say_what_was_doubted_and_older_ones_that_nobody_asked() -> None:
+    old, calm = row("old", "sfmprep"), row("calm", "sfmprep", doubts={})
+    doubted = row("cut", "sfmprep", doubts={"pairs cut": 3, "pairs broken": 2})
+
+    cells = [table.long_line(each).split(" | ")[-1] for each in (old, calm, doubted)]
+
+    assert cells == ["– |", "none |", "3 pairs cut, 2 pairs broken |"]
+    assert table.doubted(table.board_of([old])) == ""
+    assert table.doubted(table.board_of([old, calm, doubted])) == (
+        "sfmprep cut or flagged 1 of 2 captures: cut (3 pairs cut, 2 pairs broken)."
+    )
+    assert table.doubted(table.board_of([calm])) == (
+        "sfmprep cut or flagged 0 of 1 captures."
+    )
+
+
 def test_newest_code_counts_alone() -> None:
     old, new = row("a", "colmap", commit="old"), row("a", "sfmprep", seconds=1.0)
     again = row("a", "sfmprep", seconds=2.0)
@@ -244,7 +353,7 @@ def test_tables_go_between_the_marks_and_into_a_page(tmp_path: Path) -> None:
     assert "| b, every 3rd | 9 |  | 9; 60.0 / 70.0 / 80.0; 10 s |" in written
     assert (
         "| a | COLMAP SIFT | SIFT, exhaustive | 9 of 9 | 9 | 60.0 / 70.0 / 80.0"
-        " | 1 of 30 | 100 | 3.2 | 0.50 | 10.0 | 12.0 | 300 |"
+        " | 1 of 30 | 100 | 3.2 | 0.50 | 10.0 | 12.0 | 300 | – |"
     ) in page.read_text()
 
 

@@ -78,13 +78,13 @@ def _verified_pairs(path: Path) -> list[Verified]:
 
 
 def _count_wrong(prepared: Prepared, verified: list[Verified]) -> int | None:
-    if prepared.reference is None:
+    """None where it cannot be told: without true poses and intrinsics."""
+    truth = prepared.reference
+    if truth is None or not all("K" in entry for entry in truth.values()):
         return None
     poses = read_reference(prepared.images.parent)
     return sum(
-        is_wrong(
-            xy, (prepared.reference[a], prepared.reference[b]), (poses[a], poses[b])
-        )
+        is_wrong(xy, (truth[a], truth[b]), (poses[a], poses[b]))
         for (a, b), xy in verified
         if a in poses and b in poses
     )

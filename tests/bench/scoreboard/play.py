@@ -59,7 +59,7 @@ def play(
                 "max_size": how.max_size,
                 **about,
             }
-            if _key(row) in done:
+            if _key(row) in done and not each.scene.is_own:
                 continue
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             found = None if left == 0 else _run(each, tool, how, left)
@@ -103,6 +103,7 @@ def _run(
     steps = {step: seconds for step, seconds in result.seconds.items() if seconds}
     row = {
         "what": result.what,
+        "doubts": result.doubts,
         **found,
         # a program that failed has taken what it took
         "seconds": round(sum(steps.values()) or finished.seconds, 2),

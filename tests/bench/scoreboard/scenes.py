@@ -11,7 +11,9 @@ from typing import Any
 
 import cv2
 
+from sfmprep.capture.folder import is_image, photograph_folder
 from sfmprep.demo.courtyard import render_demo_scene
+from sfmprep.errors import ConfigError
 from tests.bench.scoreboard.rendered import (
     courtyard_ordinary_lens,
     courtyard_wide_lens,
@@ -28,6 +30,8 @@ from tests.bench.scoreboard.worse import (
 )
 from tests.bench.shared import scene_folder
 
+REFERENCE = "reference.json"
+
 Maker = Callable[[Path], object]
 """Writes `images/` and, where poses are known, `reference.json` into a folder."""
 
@@ -41,6 +45,13 @@ class Scene:
     film: bool = False  # frames in order, so that COLMAP matches them in sequence
     every: int = 1  # every so many-th image counts
     only_turns: bool = False  # no depth can be had: a model of it is wrong
+    source: Path | None = None  # the folder that it is made of, where it is not ours
+    is_own: bool = False  # a folder that may change, so it is prepared and played anew
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what it is made of is on this machine."""
+        return self.source is None or self.source.is_dir()
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,42 @@ def shared(name: str, *, film: bool = False, only_turns: bool = False) -> Scene:
             shutil.copytree(source / "images", folder / "images")
         else:
             write_frames(source / "video.mp4", folder / "images")
-        if (source / "reference.json").is_file():
-            shutil.copy(source / "reference.json", folder)
+        if (source / REFERENCE).is_file():
+            shutil.copy(source / REFERENCE, folder)
 
-    return Scene(name, make, film=film, only_turns=only_turns)
+    source = scene_folder(name)
+    return Scene(name, make, film=film, only_turns=only_turns, source=source)
+
+
+def own(folder: Path) -> Scene:
+    """A folder of one's own: photographs below it, or below its `images`.
+
+    Raises:
+        ConfigError: there are no photographs.
+    """
+    folder = folder.resolve()
+    root = photograph_folder(folder)[0]
+    if (folder / "images").is_dir() and (folder / REFERENCE).is_file():
+        root = folder / "images"
+    truth = next((p / REFERENCE for p in (root, root.parent) if _has_truth(p)), None)
+    if not any(is_image(path.name) for path in root.rglob("*")):
+        raise ConfigError(f"there are no photographs below {root}")
+
+    def make(target: Path) -> None:
+        shutil.copytree(root, target / "images", ignore=_all_but_images)
+        if truth is not None:
+            shutil.copy(truth, target)
+
+    name = folder.parent.name if folder.name in ("images", "input") else folder.name
+    return Scene(name, make, source=folder, is_own=True)
+
+
+def _has_truth(folder: Path) -> bool:
+    return (folder / REFERENCE).is_file()
+
+
+def _all_but_images(folder: str, names: list[str]) -> list[str]:
+    return [n for n in names if (Path(folder) / n).is_file() and not is_image(n)]
 
 
 def rendered(name: str, make: Maker, *, film: bool = False) -> Scene:
@@ -81,7 +124,7 @@ def worse(name: str, how: str, change: Change) -> Scene:
         shared(name).make(folder)
         make_worse(folder / "images", change)
 
-    return Scene(f"{name}-{how}", make)
+    return Scene(f"{name}-{how}", make, source=scene_folder(name))
 
 
 def write_frames(video: Path, folder: Path) -> None:
@@ -133,9 +176,14 @@ def prepare(scene: Scene, folder: Path, max_size: int | None) -> Prepared:
         scene: Which.
         folder: Of all prepared scenes.
         max_size: Longer side that larger images are reduced to; None for none.
+
+    Raises:
+        ConfigError: its reference knows none of the images.
     """
-    whole, size = folder / scene.name / "whole", max_size or "full"
-    thin = folder / scene.name / f"{size}-every-{scene.every}"
+    place = (folder / "own" if scene.is_own else folder) / scene.name
+    whole, thin = place / "whole", place / f"{max_size or 'full'}-every-{scene.every}"
+    if scene.is_own:
+        shutil.rmtree(whole, ignore_errors=True)
     if not whole.is_dir():
         unfinished = whole.with_name("unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -149,11 +197,16 @@ def prepare(scene: Scene, folder: Path, max_size: int | None) -> Prepared:
         (thin / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         _copy(path, thin / "images" / name, max_size)
     reference = None
-    if (whole / "reference.json").is_file():
-        content = json.loads((whole / "reference.json").read_text("utf-8"))
+    if (whole / REFERENCE).is_file():
+        content = json.loads((whole / REFERENCE).read_text("utf-8"))
         known = {n: e for n, e in content["images"].items() if n in set(names)}
+        if not known:
+            raise ConfigError(
+                f"the {REFERENCE} of {scene.name} knows none of the photographs, such"
+                f" as {names[0]}: expected their paths relative to their folder"
+            )
         reference = {name: _reduced(entry, max_size) for name, entry in known.items()}
-        (thin / "reference.json").write_text(json.dumps({"images": reference}), "utf-8")
+        (thin / REFERENCE).write_text(json.dumps({"images": reference}), "utf-8")
     return Prepared(scene, thin / "images", tuple(names), reference)
 
 
@@ -171,9 +224,11 @@ def _copy(source: Path, target: Path, max_size: int | None) -> None:
 
 
 def _reduced(entry: dict[str, Any], max_size: int | None) -> dict[str, Any]:
-    """An entry of reference.json with `K` for the reduced image."""
+    """An entry of reference.json with `K`, if it has one, for the reduced image."""
+    if max_size is None or "K" not in entry:
+        return entry
     width, height = entry["width"], entry["height"]
-    scale = min(1.0, (max_size or max(width, height)) / max(width, height))
+    scale = min(1.0, max_size / max(width, height))
     size = round(width * scale), round(height * scale)
     factors = size[0] / width, size[1] / height, 1.0
     matrix = [

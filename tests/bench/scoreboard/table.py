@@ -33,7 +33,9 @@ without EXIF. Memory is the
 largest sum over all processes of a run. Every run is the default of its tool, from
 nothing, in a process of its own. COLMAP's default is a camera for each image; with one
 camera it is told that all have the same. sfmprep without downloads is the same command
-on a machine that has no weights."""
+on a machine that has no weights. Doubts are what sfmprep's report cuts or flags: pairs
+of look-alikes that were not mapped with (cut), pairs that it warns of, and photographs
+with a pose that are not in the dataset; a dash where nobody was asked."""
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
@@ -121,16 +123,21 @@ def _compare(
 _COLUMNS = (
     *("scene", "tool", "features and matching", "registered", "models", "AUC@1/3/5"),
     *("wrong pairs", "points", "track", "error px", "seconds", "whole run s"),
-    "peak MB",
+    *("peak MB", "doubts"),
 )
 
 
 def long_table(board: Board) -> str:
     """One line a run, with all there is."""
-    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
+    lines = [long_head()]
     for row in board.values():
         lines += [long_line(row[tool]) for tool in _TITLES if tool in row]
     return "\n".join(lines)
+
+
+def long_head() -> str:
+    """The two lines above the runs of a table."""
+    return "\n".join([_line(_COLUMNS), _line(["---"] * len(_COLUMNS))])
 
 
 def long_line(row: Row) -> str:
@@ -153,7 +160,28 @@ def _long(row: Row) -> list[str]:
         f"{row['seconds']:.1f}",
         f"{row['process_seconds']:.1f}",
         "–" if peak is None else f"{peak / 1e6:.0f}",
+        _doubts(row),
     ]
+
+
+def _doubts(row: Row) -> str:
+    """What was cut or flagged; rows from before that was written do not say it."""
+    doubts = row.get("doubts")
+    if doubts is None:
+        return "–"
+    return ", ".join(f"{number} {what}" for what, number in doubts.items()) or "none"
+
+
+def doubted(board: Board, tool: str = OURS) -> str:
+    """On which captures something was cut or flagged; empty where no row says it."""
+    rows = {_title(k): row[tool] for k, row in board.items() if tool in row}
+    asked = {name: r for name, r in rows.items() if r.get("doubts") is not None}
+    if not asked:
+        return ""
+    found = [f"{name} ({_doubts(row)})" for name, row in asked.items() if row["doubts"]]
+    return f"{_TITLES[tool]} cut or flagged {len(found)} of {len(asked)} captures" + (
+        f": {'; '.join(found)}." if found else "."
+    )
 
 
 _DIGITS = {"track_length": 1, "error_px": 2}
@@ -179,6 +207,7 @@ def page(board: Board) -> str:
             for ours in (OURS, "sfmprep-packaged")
             for theirs in (THEIRS, "colmap-one-camera")
         ),
+        *(doubted(board, tool) for tool in (OURS, "sfmprep-packaged")),
         long_table(board),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

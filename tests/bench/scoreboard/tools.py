@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Result:
     models: Path  # a folder of COLMAP models, numbered
     seconds: dict[str, float]  # of its steps; empty where it failed before the end
     what: str  # features and matching
+    doubts: dict[str, int] | None = None  # how often what was flagged; None: not asked
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,16 @@ class Tool:
                 out / "database.db", out / "models", seconds, f"SIFT, {order}"
             )
         # what comes after poses is not what COLMAP does
+        report, work = _read(out / "report.json"), out / "work"
         seconds = {
             step: value
-            for step, value in _read(out / "report.json").get("seconds", {}).items()
+            for step, value in report.get("seconds", {}).items()
             if step != "export"
         }
-        work = out / "work"
-        return Result(work / "database.db", work / "models", seconds, _front_end(out))
+        return Result(
+            *(work / "database.db", work / "models", seconds, _front_end(out)),
+            doubts_of(report),
+        )
 
 
 TOOLS = (
@@ -87,8 +92,28 @@ TOOLS = (
 DEFAULT_TOOLS = ("colmap", "colmap-one-camera", "sfmprep", "sfmprep-packaged")
 
 
+def doubts_of(report: Mapping[str, Any]) -> dict[str, int] | None:
+    """What report.json doubts, by what a reader calls it; None without a model.
+
+    Pairs cut are those that were left out of the mapping as look-alikes; pairs
+    overlaid, broken and contradicted remain and are warned of; photographs left out
+    have a pose and are not in the dataset. What there is none of is not listed.
+    """
+    verdict, result = report.get("consistency"), report.get("result")
+    if verdict is None or result is None:
+        return None
+    named = {
+        "pairs cut": verdict["num_left_out"],
+        "pairs overlaid": verdict["num_overlaid"],
+        "pairs broken": len(verdict["broken"]),
+        "pairs contradicted": verdict["num_contradicted"],
+        "photographs left out": result["num_registered"] - result["num_dataset"],
+    }
+    return {what: number for what, number in named.items() if number}
+
+
 def _is_sequence(scene: Scene, images: Path) -> bool:
-    return scene.film or sum(1 for _ in images.iterdir()) > _LARGE
+    return scene.film or sum(p.is_file() for p in images.rglob("*")) > _LARGE
 
 
 def _read(path: Path) -> dict[str, Any]:
