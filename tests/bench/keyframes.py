@@ -32,12 +32,9 @@ from tests.bench.scoreboard.tools import Tool
 ROOT = Path(__file__).resolve().parents[2]
 _QUALITY = 97
 _NTH = "every nth"
-_OURS = (
-    *("--recipe", "compact", "--set", "pairs={type: sequential}"),
-    *("--set", "refinement={}"),
-)
 TOOLS = (
-    Tool("compact", "`compact`, sequential", options=_OURS),
+    Tool("sfmprep", "sfmprep"),
+    Tool("sfmprep-packaged", "sfmprep without downloads", has_weights=False),
     Tool("colmap", "COLMAP, sequential", is_colmap=True, one_camera=True),
 )
 
@@ -61,7 +58,7 @@ def main() -> None:
     films, tools = [f.name for f in FILMS], [tool.name for tool in TOOLS]
     parser.add_argument("--films", nargs="*", choices=films, default=films)
     parser.add_argument("--tools", nargs="*", choices=tools, default=tools)
-    parser.add_argument("--max-size", type=int, default=480, help="longer side, pixels")
+    parser.add_argument("--max-size", type=int, help="longer side, of reduced images")
     parser.add_argument("--minutes", type=float, help="the most that it takes")
     build = ROOT / "build" / "keyframes"
     parser.add_argument("--results", type=Path, default=build / "results.jsonl")
@@ -169,10 +166,10 @@ def page(rows: Sequence[Row], blurs: Sequence[Blur]) -> str:
         "`make bench-keyframes` takes frames of films as `sfmprep reconstruct FILM`"
         " does, and as many",
         "at equal steps, as nerfstudio's `ns-process-data video` does. Both go to"
-        " `compact` with",
-        "sequential pairs, and to COLMAP with its defaults, sequential matching and"
-        " one camera; longer",
-        "side 480 pixels.",
+        " `sfmprep reconstruct`,",
+        "with the weights of ALIKED and without downloads, and to COLMAP with its"
+        " defaults, sequential",
+        "matching and one camera.",
         "",
         "| Film | What it shows |",
         "|---|---|",
