@@ -98,9 +98,9 @@ def _log_all(
             )
         elif not is_known:
             said = (
-                "the verified pairs do not tell the focal lengths, so they stay guesses"
-                " (%.0f to %.0f px); poses may be wrong. If they are known: --set"
-                " database.focal_length=PIXELS"
+                "the verified pairs do not tell the focal lengths for sure; guesses of"
+                " %.0f to %.0f px are used, and poses may be wrong. If they are known:"
+                " --set database.focal_length=PIXELS"
             )
         elif is_prior:
             said = (
@@ -380,8 +380,8 @@ def _log(whose: str, camera: pycolmap.Camera, found: FocalLength) -> None:
         )
     elif not found.is_known:
         logger.warning(
-            "%s: the verified pairs do not tell the focal length, so it stays a guess"
-            " (%.0f px); poses may be wrong. If it is known: --set"
+            "%s: the verified pairs do not tell the focal length for sure; a guess of"
+            " %.0f px is used, and poses may be wrong. If it is known: --set"
             " database.focal_length=PIXELS",
             *(whose, found.pixels),
         )

@@ -260,6 +260,24 @@ def test_where_the_expected_is_no_minimum_all_of_the_grid_is_tried(
     assert all(each.refused for each in found.values())
 
 
+@pytest.mark.parametrize(
+    ("least", "expected"), [(560, pytest.approx(560, rel=0.02)), (100, 1200)]
+)
+def test_guess_is_what_fits_best_where_that_is_a_minimum(
+    monkeypatch: pytest.MonkeyPatch, least: float, expected: object
+) -> None:
+    """Shallow: a tenth more at 1.3 times that. An end of the grid is no minimum."""
+
+    def costs(_: object, __: int, *rest: object) -> Float64:
+        return 0.7 + np.abs(np.log(np.asarray(rest[2]) / least)) ** 2
+
+    monkeypatch.setattr(focal_length, "_costs", costs)
+    cameras, pairs = two_cameras((False, False), (1200, 1200))
+    found = find_focal_lengths(cameras, pairs[:1])
+    assert [found[key].pixels for key in (0, 1)] == [expected, expected]
+    assert not any(each.is_known or each.refused for each in found.values())
+
+
 def test_progress_counts_what_every_camera_needs() -> None:
     cameras, pairs = two_cameras((True, True), (600, 1200))
     totals: list[int | None] = []
@@ -291,8 +309,8 @@ def test_guess_stays_a_guess_where_pairs_do_not_tell(
     assert not camera.has_prior_focal_length
     assert caplog.messages == [
         "00.jpg and 5 other images of its camera: the verified pairs do not tell the"
-        " focal length, so it stays a guess (900 px); poses may be wrong. If it is"
-        " known: --set database.focal_length=PIXELS"
+        " focal length for sure; a guess of 900 px is used, and poses may be wrong. If"
+        " it is known: --set database.focal_length=PIXELS"
     ]
 
 

@@ -140,8 +140,8 @@ def test_one_plane(
     report, said = reconstructed(tmp_path / "photos", capsys)
     assert report["result"]["num_registered"] == 6
     assert (
-        "the verified pairs do not tell the focal length, so it stays a guess (384 px);"
-        " poses may be wrong"
+        "the verified pairs do not tell the focal length for sure; a guess of 384 px is"
+        " used, and poses may be wrong"
     ) in said
     # all of them together do
     assert report["cameras"][0]["focal_length_px"] == pytest.approx(450, rel=0.03)
