@@ -12,7 +12,9 @@ import pycolmap
 
 from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.triangulate import reprojection_errors
 from sfmprep.geometry.uncertainty import principal_point_deviations
+from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.lenses import is_plausible
 from sfmprep.mapping.solver import choose_solver
 from sfmprep.types import Float64
@@ -44,6 +46,9 @@ _ROBUST_TOLERANCE = 1e-5
 # Standard deviations: as good as squares to 95 % where errors are normal (Holland and
 # Welsch, Communications in Statistics 6, 1977).
 LOSS_SCALE = 2.385
+# Times that, a keypoint weighs a sixtieth of one that fits, and is dropped; but none is
+# that COLMAP's filter keeps.
+_LOST, _LOST_PX = 8.0, 4.0
 MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
 
 
@@ -74,6 +79,9 @@ def refine_model(
     keypoints err by, or be more than a tenth of the image's side from the middle. Those
     of cameras of one or two images stay.
 
+    At last keypoints are dropped that miss their points by 19 standard deviations and
+    4 pixels, and points behind their images.
+
     Args:
         model: It stays as it is.
         config: When principal points move.
@@ -89,10 +97,24 @@ def refine_model(
     model = _with_lenses(model, refine, held, None)
     loss_scale = LOSS_SCALE * noise_px(model)
     model = _with_lenses(model, refine, held, loss_scale)
+    if refine == "all":
+        model = _with_told_centres(model, config, held, known_centres, loss_scale)
+    _drop_lost(model, loss_scale)
+    return model
+
+
+def _with_told_centres(
+    model: pycolmap.Reconstruction,
+    config: MappingConfig,
+    held: Collection[int],
+    known_centres: Collection[int],
+    loss_scale: float,
+) -> pycolmap.Reconstruction:
+    """An adjusted copy whose principal points moved; the model itself if none does."""
     when = config.refine_principal_point
-    if when == "never" or refine != "all":
-        return model
     still = set(held)
+    if when == "never":
+        return model
     if when == "auto":
         still |= cameras_in(model).keys() & set(known_centres)
         still |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
@@ -132,6 +154,25 @@ def _is_held_back(camera: pycolmap.Camera) -> bool:
     """Whether all coefficients of its lens but the first are still zero."""
     extra = np.array(camera.params)[list(camera.extra_params_idxs())]
     return len(extra) > 1 and not extra[1:].any()
+
+
+def _drop_lost(model: pycolmap.Reconstruction, loss_scale: float) -> None:
+    """Drops what is so far from its keypoint, or behind it, that it counts for nothing.
+
+    Nothing holds a point where a robust loss lets go of all that sees it.
+    """
+    arrays = ModelArrays.of(model)
+    errors = reprojection_errors(arrays.views, arrays.observations, arrays.xyz)
+    lost = np.flatnonzero(~(errors <= max(_LOST * loss_scale, _LOST_PX)))
+    image_ids = arrays.views.ids[arrays.observations.view[lost]].tolist()
+    keypoints = arrays.observations.keypoint[lost].tolist()
+    for image_id, row in zip(image_ids, keypoints, strict=True):
+        # a point goes with its last but one
+        if model.images[image_id].points2D[row].has_point3D():
+            model.delete_observation(image_id, row)
+    if len(lost):
+        logger.debug("%d keypoints fit no point any more", len(lost))
+        model.update_point_3d_errors()
 
 
 def _told_centres(

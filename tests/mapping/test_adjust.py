@@ -147,3 +147,21 @@ def test_principal_points_of_cameras_of_two_images_stay(
         for key in range(1, 7)
     ]
     assert moved == [is_moved] * 6
+
+
+def test_what_nothing_holds_any_more_is_dropped() -> None:
+    """Five points of two wrong keypoints each: a robust loss lets go of them."""
+    model, _ = orbit_model([lens("SIMPLE_RADIAL", 700)], num_points=400, noise_px=0.3)
+    for point_id in sorted(model.points3D)[:5]:
+        point = model.points3D[point_id]
+        track = pycolmap.Track()
+        for element, off in zip(point.track.elements[:2], (60, -60), strict=True):
+            track.add_element(element.image_id, element.point2D_idx)
+            seen = model.images[element.image_id].points2D[element.point2D_idx]
+            seen.xy = seen.xy + off
+        xyz = point.xyz.copy()
+        model.delete_point3D(point_id)
+        model.add_point3D(xyz, track)
+    refined = refine_model(model, MappingConfig())
+    assert refined.num_points3D() == model.num_points3D() - 5
+    assert max(point.error for point in refined.points3D.values()) < 4
