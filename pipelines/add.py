@@ -35,6 +35,7 @@ from sfmprep.pipelines.artefacts import (
     models_in,
     open_keypoints,
     pass_on,
+    read_poses,
 )
 from sfmprep.pipelines.choose_pairs import make_pairs
 from sfmprep.pipelines.closer import look_at_nothing
@@ -134,6 +135,8 @@ def add_photographs(
         if new:
             logger.info("%d new photographs, such as %s", len(new), min(new))
         finished = models[0]
+        # of what an earlier call has changed, nothing is known
+        sharpness = {} if is_begun else read_poses(run).sharpness
         if not is_begun:
             _begin(place, models)
         with process_ahead():
@@ -148,7 +151,9 @@ def add_photographs(
                     progress=progress,
                 )
                 moved = bring_back(models[0], finished) if adjust else None
-                models = map_stages.set_outliers_aside(run, models)
+                models = map_stages.set_outliers_aside(
+                    run, models, sharpness=sharpness, progress=progress
+                )
         with timed(seconds, "export"):
             export_models(run, models, world=world, device=device, progress=progress)
         with open_keypoints(run) as features:

@@ -36,6 +36,8 @@ class Poses:
     uncertainties: dict[str, PoseUncertainty] = field(default_factory=dict)
     # images that have no pose any more: reason
     outliers: dict[str, str] = field(default_factory=dict)
+    # see `relative_sharpness`; of the largest model only
+    sharpness: dict[str, float] = field(default_factory=dict)
 
 
 def open_features(run: Run) -> FeatureStore:
@@ -334,6 +336,7 @@ def read_poses(run: Run, number: int = 0) -> Poses:
                     for name, values in found["uncertainties"].items()
                 },
                 outliers=dict(found["outliers"]),
+                sharpness=dict(found["sharpness"]),
             )
     except StoreError as error:
         raise StoreError(

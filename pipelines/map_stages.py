@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import pycolmap
 
 from sfmprep.capture.batches import reduction_scales
+from sfmprep.dataset.sharpness import relative_sharpness
 from sfmprep.errors import ConfigError, ReconstructionError
 from sfmprep.files import write_text
 from sfmprep.geometry.uncertainty import pose_uncertainties
@@ -134,12 +135,20 @@ def hold_rigs(
 
 
 def set_outliers_aside(
-    run: Run, models: list[pycolmap.Reconstruction]
+    run: Run,
+    models: list[pycolmap.Reconstruction],
+    *,
+    sharpness: Mapping[str, float] | None = None,
+    progress: Progress = silent,
 ) -> list[pycolmap.Reconstruction]:
     """Takes poses that are not supported out of the models; says which.
 
     The models that came in stay as they are; those that are returned are in the order
-    of what is left, largest first.
+    of what is left, largest first. Of the largest it is noted how sharp the photographs
+    are; where `sharpness` knows that already, it is not asked again.
+
+    Raises:
+        ImageError: a photograph cannot be read any more.
     """
     if run.ledger.is_done("outliers"):
         return read_models(run)
@@ -162,6 +171,9 @@ def set_outliers_aside(
         found.append((rest, Poses(uncertainties=uncertainties, outliers=outliers)))
     found.sort(key=lambda pair: -pair[0].num_reg_images())
     kept = [model for model, _ in found]
+    if kept:
+        sharp = _sharpness(run, kept[0], sharpness or {}, progress)
+        found[0] = kept[0], replace(found[0][1], sharpness=sharp)
     text = json.dumps([asdict(poses) for _, poses in found], ensure_ascii=False)
     write_text(run.workspace.poses, text)
     part = run.workspace.work / ".models"
@@ -174,3 +186,17 @@ def set_outliers_aside(
     part.replace(run.workspace.models)
     run.finish("outliers")
     return kept
+
+
+def _sharpness(
+    run: Run,
+    model: pycolmap.Reconstruction,
+    known: Mapping[str, float],
+    progress: Progress,
+) -> dict[str, float]:
+    arrays = ModelArrays.of(model)
+    there = {name: known[name] for name in arrays.views.names if name in known}
+    asked = set(arrays.views.names).difference(there)
+    return there | relative_sharpness(
+        run.images, arrays, names=asked, progress=progress
+    )

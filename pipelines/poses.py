@@ -66,7 +66,7 @@ def find_poses(
     with timed(seconds, "refine"):
         models = map_stages.refine(run, models, progress=progress)
         models = map_stages.hold_rigs(run, models, progress=progress)
-        return map_stages.set_outliers_aside(run, models)
+        return map_stages.set_outliers_aside(run, models, progress=progress)
 
 
 def map_on(

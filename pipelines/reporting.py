@@ -115,6 +115,7 @@ def write_report(
         seconds=seconds,
         unreadable=unreadable,
         outliers=poses.outliers,
+        sharpness=poses.sharpness,
         uncertainties=in_world(
             poses.uncertainties, world["scale_factor"] if world else 1.0
         ),

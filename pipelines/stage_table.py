@@ -432,7 +432,7 @@ STAGES = {
         ),
         Stage(
             name="outliers",
-            version=3,
+            version=4,
             reads=("hold rigs",),
             writes="work/models",
             beside=("work/poses.json",),

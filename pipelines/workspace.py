@@ -31,7 +31,8 @@ out/
         rigs.json held.zip     rigs, if there are any, and models that keep to them
         depths/        of images by pointmaps, where these give initial points
         models/0 ...   those without what is not supported
-        poses.json     uncertainties of the poses, and images set aside
+        poses.json     uncertainties of the poses, images set aside, and how sharp each
+                       is
         left_out.json  pairs that the budget had no time for, by stage
         stages.json    which stages are done, with their keys (see `stage_table`)
         earlier/       what was made with other settings, until they come back

@@ -231,7 +231,8 @@ class Options:
                 ),
                 *(
                     ("import", "verify"),
-                    ("calibrate", "map", *second, *closer, "refine", "rigs"),
+                    ("calibrate", "map", *second, *closer)
+                    + ("refine", "rigs", "sharpness"),
                     ("colours", "export"),
                 ),
             ]

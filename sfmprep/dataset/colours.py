@@ -9,7 +9,7 @@ from sfmprep.devices import num_cores
 from sfmprep.geometry.views import Observations, Views
 from sfmprep.progress import Progress, silent
 from sfmprep.threads import thread_pool
-from sfmprep.types import Bytes, Float64
+from sfmprep.types import Bytes, Float32, Float64
 
 _MAX_THREADS = 8
 
@@ -33,7 +33,7 @@ def point_colours(
 
     def sample(view: int) -> Float64:
         pixels = images.read_pixels(views.names[view])
-        return _bilinear(pixels, observations.xy[by_view[view]])
+        return bilinear(pixels, observations.xy[by_view[view]])
 
     sums = np.zeros((observations.num_points, 3))
     with thread_pool(min(_MAX_THREADS, num_cores())) as pool:
@@ -44,8 +44,8 @@ def point_colours(
     return np.rint(means).astype(np.uint8)
 
 
-def _bilinear(pixels: Bytes, xy: Float64) -> Float64:
-    """Colours [N, 3] of an image [H, W, 3] at COLMAP pixels."""
+def bilinear(pixels: Bytes | Float32, xy: Float64) -> Float64:
+    """Values [N, C] of a picture [H, W, C] at COLMAP pixels [N, 2]."""
     last = np.array(pixels.shape[1::-1]) - 1
     at = np.clip(xy - 0.5, 0, last)
     low = np.floor(at).astype(np.int64)

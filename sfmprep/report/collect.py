@@ -81,6 +81,7 @@ def collect_report(
     unreadable: Mapping[str, str],
     outliers: Mapping[str, str],
     uncertainties: Mapping[str, PoseUncertainty],
+    sharpness: Mapping[str, float] | None = None,
     world: Mapping[str, Any] | None,
     command: str,
     next_steps: Sequence[str],
@@ -109,6 +110,7 @@ def collect_report(
         unreadable: Images that could not be decoded, and why.
         outliers: Images of the first model left out of the dataset, and why.
         uncertainties: Of the poses, by image name; may lack images.
+        sharpness: Of images of the first model: see `relative_sharpness`.
         world: The content of world_from_sfm.json, where there is one.
         command: What makes this result.
         next_steps: What opens it, if it is worth that.
@@ -139,7 +141,8 @@ def collect_report(
     measured = measure_model(arrays) if arrays else None
     parallax = list(parallax_deg(arrays).values()) if arrays else []
     listed = [
-        _with_measures(report, measured, uncertainties) for report in reports.values()
+        _with_measures(report, measured, uncertainties, sharpness or {})
+        for report in reports.values()
     ]
     result = (
         _result(models, measured, parallax, listed, num_dataset_points)
@@ -283,6 +286,7 @@ def _with_measures(
     report: ImageReport,
     measured: ModelMeasure | None,
     uncertainties: Mapping[str, PoseUncertainty],
+    sharpness: Mapping[str, float],
 ) -> ImageReport:
     if measured is None or report.name not in measured.images:
         return report
@@ -293,6 +297,7 @@ def _with_measures(
             **vars(image),
             "rotation_stddev_deg": _finite(pose.rotation_stddev_deg if pose else None),
             "position_stddev": _finite(pose.position_stddev if pose else None),
+            "sharpness": sharpness.get(report.name),
         }
     )
 

@@ -39,6 +39,7 @@ _USUAL_ERROR_PX = (0.3, 1.0)
 _LEFTOVER_PX = 0.5
 _FIELD_OF_VIEW_DEG = (8.0, 125.0)
 _CENTRE_SHARE = 0.05  # of the longer side
+_SHARP = 0.75  # of the contrast of photographs that show the same: a shake of 4 pixels
 _MAX_NAMES = 10
 
 
@@ -72,6 +73,7 @@ def list_findings(
         found += _of_cameras(cameras, scale)
         found += _of_errors(residuals, scale)
     found += _of_images(images)
+    found += _of_sharpness(images)
     found += [
         Finding(code="film", text=remark.text, advice=remark.advice)
         for film in films
@@ -418,6 +420,24 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
                 advice=advice,
                 images=names[:_MAX_NAMES],
             )
+
+
+def _of_sharpness(images: Sequence[ImageReport]) -> Iterator[Finding]:
+    """Blurred photographs, the worst first, by what others show of the same."""
+    known = [(i.sharpness, i.name) for i in images if i.sharpness is not None]
+    soft = sorted((share, name) for share, name in known if share < _SHARP)
+    if soft:
+        worst, name = soft[0]
+        yield Finding(
+            code="shaken",
+            text=f"Shaken or out of focus: {len(soft)} of"
+            f" {count(len(known), 'photograph')} show the finest details with less than"
+            f" {_SHARP:.0%} of the contrast that others have where they show the same,"
+            f" {name} with {worst:.0%}. A splat learns the blur too.",
+            advice="Move them out of the folder and run the same command again, or keep"
+            " those that alone show something.",
+            images=[name for _, name in soft[:_MAX_NAMES]],
+        )
 
 
 def _where(folders: Sequence[str]) -> str:

@@ -187,9 +187,9 @@
   const columns = [
     ["name", ""], ["status", ""], ["keypoints", ""], ["pairs", "verified"],
     ["matches", "verified"], ["points", "seen"], ["error", "px"], ["coverage", "of image"],
-    ["rotation ±", "degrees"], ["position ±", "world units"], ["reason", ""],
+    ["sharpness", "of others"], ["rotation ±", "degrees"], ["position ±", "world units"], ["reason", ""],
   ];
-  const [NAME, STATUS, COVERAGE, REASON] = [0, 1, 7, 10];
+  const [NAME, STATUS, COVERAGE, SHARPNESS, REASON] = [0, 1, 7, 8, 11];
   const PAGE = 100;
   const state = { sort: NAME, down: false, limit: PAGE, query: "" };
   const used = columns.map((_, k) =>
@@ -201,7 +201,7 @@
     const value = row[k];
     if (value === null) return "";
     if (k === STATUS) return data.statuses[value];
-    if (k === COVERAGE) return `${Math.round(100 * value)} %`;
+    if (k === COVERAGE || k === SHARPNESS) return `${Math.round(100 * value)} %`;
     if (typeof value !== "number") return value;
     return Number.isInteger(value) ? value.toLocaleString("en") : String(value);
   }

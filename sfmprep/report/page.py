@@ -150,6 +150,7 @@ def _image_rows(images: Sequence[ImageReport]) -> list[list[Any]]:
             image.num_points if image.model == 0 else None,
             _rounded(image.mean_error_px),
             _rounded(image.coverage),
+            _rounded(image.sharpness),
             _rounded(image.rotation_stddev_deg),
             _rounded(image.position_stddev),
             image.reason,

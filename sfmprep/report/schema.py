@@ -172,6 +172,10 @@ class ImageReport(Record):
     """Mean reprojection error of these."""
     coverage: float | None = None
     """Share, 0..1, of the cells of a 10 x 10 grid over it that hold such a point."""
+    sharpness: float | None = None
+    """Contrast of its finest details against that of the sharper of the photographs of
+    its camera that show the same surfaces from about as far: 1 for as sharp, 0.5 for
+    half. Null where too few do."""
     rotation_stddev_deg: float | None = None
     """Standard deviation of its rotation, from the bundle adjustment's covariance."""
     position_stddev: float | None = None

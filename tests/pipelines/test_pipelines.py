@@ -128,7 +128,7 @@ def test_same_inputs_and_seed_give_same_stores_in_the_program(
         *("features", "[1/6] identify", "[1/6] extract", "[3/6] match"),
         *("[4/6] import", "[4/6] verify", "[5/6] calibrate"),
         *("0000.jpg and 7 other images of its camera", "[5/6] map"),
-        *("seed cloud", "[6/6] export", "warning", "warning"),
+        *("[5/6] sharpness", "seed cloud", "[6/6] export", "warning", "warning"),
     ]
 
 

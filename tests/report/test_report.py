@@ -197,6 +197,25 @@ def test_wrong_pose_is_contradicted_by_its_pairs(run: Run) -> None:
     assert all(name in (c.pair.name0, c.pair.name1) for c in found)
 
 
+def test_blurred_photographs_are_named_worst_first_and_stay(run: Run) -> None:
+    names = run.images.names
+    shares = dict(zip(names, (0.9, 0.74, 0.31, 0.76), strict=False))
+    report = run.report(sharpness=shares)
+
+    (found,) = [each for each in report.warnings if each.code == "shaken"]
+    assert found.images == [names[2], names[1]]
+    assert found.text == (
+        "Shaken or out of focus: 2 of 4 photographs show the finest details with less"
+        " than 75% of the contrast that others have where they show the same,"
+        f" {names[2]} with 31%. A splat learns the blur too."
+    )
+    assert not found.blocks_training
+    assert {i.name: i.sharpness for i in report.images if i.sharpness} == shares
+    assert {i.status for i in report.images} == {"registered"}
+    calm = run.report(sharpness={name: 0.75 for name in names})
+    assert "shaken" not in {each.code for each in calm.warnings}
+
+
 def test_each_image_that_is_left_out_has_its_reason(run: Run) -> None:
     lonely, unposed, outlier, blank = run.images.names[:4]
     forget_pairs(run.database, [lonely], also_between=True)
