@@ -37,12 +37,8 @@ def report() -> Iterator[tuple[str, str]]:
     else:
         yield "gpu", "none that torch can use"
     yield "pycolmap CUDA", "yes" if pycolmap.has_cuda else "no (not needed)"
-    for package, install in (
-        ("nerfstudio", "pip install nerfstudio"),
-        ("pillow_heif", "pip install pillow-heif"),
-    ):
-        here = importlib.util.find_spec(package) is not None
-        yield package, "here" if here else f"not here ({install})"
+    here = importlib.util.find_spec("nerfstudio") is not None
+    yield "nerfstudio", "here" if here else "not here (pip install nerfstudio)"
     yield "weights", f"cache {cache_folder()}, SFMPREP_WEIGHTS {_environment()}"
     if is_offline():
         yield "", "SFMPREP_OFFLINE is set: nothing is downloaded"

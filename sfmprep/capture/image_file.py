@@ -99,9 +99,8 @@ def open_header(file: BinaryIO) -> ImageFile.ImageFile:
     Unlike `PIL.Image.open` this has no limit on the size and registers no plug-in.
 
     Raises:
-        ImageError: empty, not an image, its header truncated or damaged, or HEIC
-            without pillow-heif. The message is the bare reason: it does not name the
-            file.
+        ImageError: empty, not an image, or its header truncated or damaged. The message
+            is the bare reason: it does not name the file.
     """
     plugin = _plugin(file.read(_HEAD_BYTES))
     file.seek(0)
@@ -154,10 +153,8 @@ def _plugin(head: bytes) -> type[ImageFile.ImageFile]:
     ):
         return AvifImagePlugin.AvifImageFile
     if head[4:8] == b"ftyp" and brand in _HEIC_BRANDS:
-        try:
-            from pillow_heif import HeifImageFile  # the extra `heic`
-        except ImportError as error:
-            raise ImageError("HEIC cannot be read; install sfmprep[heic]") from error
+        from pi_heif import HeifImageFile  # here, since most captures need none
+
         heif: type[ImageFile.ImageFile] = HeifImageFile
         return heif
     if head[4:8] == b"ftyp" or head[8:12] == b"AVI " or head[:4] == b"\x1aE\xdf\xa3":

@@ -37,7 +37,7 @@ def detailed(width: int = 120, height: int = 80) -> Pixels:
 
 
 def write_heif(path: Path, pixels: Pixels) -> Path:
-    heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif writes it")
     heif.from_pillow(Image.fromarray(pixels)).save(path, quality=90)
     return path
 
