@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from sfmprep.budget import Budget
@@ -59,6 +60,11 @@ class Run:
     cluster: Executor | None = None  # has done what it can
     left_out: set[str] = field(default_factory=set)  # images named as that before
 
+    @cached_property
+    def recipe_text(self) -> str:
+        """The recipe as YAML."""
+        return self.recipe.to_yaml()
+
     def executor_on(self, device: str) -> Executor | None:
         """What does the work of networks; None for this process, on one device."""
         devices = device.split(",")
@@ -77,7 +83,7 @@ class Run:
         if not self.ledger.is_done("export"):
             set_dataset_aside(self.workspace.out, self.workspace.earlier_dataset)
         if self.workspace.features.is_file():  # else the choice is still open
-            write_text(self.workspace.recipe, self.recipe.to_yaml())
+            write_text(self.workspace.recipe, self.recipe_text)
         self.ledger.begin(stage)
 
     def finish(self, stage: str) -> None:

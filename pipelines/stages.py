@@ -114,7 +114,7 @@ def extract_with(
         merge_parts(store)
         missing = [name for name in images.names if name not in store]
     if missing and executor is not None:
-        write_text(run.workspace.recipe, run.recipe.to_yaml())
+        write_text(run.workspace.recipe, run.recipe_text)
         return extract_in_shards(
             *(images, config, path, made),
             executor=executor,
@@ -122,10 +122,10 @@ def extract_with(
             progress=progress,
         )
     if not missing:
-        write_text(run.workspace.recipe, run.recipe.to_yaml())  # as of the shares
+        write_text(run.workspace.recipe, run.recipe_text)  # as of the shares
         return {}
     extractor = build_extractor(config, device=device, precision=engine.precision)
-    write_text(run.workspace.recipe, run.recipe.to_yaml())  # the choice is made
+    write_text(run.workspace.recipe, run.recipe_text)  # the choice is made
     with FeatureStore(path, made) as store:
         return extract_features(
             *(images, extractor, store),

@@ -19,6 +19,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import ExportConfig
 from sfmprep.errors import ConfigError, ImageError, ReconstructionError
 from sfmprep.geometry.undistort import Undistortion, undistortion
+from sfmprep.geometry.views import keypoints_ids, keypoints_xy
 from sfmprep.types import Float64, Ids
 
 _MIN_TRACK = 2
@@ -194,10 +195,8 @@ def _checked_orientation(
 
 def _observations(image: pycolmap.Image, view: Undistortion) -> tuple[Float64, Ids]:
     """Keypoints inside the exported image: xy [N, 2] there, and [N] point ids."""
-    points2D = list(image.points2D)
-    stored = np.array([p.xy for p in points2D], np.float64).reshape(-1, 2)
-    ids = np.array([p.point3D_id for p in points2D], np.uint64)
-    xy = view.target_xy(stored)
+    ids = keypoints_ids(image.points2D)
+    xy = view.target_xy(keypoints_xy(image.points2D))
     # NaN compares as outside.
     inside = ((xy >= 0) & (xy < view.target_size)).all(axis=1)
     return xy[inside], ids[inside]

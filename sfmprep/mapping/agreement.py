@@ -15,7 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.geometry.epipolar import errors_by_poses_px
-from sfmprep.geometry.views import Views
+from sfmprep.geometry.views import Views, keypoints_xy
 from sfmprep.types import Float64, Index
 
 _CACHED_IMAGES = 1024
@@ -38,8 +38,7 @@ class VerifiedMatches:
         self.xy = lru_cache(_CACHED_IMAGES)(self._xy)
 
     def _xy(self, image_id: int) -> Float64:
-        points = self._cache.image(image_id).points2D
-        return np.array([p.xy for p in points], np.float64).reshape(-1, 2)
+        return keypoints_xy(self._cache.image(image_id).points2D)
 
     def xy_of(self, image_id: int, rows: Iterable[int]) -> Float64:
         """Some keypoints [N, 2] of an image; of a few, sooner than `xy` of all."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pycolmap
 from scipy.spatial import cKDTree
 
-from sfmprep.types import Float64, Index
+from sfmprep.geometry.views import keypoints_xy
+from sfmprep.types import Index
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,11 @@ def _move_keypoints(
         image = model.images[key]
         if image.name in ids:
             there = target.images[ids[image.name]].points2D
-            for old, new in zip(image.points2D, there, strict=False):
-                new.xy = old.xy
+            old, new = keypoints_xy(image.points2D), keypoints_xy(there)
+            count = min(len(old), len(new))
+            has_moved = (old[:count] != new[:count]).any(axis=1)
+            for row in np.flatnonzero(has_moved).tolist():
+                there[row].xy = old[row]
 
 
 def add_model(
@@ -124,25 +128,21 @@ def _same_rows(image: pycolmap.Image, other: pycolmap.Image) -> Index:
     """
     rows = np.full(image.num_points2D(), -1)
     asked = np.array(image.get_observation_point2D_idxs(), np.int64)
-    old = _xy(image.get_observation_points2D())
+    old = keypoints_xy(image.get_observation_points2D())
+    new = keypoints_xy(other.points2D)
     if not len(asked):
         return rows
-    if asked.max() < other.num_points2D():
-        there = _xy([other.point2D(row) for row in asked.tolist()])
-        if np.allclose(old, there, rtol=0, atol=_SAME_PX, equal_nan=True):
-            rows[asked] = asked
-            return rows
-    new = _xy(other.points2D)
+    if asked.max() < len(new) and np.allclose(
+        *(old, new[asked]), rtol=0, atol=_SAME_PX, equal_nan=True
+    ):
+        rows[asked] = asked
+        return rows
     finite = np.isfinite(old).all(axis=1)
     known, there_at = asked[finite], np.flatnonzero(np.isfinite(new).all(axis=1))
     if len(known) and len(there_at):
         distance, row = cKDTree(new[there_at]).query(old[finite])
         rows[known] = np.where(distance <= _SAME_PX, there_at[row], -1)
     return rows
-
-
-def _xy(points: Iterable[pycolmap.Point2D]) -> Float64:
-    return np.array([p.xy for p in points], np.float64).reshape(-1, 2)
 
 
 def _add_points(

@@ -15,7 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.geometry.epipolar import errors_by_poses_px
-from sfmprep.geometry.views import Views
+from sfmprep.geometry.views import Views, keypoints_xy
 from sfmprep.mapping.database import open_database
 from sfmprep.mapping.view_graph import PairTable, strongest_edges
 from sfmprep.types import Float64
@@ -71,7 +71,7 @@ def find_contradictions(
     @lru_cache(_MAX_CACHED)
     def rays(view: int) -> Float64:
         points = model.images[int(views.ids[view])].points2D
-        return views.rays(view, np.array([p.xy for p in points]).reshape(-1, 2))
+        return views.rays(view, keypoints_xy(points))
 
     found = []
     with open_database(database) as opened:

@@ -19,6 +19,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.geometry.views import keypoints_xy
 from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, noise_px
 from sfmprep.mapping.carry_over import carry_over
 from sfmprep.mapping.database import copy_database
@@ -316,7 +317,7 @@ def _alone(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
         image = model.images[image_id]
         lone = pycolmap.Image(
             name=image.name,
-            keypoints=np.array([p.xy for p in image.points2D]).reshape(-1, 2),
+            keypoints=keypoints_xy(image.points2D),
             camera_id=image.camera_id,
             image_id=image_id,
         )
