@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from sfmprep.capture.folder import expect_folder
 from sfmprep.cli.options import Options, flat
 from sfmprep.config import Recipe
 from sfmprep.errors import ConfigError
+from sfmprep.executors.isolated import begun_ahead
 from sfmprep.terminal import show_progress
 
 if TYPE_CHECKING:
@@ -20,11 +21,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAPPER = "sfmprep.pipelines.apart"  # what runs in a process of its own
+
 
 def recipe_of(out: Path, default: str = "splat") -> str:
     """The recipe of the run in `out`, if there was one."""
     of_run = out / "recipe.yaml"
     return str(of_run) if of_run.is_file() else default
+
+
+def mapper_ahead(out: Path, recipe: Recipe) -> AbstractContextManager[None]:
+    """Begins the process of the mapper for a first run, to import beside this one."""
+    if recipe.mapping.type == "none" or (out / "recipe.yaml").is_file():
+        return nullcontext()
+    return begun_ahead(MAPPER)
 
 
 @contextmanager

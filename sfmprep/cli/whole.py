@@ -22,8 +22,16 @@ from sfmprep.cli.options import (
     WithMasks,
     pose_settings,
 )
-from sfmprep.cli.start import begin, expect_no_cluster, parsed, recipe_of
+from sfmprep.cli.start import (
+    MAPPER,
+    begin,
+    expect_no_cluster,
+    mapper_ahead,
+    parsed,
+    recipe_of,
+)
 from sfmprep.devices import pick_device
+from sfmprep.executors.isolated import begun_ahead
 from sfmprep.terminal import show, show_progress, start_logging
 
 
@@ -39,15 +47,16 @@ def reconstruct(
     """Turn a folder of photographs into a dataset for splat training."""
     loaded = begin(images, out, options)
     wanted, cluster = parsed(fail_below), options.cluster(device)
-    from sfmprep.cli.summary import finish
-    from sfmprep.pipelines.reconstruct import reconstruct
+    with mapper_ahead(out, loaded):
+        from sfmprep.cli.summary import finish
+        from sfmprep.pipelines.reconstruct import reconstruct
 
-    found = reconstruct(
-        *(images, out, loaded),
-        device=options.devices(device),
-        cluster=cluster,
-        progress=options.progress(loaded),
-    )
+        found = reconstruct(
+            *(images, out, loaded),
+            device=options.devices(device),
+            cluster=cluster,
+            progress=options.progress(loaded),
+        )
     return finish(found, out, thresholds=wanted, as_json=as_json)
 
 
@@ -89,15 +98,16 @@ def refine(
     settings = pose_settings(poses, axes, direction, time_offset)
     loaded = begin(images, out, options, first=settings)
     wanted, cluster = parsed(fail_below), options.cluster(device)
-    from sfmprep.cli.summary import finish
-    from sfmprep.pipelines.reconstruct import reconstruct
+    with mapper_ahead(out, loaded):
+        from sfmprep.cli.summary import finish
+        from sfmprep.pipelines.reconstruct import reconstruct
 
-    found = reconstruct(
-        *(images, out, loaded),
-        device=options.devices(device),
-        cluster=cluster,
-        progress=options.progress(loaded),
-    )
+        found = reconstruct(
+            *(images, out, loaded),
+            device=options.devices(device),
+            cluster=cluster,
+            progress=options.progress(loaded),
+        )
     return finish(found, out, thresholds=wanted, as_json=as_json)
 
 
@@ -123,15 +133,16 @@ def add(
     """
     expect_no_cluster(options, "`sfmprep add`")
     loaded = begin(images, out, options)
-    from sfmprep.cli.summary import finish
-    from sfmprep.pipelines.add import add_photographs
+    with begun_ahead(MAPPER):
+        from sfmprep.cli.summary import finish
+        from sfmprep.pipelines.add import add_photographs
 
-    found = add_photographs(
-        *(images, out, loaded),
-        adjust=adjust,
-        device=pick_device(device),
-        progress=options.progress(loaded),
-    )
+        found = add_photographs(
+            *(images, out, loaded),
+            adjust=adjust,
+            device=pick_device(device),
+            progress=options.progress(loaded),
+        )
     return finish(found, out, as_json=as_json)
 
 

@@ -98,11 +98,15 @@ def run_isolated(
 def begun_ahead(module: str) -> Iterator[None]:
     """Begins a process for the first call of `run_isolated` in its block.
 
-    It imports a module, which takes about a second, beside what is done until then.
+    It imports a module, which takes about a second, beside what is done until then. In
+    the block of another, whose process waits still, none is begun.
 
     Args:
         module: That of the function, by its full name.
     """
+    if _waiting:
+        yield
+        return
     process = _begun(module)
     _waiting.append(process)
     try:
