@@ -174,6 +174,17 @@ def test_the_first_call_takes_the_process_that_was_begun_ahead() -> None:
     assert ahead.poll() is not None
 
 
+def test_one_process_is_begun_ahead_however_often_it_is_asked_for() -> None:
+    with begun_ahead(__name__):
+        [ahead] = isolated._waiting
+        with begun_ahead("no.such.module"):
+            assert isolated._waiting == [ahead]
+        assert ahead.poll() is None
+        assert run_isolated(my_pid) == ahead.pid
+        with begun_ahead(__name__):
+            assert isolated._waiting
+
+
 def test_a_process_that_nobody_called_is_ended() -> None:
     with pytest.raises(ImageError), begun_ahead("no.such.module"):
         [ahead] = isolated._waiting
