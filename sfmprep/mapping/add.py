@@ -16,7 +16,13 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
-from sfmprep.mapping.adjust import cameras_in, refine_model, set_centre
+from sfmprep.mapping.adjust import (
+    cameras_in,
+    middle,
+    refine_further,
+    refine_model,
+    set_centre,
+)
 from sfmprep.mapping.alignment import align
 from sfmprep.mapping.carry_over import carry_over, open_cache
 from sfmprep.mapping.given_cameras import with_known_centre, with_known_params
@@ -93,9 +99,10 @@ def adjust_whole(
 ) -> pycolmap.Reconstruction:
     """Returns a copy of a model whose poses, points and cameras all its images tell.
 
-    Lens models of one coefficient are asked again, and principal points searched from
-    the middle of the image: where fewer images did not tell them, they were left at
-    what more of them contradict.
+    Lens models of one coefficient are asked again. Where one changes, all is adjusted
+    as of a new model, principal points from the middle of the image: where fewer images
+    did not tell them, they were left at what more of them contradict. Else it goes on
+    from where it is, with the same principal points in the end (`refine_further`).
 
     Args:
         model: It stays as it is.
@@ -108,12 +115,16 @@ def adjust_whole(
     """
     known = with_known_centre(model, cameras, given)
     whole = pycolmap.Reconstruction(model)
-    if cameras.refine == "all" and config.refine_principal_point == "auto":
-        for key in cameras_in(whole).keys() - known:
-            camera = whole.cameras[key]
-            set_centre(camera, np.array([camera.width, camera.height]) / 2)
     if cameras.refine == "all" and cameras.camera_model == "auto":
         whole = choose_lenses(whole, with_known_params(whole, cameras))
+    searches = cameras.refine == "all" and config.refine_principal_point == "auto"
+    keys = cameras_in(model).keys()
+    same = all(whole.cameras[key].model == model.cameras[key].model for key in keys)
+    if searches and same:
+        return refine_further(whole, config, known_centres=known)
+    if searches:
+        for key in keys - known:
+            set_centre(whole.cameras[key], middle(whole.cameras[key]))
     return refine_model(*(whole, config), refine=cameras.refine, known_centres=known)
 
 

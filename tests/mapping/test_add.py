@@ -122,6 +122,31 @@ def test_adjusted_model_is_what_all_images_tell(tmp_path: Path) -> None:
         np.testing.assert_array_equal(kept[1:3], [480, 384])
 
 
+def test_principal_point_that_fewer_images_told_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all images it comes out as of all at once, without a search."""
+    path = tmp_path / "database.db"
+    camera = lens("SIMPLE_RADIAL", 650, centre=(545, 354))
+    truth = orbit(path, camera, guess_px=650, sway=0.3)
+    names = tuple(sorted(truth))
+    verify_matches(path, exhaustive_pairs(names), DatabaseConfig(), num_threads=1)
+    (whole,) = map_images(
+        path, ImageSet(tmp_path, names, {}, {}), tmp_path / "a", MappingConfig()
+    )
+    (key,) = whole.cameras
+    told = np.array(whole.cameras[key].params)
+    assert (np.abs(told[1:3] - [512, 384]) > 20).all()
+    fewer = pycolmap.Reconstruction(whole)
+    fewer.cameras[key].params = [*told[:1], told[1] - 6, told[2] + 6, *told[3:]]
+    adjust(fewer, loss_scale=1.0, fixed=[key])
+    monkeypatch.setattr("sfmprep.mapping.add.refine_model", None)
+    found = adjust_whole(fewer, MappingConfig(), DatabaseConfig())
+    np.testing.assert_allclose(found.cameras[key].params, told, atol=0.7)
+    at_once, auc = (evaluate_model(each, truth).auc[1] for each in (whole, found))
+    assert auc > at_once - 1 > evaluate_model(fewer, truth).auc[1]
+
+
 def test_model_is_brought_back_by_most_of_its_poses(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     truth = orbit(path, lens("SIMPLE_PINHOLE", 650), guess_px=650, is_prior=True)
