@@ -15,12 +15,12 @@ sfmprep. What they were sent is deleted when the job ends.
 
 A shard whose node, worker or result is lost is done again, elsewhere if need be, up to
 `_MAX_TRIES` times: some shards kill whoever does them. A node whose network is cut is
-lost too, once Ray gives it up. An error of the job itself ends
-the handing out, as it would come again. A cluster without room is waited for, as nodes
-may come. Where the head is lost, what was done until then is here, and the job ends
-with an error; run again, the caller merges the parts and asks for the rest. Ray itself
-would end this process after a minute without a head, so nothing stays connected between
-two jobs.
+lost too, after a minute and a half at most. An error of the job itself ends the handing
+out, as it would come again. A cluster without room is waited for, as nodes may come.
+Where the head is lost, what was done until then is here, and the job ends with an
+error; run again, the caller merges the parts and asks for the rest. Ray itself would
+end this process after a minute without a head, so nothing stays connected between two
+jobs.
 """
 
 from __future__ import annotations
@@ -62,8 +62,10 @@ _SAY_S = 30.0  # without an answer, until it is said
 _BLOCK_BYTES = 32 << 20  # of a file that is sent
 _SENT_ENVIRONMENT = ("SFMPREP_", "XDG_CACHE_HOME")
 
-# Ray, which reads this when it is imported, waits two minutes for the network of a node
-# that it has long given up.
+# Ray, which reads these when it is imported, would ask every five minutes whether the
+# network of a node still answers, and wait two more for that. Nodes hang up on who asks
+# more often than once a minute.
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "65000")
 os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "20000")
 
 

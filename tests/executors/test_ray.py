@@ -310,31 +310,43 @@ def test_a_node_without_our_disk_is_sent_files_and_sends_its_part(
 
 
 def test_machines_with_networks_of_their_own_and_one_that_is_cut_off(
-    tmp_path: Path, parts: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    parts: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.txt").write_text("0" * 3)
-    begun = tmp_path / "begun"
-    begun.mkdir()
+    begun = tmp_path_factory.mktemp("begun")  # which machines see, not `tmp_path`
     with ray_nodes() as nodes:
         try:
-            machines = [nodes.add_machine(tmp_path) for _ in range(2)]
+            for _ in range(2):
+                nodes.add_machine(tmp_path)
         except PermissionError as error:
             pytest.skip(f"no network namespaces here: {error}")
-        cut: list[str] = []
+        cut: list[tuple[int, float]] = []
 
         def cutting(items: Any, **_: Any) -> Any:
-            for count, item in enumerate(items):
-                if count == 16 and not cut:
-                    cut.append(machines[0])
-                    nodes.cut_off(cut[0])
+            for item in items:
+                if not cut:  # off goes who begins next, in the middle of it
+                    before = {*begun.iterdir()}
+                    while not (new := {*begun.iterdir()} - before):
+                        time.sleep(0.05)
+                    first, _, pid = new.pop().name.partition(".")
+                    nodes.cut_off(nodes.machine_of(int(pid)))
+                    cut.append((int(first), time.monotonic()))
                 yield item
 
-        job = Sleeping(1.0, reads=(tmp_path / "a" / "b.txt",))
-        outcome = do(nodes, job, 96, parts, progress=cutting)
+        job = Sleeping(3.0, notes=begun, reads=(tmp_path / "a" / "b.txt",))
+        outcome = do(nodes, job, 48, parts, progress=cutting)
+        [(first, when)] = cut
+        assert time.monotonic() - when < 180  # Ray alone takes five minutes and more
         assert outcome.failed == []
-        assert items_in(parts) == [k * 1000 for k in range(96)]
-    assert cut and "is done again" in caplog.text
+        assert items_in(parts) == [k * 1000 for k in range(48)]
+    assert caplog.text.count("is done again") == 1
+    assert f"shard {first // 8} is done again" in caplog.text
+    assert len([*begun.glob(f"{first}.*")]) == 2
+    assert len([*begun.iterdir()]) == 7
 
 
 def test_a_whole_run_on_machines_that_see_nothing_of_this_one(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _STORE_BYTES = 80 << 20  # the least that Ray takes is 75 MiB
-_NETWORK = "10.77.0"  # of machines of their own, behind a bridge
+# Of machines of their own, behind a bridge; not that of a run that was killed.
+_NETWORK = f"10.77.{os.getpid() % 256}"
 # so that a node that does not answer is given up within some seconds
 _HEALTH = {
     "health_check_initial_delay_ms": 5000,
@@ -84,8 +85,8 @@ class RayNodes:
                 _ip("-n", name, "link", "set", device, "up")
             _ip("-n", name, "route", "add", "default", "via", f"{_NETWORK}.1")
         except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or str(error).encode()
-            raise PermissionError(said.decode()) from error
+            said = getattr(error, "stderr", None) or str(error)
+            raise PermissionError(said) from error
         own = Path(self._cluster.head_node.get_temp_dir_path())  # of Ray
         self._start_blind(
             (*hidden, own),
@@ -93,6 +94,10 @@ class RayNodes:
             options=f"--node-ip-address={_NETWORK}.{number + 2}",
         )
         return name
+
+    def machine_of(self, pid: int) -> str:
+        """The machine on which a process runs."""
+        return _ip("netns", "identify", str(pid)).strip()
 
     def cut_off(self, name: str) -> None:
         """Pulls the network cable of a machine, which goes on by itself."""
@@ -110,6 +115,7 @@ class RayNodes:
         self._blind.append(
             subprocess.Popen(
                 [*inside, "unshare", "--mount", "bash", "-c", start],
+                env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -146,8 +152,10 @@ class RayNodes:
                 _ip("link", "del", f"sfm{os.getpid()}")
 
 
-def _ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True)
+def _ip(*args: str) -> str:
+    return subprocess.run(
+        ["ip", *args], check=True, capture_output=True, text=True
+    ).stdout
 
 
 @contextmanager
