@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
+from sfmprep.files import damaged
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.pose_priors import write_pose_priors
@@ -143,16 +144,27 @@ def merge_geometries(path: Path) -> None:
     shutil.rmtree(folder)
 
 
-def open_database(path: Path) -> pycolmap.Database:
+@contextmanager
+def open_database(path: Path) -> Iterator[pycolmap.Database]:
     """Opens a COLMAP database that exists, refusing what is not one.
 
     Raises:
-        StoreError: `path` is not a COLMAP database, is locked or cannot be written.
+        StoreError: `path` is not a COLMAP database, is locked or cannot be written; or
+            what the block reads of it is damaged.
     """
     with looked_into(path):
         pass
     with write_errors(path):  # it writes beside the file as soon as it opens it
-        return pycolmap.Database.open(path)
+        database = pycolmap.Database.open(path)
+    try:
+        with database:
+            yield database
+    except (RuntimeError, ValueError) as error:
+        # pages that SQLite cannot follow; keypoints and matches of another length
+        of_damage = ("disk image is malformed", "num_bytes")
+        if not any(words in str(error) for words in of_damage):
+            raise
+        raise damaged(path, error) from error
 
 
 @contextmanager
@@ -169,20 +181,25 @@ def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
         uri = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True)) as database:
             database.execute("BEGIN IMMEDIATE")
-            rows = database.execute("SELECT name FROM sqlite_master").fetchall()
-            tables = {name for (name,) in rows}
+            tables = {
+                name for (name,) in database.execute("SELECT name FROM sqlite_master")
+            }
             if not {"cameras", "images", "keypoints", "matches"} <= tables:
                 found = ", ".join(sorted(tables)) or "none"
                 raise StoreError(
                     f"{path} is a database, but not one of COLMAP (its tables:"
                     f" {found}). Give the path of a COLMAP database."
                 )
-            # which pycolmap reads as it comes, and Python then not at all
-            for image_id, name in database.execute("SELECT image_id, name FROM images"):
+            # which pycolmap reads as it comes, and Python then not at all; not from the
+            # index of names, which pycolmap does not ask
+            rows = database.execute(
+                "SELECT image_id, name, camera_id FROM images NOT INDEXED"
+            )
+            for image_id, name, _ in rows:
                 if not isinstance(name, str):
                     raise sqlite3.DataError(f"the name of image {image_id} is no text")
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite says is damaged
         advice = "Close COLMAP if it has it open; give the path of a COLMAP database."
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it adds
         if code == sqlite3.SQLITE_CANTOPEN and path.is_file():

@@ -624,6 +624,60 @@ def test_given_focal_length_overrules_exif(tmp_path: Path) -> None:
     assert camera.has_prior_focal_length
 
 
+def write_two_images(folder: Path) -> Path:
+    path = folder / "a.db"
+    with pycolmap.Database.open(path) as database:
+        camera = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 100, 90, 60)
+        camera.camera_id = database.write_camera(camera)
+        for image_id in add_images(database, ["a.jpg", "b.jpg"], camera).values():
+            database.write_keypoints(image_id, np.ones((5, 2), np.float32))
+    return path
+
+
+def read_keypoints(path: Path) -> None:
+    with open_database(path) as database:
+        for image in database.read_all_images():
+            database.read_keypoints(image.image_id)
+
+
+@pytest.mark.parametrize("table", ["images", "keypoints"])
+def test_a_damaged_page_of_a_database_is_told(table: str, tmp_path: Path) -> None:
+    path = write_two_images(tmp_path)
+    with closing(sqlite3.connect(path)) as tables:
+        [[root]] = tables.execute(
+            f"SELECT rootpage FROM sqlite_master WHERE name = '{table}'"
+        )
+        [[size]] = tables.execute("PRAGMA page_size")
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * size] ^= 0xFF  # the kind of the page
+    path.write_bytes(content)
+    with pytest.raises(StoreError) as refused:
+        read_keypoints(path)
+    assert str(path) in str(refused.value)
+    assert "malformed" in str(refused.value)
+
+
+def test_keypoints_of_another_length_are_damage(tmp_path: Path) -> None:
+    path = write_two_images(tmp_path)
+    with closing(sqlite3.connect(path)) as tables, tables:
+        tables.execute("UPDATE keypoints SET rows = 7 WHERE image_id = 2")
+    with pytest.raises(StoreError) as refused:
+        read_keypoints(path)
+    said = str(refused.value)
+    assert said.startswith(f"{path} is damaged (")
+    assert said.endswith("). Delete it; the next run makes it again.")
+
+
+def test_what_is_said_of_damage_may_be_no_text(tmp_path: Path) -> None:
+    path = write_two_images(tmp_path)
+    content = path.read_bytes()
+    content = content.replace(b"tableimagesimages", b"table\xffmagesimages")
+    path.write_bytes(content.replace(b"CREATE TABLE images", b"CREAT! TABLE images"))
+    with pytest.raises(StoreError) as refused:
+        read_keypoints(path)
+    assert str(refused.value).startswith(f"{path} cannot be opened as a database (")
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -638,14 +692,10 @@ def test_given_focal_length_overrules_exif(tmp_path: Path) -> None:
 def test_names_of_images_that_are_no_text_are_damage(
     name: str, why: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "a.db"
-    with pycolmap.Database.open(path) as database:
-        camera = pycolmap.Camera.create_from_model_name(0, "PINHOLE", 100, 90, 60)
-        camera.camera_id = database.write_camera(camera)
-        add_images(database, ["a.jpg", "b.jpg"], camera)
+    path = write_two_images(tmp_path)
     with closing(sqlite3.connect(path)) as tables, tables:
         tables.execute(f"UPDATE images SET name = {name} WHERE image_id = 1")
-    for read in (open_database, lambda path: read_pair_table(path, ("b.jpg",))):
+    for read in (read_keypoints, lambda path: read_pair_table(path, ("b.jpg",))):
         with pytest.raises(StoreError) as refused:
             read(path)
         assert str(refused.value) == (
