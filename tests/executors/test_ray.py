@@ -95,6 +95,15 @@ def items_in(parts: Path) -> list[int]:
     )
 
 
+def next_begun(begun: Path) -> tuple[int, int]:
+    """First item and process of the next shard that is begun; that is in its middle."""
+    before = {*begun.iterdir()}
+    while not (new := {*begun.iterdir()} - before):
+        time.sleep(0.02)
+    first, _, pid = new.pop().name.partition(".")
+    return int(first), int(pid)
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayNodes]:
     with ray_nodes() as started:
@@ -216,21 +225,22 @@ def test_a_preempted_worker_loses_its_shard_alone(
 ) -> None:
     begun = tmp_path / "begun"
     begun.mkdir()
-    killed: list[int] = []
+    killed: list[tuple[int, int]] = []
 
     def killing(items: Any, **_: Any) -> Any:
         for item in items:
             if not killed:
-                newest = max(begun.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-                killed.append(int(newest.suffix[1:]))
-                os.kill(killed[0], signal.SIGKILL)
+                killed.append(next_begun(begun))
+                os.kill(killed[0][1], signal.SIGKILL)
             yield item
 
     job = Sleeping(0.5, notes=begun)
     outcome = do(nodes, job, 80, parts, progress=killing)
     assert (items_in(parts), outcome.failed) == ([*range(80)], [])
+    [(first, _)] = killed
+    assert len([*begun.glob(f"{first}.*")]) == 2
     assert len([*begun.iterdir()]) == 11
-    assert "is done again" in caplog.text
+    assert f"shard {first // 8} is done again" in caplog.text
 
 
 def test_nodes_die_one_by_one_and_one_that_comes_goes_on(parts: Path) -> None:
@@ -328,13 +338,10 @@ def test_machines_with_networks_of_their_own_and_one_that_is_cut_off(
 
         def cutting(items: Any, **_: Any) -> Any:
             for item in items:
-                if not cut:  # off goes who begins next, in the middle of it
-                    before = {*begun.iterdir()}
-                    while not (new := {*begun.iterdir()} - before):
-                        time.sleep(0.05)
-                    first, _, pid = new.pop().name.partition(".")
-                    nodes.cut_off(nodes.machine_of(int(pid)))
-                    cut.append((int(first), time.monotonic()))
+                if not cut:
+                    first, pid = next_begun(begun)
+                    nodes.cut_off(nodes.machine_of(pid))
+                    cut.append((first, time.monotonic()))
                 yield item
 
         job = Sleeping(3.0, notes=begun, reads=(tmp_path / "a" / "b.txt",))

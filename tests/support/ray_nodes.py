@@ -86,6 +86,8 @@ class RayNodes:
             _ip("-n", name, "route", "add", "default", "via", f"{_NETWORK}.1")
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error)
+            if "File exists" in said:  # of a cluster before, which is no lack of rights
+                raise
             raise PermissionError(said) from error
         own = Path(self._cluster.head_node.get_temp_dir_path())  # of Ray
         self._start_blind(
@@ -145,11 +147,12 @@ class RayNodes:
         for node in list(self._cluster.worker_nodes):
             self.kill(node)
         self.kill(self._cluster.head_node)
-        with suppress(OSError, subprocess.CalledProcessError):
-            for name in self._networks:
-                _ip("netns", "del", name)
-            if self._networks:
-                _ip("link", "del", f"sfm{os.getpid()}")
+        # a network lives on while a process of it dies; its cable goes at once
+        made = [("link", "del", name) for name in self._networks]
+        made += [("netns", "del", name) for name in self._networks]
+        for command in (*made, ("link", "del", f"sfm{os.getpid()}")):
+            with suppress(OSError, subprocess.CalledProcessError):  # not all was made
+                _ip(*command)
 
 
 def _ip(*args: str) -> str:
