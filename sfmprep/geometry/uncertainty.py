@@ -17,6 +17,7 @@ import pycolmap
 
 from sfmprep.coords import beyond_rounding
 from sfmprep.geometry.blocks import blocks
+from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.geometry.triangulate import relative_stddev, reprojection_errors
 from sfmprep.geometry.views import ModelArrays, Views
 from sfmprep.types import Float64
@@ -33,8 +34,6 @@ _BLOCK_IMAGES = 250
 _MIN_IMAGES = 2
 _MIN_IMAGES_OF_CENTRE = 3
 _MAX_DATUM_RATIO = 3.0
-_MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
-_LOSS_SCALE = 2.385  # standard deviations, see `mapper.py`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +175,7 @@ def noise_px(arrays: ModelArrays) -> float:
     """
     errors = reprojection_errors(arrays.views, arrays.observations, arrays.xyz)
     errors = errors[np.isfinite(errors)]
-    scale = (
-        _LOSS_SCALE * float(np.median(errors)) / _MEDIAN_LENGTH if len(errors) else 0
-    )
+    scale = LOSS_SCALE * deviation_of(errors, 2) if len(errors) else 0
     if scale == 0:
         return 0.0
     weights = 1 / (1 + (errors / scale) ** 2)

@@ -14,6 +14,7 @@ import pycolmap
 
 from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.geometry.triangulate import reprojection_errors
 from sfmprep.geometry.uncertainty import principal_point_deviations
 from sfmprep.geometry.views import ModelArrays
@@ -48,13 +49,9 @@ _ROBUST_TOLERANCE = 1e-5
 # Where it begins near its end: AUC@1 of the same three, of which one photograph came
 # later, is within 0.04 of that with 1e-7.
 _NEAR_TOLERANCE = 1e-4
-# Standard deviations: as good as squares to 95 % where errors are normal (Holland and
-# Welsch, Communications in Statistics 6, 1977).
-LOSS_SCALE = 2.385
-# Times that, a keypoint weighs a sixtieth of one that fits, and is dropped; but none is
-# that COLMAP's filter keeps.
+# Times the scale of the loss, a keypoint weighs a sixtieth of one that fits, and is
+# dropped; but none is that COLMAP's filter keeps.
 _LOST, _LOST_PX = 8.0, 4.0
-MEAN_LENGTH = 1.2533  # of a vector whose components have the deviation 1
 
 
 def refine_model(

@@ -9,13 +9,12 @@ import pycolmap
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
+from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.types import Float64, Mask
 
 _ROUNDS = 6
-_LOSS_SCALE = 2.385  # standard deviations, see `adjust`
 _LEAST_DEG = 1e-3
 _LEAST_SHARE = 1e-6  # of the spread of the centres
-_MEDIAN_LENGTH = 1.5382  # of a vector whose three components have the deviation 1
 _NUM_SIGMAS = 5.0  # of three components: once in 200,000 where errors are normal
 
 
@@ -69,12 +68,12 @@ def align(own: tuple[Float64, Float64], given: tuple[Float64, Float64]) -> Align
         return np.concatenate([off / sigmas[0], gap / sigmas[1]]).ravel()
 
     for _ in range(_ROUNDS):
-        found = least_squares(residuals, state, loss="cauchy", f_scale=_LOSS_SCALE)
+        found = least_squares(residuals, state, loss="cauchy", f_scale=LOSS_SCALE)
         state = np.asarray(found.x)
         lengths = [np.linalg.norm(part, axis=1) for part in parts(state)]
         sigmas = (
-            max(_spread(lengths[0]), float(np.radians(_LEAST_DEG))),
-            max(_spread(lengths[1]), _LEAST_SHARE * size),
+            max(deviation_of(lengths[0], 3), float(np.radians(_LEAST_DEG))),
+            max(deviation_of(lengths[1], 3), _LEAST_SHARE * size),
         )
     rotation = Rotation.from_rotvec(state[:3]).as_matrix() @ turn
     factor = float(scale * np.exp(state[6]))
@@ -102,7 +101,3 @@ def _scale(centres: Float64, given: Float64) -> float:
     """About how much longer the distances between given centres are."""
     lengths = np.linalg.norm(centres, axis=1), np.linalg.norm(given, axis=1)
     return float(lengths[1].sum() / max(lengths[0].sum(), 1e-300)) or 1.0
-
-
-def _spread(lengths: Float64) -> float:
-    return float(np.median(lengths)) / _MEDIAN_LENGTH

@@ -23,10 +23,11 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
+from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.known_poses.panoramas import of_photographs, turns_of
 from sfmprep.known_poses.poses import KnownPoses
 from sfmprep.known_poses.trajectory import Trajectory, image_times
-from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, Refine, adjust
+from sfmprep.mapping.adjust import Refine, adjust
 from sfmprep.mapping.alignment import Alignment, align
 from sfmprep.mapping.calibrate import calibrate_pairs
 from sfmprep.mapping.carry_over import open_cache

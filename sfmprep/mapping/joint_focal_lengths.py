@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from sfmprep.geometry.robust import LOSS_SCALE
 from sfmprep.mapping.focal_length import (
     APART,
     MAX_MATCHES,
@@ -32,7 +33,6 @@ from sfmprep.mapping.focal_length import (
 )
 from sfmprep.types import Float64, Index
 
-_LOSS_SCALE = 2.385  # of Cauchy's loss, in deviations: see `adjust.py`
 _ITERATIONS = 6  # of a fundamental matrix
 _LEAST_NOISE = 0.05  # of the largest distance of an inlier
 # Of a radial coefficient that is not known, per longer side squared.
@@ -364,7 +364,7 @@ def _link(pair: MatchedViews, cameras: Mapping[int, pycolmap.Camera]) -> _Link |
         length = np.maximum(np.linalg.norm(gradients, axis=1), 1e-12) * unit
         errors = (x1 * line1).sum(axis=1) / length
         noise = max(1.4826 * float(np.median(np.abs(errors))), _LEAST_NOISE)
-        weights = 1 / (1 + (errors / (_LOSS_SCALE * noise)) ** 2)
+        weights = 1 / (1 + (errors / (LOSS_SCALE * noise)) ** 2)
         slopes = np.einsum("mi,kij,mj->mk", x1, tangents, x0, optimize=True)
         slopes /= length[:, None]
         normal = (slopes * weights[:, None]).T @ slopes

@@ -19,6 +19,7 @@ import pycolmap
 
 from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.blocks import blocks
+from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.geometry.triangulate import reprojection_errors, triangulate
 from sfmprep.geometry.views import ModelArrays, Observations, Views
 from sfmprep.mapping.adjust import adjust, cameras_in
@@ -52,9 +53,7 @@ _MIN_DEVIATIONS = 3.0
 _MIN_GAIN = 0.015
 # Of the loss, of a step: far less than what must be gained.
 CHOICE_TOLERANCE = 1e-5
-_LOSS_SCALE = 2.385  # standard deviations, of Cauchy's loss: see `adjust.py`
 _MAX_RATIO = 1e3  # of an error to that, where a ray does not meet its track
-_MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
 
 
 def choose_lenses(
@@ -323,7 +322,7 @@ class Halves:
             The share of the loss that goes, and what goes in its standard errors.
         """
         own = self.camera_id == key
-        scale = max(_LOSS_SCALE * float(np.median(before[own])) / _MEDIAN_LENGTH, 1e-3)
+        scale = max(LOSS_SCALE * deviation_of(before[own], 2), 1e-3)
         old, new = (
             np.log1p(np.minimum(errors[own] / scale, _MAX_RATIO) ** 2)
             for errors in (before, after)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
+from sfmprep.geometry.robust import deviation_of
 from sfmprep.mapping.chance import needed_inliers
 from sfmprep.types import Float64, Index, Mask
 
@@ -20,7 +21,6 @@ _ENOUGH_INLIERS = 30  # as many as COLMAP asks of a pose
 _ENOUGH_IMAGES = 2  # of the model, whose points agree
 _MAX_STDDEV_DEG = 1.0
 _MIN_NOISE_PX = 0.2
-_MEDIAN_LENGTH = 1.1774  # of a vector whose two components have the deviation 1
 _PREFERRED = 1.2  # of its own camera has more inliers, it is not one of the model's
 
 
@@ -189,7 +189,7 @@ def _stddevs(
     there = (seen.xyz[inside] - centre) @ rotation.T
     off = np.asarray(camera.img_from_cam(there)) - seen.xy[inside]
     errors = np.linalg.norm(off, axis=1)
-    noise = max(float(np.nanmedian(errors)) / _MEDIAN_LENGTH, _MIN_NOISE_PX)
+    noise = max(deviation_of(errors[~np.isnan(errors)], 2), _MIN_NOISE_PX)
     focal, (x, y, z) = camera.mean_focal_length(), there.T
     zero = np.zeros_like(z)
     project = focal * np.array([[1 / z, zero, -x / z**2], [zero, 1 / z, -y / z**2]])

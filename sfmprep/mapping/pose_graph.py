@@ -18,12 +18,12 @@ from scipy.sparse.linalg import splu
 from scipy.spatial.transform import Rotation
 
 from sfmprep.coords import beyond_rounding, rounding_of
+from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.types import Float64, Index
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 30
-_LOSS_SCALE = 2.385  # of Cauchy's loss, standard deviations (see `adjust`)
 _EDGE_DEG = 0.1  # least that a relative pose is taken to be off
 # In the first rounds pairs alone decide: what is given is only trusted as far as these
 # then show that it can be.
@@ -153,8 +153,8 @@ def _fit_rotations(edges: Edges, given: Float64) -> Float64:
         lengths = np.linalg.norm(off, axis=1), np.linalg.norm(moved, axis=1)
         least = _FIRST_DEG if round_ < _FREE else _PRIOR_DEG
         sigmas = (
-            max(_spread(lengths[0]), np.radians(_EDGE_DEG)),
-            max(_spread(lengths[1]), np.radians(least)),
+            max(deviation_of(lengths[0], 3), np.radians(_EDGE_DEG)),
+            max(deviation_of(lengths[1], 3), np.radians(least)),
         )
         blocks = _joined(
             _blocks(np.arange(num), second, np.tile(np.eye(3), (num, 1, 1))),
@@ -189,8 +189,8 @@ def _fit_centres(edges: Edges, rotations: Float64, given: Float64) -> Float64:
         lengths = np.linalg.norm(off, axis=1), np.linalg.norm(moved, axis=1)
         least = _FIRST_SHARE if round_ < _FREE else _PRIOR_SHARE
         sigmas = (
-            max(_spread(lengths[0]), np.radians(_EDGE_DEG)),
-            max(_spread(lengths[1]), least * size),
+            max(deviation_of(lengths[0], 3), np.radians(_EDGE_DEG)),
+            max(deviation_of(lengths[1], 3), least * size),
         )
         gap = centres[second] - centres[first]
         # from two centres in one spot any step may lead anywhere: a bound to its slope
@@ -244,14 +244,9 @@ def _log(rotations: Float64) -> Float64:
     return np.asarray(Rotation.from_matrix(rotations).as_rotvec(), np.float64)
 
 
-def _spread(lengths: Float64) -> float:
-    """The standard deviation in each of three directions, by the median length."""
-    return float(np.median(lengths)) / 1.5382  # of three normal numbers
-
-
 def _cauchy(errors: Float64) -> Float64:
     """Square roots of the weights of Cauchy's loss."""
-    return np.asarray(1 / np.sqrt(1 + (errors / _LOSS_SCALE) ** 2), np.float64)
+    return np.asarray(1 / np.sqrt(1 + (errors / LOSS_SCALE) ** 2), np.float64)
 
 
 Blocks = tuple[Index, Index, Float64]

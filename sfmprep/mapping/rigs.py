@@ -19,8 +19,9 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.geometry.views import keypoints_xy
-from sfmprep.mapping.adjust import LOSS_SCALE, MEAN_LENGTH, noise_px
+from sfmprep.mapping.adjust import noise_px
 from sfmprep.mapping.carry_over import carry_over
 from sfmprep.mapping.database import copy_database
 from sfmprep.mapping.solver import choose_solver
