@@ -11,7 +11,7 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.evaluation.reference import CameraPose
-from sfmprep.mapping.adjust import adjust, refine_model
+from sfmprep.mapping.adjust import adjust, noise_px, refine_model
 from sfmprep.mapping.mapper import map_images
 from sfmprep.mapping.verify import verify_matches
 from sfmprep.pairing.pairs import exhaustive_pairs
@@ -110,6 +110,14 @@ def test_known_principal_points_stay_and_the_rest_of_the_lens_does_not() -> None
         assert found.params[0] == pytest.approx(700, rel=0.01)
     free = refine_model(model, MappingConfig()).cameras[1]
     assert free.params[1] == pytest.approx(512, abs=2)
+
+
+@pytest.mark.parametrize("num_images", [2, 20])
+def test_two_images_tell_the_noise_of_keypoints_as_well(num_images: int) -> None:
+    camera = lens("SIMPLE_RADIAL", 700)
+    model, _ = orbit_model([camera], num_images=num_images, noise_px=0.5)
+    adjust(model, refine="none")
+    assert noise_px(model) == pytest.approx(0.5, rel=0.3)
 
 
 def test_with_a_tolerance_it_ends_sooner() -> None:
