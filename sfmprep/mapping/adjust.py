@@ -95,7 +95,12 @@ def refine_model(
     """
     held = _held_back(model)
     model = _with_lenses(model, refine, held, None)
-    return _robustly(model, config, refine, held, known_centres)
+    loss_scale = LOSS_SCALE * noise_px(model)
+    model = _with_lenses(model, refine, held, loss_scale)
+    if refine == "all":
+        model = _with_told_centres(model, config, held, known_centres, loss_scale)
+    _drop_lost(model, loss_scale)
+    return model
 
 
 def refine_further(
@@ -107,7 +112,8 @@ def refine_further(
     """Returns a copy of a refined model with a few more images, adjusted to them.
 
     As `refine_model`, from where the model is: its own errors tell the scale of the
-    loss. What principal points move by counts from the middle of the image.
+    loss, and principal points move at once with all else. What they move by counts from
+    the middle of the image.
 
     Args:
         model: It stays as it is.
@@ -119,11 +125,16 @@ def refine_further(
     """
     old = {key: middle(model.cameras[key]) for key in cameras_in(model)}
     held = _held_back(model)
-    return _robustly(
-        *(model, config, "all", held, known_centres),
+    loss_scale = LOSS_SCALE * noise_px(model)
+    found = _with_told_centres(
+        *(model, config, held, known_centres, loss_scale),
         old=old,
         tolerance=_NEAR_TOLERANCE,
     )
+    if found is model:
+        found = _with_lenses(model, "all", held, loss_scale, _NEAR_TOLERANCE)
+    _drop_lost(found, loss_scale)
+    return found
 
 
 def _held_back(model: pycolmap.Reconstruction) -> set[int]:
@@ -137,52 +148,47 @@ def _held_back(model: pycolmap.Reconstruction) -> set[int]:
     return found
 
 
-def _robustly(
+def _with_told_centres(
     model: pycolmap.Reconstruction,
     config: MappingConfig,
-    refine: Refine,
-    held: set[int],
+    held: Collection[int],
     known_centres: Collection[int],
+    loss_scale: float,
     *,
     old: Mapping[int, Float64] = MappingProxyType({}),
     tolerance: float | None = None,
 ) -> pycolmap.Reconstruction:
-    """A copy adjusted by Cauchy's loss, with the principal points that errors tell.
+    """A copy adjusted to the principal points that errors tell; `model` if none moves.
 
     Args:
-        model: Its errors tell the scale of the loss.
+        model: It stays as it is.
         config: When principal points move.
-        refine: What of the cameras may change.
-        held: Cameras whose lens stays; those whose lens would be none join them.
+        held: Cameras whose lens stays.
         known_centres: Cameras whose principal point stays with `auto`.
+        loss_scale: See `adjust`.
         old: Where principal points are that nothing tells, if not where they are.
         tolerance: See `adjust`.
     """
-    loss_scale = LOSS_SCALE * noise_px(model)
-    model = _with_lenses(model, refine, held, loss_scale, tolerance)
-    when = config.refine_principal_point if refine == "all" else "never"
+    when = config.refine_principal_point
     still = set(held)
     if when == "auto":
         still |= cameras_in(model).keys() & set(known_centres)
         still |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
-    here = {
-        key: _centre(model.cameras[key]) for key in cameras_in(model).keys() - still
-    }
-    if here and when != "never":
-        moved = pycolmap.Reconstruction(model)
-        robust = partial(adjust, loss_scale=loss_scale, tolerance=tolerance)
-        robust(moved, centres=True, fixed=still)
-        if when == "always":
-            model = moved
-        else:
-            centres = _told_centres(
-                here | {key: old[key] for key in here.keys() & old.keys()}, moved
-            )
-            if any((centres[key] != here[key]).any() for key in here):
-                model = _with_centres(moved, centres)
-                robust(model, fixed=held)
-    _drop_lost(model, loss_scale)
-    return model
+    free = cameras_in(model).keys() - still
+    if when == "never" or not free:
+        return model
+    robust = partial(adjust, loss_scale=loss_scale, tolerance=tolerance)
+    moved = pycolmap.Reconstruction(model)
+    robust(moved, centres=True, fixed=still)
+    if when == "always":
+        return moved
+    here = {key: _centre(model.cameras[key]) for key in free}
+    told = _told_centres({key: old.get(key, here[key]) for key in free}, moved)
+    if all((told[key] == here[key]).all() for key in free):
+        return model
+    copy = _with_centres(moved, told)
+    robust(copy, fixed=held)
+    return copy
 
 
 def _with_lenses(
