@@ -336,7 +336,9 @@ def read_poses(run: Run, number: int = 0) -> Poses:
                     for name, values in found["uncertainties"].items()
                 },
                 outliers=dict(found["outliers"]),
-                sharpness=dict(found["sharpness"]),
+                sharpness=dict(
+                    found.get("sharpness", {})
+                ),  # none of an earlier version
             )
     except StoreError as error:
         raise StoreError(

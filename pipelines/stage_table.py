@@ -113,7 +113,7 @@ STAGES = {
         ),
         Stage(
             name="verify",
-            version=4,
+            version=5,
             reads=("match",),
             grows=True,
             writes="work/verified.db",
@@ -165,7 +165,7 @@ STAGES = {
         ),
         Stage(
             name="verify beside",
-            version=4,
+            version=5,
             reads=("match beside", "extract"),
             passes_on="verify",
             grows=True,
@@ -202,7 +202,7 @@ STAGES = {
         ),
         Stage(
             name="verify again",
-            version=4,
+            version=5,
             reads=("match weak pairs",),
             passes_on="verify beside",
             grows=True,
@@ -271,7 +271,7 @@ STAGES = {
         ),
         Stage(
             name="database",
-            version=4,
+            version=5,
             reads=("join tracks",),
             grows=True,
             writes="work/database.db",
@@ -282,7 +282,7 @@ STAGES = {
         ),
         Stage(
             name="map",
-            version=10,
+            version=11,
             reads=("database",),
             writes="work/mapped.zip",
             beside=("work/mapped_consistency.json", "work/pose_changes.json"),
@@ -347,7 +347,7 @@ STAGES = {
         ),
         Stage(
             name="map on",
-            version=6,
+            version=7,
             reads=("map", "second pairs", "match foreseen"),
             writes="work/mapped_on.zip",
             beside=("work/mapped_on_consistency.json", "work/second.db"),
@@ -401,7 +401,7 @@ STAGES = {
         ),
         Stage(
             name="map closer",
-            version=7,
+            version=8,
             reads=("map on", "match closer"),
             writes="work/mapped_closer.zip",
             beside=("work/mapped_closer_consistency.json", "work/closer.db"),
@@ -410,7 +410,7 @@ STAGES = {
         ),
         Stage(
             name="refine",
-            version=6,
+            version=7,
             reads=("map closer",),
             writes="work/refined.zip",
             command="map",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAPPER = "sfmprep.pipelines.apart"  # what runs in a process of its own
+MAPPER = "sfmprep.pipelines.apart"  # as `apart.process_ahead`, without importing it
 
 
 def recipe_of(out: Path, default: str = "splat") -> str:

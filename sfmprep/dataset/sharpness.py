@@ -12,6 +12,7 @@ a photograph with little in focus the better part counts.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
@@ -58,8 +59,9 @@ def relative_sharpness(
         progress: Wraps the loop over what is read.
 
     Returns:
-        1 for as sharp as these, 0.5 for half of their contrast. Photographs that share
-        fewer than 15 points with each of two others of their camera are left out.
+        1 for as sharp as these, 0.5 for half of their contrast. Those are left out that
+        do not share 15 points with each of two others of their camera, or show fewer
+        than 15 that three of these show.
 
     Raises:
         ImageError: A photograph cannot be read.
@@ -97,9 +99,14 @@ def relative_sharpness(
 
 
 def _kinds(images: ImageSet, names: Collection[str]) -> Index:
-    """A number for each photograph [V], equal for those of one size and device."""
-    infos = (images.infos[name] for name in names)
-    kinds = [(info.size, info.make, info.model) for info in infos]
+    """A number for each photograph [V], one for each size, device and lens."""
+    kinds: list[object] = []
+    for name in names:
+        info = images.infos[name]
+        # without EXIF, folders tell films, and the cameras of rigs, apart
+        folder = None if info.make or info.model else PurePosixPath(name).parent
+        size = tuple(sorted(info.size))  # upright or not
+        kinds.append((folder, size, info.make, info.model, info.lens_model))
     number = {kind: k for k, kind in enumerate(dict.fromkeys(kinds))}
     return np.array([number[kind] for kind in kinds], np.int64)
 

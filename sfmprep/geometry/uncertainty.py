@@ -32,7 +32,7 @@ Measured with 8 cameras a point on one core: 50 images 0.2 s, 300 images 4 s, 50
 """
 _BLOCK_IMAGES = 250
 _MIN_IMAGES = 2
-_MIN_IMAGES_OF_CENTRE = 3
+MIN_IMAGES_OF_CENTRE = 3  # with fewer, turns of the images do what it does
 _MAX_DATUM_RATIO = 3.0
 
 
@@ -122,10 +122,11 @@ def _uncertainties(
 def principal_point_deviations(
     model: pycolmap.Reconstruction, fixed: Collection[int] = ()
 ) -> dict[int, Float64]:
-    """How well the photographs fix principal points, with all else free.
+    """How well photographs fix principal points, with poses, points and lenses free.
 
-    Of a model of more than `MAX_IMAGES` images, a camera is asked in the first block of
-    some 250 that has three of its images; see `geometry.blocks`.
+    Of a model of more than `MAX_IMAGES` images, a camera is asked in that block of some
+    250 that has most of its images (see `geometry.blocks`), which all of them would
+    tell better.
 
     Args:
         model: Not changed.
@@ -133,20 +134,25 @@ def principal_point_deviations(
 
     Returns:
         By camera id standard deviations [2] in pixels; those are missing that nothing
-        fixes, and those of cameras of fewer than three images in a block.
+        fixes, and those of cameras of fewer than three images in any block.
     """
     arrays = ModelArrays.of(model)
     noise = noise_px(arrays)
     parts: Iterable[pycolmap.Reconstruction] = [model]
     if len(arrays.views) > MAX_IMAGES:
         parts = (part for _, part in blocks(arrays, _BLOCK_IMAGES))
-    found: dict[int, Float64] = {}
+    most: dict[int, tuple[int, pycolmap.Reconstruction]] = {}
     for part in parts:
         counts = Counter(part.images[k].camera_id for k in part.reg_image_ids())
-        asked = {key for key, count in counts.items() if count >= _MIN_IMAGES_OF_CENTRE}
-        asked -= found.keys() | set(fixed)
-        if asked:
-            found |= _centre_deviations(part, asked, noise)
+        for key in counts.keys() - set(fixed):
+            if counts[key] > most.get(key, (MIN_IMAGES_OF_CENTRE - 1, part))[0]:
+                most[key] = counts[key], part
+    asked: dict[int, tuple[pycolmap.Reconstruction, list[int]]] = {}
+    for key, (_, part) in most.items():
+        asked.setdefault(id(part), (part, []))[1].append(key)
+    found: dict[int, Float64] = {}
+    for part, keys in asked.values():
+        found |= _centre_deviations(part, keys, noise)
     return found
 
 
@@ -169,7 +175,7 @@ def noise_px(arrays: ModelArrays) -> float:
 
     The variance of a Cauchy M-estimate from these residuals, E[psi^2] / E[psi']^2
     (Huber, Annals of Mathematical Statistics 35, 1964), with the loss of
-    `mapper.refine_model`: wrong matches, which a robust adjustment leaves as they are,
+    `adjust.refine_model`: wrong matches, which a robust adjustment leaves as they are,
     count by what they still pull. Times their number over what the parameters of
     points, poses and cameras leave of it. 0 for a model without points.
     """
@@ -217,7 +223,7 @@ def _centre_deviations(
     model.tear_down()  # COLMAP's estimate stops at images without a pose
     options = pycolmap.BundleAdjustmentOptions()
     options.refine_principal_point = True
-    # of parameters that are neither poses nor points, COLMAP tells with all alone
+    # with less than all, what COLMAP tells of lenses is wrong
     params = pycolmap.BACovarianceOptionsParams.ALL
     fixed = {model.images[k].camera_id for k in model.reg_image_ids()} - set(asked)
     covariance = _estimated(model, params, options, fixed)

@@ -18,7 +18,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.mapping.adjust import (
     cameras_in,
-    middle,
+    image_middle,
     refine_further,
     refine_model,
     set_centre,
@@ -102,7 +102,8 @@ def adjust_whole(
     Lens models of one coefficient are asked again. Where one changes, all is adjusted
     as of a new model, principal points from the middle of the image: where fewer images
     did not tell them, they were left at what more of them contradict. Else it goes on
-    from where it is, with the same principal points in the end (`refine_further`).
+    from where it is, and principal points come out as from the middle; those stay that
+    cannot tell theirs, such as of two images (`refine_further`).
 
     Args:
         model: It stays as it is.
@@ -124,7 +125,7 @@ def adjust_whole(
         return refine_further(whole, config, known_centres=known)
     if searches:
         for key in keys - known:
-            set_centre(whole.cameras[key], middle(whole.cameras[key]))
+            set_centre(whole.cameras[key], image_middle(whole.cameras[key]))
     return refine_model(*(whole, config), refine=cameras.refine, known_centres=known)
 
 

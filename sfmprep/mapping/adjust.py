@@ -16,11 +16,14 @@ from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
 from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.geometry.triangulate import reprojection_errors
-from sfmprep.geometry.uncertainty import principal_point_deviations
+from sfmprep.geometry.uncertainty import (
+    MIN_IMAGES_OF_CENTRE,
+    principal_point_deviations,
+)
 from sfmprep.geometry.views import ModelArrays
 from sfmprep.mapping.lenses import is_plausible
 from sfmprep.mapping.solver import choose_solver
-from sfmprep.types import Float64
+from sfmprep.types import Float64, Mask
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +38,6 @@ _PRIOR_DEVIATION = 0.01
 _OVERDISPERSION = 3.0
 # By chance one of all principal points moves as seldom as one alone at two deviations.
 _CHANCE = 0.0455
-# Of a camera whose principal point moves: with fewer, turns of its images do the same.
-_MIN_IMAGES_OF_CENTRE = 3
 _MAX_OFFSET = 0.1  # of the side of the image
 # Of the longer side: by 0.13 to 0.2 % known principal points were missed whatever the
 # number of points, for keypoints err systematically (the same three, and the demo).
@@ -75,11 +76,10 @@ def refine_model(
     share s^2 / (s^2 + e^2) of the way to where they are least, for a prior deviation s
     of 1 % of the image's longer side and the deviation e of the estimate, three times
     that of `principal_point_deviations`. So one that is told well moves to where it is
-    told.
-    One stays that is told by less than two deviations (more, where several cameras
-    ask), that would move by less than 0.25 % of the longer side, which is what
+    told. One stays that is told by less than two deviations (more, where several
+    cameras ask), that would move by less than 0.25 % of the longer side, which is what
     keypoints err by, or be more than a tenth of the image's side from the middle. Those
-    of cameras of one or two images stay.
+    of cameras of one or two images stay, and those whose lens is held back.
 
     At last keypoints are dropped that miss their points by 19 standard deviations and
     4 pixels, and points behind their images.
@@ -123,29 +123,34 @@ def refine_further(
     Raises:
         ReconstructionError: COLMAP found no solution.
     """
-    old = {key: middle(model.cameras[key]) for key in cameras_in(model)}
+    old = {key: image_middle(model.cameras[key]) for key in cameras_in(model)}
     held = _held_back(model)
+    cameras = {key: model.cameras[key] for key in cameras_in(model).keys() - held}
+    is_near = not any(_has_zeros(camera) for camera in cameras.values())
+    tolerance = _NEAR_TOLERANCE if is_near else None
     loss_scale = LOSS_SCALE * noise_px(model)
     found = _with_told_centres(
         *(model, config, held, known_centres, loss_scale),
         old=old,
-        tolerance=_NEAR_TOLERANCE,
+        tolerance=tolerance,
     )
-    if found is model:
-        found = _with_lenses(model, "all", held, loss_scale, _NEAR_TOLERANCE)
+    if found is model or not all(
+        is_plausible(found.cameras[key], cameras[key]) for key in cameras
+    ):
+        found = _with_lenses(model, "all", held, loss_scale, tolerance)
     _drop_lost(found, loss_scale)
     return found
 
 
 def _held_back(model: pycolmap.Reconstruction) -> set[int]:
     """Cameras of few images whose lens has all but the first coefficient zero still."""
-    found = set()
-    for key in _cameras_of_fewer(model, _MIN_IMAGES):
-        camera = model.cameras[key]
-        extra = np.array(camera.params)[list(camera.extra_params_idxs())]
-        if len(extra) > 1 and not extra[1:].any():
-            found.add(key)
-    return found
+    fewer = _cameras_of_fewer(model, _MIN_IMAGES)
+    return {key for key in fewer if _has_zeros(model.cameras[key])}
+
+
+def _has_zeros(camera: pycolmap.Camera) -> bool:
+    extra = np.array(camera.params)[list(camera.extra_params_idxs())]
+    return len(extra) > 1 and not extra[1:].any()
 
 
 def _with_told_centres(
@@ -173,7 +178,7 @@ def _with_told_centres(
     still = set(held)
     if when == "auto":
         still |= cameras_in(model).keys() & set(known_centres)
-        still |= _cameras_of_fewer(model, _MIN_IMAGES_OF_CENTRE)
+        still |= _cameras_of_fewer(model, MIN_IMAGES_OF_CENTRE)
     free = cameras_in(model).keys() - still
     if when == "never" or not free:
         return model
@@ -186,9 +191,10 @@ def _with_told_centres(
     told = _told_centres({key: old.get(key, here[key]) for key in free}, moved)
     if all((told[key] == here[key]).all() for key in free):
         return model
-    copy = _with_centres(moved, told)
-    robust(copy, fixed=held)
-    return copy
+    for key, centre in told.items():
+        set_centre(moved.cameras[key], centre)
+    robust(moved, fixed=held)
+    return moved
 
 
 def _with_lenses(
@@ -203,7 +209,7 @@ def _with_lenses(
     while True:
         model = pycolmap.Reconstruction(before)
         adjust(
-            *(model,),
+            model,
             refine=refine,
             loss_scale=loss_scale,
             fixed=held,
@@ -248,18 +254,20 @@ def _told_centres(
         old: Where they are if nothing tells them, by camera id.
         moved: The model with those that make the errors least.
     """
-    told = principal_point_deviations(moved, cameras_in(moved).keys() - old.keys())
+    told: dict[int, Float64] = {}
+    steps = {key: _centre(moved.cameras[key]) - old[key] for key in sorted(old)}
+    if any(_are_large(steps[key], moved.cameras[key]).any() for key in old):
+        told = principal_point_deviations(moved, cameras_in(moved).keys() - old.keys())
     least = NormalDist().inv_cdf(1 - _CHANCE / 2 / len(old))
     centres = {}
-    for key in sorted(old):
+    for key, step in steps.items():
         camera = moved.cameras[key]
-        size = 2 * middle(camera)
-        step = _centre(camera) - old[key]
+        size = np.array([camera.width, camera.height])
         deviation = _OVERDISPERSION * told.get(key, np.full(2, np.inf))
         prior = _PRIOR_DEVIATION * size.max()
         taken = step * prior**2 / (prior**2 + deviation**2)
         is_told = abs(step) > least * deviation
-        is_told &= abs(taken) > _LEAST_OFFSET * size.max()
+        is_told &= _are_large(taken, camera)
         is_far = is_told & (abs(_centre(camera) - size / 2) > _MAX_OFFSET * size)
         if is_far.any():
             logger.info(
@@ -272,17 +280,12 @@ def _told_centres(
     return centres
 
 
-def _with_centres(
-    model: pycolmap.Reconstruction, centres: Mapping[int, Float64]
-) -> pycolmap.Reconstruction:
-    """A copy with other principal points."""
-    copy = pycolmap.Reconstruction(model)
-    for key, centre in centres.items():
-        set_centre(copy.cameras[key], centre)
-    return copy
+def _are_large(steps: Float64, camera: pycolmap.Camera) -> Mask:
+    """Whether steps [2] of a principal point are more than keypoints err by."""
+    return abs(steps) > _LEAST_OFFSET * max(camera.width, camera.height)
 
 
-def middle(camera: pycolmap.Camera) -> Float64:
+def image_middle(camera: pycolmap.Camera) -> Float64:
     """The middle [2] of its image, pixels."""
     return np.array([camera.width, camera.height]) / 2
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError, StoreError
-from sfmprep.files import damaged
 from sfmprep.mapping.cameras import infer_camera
 from sfmprep.mapping.focal_length import is_fisheye
 from sfmprep.mapping.pose_priors import write_pose_priors
@@ -78,7 +77,7 @@ def update_database(
     with rewritten(path, copy=False) as part, ExitStack() as opened:
         database = opened.enter_context(pycolmap.Database.open(part))
         sources = [
-            _Source(opened.enter_context(open_database(source)))
+            _Source(source, opened.enter_context(open_database(source)))
             for source in (path, lower)
             if source is not None and source.exists()
         ]
@@ -93,12 +92,15 @@ def update_database(
         for name, keypoints in keypoint_rows(features, ids):
             database.write_keypoints(ids[name], keypoints)
             for source in sources:
-                source.compare(name, camera_of[name], keypoints)
+                with _damage_of(source.path):
+                    source.compare(name, camera_of[name], keypoints)
         for pair, rows in match_rows(matches, pairs, ids, progress):
             new_ids = ids[pair[0]], ids[pair[1]]
             database.write_matches(*new_ids, rows)
             for source in sources:
-                if source.copy_geometry(pair, rows, database, new_ids):
+                with _damage_of(source.path):
+                    is_kept = source.copy_geometry(pair, rows, database, new_ids)
+                if is_kept:
                     kept += 1
                     break
     return kept
@@ -156,15 +158,24 @@ def open_database(path: Path) -> Iterator[pycolmap.Database]:
         pass
     with write_errors(path):  # it writes beside the file as soon as it opens it
         database = pycolmap.Database.open(path)
+    with _damage_of(path), database:
+        yield database
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """What is read of a database in the block and is damaged is told as its damage."""
     try:
-        with database:
-            yield database
+        yield
     except (RuntimeError, ValueError) as error:
         # pages that SQLite cannot follow; keypoints and matches of another length
         of_damage = ("disk image is malformed", "num_bytes")
         if not any(words in str(error) for words in of_damage):
             raise
-        raise damaged(path, error) from error
+        raise StoreError(
+            f"{path} is damaged ({error}). If sfmprep made it, delete it, and the next"
+            " run makes it again; else put back a copy of it."
+        ) from error
 
 
 @contextmanager
@@ -199,7 +210,10 @@ def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
                 if not isinstance(name, str):
                     raise sqlite3.DataError(f"the name of image {image_id} is no text")
             yield database
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite says is damaged
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # its own message may be no text
         advice = "Close COLMAP if it has it open; give the path of a COLMAP database."
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it adds
         if code == sqlite3.SQLITE_CANTOPEN and path.is_file():
@@ -354,9 +368,10 @@ def match_rows(
 class _Source:
     """A database whose verified pairs are taken over where nothing changed."""
 
-    def __init__(self, database: pycolmap.Database) -> None:
-        self._database = database
-        self._images = {image.name: image for image in database.read_all_images()}
+    def __init__(self, path: Path, database: pycolmap.Database) -> None:
+        self.path, self._database = path, database
+        with _damage_of(path):
+            self._images = {image.name: image for image in database.read_all_images()}
         self._unchanged: set[str] = set()
 
     def compare(

@@ -39,8 +39,9 @@ _USUAL_ERROR_PX = (0.3, 1.0)
 _LEFTOVER_PX = 0.5
 _FIELD_OF_VIEW_DEG = (8.0, 125.0)
 _CENTRE_SHARE = 0.05  # of the longer side
-_SHARP = 0.75  # of the contrast of photographs that show the same: a shake of 4 pixels
+_SHARP = 0.75  # of the contrast of others: a shake of 4 pixels of 1600
 _MAX_NAMES = 10
+_NAMED_SOFT = 5
 
 
 def list_findings(
@@ -73,7 +74,7 @@ def list_findings(
         found += _of_cameras(cameras, scale)
         found += _of_errors(residuals, scale)
     found += _of_images(images)
-    found += _of_sharpness(images)
+    found += _of_sharpness(images, films)
     found += [
         Finding(code="film", text=remark.text, advice=remark.advice)
         for film in films
@@ -422,22 +423,38 @@ def _of_images(images: Sequence[ImageReport]) -> Iterator[Finding]:
             )
 
 
-def _of_sharpness(images: Sequence[ImageReport]) -> Iterator[Finding]:
+def _of_sharpness(
+    images: Sequence[ImageReport], films: Sequence[Film]
+) -> Iterator[Finding]:
     """Blurred photographs, the worst first, by what others show of the same."""
     known = [(i.sharpness, i.name) for i in images if i.sharpness is not None]
     soft = sorted((share, name) for share, name in known if share < _SHARP)
-    if soft:
-        worst, name = soft[0]
-        yield Finding(
-            code="shaken",
-            text=f"Shaken or out of focus: {len(soft)} of"
-            f" {count(len(known), 'photograph')} show the finest details with less than"
-            f" {_SHARP:.0%} of the contrast that others have where they show the same,"
-            f" {name} with {worst:.0%}. A splat learns the blur too.",
-            advice="Move them out of the folder and run the same command again, or keep"
-            " those that alone show something.",
-            images=[name for _, name in soft[:_MAX_NAMES]],
+    if not soft:
+        return
+    named = [f"{name} ({int(100 * share)}%)" for share, name in soft[:_NAMED_SOFT]]
+    if more := len(soft) - len(named):
+        named.append(f"{more} more, see sharpness in report.json")
+    frames = {name for film in films for shot in film.shots() for name in shot}
+    advice = []
+    if any(name not in frames for _, name in soft):
+        advice.append(
+            "Move photographs out of the folder and run the same command again, or keep"
+            " those that alone show something."
         )
+    if any(name in frames for _, name in soft):
+        advice.append(
+            "Frames of a film cannot be taken out one by one: film again, slower or in"
+            " more light, if the splat is not sharp."
+        )
+    yield Finding(
+        code="shaken",
+        text=f"Shaken or out of focus: {len(soft)} of the"
+        f" {count(len(known), 'photograph')} that can be compared. Of the contrast of"
+        f" the finest details that others show there, less than {_SHARP:.0%} is left:"
+        f" {', '.join(named)}. A splat learns the blur too.",
+        advice=" ".join(advice),
+        images=[name for _, name in soft[:_MAX_NAMES]],
+    )
 
 
 def _where(folders: Sequence[str]) -> str:

@@ -175,7 +175,7 @@ class ImageReport(Record):
     sharpness: float | None = None
     """Contrast of its finest details against that of the sharper of the photographs of
     its camera that show the same surfaces from about as far: 1 for as sharp, 0.5 for
-    half. Null where too few do."""
+    half. Null where too few do, and outside the largest model."""
     rotation_stddev_deg: float | None = None
     """Standard deviation of its rotation, from the bundle adjustment's covariance."""
     position_stddev: float | None = None

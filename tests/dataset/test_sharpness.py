@@ -107,6 +107,21 @@ def test_shaken_photograph_is_told_and_no_other(tmp_path: Path, length: int) -> 
     assert min(found.values()) > 0.9
 
 
+def test_a_softer_camera_is_not_held_against_a_sharper_one(tmp_path: Path) -> None:
+    images, arrays = capture(tmp_path)
+    infos = dict(images.infos)
+    for name in ("1.png", "3.png", "5.png"):
+        path = str(tmp_path / name)
+        pixels = np.asarray(cv2.imread(path, cv2.IMREAD_GRAYSCALE), np.uint8)
+        cv2.imwrite(path, out_of_focus(pixels, 2.0))
+        infos[name] = replace(infos[name], model="soft")
+
+    found = relative_sharpness(replace(images, infos=infos), arrays)
+
+    assert min(found.values()) > 0.9
+    assert min(relative_sharpness(images, arrays).values()) < 0.7
+
+
 def test_the_more_out_of_focus_the_less_sharp(tmp_path: Path) -> None:
     found = []
     for sigma in (1.0, 2.0, 4.0):

@@ -665,7 +665,10 @@ def test_keypoints_of_another_length_are_damage(tmp_path: Path) -> None:
         read_keypoints(path)
     said = str(refused.value)
     assert said.startswith(f"{path} is damaged (")
-    assert said.endswith("). Delete it; the next run makes it again.")
+    assert said.endswith(
+        "). If sfmprep made it, delete it, and the next run makes it again; else put"
+        " back a copy of it."
+    )
 
 
 def test_what_is_said_of_damage_may_be_no_text(tmp_path: Path) -> None:

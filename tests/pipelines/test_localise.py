@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,10 +13,12 @@ import pycolmap
 import pytest
 
 from sfmprep.cli.commands import run
+from sfmprep.dataset.sharpness import relative_sharpness
 from sfmprep.errors import ConfigError, StoreError
 from sfmprep.evaluation.poses import evaluate_model
 from sfmprep.evaluation.reference import read_reference
 from sfmprep.known_poses.read import read_poses
+from sfmprep.pipelines import map_stages
 from sfmprep.pipelines.artefacts import read_result
 from sfmprep.pipelines.localise import localise, write_located
 from sfmprep.types import Float64
@@ -30,6 +33,16 @@ def world_of(out: Path) -> Float64:
     """Its matrix [4, 4], which is a similarity again but for rounding when read."""
     text = (out / "world_from_sfm.json").read_text("utf-8")
     return np.array(json.loads(text)["world_from_sfm"])
+
+
+def sharpness_in(out: Path) -> dict[str, float]:
+    """Of the photographs of a report that it is known of."""
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    return {
+        each["name"]: each["sharpness"]
+        for each in report["images"]
+        if each["sharpness"] is not None
+    }
 
 
 def test_photographs_are_located_or_unknown(
@@ -151,7 +164,10 @@ def test_too_few_are_left_to_add_to(
 
 
 def test_added_photograph_leaves_the_rest_as_it_is(
-    demo_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_scene: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     shutil.copytree(demo_scene / "images", images)
@@ -177,9 +193,19 @@ def test_added_photograph_leaves_the_rest_as_it_is(
         )
     )
     (tmp_path / "0004.jpg").rename(images / "0004.jpg")
+    known = sharpness_in(out)
+    asked = []
+
+    def spy(*given: Any, names: set[str], **options: Any) -> dict[str, float]:
+        asked.append(names)
+        return relative_sharpness(*given, names=names, **options)
+
+    monkeypatch.setattr(map_stages, "relative_sharpness", spy)
     assert run(["add", str(images), str(out)]) == 0
     after = pycolmap.Reconstruction(out / "sparse" / "0")
     assert after.num_reg_images() == 8
+    assert len(known) == 7 and asked == [{"0004.jpg"}]
+    assert sharpness_in(out) == {**known, "0004.jpg": pytest.approx(1, abs=0.2)}
     places = {i.name: i.projection_center() for i in after.images.values()}
     for image in before.images.values():
         np.testing.assert_allclose(
@@ -203,8 +229,8 @@ def test_added_photograph_leaves_the_rest_as_it_is(
     assert "the poses of the 8 earlier photographs moved by " in said
     report = json.loads((out / "report.json").read_text("utf-8"))["added"]
     assert report["num_earlier"] == 8 and report["num_added"] == 0
-    assert 0 < report["median_share"] <= report["max_share"] < 0.05
-    assert 0 < report["median_rotation_deg"] <= report["max_rotation_deg"] < 1
+    assert 0 <= report["median_share"] <= report["max_share"] < 0.05
+    assert 0 <= report["median_rotation_deg"] <= report["max_rotation_deg"] < 1
     np.testing.assert_allclose(world_of(out), world, atol=1e-12)
     adjusted = pycolmap.Reconstruction(out / "sparse" / "0")
     assert adjusted.num_reg_images() == 8

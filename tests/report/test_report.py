@@ -205,9 +205,9 @@ def test_blurred_photographs_are_named_worst_first_and_stay(run: Run) -> None:
     (found,) = [each for each in report.warnings if each.code == "shaken"]
     assert found.images == [names[2], names[1]]
     assert found.text == (
-        "Shaken or out of focus: 2 of 4 photographs show the finest details with less"
-        " than 75% of the contrast that others have where they show the same,"
-        f" {names[2]} with 31%. A splat learns the blur too."
+        "Shaken or out of focus: 2 of the 4 photographs that can be compared. Of the"
+        " contrast of the finest details that others show there, less than 75% is left:"
+        f" {names[2]} (31%), {names[1]} (74%). A splat learns the blur too."
     )
     assert not found.blocks_training
     assert {i.name: i.sharpness for i in report.images if i.sharpness} == shares

@@ -12,7 +12,8 @@ again; `--table` writes them into the README and examples/scoreboard.md.
 
 A folder of one's own is judged against a `reference.json` in it or beside it, where
 there is one: `images`: name -> world-to-camera `R` and `t`, and `K`, `width`, `height`
-if wrong pairs are to be counted. Its results go into a file of their own.
+if wrong pairs are to be counted. Its results go into a file of their own; it is
+played anew each time, as it may have changed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def main() -> None:
     options = parser.parse_args()
     name = "own.jsonl" if options.folder else "results.jsonl"
     results = options.results or build / name
+    if options.table and options.folder:
+        parser.error("--table is of the scenes, not of a --folder")
     if options.table:
         rows = read_rows(results)
         table.write(rows, ROOT / "README.md", ROOT / "examples" / "scoreboard.md")
