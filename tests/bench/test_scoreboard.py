@@ -279,6 +279,7 @@ def row(scene: str, tool: str, **changed: Any) -> dict[str, Any]:
         **{"registered": 9, "models": [9], "auc": {"1": 60.0, "3": 70.0, "5": 80.0}},
         **{"pairs": 30, "wrong_pairs": 1, "points": 100, "track_length": 3.25},
         **{"error_px": 0.5, "seconds": 10.0, "process_seconds": 12.0},
+        **{"cpu_seconds": 20.0},
         **{"peak_bytes": 300_000_000, "exit_code": 0, "failure": ""},
         **changed,
     }
@@ -330,6 +331,20 @@ def test_rows_say_what_was_doubted_and_older_ones_that_nobody_asked() -> None:
     assert table.doubted(table.board_of([calm])) == (
         "sfmprep cut or flagged 0 of 1 captures."
     )
+
+
+def test_of_a_busy_machine_seconds_of_the_cpu_count(tmp_path: Path) -> None:
+    rows = [row("a", "colmap", cpu_seconds=20), row("a", "sfmprep", cpu_seconds=21.5)]
+
+    table.write_further(rows, tmp_path / "page.md")
+
+    written = (tmp_path / "page.md").read_text()
+    assert written.startswith("# Further captures\n")
+    assert (
+        "- seconds of the CPU, beyond a twentieth: better on 0, worse on 1" in written
+    )
+    with pytest.raises(ValueError, match="no results yet"):
+        table.write_further([], tmp_path / "page.md")
 
 
 def test_newest_code_counts_alone() -> None:

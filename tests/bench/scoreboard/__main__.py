@@ -52,6 +52,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--scratch", type=Path, default=build)
     parser.add_argument("--table", action="store_true", help="only write the tables")
+    parser.add_argument(
+        *("--further",), type=Path, help="only write a page of captures beyond these"
+    )
     options = parser.parse_args()
     name = "own.jsonl" if options.folder else "results.jsonl"
     results = options.results or build / name
@@ -60,6 +63,9 @@ def main() -> None:
     if options.table:
         rows = read_rows(results)
         table.write(rows, ROOT / "README.md", ROOT / "examples" / "scoreboard.md")
+        return
+    if options.further:
+        table.write_further(read_rows(results), options.further)
         return
     how = Settings(
         results=results,

@@ -38,6 +38,11 @@ of look-alikes that were not mapped with (cut), pairs that it warns of, and phot
 with a pose that are not in the dataset; a dash where nobody was asked."""
 
 
+_BUSY = """\
+The machine had other work: compare seconds of the CPU, which are those of the whole
+run, with the start of Python."""
+
+
 def newest(rows: Iterable[Row]) -> list[Row]:
     """The rows of the code, machine and image size of the last one."""
     rows = list(rows)
@@ -76,8 +81,14 @@ def _short(row: Row) -> str:
     return "; ".join([*parts, f"{row['seconds']:.0f} s"])
 
 
-def verdicts(board: Board, ours: str = OURS, theirs: str = THEIRS) -> str:
-    """Where ours is better and where it loses, by name; empty where they never met."""
+def verdicts(
+    board: Board, ours: str = OURS, theirs: str = THEIRS, *, is_quiet: bool = True
+) -> str:
+    """Where ours is better and where it loses, by name; empty where they never met.
+
+    Seconds are those of the CPU where the machine had other work.
+    """
+    kind, seconds = ("", "seconds") if is_quiet else (" of the CPU", "cpu_seconds")
     both = {
         _title(key): (row[ours], row[theirs])
         for key, row in board.items()
@@ -86,7 +97,7 @@ def verdicts(board: Board, ours: str = OURS, theirs: str = THEIRS) -> str:
     measures: dict[str, tuple[Callable[[Row], float | None], float]] = {
         "images registered": (lambda row: row["registered"], 0),
         "AUC@3, beyond half a point": (lambda row: (row["auc"] or {}).get("3"), 0.5),
-        "seconds, beyond a twentieth": (lambda row: -row["seconds"], 0.05),
+        f"seconds{kind}, beyond a twentieth": (lambda row: -row[seconds], 0.05),
     }
     if not both:
         return ""
@@ -123,7 +134,7 @@ def _compare(
 _COLUMNS = (
     *("scene", "tool", "features and matching", "registered", "models", "AUC@1/3/5"),
     *("wrong pairs", "points", "track", "error px", "seconds", "whole run s"),
-    *("peak MB", "doubts"),
+    *("CPU s", "peak MB", "doubts"),
 )
 
 
@@ -159,6 +170,7 @@ def _long(row: Row) -> list[str]:
         *(_number(row[name], digits) for name, digits in _DIGITS.items()),
         f"{row['seconds']:.1f}",
         f"{row['process_seconds']:.1f}",
+        f"{row['cpu_seconds']:.0f}",
         "–" if peak is None else f"{peak / 1e6:.0f}",
         _doubts(row),
     ]
@@ -187,23 +199,24 @@ def doubted(board: Board, tool: str = OURS) -> str:
 _DIGITS = {"track_length": 1, "error_px": 2}
 
 
-def page(board: Board) -> str:
-    """The page of examples/."""
+def page(board: Board, *, title: str = "Scoreboard", is_quiet: bool = True) -> str:
+    """The page of examples/; not quiet is a machine that had other work."""
     row = next(iter(next(iter(board.values())).values()))
     size = "as they are" if row["max_size"] is None else f"at {row['max_size']} pixels"
     versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
     dates = [each["date"][:10] for tools in board.values() for each in tools.values()]
     changed = ", with changes" if row["uncommitted_changes"] else ""
     parts = [
-        "# Scoreboard",
+        f"# {title}",
         "Made by `make bench-scenes` and `make bench-table`; no number is by hand."
         f" Commit\n{(row['commit'] or 'unknown')[:10]}{changed}, {max(dates)},"
         f" {row['device']}, {row['cores']} cores, no GPU,\nimages {size}."
         f"\n{versions}.",
         WORDS,
         MORE_WORDS,
+        "" if is_quiet else _BUSY,
         *(
-            verdicts(board, ours, theirs)
+            verdicts(board, ours, theirs, is_quiet=is_quiet)
             for ours in (OURS, "sfmprep-packaged")
             for theirs in (THEIRS, "colmap-one-camera")
         ),
@@ -211,6 +224,19 @@ def page(board: Board) -> str:
         long_table(board),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_further(rows: Iterable[Row], target: Path) -> None:
+    """Writes a page of captures that are not in the README, of a busy machine.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no results yet; run `make bench-scenes` first")
+    board = board_of(newest(rows))
+    target.write_text(page(board, title="Further captures", is_quiet=False), "utf-8")
 
 
 def write(rows: Iterable[Row], readme: Path, target: Path) -> None:
