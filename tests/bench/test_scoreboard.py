@@ -368,7 +368,7 @@ def test_tables_go_between_the_marks_and_into_a_page(tmp_path: Path) -> None:
     assert "| b, every 3rd | 9 |  | 9; 60.0 / 70.0 / 80.0; 10 s |" in written
     assert (
         "| a | COLMAP SIFT | SIFT, exhaustive | 9 of 9 | 9 | 60.0 / 70.0 / 80.0"
-        " | 1 of 30 | 100 | 3.2 | 0.50 | 10.0 | 12.0 | 300 | – |"
+        " | 1 of 30 | 100 | 3.2 | 0.50 | 10.0 | 12.0 | 20 | 300 | – |"
     ) in page.read_text()
 
 
