@@ -195,11 +195,11 @@ def page(rows: Sequence[Row], blurs: Sequence[Blur]) -> str:
         lines += [
             "AUC is over the relative poses of all pairs of frames, at 1, 3 and 5"
             " degrees; poses of the",
-            "shared films are unknown. Seconds are wall-clock seconds until the poses,"
+            "shared films are unknown. Seconds are those of the CPU for the whole command,"
             f" on {' and '.join(map(str, cores))} cores.",
             "",
             "| Film, frames | Tool | Registered | AUC@1 / 3 / 5 | Wrong pairs |"
-            " Error, px | s |",
+            " Error, px | CPU s |",
             "|---|---|---|---|---|---|---|",
             *(_line(row) for row in rows),
         ]
@@ -217,7 +217,7 @@ def _line(row: Row) -> str:
             " / ".join(f"{auc[k]:.1f}" for k in ("1", "3", "5")) if auc else "unknown",
             "unknown" if row["wrong_pairs"] is None else str(row["wrong_pairs"]),
             f"{row['error_px']:.2f}" if row["error_px"] else "none",
-            f"{row['seconds']:.0f} |",
+            f"{row['cpu_seconds']:.0f} |",
         ]
     )
 
