@@ -195,8 +195,8 @@ def page(rows: Sequence[Row], blurs: Sequence[Blur]) -> str:
         lines += [
             "AUC is over the relative poses of all pairs of frames, at 1, 3 and 5"
             " degrees; poses of the",
-            "shared films are unknown. Seconds are those of the CPU for the whole command,"
-            f" on {' and '.join(map(str, cores))} cores.",
+            "shared films are unknown. Seconds are those of the CPU, for the whole"
+            f" command, on {' and '.join(map(str, cores))} cores.",
             "",
             "| Film, frames | Tool | Registered | AUC@1 / 3 / 5 | Wrong pairs |"
             " Error, px | CPU s |",
