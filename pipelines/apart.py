@@ -340,7 +340,7 @@ def _refined(
         model = refine_model(
             *(model, recipe.mapping), refine=recipe.database.refine, known_centres=known
         )
-    if recipe.refinement is not None:
+    if recipe.refinement is not None and recipe.refinement.is_for(len(images)):
         refine_keypoints(
             model,
             ModelArrays.of(model),

@@ -131,6 +131,12 @@ class RefinementConfig(Config):
 
     max_move_px: PositiveFloat = 3.0
     """No keypoint moves further, pixels of the image that its features saw."""
+    most_images: PositiveInt | None = None
+    """Captures of more images are left as they are, or null for none."""
+
+    def is_for(self, num_images: int) -> bool:
+        """Whether a capture of so many images is refined."""
+        return self.most_images is None or num_images <= self.most_images
 
 
 class OutlierConfig(Config):

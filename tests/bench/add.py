@@ -67,7 +67,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=scratch)
     parser.add_argument("--page", type=Path, default=ROOT / "examples" / "add.md")
     options = parser.parse_args()
-    if load_recipe(options.recipe).refinement is not None:
+    refinement = load_recipe(options.recipe).refinement
+    if refinement is not None and refinement.is_for(10):
         parser.error("what is mapped from several first pairs would not be refined")
     scene = prepare(shared("fountain-P11"), options.scratch, options.max_size)
     name = scene.names[options.added]

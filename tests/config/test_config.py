@@ -476,7 +476,7 @@ def test_a_section_can_be_added_and_taken_away(tmp_path: Path) -> None:
     texts = {"b": "like: splat\nrefinement: {max_move_px: 2}\ndense: null"}
     more = load(tmp_path, mine="like: b.yaml\ndense: {matcher: {type: s2ld}}", **texts)
     assert more.dense == DenseConfig(matcher=S2ldConfig())
-    assert more.refinement == RefinementConfig(max_move_px=2)
+    assert more.refinement == RefinementConfig(max_move_px=2, most_images=8)
     assert load(tmp_path, mine="like: b.yaml\nrefinement:", **texts).refinement is None
 
 

@@ -67,6 +67,11 @@ def test_section_shows_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
         "  No keypoint moves further, pixels of the image that its features saw.\n"
         "  values: a number above 0\n"
         "  default: 3.0\n"
+        "\n"
+        "refinement.most_images\n"
+        "  Captures of more images are left as they are, or null for none.\n"
+        "  values: a whole number above 0, or null\n"
+        "  default: null\n"
     )
 
 

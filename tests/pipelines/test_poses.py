@@ -11,6 +11,7 @@ import pytest
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import Recipe
 from sfmprep.config.load import load_recipe
+from sfmprep.mapping.models import read_packed
 from sfmprep.mapping.verify import read_verified
 from sfmprep.pairing.pairs import Pairs, exhaustive_pairs, pairs_from_file
 from sfmprep.pipelines import artefacts, map_stages, poses
@@ -133,3 +134,23 @@ def test_what_is_refined_are_the_models_of_the_last_round(
         reconstruct(images.root, out, recipe)
     with_second, without = (path.name for path in refined)
     assert (with_second, without) == ("mapped_on.zip", "mapped.zip")
+
+
+@pytest.mark.parametrize(("most", "is_refined"), [("7", False), ("8", True)])
+def test_captures_of_more_images_are_not_refined(
+    most: str,
+    is_refined: bool,
+    images: ImageSet,
+    demo_result: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refined: list[object] = []
+    name = "sfmprep.pipelines.apart.refine_keypoints"
+    monkeypatch.setattr(name, lambda *given, **_: refined.append(given))
+    recipe = load_recipe("splat", [f"refinement.most_images={most}"])
+    packed = tmp_path / "refined.zip"
+    mapped = demo_result / "work" / "mapped.zip"
+    refine_into(packed, mapped, tmp_path / "dense.h5", None, images, recipe)
+    assert bool(refined) == is_refined
+    assert read_packed(packed)[0].num_reg_images() == 8
