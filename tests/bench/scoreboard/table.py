@@ -206,9 +206,10 @@ def page(board: Board, *, title: str = "Scoreboard", is_quiet: bool = True) -> s
     versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
     dates = [each["date"][:10] for tools in board.values() for each in tools.values()]
     changed = ", with changes" if row["uncommitted_changes"] else ""
+    by = "`make bench-table`" if is_quiet else "its option `--further`"
     parts = [
         f"# {title}",
-        "Made by `make bench-scenes` and `make bench-table`; no number is by hand."
+        f"Made by `make bench-scenes` and {by}; no number is by hand."
         f" Commit\n{(row['commit'] or 'unknown')[:10]}{changed}, {max(dates)},"
         f" {row['device']}, {row['cores']} cores, no GPU,\nimages {size}."
         f"\n{versions}.",
