@@ -336,9 +336,8 @@ def read_poses(run: Run, number: int = 0) -> Poses:
                     for name, values in found["uncertainties"].items()
                 },
                 outliers=dict(found["outliers"]),
-                sharpness=dict(
-                    found.get("sharpness", {})
-                ),  # none of an earlier version
+                # an earlier version noted none
+                sharpness=dict(found.get("sharpness", {})),
             )
     except StoreError as error:
         raise StoreError(

@@ -221,6 +221,7 @@ class Options:
         second = [f"{each} again" for each in ("match", "import", "verify", "map")]
         closer = [f"{each} closer" for each in ("turn", "extract", "match")]
         closer += [f"{each} closer" for each in ("import", "verify", "map")]
+        after = ("refine", "rigs", "sharpness")
         return StageProgress(
             [
                 *(("identify", "extract"), ("describe", "retrieve"), ("match",)),
@@ -231,8 +232,7 @@ class Options:
                 ),
                 *(
                     ("import", "verify"),
-                    ("calibrate", "map", *second, *closer)
-                    + ("refine", "rigs", "sharpness"),
+                    ("calibrate", "map", *second, *closer, *after),
                     ("colours", "export"),
                 ),
             ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.coords import beyond_rounding
+from sfmprep.geometry.adjustment import cameras_in, config_of
 from sfmprep.geometry.blocks import blocks
 from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.geometry.triangulate import relative_stddev, reprojection_errors
@@ -143,7 +143,7 @@ def principal_point_deviations(
         parts = (part for _, part in blocks(arrays, _BLOCK_IMAGES))
     most: dict[int, tuple[int, pycolmap.Reconstruction]] = {}
     for part in parts:
-        counts = Counter(part.images[k].camera_id for k in part.reg_image_ids())
+        counts = cameras_in(part)
         for key in counts.keys() - set(fixed):
             if counts[key] > most.get(key, (MIN_IMAGES_OF_CENTRE - 1, part))[0]:
                 most[key] = counts[key], part
@@ -202,11 +202,7 @@ def _estimated(
     """The covariance of an adjustment for one pixel of noise, if COLMAP finds one."""
     if not model.num_points3D() or not model.is_valid():
         return None
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in model.reg_image_ids():
-        config.add_image(image_id)
-    for key in fixed:
-        config.set_constant_cam_intrinsics(key)
+    config = config_of(model, fixed)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.THREE_POINTS)
     adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
     wanted = pycolmap.BACovarianceOptions()
@@ -225,7 +221,7 @@ def _centre_deviations(
     options.refine_principal_point = True
     # with less than all, what COLMAP tells of lenses is wrong
     params = pycolmap.BACovarianceOptionsParams.ALL
-    fixed = {model.images[k].camera_id for k in model.reg_image_ids()} - set(asked)
+    fixed = cameras_in(model).keys() - set(asked)
     covariance = _estimated(model, params, options, fixed)
     if covariance is None:
         logger.info("the photographs fix no principal point of %s", sorted(asked))

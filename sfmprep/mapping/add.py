@@ -16,8 +16,8 @@ import pycolmap
 
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
+from sfmprep.geometry.adjustment import cameras_in
 from sfmprep.mapping.adjust import (
-    cameras_in,
     image_middle,
     refine_further,
     refine_model,
@@ -81,7 +81,7 @@ def add_images(
         with pycolmap.Database.open(run.database) as opened:
             cache = open_cache(opened, config.min_num_matches)
         start = carry_over(largest, cache, same_rows=True)
-        known = {start.images[key].camera_id for key in start.reg_image_ids()}
+        known = cameras_in(start).keys()
         names = sorted(image.name for image in cache.images.values())
         grown = start
         if start.num_reg_images() < len(names):

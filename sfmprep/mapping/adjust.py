@@ -14,6 +14,7 @@ import pycolmap
 
 from sfmprep.config import MappingConfig
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.adjustment import cameras_in, config_of
 from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.geometry.triangulate import reprojection_errors
 from sfmprep.geometry.uncertainty import (
@@ -301,15 +302,6 @@ def set_centre(camera: pycolmap.Camera, centre: Float64) -> None:
     camera.params = params.tolist()
 
 
-def cameras_in(model: pycolmap.Reconstruction) -> dict[int, int]:
-    """How many registered images each camera took."""
-    counts: dict[int, int] = {}
-    for image_id in model.reg_image_ids():
-        key = model.images[image_id].camera_id
-        counts[key] = counts.get(key, 0) + 1
-    return counts
-
-
 def _cameras_of_fewer(model: pycolmap.Reconstruction, images: int) -> set[int]:
     return {key for key, count in cameras_in(model).items() if count < images}
 
@@ -357,11 +349,7 @@ def adjust(
     options.ceres.solver_options.max_num_iterations = _FINAL_BA_ITERATIONS
     options.ceres.solver_options.function_tolerance = tolerance
     choose_solver(options, model)
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in model.reg_image_ids():
-        config.add_image(image_id)
-    for key in fixed:
-        config.set_constant_cam_intrinsics(key)
+    config = config_of(model, fixed)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     adjuster = pycolmap.create_default_ceres_bundle_adjuster(options, config, model)
     # The stubs know the base class alone.

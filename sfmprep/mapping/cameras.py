@@ -13,6 +13,7 @@ from sfmprep.capture.image_file import ImageInfo
 from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig
 from sfmprep.errors import ConfigError
+from sfmprep.geometry.adjustment import cameras_in
 from sfmprep.mapping.focal_length import is_fisheye, with_focal_length
 from sfmprep.mapping.focal_priors import exif_focal_length
 
@@ -63,7 +64,7 @@ def possible_cameras(
     Raises:
         ConfigError: as for `infer_camera`.
     """
-    there = {model.images[key].camera_id for key in model.reg_image_ids()}
+    there = cameras_in(model).keys()
     found = []
     for key in sorted(there):
         camera = pycolmap.Camera(model.cameras[key].todict())

@@ -9,6 +9,7 @@ import numpy as np
 import pycolmap
 from scipy.spatial import cKDTree
 
+from sfmprep.geometry.adjustment import cameras_in
 from sfmprep.geometry.views import keypoints_xy
 from sfmprep.types import Index
 
@@ -95,7 +96,7 @@ def add_model(
         model = pycolmap.Reconstruction(model)
         model.transform(moved)
     ids = {image.name: key for key, image in target.images.items()}
-    posed = {target.images[key].camera_id for key in target.reg_image_ids()}
+    posed = set(cameras_in(target))
     rows: dict[int, tuple[int, Index]] = {}
     for own in sorted(model.reg_image_ids()):
         image = model.images[own]

@@ -210,10 +210,8 @@ def looked_into(path: Path) -> Iterator[sqlite3.Connection]:
                 if not isinstance(name, str):
                     raise sqlite3.DataError(f"the name of image {image_id} is no text")
             yield database
-    except (
-        sqlite3.Error,
-        UnicodeDecodeError,
-    ) as error:  # its own message may be no text
+    # what SQLite says may be no text
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         advice = "Close COLMAP if it has it open; give the path of a COLMAP database."
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it adds
         if code == sqlite3.SQLITE_CANTOPEN and path.is_file():

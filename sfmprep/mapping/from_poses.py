@@ -23,6 +23,7 @@ from sfmprep.capture.image_set import ImageSet
 from sfmprep.config import DatabaseConfig, MappingConfig
 from sfmprep.errors import ReconstructionError, StoreError
 from sfmprep.files import write_text
+from sfmprep.geometry.adjustment import config_of
 from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.known_poses.panoramas import of_photographs, turns_of
 from sfmprep.known_poses.poses import KnownPoses
@@ -381,15 +382,12 @@ def _adjust_with_priors(
     options.refine_focal_length = refine != "none"
     options.refine_extra_params = refine == "all"
     choose_solver(options, model)
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in model.reg_image_ids():
-        config.add_image(image_id)
     with_priors = pycolmap.PosePriorBundleAdjustmentOptions()
     with_priors.alignment_ransac.random_seed = 0
     robust = pycolmap.LossFunctionType.CAUCHY
     with_priors.ceres.prior_position_loss_function_type = robust
     adjuster = pycolmap.create_pose_prior_ceres_bundle_adjuster(
-        options, with_priors, config, priors, model
+        options, with_priors, config_of(model), priors, model
     )
     summary = cast(pycolmap.CeresBundleAdjustmentSummary, adjuster.solve())
     if not summary.is_solution_usable():

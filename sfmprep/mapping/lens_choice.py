@@ -18,11 +18,12 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ReconstructionError
+from sfmprep.geometry.adjustment import cameras_in
 from sfmprep.geometry.blocks import blocks
 from sfmprep.geometry.robust import LOSS_SCALE, deviation_of
 from sfmprep.geometry.triangulate import reprojection_errors, triangulate
 from sfmprep.geometry.views import ModelArrays, Observations, Views
-from sfmprep.mapping.adjust import adjust, cameras_in
+from sfmprep.mapping.adjust import adjust
 from sfmprep.mapping.lenses import is_plausible, with_model
 from sfmprep.types import Float64, Index
 

@@ -19,6 +19,7 @@ import numpy as np
 import pycolmap
 
 from sfmprep.errors import ConfigError, ReconstructionError
+from sfmprep.geometry.adjustment import config_of
 from sfmprep.geometry.robust import LOSS_SCALE, MEAN_LENGTH
 from sfmprep.geometry.views import keypoints_xy
 from sfmprep.mapping.adjust import noise_px
@@ -262,11 +263,7 @@ def _adjust(
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = LOSS_SCALE * _noise_px(model)
     choose_solver(options, model)
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in model.reg_image_ids():
-        config.add_image(image_id)
-    for camera_id in fixed:
-        config.set_constant_cam_intrinsics(camera_id)
+    config = config_of(model, fixed)
     for image in model.images.values():
         if image.name.startswith(told):
             sensor = model.cameras[image.camera_id].sensor_id

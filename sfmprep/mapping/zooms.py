@@ -21,7 +21,8 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from sfmprep.errors import ReconstructionError
-from sfmprep.mapping.adjust import adjust, cameras_in
+from sfmprep.geometry.adjustment import cameras_in
+from sfmprep.mapping.adjust import adjust
 from sfmprep.mapping.focal_length import with_focal_length
 from sfmprep.mapping.lens_choice import CHOICE_TOLERANCE, Halves
 from sfmprep.types import Float64

@@ -27,14 +27,14 @@ from tests.bench.film_scenes import flow_of_films
 from tests.bench.keyframe_films import FILMS, Film, Made, make, write_reference
 from tests.bench.scoreboard.play import Row, Settings, play, read_rows
 from tests.bench.scoreboard.scenes import Scene
+from tests.bench.scoreboard.tools import TOOLS as SCOREBOARD_TOOLS
 from tests.bench.scoreboard.tools import Tool
 
 ROOT = Path(__file__).resolve().parents[2]
 _QUALITY = 97
 _NTH = "every nth"
 TOOLS = (
-    Tool("sfmprep", "sfmprep"),
-    Tool("sfmprep-packaged", "sfmprep without downloads", has_weights=False),
+    *(tool for tool in SCOREBOARD_TOOLS if not tool.is_colmap),
     Tool("colmap", "COLMAP, sequential", is_colmap=True, one_camera=True),
 )
 

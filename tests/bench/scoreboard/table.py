@@ -227,16 +227,20 @@ def page(board: Board, *, title: str = "Scoreboard", is_quiet: bool = True) -> s
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _newest_board(rows: Iterable[Row]) -> Board:
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no results yet; run `make bench-scenes` first")
+    return board_of(newest(rows))
+
+
 def write_further(rows: Iterable[Row], target: Path) -> None:
     """Writes a page of captures that are not in the README, of a busy machine.
 
     Raises:
         ValueError: there are no rows.
     """
-    rows = list(rows)
-    if not rows:
-        raise ValueError("there are no results yet; run `make bench-scenes` first")
-    board = board_of(newest(rows))
+    board = _newest_board(rows)
     target.write_text(page(board, title="Further captures", is_quiet=False), "utf-8")
 
 
@@ -246,10 +250,7 @@ def write(rows: Iterable[Row], readme: Path, target: Path) -> None:
     Raises:
         ValueError: there are no rows, or the README lacks the marks.
     """
-    rows = list(rows)
-    if not rows:
-        raise ValueError("there are no results yet; run `make bench-scenes` first")
-    board = board_of(newest(rows))
+    board = _newest_board(rows)
     before, begin, rest = readme.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
